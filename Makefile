@@ -1,0 +1,58 @@
+# make quickstart   set up, then the whole job on generated data (minutes on two cores)
+# make test         set up, then lint, types and tests
+# make test-slow    the long tests (three seeds, real data)
+# make bench        the measurements in benchmarks/
+# make setup        only create or update .venv
+# make clean        remove .venv and caches; keeps output/ and datasets/
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+# Set up again when one of these is newer than the stamp.
+SETUP_INPUTS := setup.cfg pyproject.toml constraints.txt tools/install_detectron2.py \
+	$(wildcard tools/detectron2_patches/*.py tools/detectron2_patches/*.toml)
+STAMP := $(VENV)/.setup-done
+
+.PHONY: quickstart test test-slow lint bench setup clean
+
+quickstart: setup
+	$(PY) tools/quickstart.py
+
+test: setup lint
+	$(PY) -m pytest
+
+test-slow: setup
+	$(PY) -m pytest -m slow
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+bench: setup
+	@test -f benchmarks/run.py || { echo "benchmarks/run.py does not exist"; exit 1; }
+	$(PY) benchmarks/run.py
+
+setup: $(STAMP)
+
+$(STAMP): $(SETUP_INPUTS)
+	@$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else \
+		"Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=...")'
+	@test -x $(PY) || { echo "== creating $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "== installing torch (the first time takes a few minutes)"
+	@# torch before the rest: torchvision then accepts the build that is there, and what has to be
+	@# compiled without build isolation finds setuptools.
+	$(PIP) install --quiet -c constraints.txt setuptools torch
+	$(PIP) install --quiet -c constraints.txt --no-deps torchvision
+	@echo "== installing multas and its dependencies"
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,coco,torchjd,tune]'
+	@echo "== installing Detectron2"
+	$(PY) tools/install_detectron2.py
+	@touch $(STAMP)
+	@echo "== ready: $(VENV)"
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	find projects tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf projects/*.egg-info

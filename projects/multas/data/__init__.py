@@ -1,0 +1,33 @@
+"""Data: the embedded set, data cards, split lists, and what joins them into training batches."""
+
+from .cards import Card, read_card, register_card, register_cards
+from .checks import DatasetError, Problems
+from .loader import build_train_loader
+from .mapper import MultasMapper
+from .masks import read_mask
+from .pseudo_labels import PseudoLabels, load_pseudo_labels, save_pseudo_labels
+from .split_check import SplitReport, check_splits
+from .splits import class_counts, make_splits, write_splits
+from .toy import check_toy, make_toy
+
+__all__ = [
+    "Card",
+    "DatasetError",
+    "MultasMapper",
+    "Problems",
+    "PseudoLabels",
+    "SplitReport",
+    "build_train_loader",
+    "check_splits",
+    "check_toy",
+    "class_counts",
+    "load_pseudo_labels",
+    "make_splits",
+    "make_toy",
+    "read_card",
+    "read_mask",
+    "register_card",
+    "register_cards",
+    "save_pseudo_labels",
+    "write_splits",
+]

@@ -1,0 +1,210 @@
+"""Batches for training, in an order that an interrupted run can take up exactly.
+
+The n-th batch is a function of the seed and n alone: which images, in which order, with which
+augmentation. So there is no sampler state to save: a resumed run starts at batch n, whatever the
+number of workers.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils import comm
+from torch.utils.data import DataLoader, Dataset
+
+Index = tuple[int, int]  # (position in the endless stream of samples, index of the image)
+
+
+def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
+    """Dataset dicts of several data sets.
+
+    Args:
+        names: registered data sets.
+        filter_empty: DATALOADER.FILTER_EMPTY_ANNOTATIONS: drop images that are annotated with
+            nothing. Images that are not annotated always stay.
+
+    Raises:
+        ValueError: no image is left, or the data sets disagree on their classes.
+    """
+    known = set(DatasetCatalog.list())
+    for name in names:
+        if name not in known:
+            near = sorted(n for n in known if n.split("_")[0] == name.split("_")[0])
+            raise ValueError(
+                f"DATASETS.TRAIN names '{name}', which is not registered. "
+                + (f"Of the same family there are: {', '.join(near)}. " if near else "")
+                + "Own data is registered by a card in DATASETS.CARDS."
+            )
+    classes = {n: MetadataCatalog.get(n).get("thing_classes", None) for n in names}
+    declared = {n: list(c) for n, c in classes.items() if c}
+    first = next(iter(declared), None)
+    for name, own in declared.items():
+        if own != declared[first]:
+            raise ValueError(
+                f"DATASETS.TRAIN: '{name}' has the classes {own}, '{first}' has "
+                f"{declared[first]}; they must agree."
+            )
+    dicts = list(itertools.chain.from_iterable(DatasetCatalog.get(name) for name in names))
+    if filter_empty:
+        dicts = [d for d in dicts if not _annotated_as_empty(d)]
+    if not dicts:
+        raise ValueError(f"DATASETS.TRAIN {tuple(names)} has no image to train on.")
+    return dicts
+
+
+def _annotated_as_empty(dataset_dict: dict) -> bool:
+    if "annotations" not in dataset_dict:
+        return False
+    return all(a.get("iscrowd", 0) for a in dataset_dict["annotations"])
+
+
+class SeededDataset(Dataset):
+    """Maps a sample with random numbers that depend on the seed and its position alone.
+
+    Args:
+        dicts: dataset dicts.
+        mapper: from a dataset dict to a model input, or None when it cannot be used.
+        seed: of the run.
+    """
+
+    def __init__(self, dicts: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int):
+        self.dicts = dicts
+        self.mapper = mapper
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dicts)
+
+    def __getitem__(self, index: Index) -> dict:
+        position, image = index
+        # Detectron2's augmentations draw from numpy's global generator. Without workers that is
+        # also the training process's own, which must not notice.
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        try:
+            seed = np.random.SeedSequence([self.seed, position]).generate_state(1)[0]
+            random.seed(int(seed))
+            np.random.seed(seed)
+            torch.manual_seed(int(seed))
+            return self.mapper(self.dicts[image])
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
+
+
+class BatchSampler:
+    """Endless batches of :data:`Index`, the share of this rank.
+
+    Every epoch is a new permutation. With ``groups``, images of one group (aspect ratio) share a
+    batch, as Detectron2's loader does.
+
+    Args:
+        size: number of images.
+        batch_size: of this rank.
+        seed: of the run, the same on all ranks.
+        groups: group number of each image, or None.
+        start: number of batches to skip (the iteration to resume at).
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        seed: int,
+        groups: Sequence[int] | None = None,
+        start: int = 0,
+    ) -> None:
+        self.size = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.groups = groups
+        self.start = start
+        self.rank, self.world = comm.get_rank(), comm.get_world_size()
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        yield from itertools.islice(self._batches(), self.start, None)
+
+    def _batches(self) -> Iterator[list[Index]]:
+        buckets: dict[int, list[Index]] = {}
+        for index in itertools.islice(self._stream(), self.rank, None, self.world):
+            group = self.groups[index[1]] if self.groups is not None else 0
+            bucket = buckets.setdefault(group, [])
+            bucket.append(index)
+            if len(bucket) == self.batch_size:
+                yield bucket
+                buckets[group] = []
+
+    def _stream(self) -> Iterator[Index]:
+        positions = itertools.count()
+        for epoch in itertools.count():
+            order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
+            for image in order.tolist():
+                yield next(positions), image
+
+
+class TrainLoader:
+    """An iterable of batches (list of model inputs) that starts at ``start`` when first iterated.
+
+    Args:
+        dataset: what :class:`BatchSampler` indexes.
+        sampler: its batches.
+        num_workers: processes that load (0 = none).
+    """
+
+    def __init__(self, dataset: Dataset, sampler: BatchSampler, num_workers: int) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self.num_workers = num_workers
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        # A generator, so that workers start only with the first batch: a trainer learns the
+        # iteration to resume at after it has called iter().
+        yield from DataLoader(
+            self.dataset,
+            batch_sampler=self.sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_list,
+            pin_memory=False,
+        )
+
+
+def _as_list(batch: list) -> list:
+    return batch
+
+
+def build_train_loader(
+    dicts: Sequence[dict],
+    mapper: Callable[[dict], dict | None],
+    *,
+    total_batch_size: int,
+    seed: int,
+    num_workers: int = 0,
+    group_by_aspect: bool = True,
+) -> TrainLoader:
+    """Compose a :class:`TrainLoader`.
+
+    Args:
+        dicts: dataset dicts; identical on all ranks.
+        mapper: to model inputs.
+        total_batch_size: over all ranks (SOLVER.IMS_PER_BATCH).
+        seed: of the run; identical on all ranks.
+        num_workers: loading processes per rank.
+        group_by_aspect: landscape and portrait images do not share a batch.
+
+    Raises:
+        ValueError: the batch does not divide among the ranks.
+    """
+    world = comm.get_world_size()
+    if total_batch_size % world:
+        raise ValueError(
+            f"SOLVER.IMS_PER_BATCH is {total_batch_size}, which {world} processes cannot share "
+            f"equally; use a multiple of {world}."
+        )
+    groups = None
+    if group_by_aspect and all("width" in d and "height" in d for d in dicts):
+        groups = [int(d["width"] > d["height"]) for d in dicts]
+    sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups)
+    return TrainLoader(SeededDataset(dicts, mapper, seed), sampler, num_workers)

@@ -1,0 +1,127 @@
+"""The DatasetMapper that joins ground truth and pseudo-labels."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.data import MetadataCatalog
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from detectron2.structures import BoxMode, Instances
+
+from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
+
+
+class MultasMapper:
+    """From a dataset dict to what a model takes, whatever subset of annotations the dict has.
+
+    As Detectron2's DatasetMapper, but "not annotated" stays different from "annotated as empty":
+    a dict without "annotations" gives no "instances"; one with ``[]`` gives empty "instances".
+    The same holds for "sem_seg_file_name" and "label". Pseudo-labels join images that have no
+    annotations. Instances carry ``gt_scores`` (float32, 1 for ground truth) and ``gt_pseudo``
+    (bool).
+
+    Args:
+        is_train: whether annotations are handed out.
+        augmentations: Detectron2 augmentations, in order.
+        image_format: see INPUT.FORMAT.
+        use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
+        instance_mask_format: see INPUT.MASK_FORMAT.
+        pseudo_labels: boxes for unannotated images.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        is_train: bool,
+        augmentations: Sequence[T.Augmentation | T.Transform],
+        image_format: str,
+        use_instance_mask: bool = False,
+        instance_mask_format: str = "polygon",
+        pseudo_labels: PseudoLabels | None = None,
+    ) -> None:
+        self.is_train = is_train
+        self.augmentations = T.AugmentationList(list(augmentations))
+        self.image_format = image_format
+        self.use_instance_mask = use_instance_mask
+        self.instance_mask_format = instance_mask_format
+        self.pseudo_labels = pseudo_labels or PseudoLabels()
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
+        augmentations = utils.build_augmentation(cfg, is_train)
+        if is_train and cfg.INPUT.CROP.ENABLED:
+            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
+        options = cfg.DATASETS.PSEUDO_LABELS
+        pseudo_labels = None
+        if is_train and options.FILES:
+            pseudo_labels = load_pseudo_labels(
+                options.FILES,
+                MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
+                score_thresh=options.SCORE_THRESH,
+                topk=options.TOPK,
+                empty=options.EMPTY,
+            )
+        return {
+            "is_train": is_train,
+            "augmentations": augmentations,
+            "image_format": cfg.INPUT.FORMAT,
+            "use_instance_mask": cfg.MODEL.MASK_ON,
+            "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "pseudo_labels": pseudo_labels,
+        }
+
+    def __call__(self, dataset_dict: dict) -> dict:
+        """
+        Args:
+            dataset_dict: of one image, Detectron2's standard format.
+
+        Returns:
+            The dict with "image" (uint8, (C, H, W), augmented), and as far as annotated
+            "instances" (pixels of the augmented image), "sem_seg" (int64, (H, W)), "label".
+        """
+        dataset_dict = copy.deepcopy(self.pseudo_labels.join(dataset_dict))
+        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        utils.check_image_size(dataset_dict, image)
+        annotations = dataset_dict.pop("annotations", None)
+        mask_file = dataset_dict.pop("sem_seg_file_name", None)
+        mask = None
+        if self.is_train and mask_file is not None:
+            mask = utils.read_image(mask_file, "L").squeeze(2)
+        boxes = None
+        if self.is_train and annotations is not None:
+            boxes = _boxes(annotations)
+        aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
+        transforms = self.augmentations(aug_input)
+        image = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        dataset_dict["image"] = torch.as_tensor(image)
+        if not self.is_train:
+            return dataset_dict
+        if mask is not None:
+            dataset_dict["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype("long"))
+        if annotations is not None:
+            size = dataset_dict["image"].shape[1:]
+            dataset_dict["instances"] = self._instances(annotations, transforms, tuple(size))
+        return dataset_dict
+
+    def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:
+        """What is left inside the augmented image; crowds are left out."""
+        kept = [a for a in annotations if a.get("iscrowd", 0) == 0]
+        if not self.use_instance_mask:
+            kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in kept]
+        moved = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
+        instances = utils.annotations_to_instances(moved, size, self.instance_mask_format)
+        scores = [a.get("score", 1.0) for a in kept]
+        instances.gt_scores = torch.tensor(scores, dtype=torch.float32)
+        instances.gt_pseudo = torch.tensor([bool(a.get("pseudo", 0)) for a in kept])
+        return utils.filter_empty_instances(instances)
+
+
+def _boxes(annotations: Sequence[dict]) -> np.ndarray:
+    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
+    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+

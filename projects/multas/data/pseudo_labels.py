@@ -1,0 +1,170 @@
+"""Pseudo-label files: a teacher's detections, kept as a data set file of their own.
+
+A file is JSON with two entries. "header" says where the boxes come from (:class:`Header`);
+"annotations" is a COCO results list: ``{"image_id", "category_id", "bbox", "score"}`` with boxes
+as x, y, width, height in pixels of the original image and category_id counted from 0 in the order
+of the header's classes.
+"""
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+EMPTY_RULES = ("background", "skip")
+
+
+@dataclass(frozen=True)
+class Header:
+    """Where a file of pseudo-labels comes from.
+
+    Attributes:
+        dataset: name of the split whose images were labelled.
+        classes: names in the order of category_id.
+        image_ids: every image that was labelled, also those without a box.
+        score_thresh, topk: what was kept (topk 0: all).
+        teacher_config, teacher_weights: as given.
+        teacher_sha256: of the file of weights.
+    """
+
+    dataset: str
+    classes: list[str]
+    image_ids: list[Any]
+    score_thresh: float
+    topk: int
+    teacher_config: str = ""
+    teacher_weights: str = ""
+    teacher_sha256: str = ""
+    version: int = 1
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """Boxes by image id.
+
+    Attributes:
+        boxes: image id -> annotations in Detectron2's form, best first, each with "score" and
+            "pseudo": 1; images that were labelled but have no box left map to [].
+        empty: what such an image counts as, see DATASETS.PSEUDO_LABELS.EMPTY.
+    """
+
+    boxes: Mapping[Any, list[dict]] = field(default_factory=dict)
+    empty: str = "background"
+
+    def join(self, dataset_dict: dict) -> dict:
+        """The dict with its pseudo-annotations, or unchanged.
+
+        Ground truth is never mixed with pseudo-boxes: a dict that has "annotations" keeps them.
+        """
+        image_id = dataset_dict.get("image_id")
+        if "annotations" in dataset_dict or image_id not in self.boxes:
+            return dataset_dict
+        boxes = self.boxes[image_id]
+        if not boxes and self.empty == "skip":
+            return dataset_dict
+        return {**dataset_dict, "annotations": boxes}
+
+
+def file_sha256(path: str) -> str:
+    """SHA-256 of a file, hexadecimal."""
+    digest = hashlib.sha256()
+    with PathManager.open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_pseudo_labels(path: str, header: Header, annotations: Sequence[Mapping]) -> None:
+    """Write a file of pseudo-labels; an interrupted write leaves the old file."""
+    folder = os.path.dirname(path)
+    if folder:
+        PathManager.mkdirs(folder)
+    partial = f"{path}.partial"
+    with open(partial, "w") as file:
+        json.dump({"header": asdict(header), "annotations": list(annotations)}, file)
+    os.replace(partial, path)
+
+
+def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
+    """Header and annotations of a file.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of pseudo-labels.
+    """
+    if not PathManager.isfile(path):
+        raise FileNotFoundError(
+            f"DATASETS.PSEUDO_LABELS.FILES names '{path}': no such file. "
+            "tools/pseudo_label.py writes it."
+        )
+    with PathManager.open(path) as file:
+        try:
+            content = json.load(file)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path} is not JSON ({error}). Write it again.") from error
+    if not isinstance(content, dict) or not {"header", "annotations"} <= content.keys():
+        raise ValueError(
+            f"{path} is no file of pseudo-labels: it must have 'header' and 'annotations', as "
+            "tools/pseudo_label.py writes them."
+        )
+    known = {f.name for f in fields(Header)}
+    header = Header(**{k: v for k, v in content["header"].items() if k in known})
+    return header, content["annotations"]
+
+
+def load_pseudo_labels(
+    files: Sequence[str],
+    classes: Sequence[str],
+    *,
+    score_thresh: float = 0.0,
+    topk: int = 0,
+    empty: str = "background",
+) -> PseudoLabels:
+    """Read files of pseudo-labels for training.
+
+    Args:
+        files: written by :func:`save_pseudo_labels`.
+        classes: of the training set; the files must have the same, in the same order.
+        score_thresh: boxes below are dropped.
+        topk: at most so many boxes per image, best first; 0 = all.
+        empty: "background" or "skip", see :class:`PseudoLabels`.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_pseudo_labels`; other classes.
+    """
+    if empty not in EMPTY_RULES:
+        raise ValueError(
+            f"DATASETS.PSEUDO_LABELS.EMPTY is '{empty}'; choose from {', '.join(EMPTY_RULES)}."
+        )
+    boxes: dict[Any, list[dict]] = {}
+    for path in files:
+        header, annotations = read_pseudo_labels(path)
+        if list(header.classes) != list(classes):
+            raise ValueError(
+                f"{path} was made for the classes {header.classes}, but the training set has "
+                f"{list(classes)}. Label again with a teacher of these classes."
+            )
+        found = defaultdict(list)
+        for box in sorted(annotations, key=lambda a: -a["score"]):
+            if box["score"] >= score_thresh:
+                found[box["image_id"]].append(_annotation(box))
+        for image_id in header.image_ids:
+            boxes[image_id] = found[image_id][: topk or None]
+    return PseudoLabels(boxes, empty)
+
+
+def _annotation(box: Mapping) -> dict:
+    return {
+        "bbox": box["bbox"],
+        "bbox_mode": BoxMode.XYWH_ABS,
+        "category_id": box["category_id"],
+        "iscrowd": 0,
+        "score": box["score"],
+        "pseudo": 1,
+    }

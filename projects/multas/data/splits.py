@@ -1,0 +1,151 @@
+"""Split lists for limited-data experiments: nested, complementary, class-balanced, seeded.
+
+The lists have the names and relations of those used with VOC in the paper "Self-training and
+multi-task learning for limited data" (Le and Pham, ICCVW 2023), section 4.1: Eighth within Quarter
+within Half, and Half2, 3Quarter, 7Eighth as their exact complements.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+FRACTIONS = (Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
+
+_NAMES = {
+    Fraction(1, 2): ("Half", "Half2"),
+    Fraction(1, 4): ("Quarter", "3Quarter"),
+    Fraction(1, 8): ("Eighth", "7Eighth"),
+}
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+def make_splits(
+    counts: Counts, fractions: Sequence[float | Fraction] = FRACTIONS, seed: int = 0
+) -> dict[str, list[str]]:
+    """Divide images into nested parts and their complements.
+
+    Each part starts as a random draw from the next larger part and is then improved by swaps until
+    no swap brings the classes' shares (of objects, and of images that show the class) nearer to the
+    fraction.
+
+    Args:
+        counts: for each image id, how many objects of each class it shows; `{}` for an image
+            without any.
+        fractions: shares of all images, each in (0, 1); every smaller part lies within the next
+            larger one.
+        seed: of the random draw; the order of `counts` does not matter.
+
+    Returns:
+        Lists of sorted ids by name: a part and its complement for each fraction (`split_names`),
+        sizes rounded half up.
+
+    Raises:
+        ValueError: a fraction outside (0, 1) or given twice, or one so small that its part has no
+        image.
+    """
+    shares = sorted({_as_fraction(fraction) for fraction in fractions}, reverse=True)
+    if len(shares) != len(fractions) or not all(0 < share < 1 for share in shares):
+        raise ValueError(f"fractions must differ and lie between 0 and 1, got {list(fractions)}")
+    ids = sorted(counts)
+    features = _features([counts[image_id] for image_id in ids])
+    rng = np.random.default_rng(seed)
+    inside = np.arange(len(ids))
+    splits: dict[str, list[str]] = {}
+    for share in shares:
+        size = int(len(ids) * share + Fraction(1, 2))
+        if not 0 < size < len(ids):
+            raise ValueError(f"{share} of {len(ids)} images is {size}: no such split can be made")
+        inside = np.sort(_balanced_part(features, inside, size, float(share), rng))
+        chosen = set(inside.tolist())
+        part, rest = split_names(share)
+        splits[part] = [ids[i] for i in inside]
+        splits[rest] = [image_id for i, image_id in enumerate(ids) if i not in chosen]
+    return splits
+
+
+def split_names(fraction: float | Fraction) -> tuple[str, str]:
+    """Names of a part and of its complement: Half/Half2, Quarter/3Quarter, Eighth/7Eighth,
+    10pct/90pct."""
+    share = _as_fraction(fraction)
+    if share in _NAMES:
+        return _NAMES[share]
+    return f"{float(100 * share):g}pct", f"{float(100 * (1 - share)):g}pct"
+
+
+def write_splits(
+    splits: Mapping[str, Sequence[str]], folder: str | Path, part: str = "trainval"
+) -> list[Path]:
+    """Write `<folder>/<name>/<part>.txt`, one id per line; returns the files."""
+    files = []
+    for name, ids in splits.items():
+        file = Path(folder) / name / f"{part}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{image_id}\n" for image_id in ids))
+        files.append(file)
+    return files
+
+
+def class_counts(records: Sequence[dict], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """Objects per class of each image of a data set in Detectron2's form.
+
+    Images are known by `image_id` when that is text (VOC), else by the file name without extension
+    (COCO numbers its images, but lists of numbers could not be read back).
+
+    Raises:
+        ValueError: two images of the same id, or an image that is not annotated.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for record in records:
+        image_id = record["image_id"]
+        if not isinstance(image_id, str):
+            image_id = Path(record["file_name"]).stem
+        if image_id in counts:
+            raise ValueError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
+        if "annotations" not in record:
+            raise ValueError(f"image {image_id} is not annotated: its classes cannot be balanced")
+        own = counts[image_id] = {}
+        for annotation in record["annotations"]:
+            name = class_names[annotation["category_id"]]
+            own[name] = own.get(name, 0) + 1
+    return counts
+
+
+def _as_fraction(value: float | Fraction) -> Fraction:
+    return Fraction(value).limit_denominator(10_000)
+
+
+def _features(counts: Sequence[Mapping[str, int]]) -> np.ndarray:
+    """(images, 2 x classes + 1) float64, each column summing to 1: an image's share of a class's
+    objects, of the images that show the class, and of the images that show none."""
+    names = sorted({name for own in counts for name in own})
+    objects = np.array([[own.get(name, 0) for name in names] for own in counts], np.float64)
+    objects = objects.reshape(len(counts), len(names))
+    empty = ~objects.any(axis=1, keepdims=True)
+    columns = np.concatenate([objects, objects > 0, empty], axis=1)
+    return columns / np.maximum(columns.sum(axis=0), 1)
+
+
+def _balanced_part(
+    features: np.ndarray, pool: np.ndarray, size: int, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Indices (size,) out of `pool` whose features sum to about `share` in every column."""
+    order = rng.permutation(pool)
+    chosen, others = order[:size].copy(), order[size:].copy()
+    if not len(others):
+        return chosen
+    target = share * (features.sum(axis=0) > 0)
+    error = features[chosen].sum(axis=0) - target
+    best = float(error @ error)
+    # Two sweeps, and at most 2,000 swaps, suffice: later ones gain less than one object in any
+    # class.
+    for position in rng.permutation(np.tile(np.arange(size), 2))[:2000]:
+        candidates = features[others] - features[chosen[position]] + error
+        costs = np.einsum("ij,ij->i", candidates, candidates)
+        swap = int(np.argmin(costs))
+        if costs[swap] < best * (1 - 1e-9) - 1e-18:
+            best, error = float(costs[swap]), candidates[swap]
+            chosen[position], others[swap] = others[swap], chosen[position]
+    return chosen

@@ -1,0 +1,209 @@
+"""The embedded data set: a VOC devkit of drawn scenes, made from a seed and repaired when
+incomplete.
+
+The lists under ImageSets:
+
+- Main/train: what is learned from; Main/trainval: the same, since in VOC the fractions divide
+  trainval
+- Main/val: chosen on; Main/test: reported on; both without any image of the others
+- Half … 7Eighth/trainval: fractions of Main/trainval by `make_splits`
+- det/train, seg/train: two halves of Main/train, for learning from partly annotated images;
+  det/val and seg/val: Main/val
+- Segmentation: as Main; every image has a mask
+"""
+
+import hashlib
+import io
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+from PIL import Image
+
+from .masks import voc_palette
+from .splits import make_splits
+from .toy_scene import Scene, draw_scene
+from .voc import read_xml
+
+MANIFEST = "manifest.json"
+VERSION = 1  # raise when scenes or lists change, so that older copies are made again
+
+_HALF_SEED = 1  # det/seg must not coincide with Half/Half2
+
+
+def make_toy(
+    root: str | Path, seed: int = 0, *, train: int = 480, val: int = 100, test: int = 200
+) -> Path:
+    """Make the data set under `root`, or complete and repair what is there.
+
+    Each image depends on the seed and its number alone, so that a lost or damaged file is made
+    again alone, byte by byte as before. A folder that was made with other arguments is overwritten.
+
+    Args:
+        root: folder of the devkit (the one that holds JPEGImages).
+        seed: of all scenes and lists.
+        train, val, test: numbers of images, train at least 16.
+
+    Returns:
+        `root`.
+    """
+    root = Path(root)
+    recipe = {"version": VERSION, "seed": seed, "train": train, "val": val, "test": test}
+    known = _read_manifest(root, recipe)
+    if not check_toy(root, known):
+        return root
+    made = _make_images(root, seed, train + val + test, known)
+    made |= _make_lists(root, recipe)
+    if any(made[path] != entry for path, entry in known.items()):
+        # Another version of an image library writes other bytes: then all files must come from it.
+        return _remake(root, seed, train=train, val=val, test=test)
+    for path in _read_manifest(root).keys() - made.keys():
+        (root / path).unlink(missing_ok=True)  # of an earlier, larger set
+    content = {"recipe": recipe, "files": dict(sorted(made.items()))}
+    _write(root / MANIFEST, json.dumps(content, indent=0).encode())
+    return root
+
+
+def check_toy(root: str | Path, files: dict[str, list] | None = None) -> list[str]:
+    """Paths, relative to `root`, of missing or damaged files; the manifest itself when there is
+    none.
+
+    Args:
+        root: folder of the devkit.
+        files: size and SHA-256 by path; None reads them from the manifest.
+    """
+    root = Path(root)
+    files = _read_manifest(root) if files is None else files
+    if not files:
+        return [MANIFEST]
+    return [path for path, entry in files.items() if not _is_intact(root / path, entry)]
+
+
+def _remake(root: Path, seed: int, **sizes: int) -> Path:
+    (root / MANIFEST).unlink()
+    return make_toy(root, seed, **sizes)
+
+
+def _read_manifest(root: Path, recipe: dict | None = None) -> dict[str, list]:
+    try:
+        content = json.loads((root / MANIFEST).read_text())
+        fits = recipe is None or content["recipe"] == recipe
+        return content["files"] if fits else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
+
+
+def _is_intact(file: Path, entry: list) -> bool:
+    try:
+        return file.stat().st_size == entry[0] and _entry(file.read_bytes()) == entry
+    except OSError:
+        return False
+
+
+def _entry(content: bytes) -> list:
+    return [len(content), hashlib.sha256(content).hexdigest()]
+
+
+def _write(file: Path, content: bytes) -> list:
+    """Write so that an interruption leaves the old file or the new one, never a part."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=file.suffix)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(content)
+    os.chmod(name, 0o644)
+    os.replace(name, file)
+    return _entry(content)
+
+
+def image_id(index: int) -> str:
+    """The id of scene number `index`."""
+    return f"{index:06d}"
+
+
+def _make_images(root: Path, seed: int, count: int, known: dict[str, list]) -> dict[str, list]:
+    entries: dict[str, list] = {}
+    encoders: dict[str, Callable[[str, Scene], bytes]] = {
+        "JPEGImages/{}.jpg": lambda _, scene: _jpeg(scene),
+        "Annotations/{}.xml": _xml,
+        "SegmentationClass/{}.png": lambda _, scene: _mask_png(scene),
+    }
+    for index in range(count):
+        name = image_id(index)
+        paths = {template.format(name): encode for template, encode in encoders.items()}
+        if all(path in known and _is_intact(root / path, known[path]) for path in paths):
+            entries.update({path: known[path] for path in paths})
+            continue
+        scene = draw_scene(seed, index)
+        for path, encode in paths.items():
+            entries[path] = _write(root / path, encode(name, scene))
+    return entries
+
+
+def _jpeg(scene: Scene) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(scene.image).save(stream, "JPEG", quality=92)
+    return stream.getvalue()
+
+
+def _mask_png(scene: Scene) -> bytes:
+    image = Image.fromarray(scene.mask)
+    image.putpalette(voc_palette())
+    stream = io.BytesIO()
+    image.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _xml(name: str, scene: Scene) -> bytes:
+    height, width = scene.mask.shape
+    lines = [
+        "<annotation>",
+        "\t<folder>toy</folder>",
+        f"\t<filename>{name}.jpg</filename>",
+        "\t<source><database>multas toy shapes</database></source>",
+        f"\t<size><width>{width}</width><height>{height}</height><depth>3</depth></size>",
+        "\t<segmented>1</segmented>",
+    ]
+    for entry in scene.objects:
+        corners = zip(("xmin", "ymin", "xmax", "ymax"), entry.box, strict=True)
+        lines += [
+            "\t<object>",
+            f"\t\t<name>{escape(entry.name)}</name>",
+            "\t\t<pose>Unspecified</pose>",
+            f"\t\t<truncated>{int(entry.truncated)}</truncated>",
+            f"\t\t<occluded>{int(entry.occluded)}</occluded>",
+            f"\t\t<difficult>{int(entry.difficult)}</difficult>",
+            "\t\t<bndbox>" + "".join(f"<{k}>{v}</{k}>" for k, v in corners) + "</bndbox>",
+            "\t</object>",
+        ]
+    return ("\n".join([*lines, "</annotation>"]) + "\n").encode()
+
+
+def _make_lists(root: Path, recipe: dict) -> dict[str, list]:
+    train, val, test = recipe["train"], recipe["val"], recipe["test"]
+    ids = [image_id(index) for index in range(train + val + test)]
+    parts = {"train": ids[:train], "val": ids[train : train + val], "test": ids[train + val :]}
+    counts = {name: _count(root / "Annotations" / f"{name}.xml") for name in parts["train"]}
+    lists = {f"Segmentation/{part}": names for part, names in parts.items()}
+    lists |= {f"Main/{part}": names for part, names in parts.items()}
+    lists["Main/trainval"] = parts["train"]
+    for name, members in make_splits(counts, seed=recipe["seed"]).items():
+        lists[f"{name}/trainval"] = members
+    halves = make_splits(counts, [1 / 2], seed=recipe["seed"] + _HALF_SEED)
+    lists |= {"det/train": halves["Half"], "seg/train": halves["Half2"]}
+    lists |= {"det/val": parts["val"], "seg/val": parts["val"]}
+    return {
+        (path := f"ImageSets/{name}.txt"): _write(
+            root / path, "".join(f"{member}\n" for member in members).encode()
+        )
+        for name, members in lists.items()
+    }
+
+
+def _count(file: Path) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for entry in read_xml(file).objects:
+        counts[entry.name] = counts.get(entry.name, 0) + 1
+    return counts

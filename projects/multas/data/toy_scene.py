@@ -1,0 +1,304 @@
+"""Draws one scene of the embedded data set: textured shapes on a cluttered background.
+
+Only the outline tells the class. Colours and textures of objects, distractors and background come
+from one pool, so a network has to learn shapes, and several pairs are easily confused
+(disc/hexagon, ring/crescent, star/cross) when small, turned or partly hidden.
+
+Everything about scene `index` of data set `seed` is drawn from one generator seeded with both, so
+that any single image can be made again without the others.
+"""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+CLASSES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent", "hexagon")
+
+# (height, width) in pixels: three quarters square, the rest not, so that size handling is
+# exercised.
+SIZES = ((128, 128),) * 6 + ((112, 128), (128, 112))
+
+TRUNCATED_BELOW = 0.95  # visible share under which a box does not show the whole object
+DIFFICULT_BELOW = 0.4  # visible share under which an object is mostly hidden
+DIFFICULT_PIXELS = 80  # visible area (pixels) under which it is tiny
+HIDDEN_BELOW, HIDDEN_PIXELS = (
+    0.2,
+    36,
+)  # less than this cannot be told by a person: not placed at all
+
+_PAD = 48  # pixels drawn beyond the image, to know how much of an object lies outside
+_SHIFT = 4  # fractional bits of polygon coordinates
+
+
+@dataclass(frozen=True)
+class SceneObject:
+    """One annotated object; `box` is (xmin, ymin, xmax, ymax), 1-based, inclusive, of the visible
+    pixels."""
+
+    name: str
+    box: tuple[int, int, int, int]
+    truncated: bool
+    occluded: bool
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class Scene:
+    """`image` (H, W, 3) uint8 RGB; `mask` (H, W) uint8: 0 background, 1 + class index, 255 soft
+    border."""
+
+    image: np.ndarray
+    mask: np.ndarray
+    objects: tuple[SceneObject, ...]
+
+
+def draw_scene(seed: int, index: int) -> Scene:
+    """Draw scene number `index` of the data set made from `seed`."""
+    rng = np.random.default_rng([seed, index])
+    height, width = SIZES[rng.integers(len(SIZES))]
+    image = _background(rng, height, width)
+    layers = _place_layers(rng, index, image)
+    owner = np.full((height, width), -1, np.int16)
+    soft = np.zeros((height, width), bool)
+    for number, layer in enumerate(layers):
+        weight = layer.alpha[..., None]
+        image = image * (1 - weight) + layer.texture * weight
+        owner[layer.solid] = number
+        soft = (soft & ~layer.solid) | ((layer.alpha > 0.05) & ~layer.solid)
+    mask = np.zeros((height, width), np.uint8)
+    objects = []
+    for number, layer in enumerate(layers):
+        if layer.class_index is None:
+            continue
+        visible = owner == number
+        mask[visible] = layer.class_index + 1
+        objects.append(_annotate(layer, visible))
+    # Half-covered pixels outside every object count for nobody, like the borders of VOC's masks.
+    mask[soft & (owner < 0)] = 255
+    return Scene(_light(rng, image), mask, tuple(objects))
+
+
+@dataclass(frozen=True)
+class _Layer:
+    class_index: int | None  # None: a distractor
+    alpha: np.ndarray  # (H, W) float32 in [0, 1]
+    solid: np.ndarray  # (H, W) bool, alpha >= 0.5
+    area: int  # pixels of the whole outline, also outside the image
+    texture: np.ndarray  # (H, W, 3) float32
+
+
+def _place_layers(rng: np.random.Generator, index: int, background: np.ndarray) -> list[_Layer]:
+    """Objects and distractors from back to front; every object keeps a part that can be
+    recognised."""
+    count = int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.3, 0.25, 0.15, 0.1]))
+    wanted: list[int | None] = [int(rng.integers(len(CLASSES))) for _ in range(count)]
+    wanted[0] = index % len(CLASSES)
+    wanted += [None] * int(rng.integers(1, 4))
+    layers: list[_Layer] = []
+    for position in rng.permutation(len(wanted)):
+        for _ in range(12):
+            candidate = _draw_layer(rng, wanted[position], background)
+            if _all_recognisable([*layers, candidate]):
+                layers.append(candidate)
+                break
+    return layers
+
+
+def _all_recognisable(layers: list[_Layer]) -> bool:
+    covered = np.zeros_like(layers[-1].solid)
+    for layer in reversed(layers):
+        if layer.class_index is not None:
+            visible = int(np.count_nonzero(layer.solid & ~covered))
+            if visible < max(HIDDEN_PIXELS, HIDDEN_BELOW * layer.area):
+                return False
+        covered |= layer.solid
+    return True
+
+
+def _draw_layer(
+    rng: np.random.Generator, class_index: int | None, background: np.ndarray
+) -> _Layer:
+    height, width = background.shape[:2]
+    contours = _distractor(rng) if class_index is None else _SHAPES[CLASSES[class_index]]
+    radius = float(np.exp(rng.uniform(np.log(8), np.log(32))))
+    stretch = np.exp(rng.uniform(-0.12, 0.12))
+    angle = rng.uniform(0, 2 * np.pi)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    scale = turn @ np.diag([radius * stretch, radius / stretch])
+    margin = 0.35 * radius  # a centre near the border cuts the object, one outside would hide it
+    centre = np.array([rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)])
+    canvas = np.zeros((height + 2 * _PAD, width + 2 * _PAD), np.uint8)
+    points = [
+        np.round((contour @ scale.T + centre + _PAD) * 2**_SHIFT).astype(np.int32)
+        for contour in contours
+    ]
+    cv2.fillPoly(canvas, points, 255, lineType=cv2.LINE_AA, shift=_SHIFT)
+    inside = canvas[_PAD : _PAD + height, _PAD : _PAD + width]
+    x, y = np.clip(centre.astype(int), 0, (width - 1, height - 1))
+    near = background[max(y - 12, 0) : y + 13, max(x - 12, 0) : x + 13].mean(axis=(0, 1))
+    return _Layer(
+        class_index=class_index,
+        alpha=inside.astype(np.float32) / 255,
+        solid=inside >= 128,
+        area=int(np.count_nonzero(canvas >= 128)),
+        texture=_texture(rng, height, width, away_from=near),
+    )
+
+
+def _annotate(layer: _Layer, visible: np.ndarray) -> SceneObject:
+    rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
+    pixels = int(np.count_nonzero(visible))
+    share = pixels / layer.area
+    return SceneObject(
+        name=CLASSES[layer.class_index],
+        box=(int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1),
+        truncated=share < TRUNCATED_BELOW,
+        occluded=pixels < TRUNCATED_BELOW * np.count_nonzero(layer.solid),
+        difficult=share < DIFFICULT_BELOW or pixels < DIFFICULT_PIXELS,
+    )
+
+
+# Outlines: lists of contours (N, 2) in units of the radius; fillPoly's even-odd rule cuts the
+# holes.
+
+
+def _arc(start: float, stop: float, count: int, radius: float = 1.0) -> np.ndarray:
+    angles = np.linspace(start, stop, count, endpoint=False)
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _regular(corners: int) -> np.ndarray:
+    return _arc(0, 2 * np.pi, corners)
+
+
+def _star() -> np.ndarray:
+    points = _regular(10)
+    points[1::2] *= 0.45
+    return points
+
+
+def _cross(arm: float = 0.34) -> np.ndarray:
+    quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
+    turn = np.array([[0, 1], [-1, 0]])
+    parts = [quarter]
+    for _ in range(3):
+        parts.append(parts[-1] @ turn)
+    return np.concatenate(parts)
+
+
+def _crescent() -> np.ndarray:
+    # Two circles through the same two points: the unit circle and one shifted to the right.
+    shift, inner = 0.5, 0.8
+    x = (1 - inner**2 + shift**2) / (2 * shift)
+    outer_angle = np.arccos(x)
+    inner_angle = np.arccos((x - shift) / inner)
+    outer = _arc(outer_angle, 2 * np.pi - outer_angle, 28)
+    back = _arc(2 * np.pi - inner_angle, inner_angle, 28, inner) + np.array([shift, 0])
+    return np.concatenate([outer, back])
+
+
+_SHAPES = {
+    "disc": [_regular(40)],
+    "square": [_regular(4)],
+    "triangle": [_regular(3)],
+    "star": [_star()],
+    "ring": [_regular(40), 0.55 * _regular(40)],
+    "cross": [_cross()],
+    "crescent": [_crescent()],
+    "hexagon": [_regular(6)],
+}
+
+
+def _distractor(rng: np.random.Generator) -> list[np.ndarray]:
+    """An outline of no class: bar, half disc, corner, or a wobbly blob."""
+    kind = rng.integers(4)
+    if kind == 0:
+        return [_regular(4) @ np.array([[0.71, -0.71], [0.71, 0.71]]) * (1.3, 0.22)]
+    if kind == 1:
+        return [_arc(0, np.pi, 24)]
+    if kind == 2:
+        corner = [[-8, -8], [8, -8], [8, -3], [-3, -3], [-3, 8], [-8, 8]]
+        return [np.array(corner) / 10]
+    angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+    wobble = sum(
+        rng.uniform(0.12, 0.25) * np.sin(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3)
+    )
+    return [_regular(48) * (0.75 + wobble)[:, None]]
+
+
+# Appearance.
+
+
+def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
+    """(H, W) float32 in about [0, 1], varying over `cells` cells per side."""
+    grid = rng.uniform(0, 1, (cells, cells)).astype(np.float32)
+    return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def _texture(
+    rng: np.random.Generator, height: int, width: int, away_from: np.ndarray | None = None
+) -> np.ndarray:
+    """(H, W, 3) float32: two colours mixed by one of six patterns.
+
+    `away_from` (3,) keeps the main colour apart from what lies around, or the outline would be
+    invisible.
+    """
+    colours = rng.uniform(20, 235, (6, 3))
+    if away_from is not None:
+        far = np.abs(colours - away_from).sum(axis=1)
+        colours = colours[np.argsort(-far, kind="stable")]
+    first = colours[0]
+    second = first + rng.uniform(0.25, 0.6) * (colours[1] - first)
+    kind = rng.integers(6)
+    y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+    angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)
+    u = (x * np.cos(angle) + y * np.sin(angle)) * (2 * np.pi / period)
+    v = (y * np.cos(angle) - x * np.sin(angle)) * (2 * np.pi / period)
+    if kind == 0:
+        mix = np.zeros((height, width), np.float32)
+    elif kind == 1:
+        mix = (np.sin(u) > 0).astype(np.float32)
+    elif kind == 2:
+        mix = (np.sin(u) * np.sin(v) > 0).astype(np.float32)
+    elif kind == 3:
+        mix = (np.sin(u) + np.sin(v) > 0.9).astype(np.float32)
+    elif kind == 4:
+        mix = _smooth_noise(rng, height, width, int(rng.integers(8, 24)))
+    else:
+        mix = 0.5 + 0.5 * np.sin(u * period / 60)
+    return (first + mix[..., None] * (second - first)).astype(np.float32)
+
+
+def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """(H, W, 3) float32: two textures mixed by smooth noise, crossed by lines and specks."""
+    mix = np.clip(3 * _smooth_noise(rng, height, width, int(rng.integers(3, 7))) - 1, 0, 1)[
+        ..., None
+    ]
+    image = _texture(rng, height, width) * (1 - mix) + _texture(rng, height, width) * mix
+    image = np.ascontiguousarray(image, np.float32)
+    for _ in range(int(rng.integers(4, 11))):
+        ends = rng.uniform(-10, max(height, width) + 10, 4).astype(int)
+        colour = rng.uniform(20, 235, 3).tolist()
+        if rng.random() < 0.6:
+            cv2.line(image, ends[:2].tolist(), ends[2:].tolist(), colour, int(rng.integers(1, 4)))
+        else:
+            axes = rng.integers(4, 30, 2).tolist()
+            start = int(rng.integers(360))
+            span = int(rng.integers(40, 150))
+            cv2.ellipse(image, ends[:2].tolist(), axes, 0, start, start + span, colour, 2)
+    return image
+
+
+def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+    """Uneven light, gamma, blur and sensor noise; returns (H, W, 3) uint8."""
+    height, width = image.shape[:2]
+    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    angle = rng.uniform(0, 2 * np.pi)
+    slope = rng.uniform(0, 0.45) * (x * np.cos(angle) + y * np.sin(angle))
+    lit = image * (rng.uniform(0.7, 1.15) + slope)[..., None] * rng.uniform(0.85, 1.1, 3)
+    lit = 255 * np.clip(lit / 255, 0, 1) ** np.exp(rng.uniform(-0.25, 0.25))
+    if rng.random() < 0.5:
+        lit = cv2.GaussianBlur(lit, (0, 0), rng.uniform(0.4, 1.0))
+    lit = lit + rng.normal(0, rng.uniform(2, 10), lit.shape)
+    return np.clip(np.round(lit), 0, 255).astype(np.uint8)

@@ -1,0 +1,196 @@
+"""Pascal VOC format: one XML file per image, 1-based inclusive boxes, palette masks."""
+
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from detectron2.structures import BoxMode
+
+from .checks import Problems
+from .folder import load_images
+from .masks import MaskFolder
+
+
+@dataclass(frozen=True)
+class VocObject:
+    """One object of an XML file; `box` is (xmin, ymin, xmax, ymax) as written: 1-based,
+    inclusive."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: int
+    truncated: int
+
+
+@dataclass(frozen=True)
+class VocAnnotation:
+    """`size` is (width, height) in pixels, None where the file does not say."""
+
+    size: tuple[int, int] | None
+    objects: tuple[VocObject, ...]
+
+
+def read_xml(file: str | Path) -> VocAnnotation:
+    """Read one annotation file.
+
+    Raises:
+        OSError: the file is missing or unreadable.
+        ValueError: it is no XML, or an object lacks its name or box.
+    """
+    try:
+        root = ElementTree.parse(file).getroot()
+    except ElementTree.ParseError as error:
+        raise ValueError(f"not an XML file ({error})") from None
+    objects = []
+    for number, node in enumerate(root.iter("object")):
+        name, box = node.findtext("name"), node.find("bndbox")
+        try:
+            corners = tuple(float(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax"))
+            flags = [int(node.findtext(key) or 0) for key in ("difficult", "truncated")]
+        except (AttributeError, TypeError, ValueError):
+            raise ValueError(f"object {number} has no complete box") from None
+        if not name or not name.strip():
+            raise ValueError(f"object {number} has no name")
+        objects.append(VocObject(name.strip(), corners, *flags))
+    try:
+        size = (int(root.findtext("size/width")), int(root.findtext("size/height")))
+    except (TypeError, ValueError):
+        size = None
+    return VocAnnotation(size, tuple(objects))
+
+
+def find_classes(annotation_dir: str | Path, ids: Sequence[str]) -> list[str]:
+    """Sorted names of all classes in the annotations of `ids`; files that cannot be read do not
+    count."""
+    names: set[str] = set()
+    for image_id in ids:
+        try:
+            annotation = read_xml(Path(annotation_dir) / f"{image_id}.xml")
+        except (OSError, ValueError):
+            continue
+        names.update(entry.name for entry in annotation.objects)
+    return sorted(names)
+
+
+def load_voc(
+    image_dir: str | Path,
+    ids: Sequence[str],
+    class_names: Sequence[str],
+    problems: Problems,
+    annotation_dir: str | Path | None,
+    masks: MaskFolder | None,
+) -> list[dict]:
+    """Detectron2 dicts of VOC images.
+
+    As Detectron2's own VOC loader does, 1 is taken from xmin and ymin and `difficult` objects are
+    kept; each annotation also has the integers "difficult" and "truncated".
+
+    Args:
+        image_dir: folder of the images.
+        ids: which images, in this order.
+        class_names: category `i` is `class_names[i]`; in masks it has the value `i + 1`.
+        problems: receives what is wrong. Without a stop, a faulty object is left out; so is an
+            image that lacks its file or every annotation asked for, or that would seem empty only
+            because all its boxes were faulty.
+        annotation_dir: folder of the XML files, or None: no box is asked for and none of them is
+            opened.
+        masks: folder of the segmentation masks, or None: none is asked for.
+    """
+    class_ids = {name: i for i, name in enumerate(class_names)}
+    records = []
+    for record in load_images(image_dir, ids, problems):
+        image_id = record["image_id"]
+        if annotation_dir is not None:
+            file = Path(annotation_dir) / f"{image_id}.xml"
+            annotations = _read_annotations(file, record, class_ids, problems)
+            if annotations is not None:
+                record["annotations"] = annotations
+        if masks is not None:
+            mask = masks.find(image_id, record, problems)
+            if mask is not None:
+                record["sem_seg_file_name"] = mask
+        if "annotations" in record or "sem_seg_file_name" in record:
+            records.append(record)
+    if masks is not None and annotation_dir is not None:
+        _compare_class_order(records, masks, class_names, problems)
+    return records
+
+
+def _read_annotations(
+    file: Path, record: dict, class_ids: dict[str, int], problems: Problems
+) -> list[dict] | None:
+    try:
+        annotation = read_xml(file)
+    except (OSError, ValueError) as error:
+        what = "missing or unreadable" if isinstance(error, OSError) else str(error)
+        problems.add(str(file), what)
+        return None
+    size = (record["width"], record["height"])
+    if annotation.size is not None and annotation.size != size:
+        problems.add(
+            str(file),
+            "says {}x{}, but the image is {}x{}".format(*annotation.size, *size),
+        )
+        return None
+    annotations, faulty = [], 0
+    for number, entry in enumerate(annotation.objects):
+        where = f"object {number} ({entry.name})"
+        if entry.name not in class_ids:
+            near = get_close_matches(entry.name, class_ids, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            problems.add(str(file), f"{where}: class not among the card's{hint}")
+            continue
+        fault = box_fault(entry.box, size)
+        if fault:
+            problems.add(str(file), f"{where}: {fault}")
+            faulty += 1
+            continue
+        xmin, ymin, xmax, ymax = entry.box
+        annotations.append(
+            {
+                "category_id": class_ids[entry.name],
+                "bbox": [xmin - 1.0, ymin - 1.0, xmax, ymax],
+                "bbox_mode": BoxMode.XYXY_ABS,
+                "difficult": entry.difficult,
+                "truncated": entry.truncated,
+            }
+        )
+    # An image whose objects are there but have no usable box must not pass for background.
+    return None if faulty and not annotations else annotations
+
+
+def box_fault(box: tuple[float, float, float, float], size: tuple[int, int]) -> str | None:
+    """What is wrong with a 1-based inclusive box in an image of (width, height), or None.
+
+    A box with xmin = xmax counts as one without area, although by the letter of the format it holds
+    one
+    column of pixels: in practice it is a slip of the annotator.
+    """
+    xmin, ymin, xmax, ymax = box
+    text = "box " + ",".join(f"{value:g}" for value in box)
+    if not (xmax > xmin and ymax > ymin):
+        return f"{text} has no area"
+    if xmin < 1 or ymin < 1 or xmax > size[0] or ymax > size[1]:
+        return f"{text} leaves the image of {size[0]}x{size[1]}"
+    return None
+
+
+def _compare_class_order(
+    records: Sequence[dict], masks: MaskFolder, class_names: Sequence[str], problems: Problems
+) -> None:
+    """Report a wrong class order: most masks show classes of which the XML has no object."""
+    both = [record for record in records if {"annotations", "sem_seg_file_name"} <= record.keys()]
+    differing = []
+    for record in both:
+        boxed = {entry["category_id"] + 1 for entry in record["annotations"]}
+        if masks.foreground(record["image_id"]) - boxed:
+            differing.append(record["image_id"])
+    if len(differing) * 2 > len(both):
+        problems.add(
+            str(masks.folder),
+            f"{len(differing)} of {len(both)} masks show classes without a box (first "
+            f"{differing[0]}): are the card's classes in the order of the mask values? "
+            + ", ".join(class_names),
+        )

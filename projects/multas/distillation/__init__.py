@@ -1,0 +1,21 @@
+"""Teacher, taps, paths and their aggregation."""
+
+from multas.distillation.aggregation import AGGREGATOR_REGISTRY, Aggregator
+from multas.distillation.distillation import Distillation, build_distillation
+from multas.distillation.distiller import Distiller
+from multas.distillation.paths import PATH_REGISTRY, Path, Targets
+from multas.distillation.taps import Taps
+from multas.distillation.teacher import Teacher
+
+__all__ = [
+    "AGGREGATOR_REGISTRY",
+    "PATH_REGISTRY",
+    "Aggregator",
+    "Distillation",
+    "Distiller",
+    "Path",
+    "Taps",
+    "Targets",
+    "Teacher",
+    "build_distillation",
+]

@@ -1,0 +1,65 @@
+"""Adaptive distillation (paper B, section 3.5): v = exp(-z) with z learned."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
+
+
+@AGGREGATOR_REGISTRY.register()
+class Adaptive(Aggregator):
+    """f_d = sum_i exp(-z_i) L_i + sum_i z_i (eq. 5), z = 0 at the start.
+
+    df_d/dz_i = 1 - exp(-z_i) L_i (eq. 6), so at rest every weighted loss v_i L_i is 1. Two limits
+    that the paper leaves open are bounded here:
+
+    * A loss of exactly 0 says nothing of its scale (v = 1/L has no value), yet eq. 6 would drive z
+      to minus infinity. Its z gets no gradient in that step.
+    * A weighted loss above ``max_weighted_loss`` is scaled back to that bound, so neither the
+      student nor z can be thrown by a loss that returns after it had nearly vanished, or by one
+      whose scale z has not reached yet. Up to the bound nothing changes.
+
+    Args:
+        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used: all v start at 1).
+        max_weighted_loss: the bound; 0 = none, eqs. 5 and 6 to the letter.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        hand_tuned: Sequence[float],
+        max_weighted_loss: float = 10.0,
+    ) -> None:
+        super().__init__(names=names, hand_tuned=hand_tuned)
+        if 0 < max_weighted_loss <= 1 or max_weighted_loss < 0:
+            raise ValueError(
+                "MODEL.DISTILLATION.AGGREGATION.MAX_WEIGHTED_LOSS is "
+                f"{max_weighted_loss}; it must be above 1 (the weighted loss at rest), or 0 for "
+                "no bound."
+            )
+        self.max_weighted_loss = max_weighted_loss
+        self.z = nn.Parameter(torch.zeros(len(self.names)))
+
+    @classmethod
+    def options(cls, cfg) -> dict:
+        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
+        return {"max_weighted_loss": aggregation.MAX_WEIGHTED_LOSS}
+
+    def weights(self) -> Tensor:
+        return torch.exp(-self.z.detach())
+
+    def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        # exp in the precision of z: under autocast the losses may be half, v may not.
+        weighted = torch.exp(-self.z) * losses.to(self.z.dtype)
+        if self.max_weighted_loss == 0:
+            return weighted, {"z": self.z.sum()}
+        size = weighted.detach()
+        weighted = weighted * (self.max_weighted_loss / size).clamp(max=1.0)
+        z = torch.where(losses.detach() == 0, self.z.detach(), self.z)
+        return weighted, {"z": z.sum()}
+
+    def monitors(self) -> dict[str, Tensor]:
+        return {"z": self.z.detach()}

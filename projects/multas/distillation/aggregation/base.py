@@ -1,0 +1,53 @@
+"""What an aggregator is.
+
+An aggregator weighs the K path losses; it knows neither what they measure nor the model. A new
+one is one registered class with ``forward``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from fvcore.common.registry import Registry
+from torch import Tensor, nn
+
+AGGREGATOR_REGISTRY = Registry("AGGREGATOR")
+AGGREGATOR_REGISTRY.__doc__ = "How the losses of several distillation paths become one."
+
+
+class Aggregator(nn.Module):
+    """Base class: v, the weight of each path, and the terms that go into the loss.
+
+    Args:
+        names: of the K path losses, in order.
+        hand_tuned: their K hand-tuned weights.
+    """
+
+    def __init__(self, *, names: Sequence[str], hand_tuned: Sequence[float]) -> None:
+        super().__init__()
+        self.names = list(names)
+        self.register_buffer("hand_tuned", torch.tensor(hand_tuned), persistent=False)
+
+    @classmethod
+    def options(cls, cfg) -> dict:
+        """Own keyword arguments from ``cfg.MODEL.DISTILLATION.AGGREGATION``."""
+        return {}
+
+    def weights(self) -> Tensor:
+        """v, shape (K,), detached."""
+        raise NotImplementedError
+
+    def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weigh the path losses.
+
+        Args:
+            losses: (K,) raw path losses, with graph.
+
+        Returns:
+            (K,) weighted losses, and further terms of the objective by name (may be empty).
+            All of them are added to the task loss, times alpha.
+        """
+        raise NotImplementedError
+
+    def monitors(self) -> dict[str, Tensor]:
+        """(K,) vectors to log beside v and the raw losses, by name."""
+        return {}

@@ -1,0 +1,263 @@
+"""All paths from the teachers to one student, and the aggregator that weighs them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes
+from tabulate import tabulate
+from torch import Tensor, nn
+
+from multas.distillation.aggregation import Aggregator, build_aggregator
+from multas.distillation.paths.base import Path, Shapes, Targets
+from multas.distillation.paths.spec import PathSpec, parse_paths
+from multas.distillation.taps import Taps, leaves
+from multas.distillation.teacher import Teacher
+
+BOX_SOURCES = ("auto", "teacher", "ground_truth")
+
+
+class Distillation(nn.Module):
+    """Computes the path losses of a batch and weighs them.
+
+    Its parameters are the adapters and what the aggregator learns. The teachers are held, not
+    owned: they are in no state dict.
+
+    Args:
+        student: the student network; only read, through taps.
+        teachers: one or more frozen teachers.
+        specs: the paths.
+        cfg: the student's config (MODEL.DISTILLATION, INPUT.FORMAT).
+
+    Raises:
+        ValueError: a path names a teacher that does not exist, layers that do not, or layers
+            that do not fit each other.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teachers: Sequence[Teacher],
+        specs: Sequence[PathSpec],
+        cfg: CfgNode,
+    ) -> None:
+        super().__init__()
+        options = cfg.MODEL.DISTILLATION
+        if options.BOXES not in BOX_SOURCES:
+            raise ValueError(
+                f"MODEL.DISTILLATION.BOXES is '{options.BOXES}'; choose from "
+                f"{', '.join(BOX_SOURCES)}."
+            )
+        for spec in specs:
+            if not 0 <= spec.teacher_id < len(teachers):
+                raise ValueError(
+                    f"MODEL.DISTILLATION.PATHS, path '{spec.name}': TEACHER_ID is "
+                    f"{spec.teacher_id}, but there are {len(teachers)} teachers (counted from 0)."
+                )
+        self.alpha: float = options.ALPHA
+        self.boxes: str = options.BOXES
+        self.box_score_thresh: float = options.BOX_SCORE_THRESH
+        self.input_format: str = cfg.INPUT.FORMAT
+        self.specs = tuple(specs)
+        self.teachers = tuple(teachers)
+        self.student_taps = Taps(student, [n for s in specs for n in s.student], "student")
+
+        probe = [_blank_image(student, cfg)]
+        records = self._probe(student, probe)
+        self.paths = nn.ModuleDict(
+            {
+                spec.name: spec.build(*self._shapes(spec, records), self.teacher_of(spec).model)
+                for spec in self.specs
+            }
+        )
+        self.labels = [(s.name, label) for s in self.specs for label in self._labels_of(s)]
+        self.names = ["_".join(filter(None, pair)) for pair in self.labels]
+        weight_of = {spec.name: spec.weight for spec in self.specs}
+        self.aggregator: Aggregator = build_aggregator(
+            cfg, self.names, [weight_of[path] for path, _ in self.labels]
+        )
+        self.table = self._path_table(records)
+        self.monitors: dict[str, Tensor] = {}
+        self._seen_gradient = False
+
+    def teacher_of(self, spec: PathSpec) -> Teacher:
+        """The teacher that a path listens to."""
+        return self.teachers[spec.teacher_id]
+
+    def _labels_of(self, spec: PathSpec) -> list[str]:
+        return self.paths[spec.name].labels() if spec.layerwise else [""]
+
+    def _probe(self, student: nn.Module, image: list[dict]) -> tuple[dict, list[dict]]:
+        student_record = self.student_taps.probe(student, image)
+        teacher_records = []
+        for i, teacher in enumerate(self.teachers):
+            names = [n for s in self.specs if s.teacher_id == i for n in s.teacher]
+            inputs = teacher.inputs(image, self.input_format)
+            teacher_records.append(teacher.probe(names, inputs) if names else {})
+        return student_record, teacher_records
+
+    @staticmethod
+    def _shapes(spec: PathSpec, records: tuple[dict, list[dict]]) -> tuple[list[Shapes], ...]:
+        def shapes(record: Mapping[str, Any], names: Sequence[str]) -> list[Shapes]:
+            return [[tuple(leaf.shape) for leaf in leaves(record[n])] for n in names]
+
+        student, teachers = records
+        return shapes(student, spec.student), shapes(teachers[spec.teacher_id], spec.teacher)
+
+    def _path_table(self, records: tuple[dict, list[dict]]) -> str:
+        rows = []
+        weights = dict(zip(self.names, self.aggregator.weights().tolist(), strict=True))
+        for spec in self.specs:
+            path = self.paths[spec.name]
+            own = [n for n, (p, _) in zip(self.names, self.labels, strict=True) if p == spec.name]
+            shapes = [
+                "\n".join("×".join(map(str, shape[1:])) for layer in side for shape in layer)
+                for side in self._shapes(spec, records)
+            ]
+            rows.append(
+                [
+                    spec.name,
+                    type(path).__name__,
+                    "\n".join(spec.student),
+                    "\n".join(spec.teacher),
+                    *shapes,
+                    path.adapter_note,
+                    "\n".join(f"{weights[n]:g}" for n in own),
+                ]
+            )
+        header = ["path", "loss", "student layer", "teacher layer"]
+        header += ["student shape", "teacher shape", "adapter", "weight"]
+        title = f"Distillation paths, aggregation {type(self.aggregator).__name__}, "
+        return title + f"alpha {self.alpha:g}:\n" + tabulate(rows, header, tablefmt="simple_grid")
+
+    def path_losses(
+        self, student_record: Mapping[str, Any], batched_inputs: list[dict], targets: Targets
+    ) -> Tensor:
+        """Run the teachers and compute every path loss.
+
+        Args:
+            student_record: what the student's taps returned for this batch.
+            batched_inputs: the same images.
+            targets: what is known of them.
+
+        Returns:
+            (K,) raw losses in the order of ``names``.
+        """
+        teacher_records = []
+        for i, teacher in enumerate(self.teachers):
+            specs = [spec for spec in self.specs if spec.teacher_id == i]
+            inputs = teacher.inputs(batched_inputs, self.input_format)
+            if any(self._wants_detections(spec, targets) for spec in specs):
+                record, boxes = teacher.record_with_boxes(inputs, self.box_score_thresh)
+                targets.boxes = self._choose_boxes(targets, boxes)
+            elif specs:
+                record = teacher.record(inputs)
+                if any(self.paths[spec.name].needs_boxes for spec in specs):
+                    targets.boxes = self._choose_boxes(targets, [])
+            teacher_records.append(record if specs else {})
+        losses: list[Tensor] = []
+        for spec in self.specs:
+            path: Path = self.paths[spec.name]
+            student = tuple(student_record[n] for n in spec.student)
+            if not self._seen_gradient:
+                self._check_gradient(spec, student)
+            teacher = tuple(teacher_records[spec.teacher_id][n] for n in spec.teacher)
+            terms = path(student, teacher, targets)
+            if spec.layerwise:
+                losses.extend(terms[label] for label in path.labels())
+            else:
+                losses.append(torch.stack([t.float() for t in terms.values()]).sum())
+        self._seen_gradient = True
+        return torch.stack([loss.float() for loss in losses])
+
+    def _wants_detections(self, spec: PathSpec, targets: Targets) -> bool:
+        if not self.paths[spec.name].needs_boxes:
+            return False
+        known = all(x is not None for x in targets.instances)
+        return self.boxes == "teacher" or (self.boxes == "auto" and not known)
+
+    def _choose_boxes(self, targets: Targets, detected: Sequence[Boxes]) -> list[Boxes]:
+        chosen = []
+        for i, instances in enumerate(targets.instances):
+            if detected and (self.boxes == "teacher" or instances is None):
+                chosen.append(detected[i])
+            elif instances is None:
+                raise ValueError(
+                    "MODEL.DISTILLATION.BOXES is 'ground_truth', but the batch has an image "
+                    "without annotation. Set it to 'auto' or 'teacher'."
+                )
+            else:
+                chosen.append(instances.gt_boxes)
+        return chosen
+
+    def _check_gradient(self, spec: PathSpec, student: tuple[Any, ...]) -> None:
+        if not any(leaf.requires_grad for leaf in leaves(list(student))):
+            raise ValueError(
+                f"MODEL.DISTILLATION.PATHS, path '{spec.name}': no gradient reaches the student "
+                f"from {', '.join(spec.student)}. The layers in front of it are frozen "
+                "(MODEL.BACKBONE.FREEZE_AT) or it is not differentiable; tap another layer."
+            )
+
+    def aggregate(self, losses: Tensor) -> dict[str, Tensor]:
+        """The terms to add to the task losses, alpha included.
+
+        Args:
+            losses: (K,) from :meth:`path_losses`.
+        """
+        weighted, extra = self.aggregator(losses)
+        self.monitors = {
+            "path_loss": losses.detach(),
+            "path_weight": self.aggregator.weights(),
+            **{f"path_{name}": value for name, value in self.aggregator.monitors().items()},
+        }
+        terms = {
+            f"loss_kd_{name}": self.alpha * loss
+            for name, loss in zip(self.names, weighted.unbind(), strict=True)
+        }
+        return terms | {f"loss_kd_{name}": self.alpha * term for name, term in extra.items()}
+
+
+def _blank_image(student: nn.Module, cfg: CfgNode) -> dict:
+    """A gray test image of the training size, to learn shapes with."""
+    side = cfg.INPUT.MIN_SIZE_TRAIN[0] if cfg.INPUT.MIN_SIZE_TRAIN else cfg.INPUT.MIN_SIZE_TEST
+    divisor = max(getattr(getattr(student, "backbone", None), "size_divisibility", 0), 32)
+    # Larger images teach nothing more and cost time.
+    side = min(-(-max(side, 1) // divisor) * divisor, 320)
+    return {"image": torch.full((3, side, side), 114.0), "height": side, "width": side}
+
+
+def build_distillation(
+    cfg: CfgNode, student: nn.Module, teachers: Sequence[Teacher] | None = None
+) -> Distillation | None:
+    """What ``cfg.MODEL.DISTILLATION`` describes, on the device of the config.
+
+    Args:
+        cfg: the student's config.
+        student: the student network.
+        teachers: instead of those that the config names.
+
+    Returns:
+        None when there is nothing to distill (no path, or alpha = 0).
+    """
+    options = cfg.MODEL.DISTILLATION
+    specs = parse_paths(options.PATHS)
+    if not specs or options.ALPHA == 0:
+        return None
+    # Neither the teacher's nor the adapters' initialisation may shift the random numbers that
+    # the student's own training sees.
+    with torch.random.fork_rng():
+        if teachers is None:
+            named = [options.TEACHER, *map(_teacher_node, options.MORE_TEACHERS)]
+            teachers = [
+                Teacher.from_config(t.CONFIG_FILE, t.WEIGHTS, t.OPTS, cfg.MODEL.DEVICE)
+                for t in named
+            ]
+        distillation = Distillation(student, teachers, specs, cfg)
+    return distillation.to(torch.device(cfg.MODEL.DEVICE))
+
+
+def _teacher_node(entry: Mapping[str, Any]) -> CfgNode:
+    node = CfgNode({"CONFIG_FILE": "", "WEIGHTS": "", "OPTS": []})
+    node.merge_from_other_cfg(CfgNode(dict(entry)))
+    return node

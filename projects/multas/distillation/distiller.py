@@ -1,0 +1,141 @@
+"""The meta-architecture that holds teacher and student."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from torch import Tensor, nn
+
+from multas.distillation.distillation import Distillation, build_distillation
+from multas.distillation.paths.base import Targets
+
+# Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
+ANNOTATION_KEYS = ("instances", "sem_seg", "label")
+
+
+@META_ARCH_REGISTRY.register()
+class Distiller(nn.Module):
+    """Any Detectron2 model as student, trained with distillation paths beside its own losses.
+
+    Outside of training it *is* the student: same inputs, same outputs, and its state dict is the
+    student's, so a checkpoint loads with and without the Distiller, and no teacher is needed.
+    The teachers are loaded by :meth:`prepare`, before the optimiser is built.
+
+    Args:
+        student: the student network.
+        build: gives the :class:`Distillation` of that student, or None for plain training.
+        hard_labels: whether the student's own losses on annotated images are used.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        student: nn.Module,
+        build: Callable[[nn.Module], Distillation | None],
+        hard_labels: bool = True,
+    ) -> None:
+        super().__init__()
+        self.student = student
+        self.distillation: Distillation | None = None
+        self.hard_labels = hard_labels
+        self._build = build
+        self._prepared = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        student_cfg = cfg.clone()
+        student_cfg.defrost()
+        student_cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILLATION.STUDENT
+        return {
+            "student": build_model(student_cfg),
+            "build": partial(build_distillation, cfg.clone()),
+            "hard_labels": cfg.MODEL.DISTILLATION.HARD_LABELS,
+        }
+
+    def prepare(self) -> "Distiller":
+        """Load the teachers and build the adapters; once, before the optimiser is built."""
+        if not self._prepared:
+            self.distillation = self._build(self.student)
+            self._prepared = True
+        return self
+
+    @property
+    def device(self):
+        return self.student.device
+
+    # The student is the product: what a checkpoint holds under "model" is the student alone.
+    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
+        return self.student.state_dict(*args, **kwargs)
+
+    def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
+        return self.student.load_state_dict(state_dict, strict=strict, assign=assign)
+
+    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
+        """Detectron2's contract: losses in training, predictions otherwise.
+
+        Args:
+            batched_inputs: dicts with "image" and any subset of the annotations "instances",
+                "sem_seg", "label"; a missing one means not annotated.
+        """
+        if not self.training:
+            return self.student(batched_inputs)
+        if not self._prepared:
+            raise RuntimeError(
+                "A Distiller trains only after prepare() has loaded its teachers, which must "
+                "happen before the optimiser is built (multas.engine.Trainer does so)."
+            )
+        if self.distillation is None:
+            return self.student(batched_inputs)
+        losses: dict[str, Tensor] = {}
+        path_losses: Tensor | None = None
+        for inputs, learn in self._groups(batched_inputs):
+            with self.distillation.student_taps.record(stop_early=not learn) as record:
+                task_losses = self.student(self._visible(inputs))
+            if learn:
+                losses.update(task_losses)
+            part = self.distillation.path_losses(record, inputs, self._targets(inputs))
+            part = part * (len(inputs) / len(batched_inputs))
+            path_losses = part if path_losses is None else path_losses + part
+        return losses | self.distillation.aggregate(path_losses)
+
+    def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
+        """The batch in parts that the student can take, and whether it learns from their labels.
+
+        A student that handles missing annotations itself gets the whole batch. Any other model
+        gets annotated and unannotated images apart; of the latter only the taps are computed.
+        """
+        if getattr(self.student, "accepts_unannotated", False):
+            yield batched_inputs, True
+            return
+        annotated = [self.hard_labels and _is_annotated(x) for x in batched_inputs]
+        for learn in (True, False):
+            part = [x for x, a in zip(batched_inputs, annotated, strict=True) if a == learn]
+            if part:
+                yield part, learn
+
+    def _visible(self, inputs: list[dict]) -> list[dict]:
+        """What the student's own losses may see of each image."""
+        if self.hard_labels:
+            return inputs
+        return [{k: v for k, v in x.items() if k not in ANNOTATION_KEYS} for x in inputs]
+
+    def _targets(self, inputs: list[dict]) -> Targets:
+        sizes = [tuple(x["image"].shape[-2:]) for x in inputs]
+        divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0) or 1
+        padded = tuple(-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
+        if self.distillation.boxes != "ground_truth":
+            inputs = self._visible(inputs)
+        instances = [x.get("instances") for x in inputs]
+        device = self.device
+        return Targets(
+            image_sizes=sizes,
+            padded_size=padded,
+            instances=[None if x is None else x.to(device) for x in instances],
+        )
+
+
+def _is_annotated(sample: dict) -> bool:
+    return any(key in sample for key in ANNOTATION_KEYS)

@@ -1,0 +1,175 @@
+"""Feature imitation for dense detectors: MSE, PDF-Distil, DeFeat.
+
+Shapes: N images, C channels, L levels of Hi x Wi cells, M = sum of Hi * Wi cells of an image, A
+anchors of a cell, R = A * M, K classes. Features are lists of levels (N, C, Hi, Wi), the student's
+already adapted to the teacher's width. The levels count as one long map (N, M, C): means and sums
+run over the cells of all of them, level after level, row after row.
+The teacher's side never gets a gradient.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from multas.modeling.losses import full_precision
+
+from .soft_detection import check_same
+
+# Factor of the feature terms of MSE and PDF-Distil in the published results (not in the paper).
+FEATURE_WEIGHT = 5.0
+
+
+def mse_imitation(
+    student: Sequence[Tensor], teacher: Sequence[Tensor], *, weight: float = FEATURE_WEIGHT
+) -> Tensor:
+    """Mean of ``(student - teacher)^2`` over all entries of all levels, times ``weight``.
+
+    Args:
+        student: L levels (N, C, Hi, Wi).
+        teacher: L levels of the same shapes.
+        weight: factor of the mean.
+
+    Returns:
+        Scalar, 0 for empty tensors.
+    """
+    entries = sum(level.numel() for level in student)
+    return weight * cell_distances(student, teacher).sum() / max(entries, 1)
+
+
+def pdf_imitation(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    student_logits: Tensor,
+    student_deltas: Tensor,
+    teacher_logits: Tensor,
+    teacher_deltas: Tensor,
+    *,
+    weight: float = FEATURE_WEIGHT,
+) -> dict[str, Tensor]:
+    """PDF-Distil (Zhang et al., BMVC 2021): imitation where the predictions disagree.
+
+    With the scores p of the teacher and q of the student, ``D = (p - q)^2`` (a constant)::
+
+        u = mean over a cell's anchors of sqrt(sum over classes of D);   w = u / (C * sum of u)
+        feature = weight * sum of w (student - teacher)^2
+        cls     = sum of D * BCE(student_logits, p) / max(1, #(p > 0.5))
+        box_reg = mean of |student_deltas - teacher_deltas|
+
+    The published implementation lacks both guards: it is infinite without a teacher score above
+    0.5, and NaN where student and teacher agree exactly.
+
+    Args:
+        student: L levels (N, C, Hi, Wi).
+        teacher: L levels of the same shapes.
+        student_logits: (N, R, K), anchors of a cell consecutive, cells in the order of the levels.
+        student_deltas: (N, R, 4).
+        teacher_logits: (N, R, K).
+        teacher_deltas: (N, R, 4).
+        weight: factor of the feature term.
+
+    Returns:
+        ``{"feature", "cls", "box_reg"}``: finite scalars; their sum is the loss.
+
+    Raises:
+        ValueError: shapes differ, or R is no multiple of M.
+    """
+    check_same("class logits", student_logits, teacher_logits)
+    check_same("box deltas", student_deltas, teacher_deltas)
+    logits, deltas = full_precision(student_logits), full_precision(student_deltas)
+    scores = full_precision(teacher_logits).detach().sigmoid()
+    disagreement = (scores - logits.detach().sigmoid()).square()
+    distances = cell_distances(student, teacher)
+    cell_weights = pdf_cell_weights(disagreement, distances.shape[1])
+    entropy = F.binary_cross_entropy_with_logits(logits, scores, reduction="none")
+    confident = (scores > 0.5).sum().clamp(min=1)
+    offsets = (deltas - full_precision(teacher_deltas).detach()).abs()
+    return {
+        "feature": weight * (cell_weights * distances).sum() / student[0].shape[1],
+        "cls": (disagreement * entropy).sum() / confident,
+        "box_reg": offsets.sum() / max(offsets.numel(), 1),
+    }
+
+
+def pdf_cell_weights(disagreement: Tensor, num_cells: int) -> Tensor:
+    """Share of each cell in the disagreement of the batch.
+
+    Args:
+        disagreement: (N, R, K) squared differences of scores.
+        num_cells: M.
+
+    Returns:
+        (N, M), sum 1; zeros if there is no disagreement at all.
+
+    Raises:
+        ValueError: R is no multiple of M.
+    """
+    num_images, num_anchors = disagreement.shape[:2]
+    if num_cells == 0 or num_anchors % num_cells:
+        raise ValueError(
+            f"{num_anchors} anchors do not divide among {num_cells} cells of the features. Tap "
+            "the features that enter the dense head, all levels of them."
+        )
+    per_cell = num_anchors // num_cells
+    norms = disagreement.sum(2).sqrt().view(num_images, num_cells, per_cell).mean(2)
+    return norms / norms.sum().clamp(min=torch.finfo(norms.dtype).tiny)
+
+
+def defeat_imitation(
+    student: Sequence[Tensor],
+    teacher: Sequence[Tensor],
+    mask: Tensor,
+    *,
+    foreground_weight: float = 1.0,
+    background_weight: float = 1.0,
+    divisor: float = 1.0,
+) -> dict[str, Tensor]:
+    """DeFeat (Guo et al., CVPR 2021): foreground and background cells imitated apart.
+
+    With ``d2`` the squared distance of a cell, summed over the channels, and the mask M::
+
+        foreground = sum of M d2 / max(1, 2 sum M) / N
+        background = sum of (1 - M) d2 / max(1, 2 sum (1 - M)) / N
+
+    Args:
+        student: L levels (N, C, Hi, Wi).
+        teacher: L levels of the same shapes.
+        mask: (N, M) bool or float in [0, 1], 1 in the foreground; see :func:`foreground_mask`.
+        foreground_weight: factor of the foreground term.
+        background_weight: factor of the background term.
+        divisor: of both terms: 1, or 256 (the usual width) to make up for the sum over channels.
+
+    Returns:
+        ``{"foreground", "background"}``: scalars; their sum is the loss.
+    """
+    distances = cell_distances(student, teacher)
+    mask = mask.to(distances.dtype)
+    scale = divisor * max(distances.shape[0], 1)
+
+    def share(part: Tensor) -> Tensor:
+        return (part * distances).sum() / (2.0 * part.sum()).clamp(min=1.0) / scale
+
+    return {
+        "foreground": foreground_weight * share(mask),
+        "background": background_weight * share(1.0 - mask),
+    }
+
+
+def cell_distances(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
+    """Squared distances (N, M), summed over the channels, of all cells of all levels.
+
+    Raises:
+        ValueError: number or shapes of the levels differ.
+    """
+    if len(student) != len(teacher):
+        raise ValueError(f"{len(student)} levels of the student, {len(teacher)} of the teacher.")
+    for level, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
+        check_same(f"features of level {level}", ours, theirs)
+    return torch.cat(
+        [
+            (full_precision(s) - full_precision(t).detach()).square().sum(1).flatten(1)
+            for s, t in zip(student, teacher, strict=True)
+        ],
+        dim=1,
+    )

@@ -1,0 +1,129 @@
+"""Feature losses NST, FM and SR. Student features are already adapted to the teacher's width."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from multas.modeling.losses import full_precision
+
+
+def _unit_channels(features: Tensor, eps: float, zero_safe: bool) -> Tensor:
+    rows = full_precision(features).flatten(2)
+    norms = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
+    unit = rows / norms.clamp_min(eps)
+    # Values agree; the gradient of a dead channel is 0 here and 1 / eps there.
+    return torch.where(norms > eps, unit, torch.zeros_like(unit)) if zero_safe else unit
+
+
+def channel_gram(features: Tensor, *, eps: float = 1e-12, zero_safe: bool = True) -> Tensor:
+    """Cosines between the channels of a feature map: (N, C, H, W) -> (N, C, C).
+
+    Each channel is divided by its norm over the positions (at least ``eps``). With ``zero_safe`` a
+    channel of norm at most ``eps`` has value and gradient 0; without, its gradient is of order 1 /
+    eps.
+    """
+    rows = _unit_channels(features, eps, zero_safe)
+    with torch.autocast(rows.device.type, enabled=False):
+        return rows @ rows.mT
+
+
+def nst_channel_gram(student: Tensor, teacher: Tensor, *, zero_safe: bool = True) -> Tensor:
+    """NST as the adaptive distillation authors' code does: mean squared distance of channel Grams.
+
+    ``1 / (N C^2) * sum (G(Fs) - G(Ft))^2`` with :func:`channel_gram`. Sizes of the maps may differ,
+    widths may not. The hand-tuned weight 10 belongs to this form.
+
+    Args:
+        student: (N, C, Hs, Ws), adapted to the teacher's width.
+        teacher: (N, C, Ht, Wt).
+        zero_safe: A dead student channel gets gradient 0. False gives the code's gradient, about
+            1e10 where the teacher's channel is alive.
+
+    Returns:
+        Scalar.
+    """
+    _check_width(student, teacher)
+    student, teacher = (channel_gram(f, zero_safe=zero_safe) for f in (student, teacher))
+    return (student - teacher).square().mean()
+
+
+def nst_polynomial(student: Tensor, teacher: Tensor, *, zero_safe: bool = True) -> Tensor:
+    """NST of its paper (Huang and Wang 2017): squared MMD with the kernel ``(x^T y)^2``.
+
+    The samples are the channels of one image, normalised over the positions. Widths may differ,
+    sizes of the maps may not. It equals ``|| X_s^T X_s / C_s - X_t^T X_t / C_t ||_F^2`` of H W x H
+    W matrices; expanding the kernel needs only matrices of channels.
+
+    Args:
+        student: (N, Cs, H, W).
+        teacher: (N, Ct, H, W).
+        zero_safe: See :func:`nst_channel_gram`.
+
+    Returns:
+        Scalar, mean over the images.
+
+    Raises:
+        ValueError: If the maps have different sizes.
+    """
+    if student.shape[-2:] != teacher.shape[-2:]:
+        raise ValueError(
+            f"maps of {tuple(student.shape[-2:])} (student) and {tuple(teacher.shape[-2:])} "
+            "(teacher) have no common kernel; resize one of them or use the channel Gram form"
+        )
+    s, t = (_unit_channels(f, 1e-12, zero_safe) for f in (student, teacher))
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return (x @ y.mT).square().mean(dim=(1, 2))
+
+    return (kernel(s, s) + kernel(t, t) - 2.0 * kernel(s, t)).mean()
+
+
+def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """FM (Yang et al., ICLR 2021): mean squared difference of the global averages.
+
+    ``1 / (N C) * sum_{n,c} (mean_hw Fs - mean_hw Ft)^2``.
+
+    Args:
+        student: (N, C, Hs, Ws), adapted to the teacher's width.
+        teacher: (N, C, Ht, Wt).
+
+    Returns:
+        Scalar.
+    """
+    _check_width(student, teacher)
+    student, teacher = (full_precision(f).mean(dim=(2, 3)) for f in (student, teacher))
+    return (student - teacher).square().mean()
+
+
+def softmax_regression(
+    student: Tensor, teacher_logits: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """SR (Yang et al., ICLR 2021): the student's features through the teacher's own classifier.
+
+    ``1 / (N K) * sum (z_t - (GAP(Fs) W_t^T + b_t))^2``. The classifier is a constant: no gradient
+    goes to it (the authors' code fills the teacher's gradient buffers).
+
+    Args:
+        student: (N, C, H, W), the last feature map, adapted to the teacher's width.
+        teacher_logits: (N, K).
+        weight: (K, C) of the teacher's linear layer.
+        bias: (K,) of it, if any.
+
+    Returns:
+        Scalar.
+    """
+    pooled = full_precision(student).mean(dim=(2, 3))
+    weight = weight.detach().to(pooled.dtype)
+    bias = None if bias is None else bias.detach().to(pooled.dtype)
+    with torch.autocast(pooled.device.type, enabled=False):
+        crossed = F.linear(pooled, weight, bias)
+    return (full_precision(teacher_logits) - crossed).square().mean()
+
+
+def _check_width(student: Tensor, teacher: Tensor) -> None:
+    if student.shape[1] != teacher.shape[1]:
+        raise ValueError(
+            f"the student has {student.shape[1]} channels, the teacher {teacher.shape[1]}; adapt "
+            "the student's features with a 1x1 convolution first"
+        )

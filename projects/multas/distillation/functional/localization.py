@@ -1,0 +1,110 @@
+"""Localization distillation (LD), Zheng et al., CVPR 2022.
+
+A box side is a distribution over bins (see ``multas.modeling.generalized_focal``); the student
+learns the teacher's distribution at the locations of the main region (the positives) and of the
+valuable localization region (locations that overlap an object, but less than positives do).
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from multas.modeling.generalized_focal import weighted_sum
+from multas.modeling.losses import full_precision
+
+
+def distribution_kl_elements(
+    student: Tensor, teacher: Tensor, *, temperature: float = 10.0, mean_over_bins: bool = False
+) -> Tensor:
+    """``T^2 KL(p_t || p_s)``, ``p = softmax(z / T)``, of every row; the teacher is a constant.
+
+    Args:
+        student: (N, B) logits: one box side over B bins, or one location over B classes.
+        teacher: The same shape.
+        temperature: T; the reference code uses 10 for boxes and 2 for classes.
+        mean_over_bins: Divide by B. The paper writes the divergence, a sum; the authors' code
+            averages over the bins, and their loss weights (0.25 for boxes, 10 for classes) belong
+            to the average.
+
+    Returns:
+        (N,).
+    """
+    student = (full_precision(student) / temperature).log_softmax(dim=1)
+    teacher = (full_precision(teacher.detach()) / temperature).log_softmax(dim=1)
+    rows = F.kl_div(student, teacher, reduction="none", log_target=True) * temperature**2
+    return rows.mean(dim=1) if mean_over_bins else rows.sum(dim=1)
+
+
+def localization_distillation(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 10.0,
+    mean_over_bins: bool = False,
+    weight: Tensor | None = None,
+    avg_factor: Tensor | float | None = None,
+) -> Tensor:
+    """:func:`distribution_kl_elements` reduced to a scalar.
+
+    The authors' head calls it with one row for each side (weights repeated four times): in the main
+    region with the student's confidence as weight and ``avg_factor`` 4, in the valuable region with
+    :func:`valuable_region` and ``avg_factor`` 16; and for classes with T = 2 and the number of
+    positives.
+
+    Args:
+        student: (N, B) logits.
+        teacher: The same shape, a constant.
+        temperature: See :func:`distribution_kl_elements`.
+        mean_over_bins: See :func:`distribution_kl_elements`.
+        weight: (N,) weights of the rows.
+        avg_factor: Divisor of the sum; None divides by N (not by the sum of the weights).
+
+    Returns:
+        Scalar; 0 (gradient 0) without a row.
+    """
+    elements = distribution_kl_elements(
+        student, teacher, temperature=temperature, mean_over_bins=mean_over_bins
+    )
+    return weighted_sum(elements, weight, avg_factor)
+
+
+def pairwise_iou_and_diou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and DIoU (Zheng et al., AAAI 2020) of (A, 4) and (G, 4) boxes XYXY: (A, G) each.
+
+    ``DIoU = IoU - (distance of the centres)^2 / (diagonal of the enclosing box)^2``, in (-1, 1].
+    """
+    first, second = full_precision(boxes)[:, None], full_precision(targets)[None]
+    tiny = torch.finfo(first.dtype).tiny
+    low, high = torch.minimum(first, second), torch.maximum(first, second)
+    overlap = (low[..., 2:] - high[..., :2]).clamp(min=0.0).prod(dim=-1)
+    area_first, area_second = ((b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (first, second))
+    iou = overlap / (area_first + area_second - overlap).clamp_min(tiny)
+    shift = (first[..., :2] + first[..., 2:] - second[..., :2] - second[..., 2:]) / 2.0
+    diagonal = high[..., 2:] - low[..., :2]
+    squared = diagonal.square().sum(dim=-1).clamp_min(tiny)
+    return iou, iou - shift.square().sum(dim=-1) / squared
+
+
+def valuable_region(
+    anchors: Tensor, boxes: Tensor, thresholds: Tensor, *, gamma: float = 0.25
+) -> Tensor:
+    """Weights of the valuable localization region (LD, algorithm 1).
+
+    An anchor belongs to it for a box if its DIoU lies in [gamma, 1) times the IoU threshold from
+    which anchors are positives for that box (of ATSS, one for each box). Its weight is its IoU, the
+    largest where it belongs to several boxes, as in the authors' code.
+
+    Args:
+        anchors: (A, 4) XYXY.
+        boxes: (G, 4) XYXY, annotated boxes of the image.
+        thresholds: (G,) IoU thresholds of the positives.
+        gamma: Lower end; 0.25 in the paper's best setting.
+
+    Returns:
+        (A,) in [0, 1]; 0 outside the region, and everywhere without a box.
+    """
+    if len(boxes) == 0:
+        return anchors.new_zeros(len(anchors))
+    iou, diou = pairwise_iou_and_diou(anchors, boxes)
+    inside = (diou >= gamma * thresholds) & (diou < thresholds)
+    return torch.where(inside, iou, torch.zeros_like(iou)).amax(dim=1)

@@ -1,0 +1,93 @@
+"""From an entry of MODEL.DISTILLATION.PATHS to a path."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes
+from multas.distillation.registry import did_you_mean, lookup
+
+_KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID")
+_KEY = "MODEL.DISTILLATION.PATHS"
+# What the builder gives to a path, as opposed to options that the entry may set.
+_GIVEN = ("self", "student_shapes", "teacher_shapes", "teacher_model")
+
+
+@dataclass(frozen=True)
+class PathSpec:
+    """One checked entry of MODEL.DISTILLATION.PATHS; see config.py for the keys."""
+
+    type: type[Path]
+    name: str
+    student: tuple[str, ...]
+    teacher: tuple[str, ...]
+    weight: float
+    layerwise: bool = False
+    teacher_id: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def build(
+        self,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        teacher_model: nn.Module,
+    ) -> Path:
+        """Construct the path; only a class that asks for ``teacher_model`` gets the teacher."""
+        given = {"student_shapes": student_shapes, "teacher_shapes": teacher_shapes}
+        if "teacher_model" in inspect.signature(self.type.__init__).parameters:
+            given["teacher_model"] = teacher_model
+        try:
+            return self.type(**given, **self.options)
+        except ValueError as error:
+            raise ValueError(f"{_KEY}, path '{self.name}': {error}") from error
+
+
+def parse_paths(entries: Sequence[Mapping[str, Any]]) -> list[PathSpec]:
+    """Check the entries of MODEL.DISTILLATION.PATHS.
+
+    Raises:
+        ValueError: unknown type or key, missing layers, or two paths of one name.
+    """
+    specs = [_parse(entry, position) for position, entry in enumerate(entries)]
+    names = [spec.name for spec in specs]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"{_KEY}: two paths are called '{name}'; give each its own NAME.")
+    return specs
+
+
+def _layers(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _parse(entry: Mapping[str, Any], position: int) -> PathSpec:
+    where = f"{_KEY}[{position}]"
+    if not isinstance(entry, Mapping) or "TYPE" not in entry:
+        raise ValueError(f"{where} must be a mapping with the key TYPE, but is {entry!r}.")
+    cls: type[Path] = lookup(PATH_REGISTRY, entry["TYPE"], where)
+    options = _options(cls)
+    for key in entry:
+        if key not in _KEYS and key.lower() not in options:
+            known = [*_KEYS, *(name.upper() for name in options)]
+            hint = did_you_mean(key, known)
+            raise ValueError(f"{where} ({entry['TYPE']}): unknown key '{key}'.{hint}")
+    student = _layers(entry.get("STUDENT", cls.default_student))
+    if not student:
+        raise ValueError(f"{where} ({entry['TYPE']}): STUDENT must name the layer(s) to tap.")
+    return PathSpec(
+        type=cls,
+        name=str(entry.get("NAME", cls.default_name)),
+        student=student,
+        teacher=_layers(entry.get("TEACHER", student)),
+        weight=float(entry.get("WEIGHT", cls.default_weight)),
+        layerwise=bool(entry.get("LAYERWISE", False)),
+        teacher_id=int(entry.get("TEACHER_ID", 0)),
+        options={k.lower(): v for k, v in entry.items() if k not in _KEYS},
+    )
+
+
+def _options(cls: type[Path]) -> list[str]:
+    return [name for name in inspect.signature(cls.__init__).parameters if name not in _GIVEN]

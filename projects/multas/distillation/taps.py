@@ -1,0 +1,191 @@
+"""Taps: what a named submodule returned in the current forward pass.
+
+A tap name is the dotted name of a submodule (``backbone.bottom_up.res3``), optionally followed by
+keys or indices into what that submodule returned (``backbone.p3``: entry "p3" of the dict that
+``backbone`` returns; ``head.0``: first element of the tuple that ``head`` returns). A submodule
+that is called several times per forward (a head shared by pyramid levels) gives the list of its
+results in call order. The model itself is never changed: hooks live only while recording.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class TapError(ValueError):
+    """A tap that does not exist, is never called, or returns no tensor."""
+
+
+class _AllFired(Exception):
+    """Unwinds a forward pass once every tap has fired; never leaves this module."""
+
+
+def leaves(value: Any) -> list[Tensor]:
+    """All tensors inside nested dicts, lists and tuples, in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [leaf for item in value for leaf in leaves(item)]
+    return []
+
+
+def _clone(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.clone()
+    if isinstance(value, Mapping):
+        return {key: _clone(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_clone(item) for item in value)
+    return value
+
+
+class Taps:
+    """Records the results of named submodules of one model.
+
+    Args:
+        model: any module; not modified.
+        names: tap names (see the module's docstring).
+        owner: how error messages call the model ("student", "teacher").
+
+    Raises:
+        TapError: a name has no submodule as its beginning; the nearest valid names are given.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str], owner: str = "model") -> None:
+        self.owner = owner
+        self._modules = dict(model.named_modules())
+        self._resolved = {name: self._resolve(name) for name in dict.fromkeys(names)}
+        tapped = dict.fromkeys(module for module, _ in self._resolved.values())
+        self._calls = dict.fromkeys(tapped, 0)
+        self._rewritten: set[str] = set()
+        self._probed = False
+
+    def _resolve(self, name: str) -> tuple[str, list[str]]:
+        parts = name.split(".")
+        for end in range(len(parts), 0, -1):
+            prefix = ".".join(parts[:end])
+            if prefix in self._modules:
+                return prefix, parts[end:]
+        raise TapError(f"The {self.owner} has no layer '{name}'. {self._near(name)}")
+
+    def _near(self, name: str) -> str:
+        names = [n for n in self._modules if n]
+        near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
+        if near:
+            return f"Nearest: {', '.join(near)}."
+        return f"Its parts are: {', '.join(n for n in names if '.' not in n)}."
+
+    @contextmanager
+    def record(self, stop_early: bool = False) -> Iterator[dict[str, Any]]:
+        """Record one forward pass made inside the ``with`` block.
+
+        Args:
+            stop_early: end the forward pass as soon as all taps have fired (known from
+                :meth:`probe`): nothing behind the last tap is computed, no output is returned.
+
+        Yields:
+            A dict that holds ``{tap name: value}`` after the block.
+        """
+        results: dict[str, list[Any]] = {name: [] for name in self._calls}
+        remaining = sum(self._calls.values())
+        versions: list[tuple[str, Tensor, int]] = []
+
+        def hook_of(name: str):
+            def hook(_module: nn.Module, _args: Any, output: Any) -> None:
+                nonlocal remaining
+                results[name].append(_clone(output) if name in self._rewritten else output)
+                if not self._probed:
+                    versions.extend((name, leaf, leaf._version) for leaf in leaves(output))
+                remaining -= 1
+                if stop_early and self._probed and remaining == 0:
+                    raise _AllFired
+
+            return hook
+
+        handles = [self._modules[n].register_forward_hook(hook_of(n)) for n in self._calls]
+        record: dict[str, Any] = {}
+        try:
+            yield record
+        except _AllFired:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not self._probed:
+            self._learn(results, versions)
+        record.update({name: self._pick(name, results) for name in self._resolved})
+
+    def _learn(self, results: Mapping[str, list], versions: Sequence[tuple]) -> None:
+        """Keep how often each module is called and whose result is overwritten in place later.
+
+        Detectron2's residual blocks add the shortcut in place: without a copy a tap in front of
+        it would hold the sum. Only such taps are copied from then on.
+        """
+        self._calls = {name: len(values) for name, values in results.items()}
+        self._rewritten = {name for name, leaf, version in versions if leaf._version != version}
+        for name, count in self._calls.items():
+            if count == 0:
+                inside = [n for n, _ in self._modules[name].named_children()]
+                cure = f"Tap what is inside: {', '.join(inside[:8])}." if inside else ""
+                raise TapError(
+                    f"Layer '{name}' of the {self.owner} ({type(self._modules[name]).__name__}) "
+                    f"is never called in a forward pass. {cure}"
+                )
+        self._probed = True
+
+    def _pick(self, name: str, results: Mapping[str, list]) -> Any:
+        module, keys = self._resolved[name]
+        values = results[module]
+        value = values[0] if len(values) == 1 else values
+        for key in keys:
+            if isinstance(value, Mapping) and key in value:
+                value = value[key]
+            elif isinstance(value, list | tuple) and key.isdigit() and int(key) < len(value):
+                value = value[int(key)]
+            else:
+                raise TapError(self._bad_key(name, key, module, value))
+        if not leaves(value):
+            raise TapError(
+                f"Layer '{name}' of the {self.owner} returned {type(value).__name__}, which holds "
+                "no tensor; tap a layer that returns tensors."
+            )
+        return value
+
+    def _bad_key(self, name: str, key: str, module: str, value: Any) -> str:
+        if isinstance(value, Mapping):
+            has = f"which has the entries {', '.join(map(str, value))}"
+        elif isinstance(value, list | tuple):
+            has = f"which has the indices 0 to {len(value) - 1}"
+        else:
+            has = f"a {type(value).__name__} without entries"
+        return (
+            f"The {self.owner} has no layer '{name}': '{module}' is no parent of '{key}', and it "
+            f"returns {has}. {self._near(name)}"
+        )
+
+    @torch.no_grad()
+    def probe(self, model: nn.Module, batched_inputs: list[dict]) -> dict[str, Any]:
+        """One full forward pass in eval mode that learns call counts, copies and shapes.
+
+        Leaves parameters, buffers and modes as they were.
+
+        Returns:
+            The recorded values.
+        """
+        modes = {module: module.training for module in model.modules()}
+        self._probed = False
+        self._rewritten = set()
+        model.eval()
+        try:
+            with self.record() as record:
+                model(batched_inputs)
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        return record

@@ -1,0 +1,16 @@
+"""Evaluators: VOC boxes, semantic segmentation, classification and agreement."""
+
+from .build import EVALUATOR_REGISTRY, build_evaluator
+from .classification import ClassificationEvaluator
+from .config import add_evaluation_config
+from .sem_seg import SemanticSegmentationEvaluator
+from .voc import VOCDetectionEvaluator
+
+__all__ = [
+    "EVALUATOR_REGISTRY",
+    "ClassificationEvaluator",
+    "SemanticSegmentationEvaluator",
+    "VOCDetectionEvaluator",
+    "add_evaluation_config",
+    "build_evaluator",
+]

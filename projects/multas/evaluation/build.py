@@ -1,0 +1,114 @@
+"""Choosing the evaluators of a data set from its metadata."""
+
+import os
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from fvcore.common.registry import Registry
+
+from .classification import ClassificationEvaluator
+from .sem_seg import SemanticSegmentationEvaluator
+from .voc import VOCDetectionEvaluator
+
+EVALUATOR_REGISTRY = Registry("EVALUATOR")
+EVALUATOR_REGISTRY.__doc__ = """
+Functions ``(cfg, dataset_name, output_folder) -> DatasetEvaluator``, registered below the
+``evaluator_type`` that a data set's metadata names.
+"""
+
+# Types that Detectron2's own registrations use. The Cityscapes figures are computed from the
+# registered labels: the official scripts behind Detectron2's evaluators need a GPU.
+_SAME_AS = {
+    "voc": "pascal_voc",
+    "cityscapes_instance": "coco",
+    "cityscapes_sem_seg": "sem_seg",
+}
+_BOX_EVALUATORS = ("pascal_voc", "coco")
+_BOX_CHOICES = ("", "voc", "coco")
+
+
+@EVALUATOR_REGISTRY.register()
+def pascal_voc(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """VOC average precision of boxes."""
+    return VOCDetectionEvaluator(
+        dataset_name,
+        cfg.TEST.VOC_IOU_THRESHOLDS,
+        cfg.TEST.VOC_REPORT_THRESHOLDS,
+        metric=cfg.TEST.VOC_METRIC,
+        skip_absent_classes=cfg.TEST.VOC_SKIP_ABSENT_CLASSES,
+    )
+
+
+@EVALUATOR_REGISTRY.register()
+def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """COCO average precision of boxes; other formats are written as JSON to the folder first."""
+    return COCOEvaluator(dataset_name, ("bbox",), output_dir=output_folder)
+
+
+@EVALUATOR_REGISTRY.register()
+def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Mean IoU and accuracy of label maps."""
+    return SemanticSegmentationEvaluator(
+        dataset_name, output_dir=output_folder, resolution=cfg.TEST.SEM_SEG_RESOLUTION
+    )
+
+
+@EVALUATOR_REGISTRY.register()
+def classification(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """Top-k error and agreement with the teacher."""
+    return ClassificationEvaluator(dataset_name)
+
+
+def evaluator_types(dataset_name: str) -> list[str]:
+    """The evaluator types that a data set's metadata names, as keys of the registry.
+
+    Raises:
+        KeyError: the metadata has no ``evaluator_type`` or one that is not registered.
+    """
+    named = MetadataCatalog.get(dataset_name).get("evaluator_type")
+    choices = sorted({name for name, _ in EVALUATOR_REGISTRY} | set(_SAME_AS))
+    if not named:
+        raise KeyError(
+            f"Data set '{dataset_name}' has no evaluator_type in its metadata. Set one of "
+            f"{choices}, or a list of them for several tasks."
+        )
+    types = [named] if isinstance(named, str) else list(named)
+    types = [_SAME_AS.get(name, name) for name in types]
+    for name in types:
+        if name not in EVALUATOR_REGISTRY:
+            raise KeyError(
+                f"evaluator_type '{name}' of data set '{dataset_name}' is unknown; choose from "
+                f"{choices} or register your own in EVALUATOR_REGISTRY."
+            )
+    return types
+
+
+def build_evaluator(
+    cfg: CfgNode, dataset_name: str, output_folder: str | None = None
+) -> DatasetEvaluator:
+    """Build what evaluates a data set, for every task that its metadata names.
+
+    Args:
+        cfg: reads ``TEST.EVALUATOR`` (which metric judges boxes) and the keys beside it.
+        dataset_name: registered name with ``evaluator_type`` in its metadata: one type or a
+            list of types.
+        output_folder: where evaluators leave files; default ``OUTPUT_DIR/inference``.
+
+    Raises:
+        KeyError: no or an unknown evaluator type.
+        ValueError: an unknown ``TEST.EVALUATOR``.
+    """
+    forced = cfg.TEST.EVALUATOR
+    if forced not in _BOX_CHOICES:
+        raise ValueError(f"TEST.EVALUATOR '{forced}' is unknown; choose from {_BOX_CHOICES}.")
+    types = evaluator_types(dataset_name)
+    if forced:
+        chosen = _SAME_AS.get(forced, forced)
+        types = [chosen if name in _BOX_EVALUATORS else name for name in types]
+    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    evaluators = [
+        EVALUATOR_REGISTRY.get(name)(cfg, dataset_name, output_folder)
+        for name in dict.fromkeys(types)
+    ]
+    return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

@@ -1,0 +1,230 @@
+"""Semantic segmentation metrics: mean IoU and mean accuracy over the classes that occur.
+
+Shape shorthand: K classes (background included where the data set has one), H x W pixels.
+"""
+
+import json
+import logging
+import os
+from collections import OrderedDict
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.evaluation import SemSegEvaluator
+from detectron2.utils import comm
+from detectron2.utils.file_io import PathManager
+from PIL import Image
+
+RESOLUTIONS = ("image", "network")
+
+
+def confusion_matrix(
+    prediction: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int
+) -> np.ndarray:
+    """Count pixels by predicted and true class.
+
+    Args:
+        prediction: (...) integers in [0, K).
+        truth: same shape, integers in [0, K) or ``ignore_label``.
+
+    Returns:
+        (K+1, K+1) int64, rows predicted, columns true; the last column holds ignored pixels.
+
+    Raises:
+        ValueError: a label lies outside the classes.
+    """
+    prediction = prediction.astype(np.int64)
+    truth = np.where(truth == ignore_label, num_classes, truth.astype(np.int64))
+    for name, labels, limit in (
+        ("predicted", prediction, num_classes),
+        ("true", truth, num_classes + 1),
+    ):
+        wrong = labels[(labels < 0) | (labels >= limit)]
+        if wrong.size:
+            raise ValueError(
+                f"{name} labels {np.unique(wrong)[:10].tolist()} lie outside the {num_classes} "
+                f"classes and are not the ignore label {ignore_label}."
+            )
+    size = num_classes + 1
+    counts = np.bincount((size * prediction + truth).reshape(-1), minlength=size * size)
+    return counts.reshape(size, size)
+
+
+def segmentation_metrics(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
+    """Metrics of a confusion matrix, over the classes that have at least one true pixel.
+
+    IoU_k = TP_k / (true_k + predicted_k - TP_k) and accuracy_k = TP_k / true_k on the pixels that
+    are not ignored. A class without a true pixel is left out of both means even where it was
+    predicted. (Detectron2 0.6 divides its mIoU by the number of true *or predicted* classes.)
+
+    Args:
+        confusion: (K+1, K+1) as given by :func:`confusion_matrix`, with a true pixel.
+
+    Returns:
+        ``mIoU``, ``fwIoU``, ``mACC``, ``pACC`` in percent; ``IoU``, ``ACC`` (K,) float64 in
+        percent, NaN for classes without a true pixel.
+    """
+    counted = confusion[:-1, :-1].astype(np.float64)
+    hits = np.diagonal(counted)
+    true = counted.sum(axis=0)
+    union = true + counted.sum(axis=1) - hits
+    present = true > 0
+    iou = np.full(len(true), np.nan)
+    accuracy = np.full(len(true), np.nan)
+    iou[present] = 100 * hits[present] / union[present]
+    accuracy[present] = 100 * hits[present] / true[present]
+    return {
+        "mIoU": float(iou[present].mean()),
+        "fwIoU": float((iou[present] * true[present]).sum() / true.sum()),
+        "mACC": float(accuracy[present].mean()),
+        "pACC": float(100 * hits.sum() / true.sum()),
+        "IoU": iou,
+        "ACC": accuracy,
+    }
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Nearest-neighbour resize of a label map (H, W) to ``size`` (rows, columns)."""
+    (height, width), (rows, columns) = labels.shape, size
+    return labels[np.ix_(np.arange(rows) * height // rows, np.arange(columns) * width // columns)]
+
+
+class SemanticSegmentationEvaluator(SemSegEvaluator):
+    """Detectron2's evaluator with the metrics of :func:`segmentation_metrics`.
+
+    Same keys below ``sem_seg``: ``mIoU``, ``fwIoU``, ``mACC``, ``pACC``, ``IoU-<class>``,
+    ``ACC-<class>``; classes without a true pixel have no row. Images of the data set without
+    ``sem_seg_file_name`` are not annotated and take no part.
+    """
+
+    def __init__(
+        self,
+        dataset_name: str,
+        distributed: bool = True,
+        output_dir: str | None = None,
+        *,
+        resolution: str = "image",
+    ):
+        """
+        Args:
+            dataset_name: registered name; its metadata needs ``stuff_classes`` (all K, with
+                background) and may have ``ignore_label`` (default 255).
+            distributed: gather the counts of all ranks.
+            output_dir: folder for the predictions (COCO stuff JSON) and the metrics, or None.
+            resolution: "image" compares at the size of the label file; "network" at the size of
+                the network's input ``image``, labels resized to the nearest pixel.
+
+        Raises:
+            ValueError: unknown resolution, or no ``stuff_classes``.
+        """
+        # Detectron2's constructor is not called: it fails if one image has no label file.
+        meta = MetadataCatalog.get(dataset_name)
+        if resolution not in RESOLUTIONS:
+            raise ValueError(f"resolution {resolution!r} is not one of {RESOLUTIONS}.")
+        if not meta.get("stuff_classes"):
+            raise ValueError(
+                f"Data set '{dataset_name}' has no stuff_classes: set them in its metadata (or its "
+                "data card) before evaluating segmentation."
+            )
+        self._dataset_name = dataset_name
+        self._distributed = distributed
+        self._output_dir = output_dir
+        self._resolution = resolution
+        self._class_names = list(meta.stuff_classes)
+        self._num_classes = len(self._class_names)
+        self._ignore_label = meta.get("ignore_label", 255)
+        to_contiguous = meta.get("stuff_dataset_id_to_contiguous_id")
+        self._contiguous_id_to_dataset_id = (
+            {new: old for old, new in to_contiguous.items()} if to_contiguous else None
+        )
+        self.input_file_to_gt_file = {
+            record["file_name"]: record["sem_seg_file_name"]
+            for record in DatasetCatalog.get(dataset_name)
+            if "sem_seg_file_name" in record
+        }
+        self._logger = logging.getLogger(__name__)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all predictions."""
+        self._conf_matrix = np.zeros((self._num_classes + 1,) * 2, dtype=np.int64)
+        self._predictions: list[dict] = []
+
+    def process(self, inputs: list[dict], outputs: list[dict]) -> None:
+        """Count the pixels of a batch.
+
+        Args:
+            inputs: dicts with ``file_name``, and ``image`` (3, H, W) at network resolution.
+            outputs: dicts with ``sem_seg`` (K, H, W) scores; others are passed over.
+
+        Raises:
+            ValueError: sizes differ at "image" resolution, or a label lies outside the classes.
+        """
+        for record, output in zip(inputs, outputs, strict=True):
+            name = record["file_name"]
+            if "sem_seg" not in output or name not in self.input_file_to_gt_file:
+                continue
+            scores = output["sem_seg"].detach()
+            label_file = self.input_file_to_gt_file[name]
+            with PathManager.open(label_file, "rb") as file:
+                truth = np.asarray(Image.open(file))
+            if self._resolution == "network":
+                size = tuple(record["image"].shape[-2:])
+                truth = resize_labels(truth, size)
+                if tuple(scores.shape[-2:]) != size:
+                    scores = F.interpolate(
+                        scores[None].float(), size=size, mode="bilinear", align_corners=False
+                    )[0]
+            prediction = scores.argmax(dim=0).cpu().numpy()
+            if truth.shape != prediction.shape:
+                raise ValueError(
+                    f"{label_file} is {truth.shape} but the prediction {prediction.shape}: give "
+                    "the model the image's height and width, or set "
+                    "TEST.SEM_SEG_RESOLUTION: network."
+                )
+            try:
+                self._conf_matrix += confusion_matrix(
+                    prediction, truth, self._num_classes, self._ignore_label
+                )
+            except ValueError as error:
+                raise ValueError(f"{label_file}: {error}") from error
+            if self._output_dir:
+                self._predictions.extend(self.encode_json_sem_seg(prediction, name))
+
+    def evaluate(self) -> OrderedDict | None:
+        """Compute the metrics described in the class.
+
+        Returns:
+            ``{"sem_seg": {...}}``; empty if no annotated pixel was seen; None on ranks other
+            than 0.
+        """
+        confusion, predictions = self._conf_matrix, self._predictions
+        if self._distributed:
+            gathered = comm.gather((confusion, predictions), dst=0)
+            if not comm.is_main_process():
+                return None
+            confusion = sum(part for part, _ in gathered)
+            predictions = [item for _, part in gathered for item in part]
+        if not confusion[:, :-1].any():
+            self._logger.warning(
+                f"No annotated pixel of '{self._dataset_name}' was predicted: nothing to evaluate."
+            )
+            return OrderedDict()
+        metrics = segmentation_metrics(confusion)
+        results = {key: metrics[key] for key in ("mIoU", "fwIoU", "mACC", "pACC")}
+        for key in ("IoU", "ACC"):
+            for name, value in zip(self._class_names, metrics[key], strict=True):
+                if np.isfinite(value):
+                    results[f"{key}-{name}"] = float(value)
+        if self._output_dir:
+            PathManager.mkdirs(self._output_dir)
+            predictions_file = os.path.join(self._output_dir, "sem_seg_predictions.json")
+            with PathManager.open(predictions_file, "w") as file:
+                json.dump(predictions, file)
+            results_file = os.path.join(self._output_dir, "sem_seg_evaluation.pth")
+            with PathManager.open(results_file, "wb") as file:
+                torch.save(results, file)
+        self._logger.info(results)
+        return OrderedDict(sem_seg=results)

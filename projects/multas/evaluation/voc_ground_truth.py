@@ -1,0 +1,118 @@
+"""Objects to evaluate against, read from a VOC devkit or taken from Detectron2 dataset dicts."""
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from detectron2.structures import BoxMode
+from detectron2.utils.file_io import PathManager
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class GroundTruth:
+    """All objects of a data set as flat arrays, in the order of the images and of their files.
+
+    Attributes:
+        image_index: image id -> number of the image, for the annotated images.
+        unannotated: ids of images of the data set that carry no annotation for detection; what
+            is predicted there is neither right nor wrong.
+        image: (G,) int64 number of the image.
+        category: (G,) int64 contiguous class id.
+        boxes: (G, 4) float64 XYXY, pixels as in the VOC files (1-based, inclusive).
+        difficult: (G,) bool, neutral objects.
+    """
+
+    image_index: dict[str, int]
+    unannotated: frozenset[str]
+    image: np.ndarray
+    category: np.ndarray
+    boxes: np.ndarray
+    difficult: np.ndarray
+
+
+def image_set_file(dirname: str, split: str) -> str:
+    """Path of the id list of a split in a VOC devkit."""
+    return os.path.join(dirname, "ImageSets", "Main", f"{split}.txt")
+
+
+def read_devkit(dirname: str, split: str, class_names: Sequence[str]) -> GroundTruth:
+    """Read the objects of the images listed in ``ImageSets/Main/<split>.txt`` from their XML.
+
+    An image listed twice counts once. Objects of classes outside ``class_names`` are left out,
+    as in Detectron2's evaluator. A missing ``difficult`` element means not difficult.
+
+    Raises:
+        FileNotFoundError: the list or an annotation file does not exist.
+        ValueError: an annotation file is no XML or lacks a box.
+    """
+    with PathManager.open(image_set_file(dirname, split)) as file:
+        names = dict.fromkeys(line.strip() for line in file)
+    names.pop("", None)
+    # Many small files: one local copy of the folder is faster than single remote reads.
+    folder = PathManager.get_local_path(os.path.join(dirname, "Annotations/"))
+    class_ids = {name: number for number, name in enumerate(class_names)}
+    rows = []
+    for number, name in enumerate(names):
+        path = os.path.join(folder, f"{name}.xml")
+        rows += [(number, *row) for row in _read_objects(path, class_ids)]
+    return _pack({name: number for number, name in enumerate(names)}, frozenset(), rows)
+
+
+def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
+    """(category, difficult, x1, y1, x2, y2) of each object of a known class in one XML file."""
+    try:
+        with PathManager.open(path, "rb") as file:
+            objects = ET.parse(file).findall("object")
+        rows = []
+        for item in objects:
+            category = class_ids.get(item.findtext("name"))
+            if category is not None:
+                box = item.find("bndbox")
+                corners = (float(box.findtext(corner)) for corner in _CORNERS)
+                rows.append((category, int(item.findtext("difficult") or 0), *corners))
+        return rows
+    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: not a readable VOC annotation ({error}); each <object> needs a <bndbox> "
+            f"with {', '.join(_CORNERS)}."
+        ) from error
+
+
+def from_dataset_dicts(dicts: Sequence[dict]) -> GroundTruth:
+    """Take the objects from dataset dicts, for data sets that are not VOC devkits.
+
+    Boxes are moved by +1 in x1 and y1, which undoes what loading VOC files does and turns any
+    continuous box into 1-based inclusive pixels. ``difficult`` and ``iscrowd`` objects are
+    neutral. An image without the key ``annotations`` is not annotated and takes no part.
+
+    Args:
+        dicts: Detectron2's standard format, ``annotations`` with ``bbox``, ``bbox_mode``,
+            ``category_id``.
+    """
+    annotated = [record for record in dicts if "annotations" in record]
+    rows = []
+    for number, record in enumerate(annotated):
+        for item in record["annotations"]:
+            box = BoxMode.convert(list(item["bbox"]), item["bbox_mode"], BoxMode.XYXY_ABS)
+            neutral = bool(item.get("difficult", 0)) or bool(item.get("iscrowd", 0))
+            corners = (box[0] + 1, box[1] + 1, box[2], box[3])
+            rows.append((number, item["category_id"], neutral, *corners))
+    index = {str(record["image_id"]): number for number, record in enumerate(annotated)}
+    others = (str(record["image_id"]) for record in dicts if "annotations" not in record)
+    return _pack(index, frozenset(others), rows)
+
+
+def _pack(image_index: dict[str, int], unannotated: frozenset[str], rows: list) -> GroundTruth:
+    table = np.asarray(rows, dtype=np.float64).reshape(-1, 7)
+    return GroundTruth(
+        image_index=image_index,
+        unannotated=unannotated,
+        image=table[:, 0].astype(np.int64),
+        category=table[:, 1].astype(np.int64),
+        difficult=table[:, 2].astype(bool),
+        boxes=np.ascontiguousarray(table[:, 3:]),
+    )

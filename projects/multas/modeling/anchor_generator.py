@@ -1,0 +1,30 @@
+"""Paper A's anchors: Detectron2's, no larger than the image."""
+
+import torch
+from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY, DefaultAnchorGenerator
+from torch import Tensor
+
+
+@ANCHOR_GENERATOR_REGISTRY.register()
+class ClippedAnchorGenerator(DefaultAnchorGenerator):
+    """Anchors whose width and height do not exceed those of the (padded) image; centres stay.
+
+    With ``SIZES`` = [[b 2^k, b 2^k sqrt 2] for level k], ``ASPECT_RATIOS`` = [[1, 0.5, 2]] and
+    ``OFFSET`` 0.5 these are the six anchors of base ``b`` (24 pixels) of the reference
+    implementation, in its order. Same keys as ``DefaultAnchorGenerator``.
+    """
+
+    def _grid_anchors(self, grid_sizes: list[tuple[int, int]]) -> list[Tensor]:
+        half_height, half_width = (0.5 * size * self.strides[0] for size in grid_sizes[0])
+        levels = zip(grid_sizes, self.strides, self.cell_anchors, strict=True)
+        anchors = []
+        for (height, width), stride, cells in levels:
+            x = (torch.arange(width, dtype=cells.dtype, device=cells.device) + self.offset) * stride
+            y = (torch.arange(height, dtype=cells.dtype, device=cells.device) + self.offset) * stride
+            left, top, right, bottom = cells.unbind(1)
+            left, right = left.clamp(min=-half_width), right.clamp(max=half_width)
+            top, bottom = top.clamp(min=-half_height), bottom.clamp(max=half_height)
+            x, y = x[None, :, None], y[:, None, None]
+            corners = torch.broadcast_tensors(x + left, y + top, x + right, y + bottom)
+            anchors.append(torch.stack(corners, dim=-1).reshape(-1, 4))
+        return anchors

@@ -1,0 +1,134 @@
+"""Generalized Focal Loss (Li et al., NeurIPS 2020): distributions over bins, scores as quality.
+
+Distances are in units of bins (the stride of the level), sides in the order left, top, right,
+bottom. A side has ``bins = reg_max + 1`` logits; the four sides of a location lie one after the
+other.
+"""
+
+import torch
+import torch.nn.functional as F
+from fvcore.nn import giou_loss as elementwise_giou_loss
+from torch import Tensor
+
+from multas.modeling.losses import full_precision, quality_focal_elements
+
+
+def weighted_sum(
+    loss: Tensor, weight: Tensor | None = None, avg_factor: Tensor | float | None = None
+) -> Tensor:
+    """``sum(w l) / avg_factor``, or without ``avg_factor`` the mean of ``w l`` over the N samples.
+
+    Args:
+        loss: (N,) per sample.
+        weight: (N,), or None for 1.
+        avg_factor: Divisor, e.g. the number of positives over all workers; the caller keeps it > 0.
+
+    Returns:
+        Scalar; 0 without a sample.
+    """
+    if weight is not None:
+        loss = loss * weight
+    return loss.sum() / (max(loss.numel(), 1) if avg_factor is None else avg_factor)
+
+
+def integral(logits: Tensor) -> Tensor:
+    """Expected bin: ``sum_j j softmax(logits)_j`` over the last axis, (..., bins) -> (...)."""
+    logits = full_precision(logits)
+    bins = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
+    return (logits.softmax(dim=-1) * bins).sum(dim=-1)
+
+
+def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
+    """Boxes (..., 4) XYXY from points (..., 2) and the distances (..., 4) of their sides."""
+    return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
+
+
+def encode_distances(points: Tensor, boxes: Tensor, reg_max: int, *, margin: float = 0.1) -> Tensor:
+    """Distances (..., 4) of the sides of boxes (..., 4) XYXY from points (..., 2).
+
+    Clamped to [0, reg_max - margin], so that a target always has a bin to its right.
+    """
+    distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+    return distances.clamp(min=0.0, max=reg_max - margin)
+
+
+def decode_logits(points: Tensor, logits: Tensor, reg_max: int) -> Tensor:
+    """Boxes (..., 4) from points (..., 2) and logits (..., 4 (reg_max + 1)), side by side."""
+    return decode_distances(points, integral(logits.unflatten(-1, (4, reg_max + 1))))
+
+
+def distribution_focal_elements(logits: Tensor, targets: Tensor) -> Tensor:
+    """DFL (eq. 6) of every side: cross-entropy to the two bins around the target.
+
+    ``-((i + 1 - y) log p_i + (y - i) log p_{i+1})`` with ``i = floor(y)``, ``p = softmax(logits)``.
+
+    Args:
+        logits: (N, bins).
+        targets: (N,) in [0, bins - 1); see :func:`encode_distances`.
+
+    Returns:
+        (N,).
+    """
+    log_p = full_precision(logits).log_softmax(dim=1)
+    left = targets.floor().long()
+    right_share = targets.to(log_p.dtype) - left
+    near = log_p.gather(1, torch.stack([left, left + 1], dim=1))
+    return -((1.0 - right_share) * near[:, 0] + right_share * near[:, 1])
+
+
+def distribution_focal_loss(
+    logits: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    avg_factor: Tensor | float | None = None,
+) -> Tensor:
+    """:func:`distribution_focal_elements` reduced by :func:`weighted_sum`."""
+    return weighted_sum(distribution_focal_elements(logits, targets), weight, avg_factor)
+
+
+def quality_focal_loss(
+    logits: Tensor,
+    labels: Tensor,
+    scores: Tensor,
+    *,
+    beta: float = 2.0,
+    weight: Tensor | None = None,
+    avg_factor: Tensor | float | None = None,
+) -> Tensor:
+    """QFL (eq. 5) with one positive class at most, summed over classes.
+
+    ``|q - s|^beta BCE(x, q)`` at the labelled class, ``s^beta BCE(x, 0)`` elsewhere, ``s =
+    sigmoid(x)``.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) integers; K is background.
+        scores: (N,) quality q in [0, 1] of the positives, e.g. the IoU of the predicted box
+            (detached).
+        beta: Exponent of the distance to the target.
+        weight: (N,) of the samples.
+        avg_factor: Divisor; see :func:`weighted_sum`.
+
+    Returns:
+        Scalar.
+    """
+    classes = logits.shape[1]
+    positive = F.one_hot(labels, classes + 1)[:, :classes]
+    targets = positive * full_precision(scores)[:, None]
+    elements = quality_focal_elements(logits, targets, gamma=beta)
+    return weighted_sum(elements.sum(dim=1), weight, avg_factor)
+
+
+def giou_loss(
+    boxes: Tensor,
+    targets: Tensor,
+    *,
+    weight: Tensor | None = None,
+    avg_factor: Tensor | float | None = None,
+) -> Tensor:
+    """``1 - GIoU`` of N pairs of boxes (N, 4) XYXY in one unit, reduced by :func:`weighted_sum`."""
+    # fvcore adds its eps to the union; at the default 1e-7 that is felt by boxes of a fraction of a
+    # bin.
+    loss = elementwise_giou_loss(full_precision(boxes), full_precision(targets), eps=1e-12)
+    return weighted_sum(loss, weight, avg_factor)

@@ -1,0 +1,21 @@
+"""Heads of the multi-task network."""
+
+from .build import TASK_HEAD_REGISTRY, TaskHead, build_task_head
+from .dense import DenseDetectionHead
+from .dense_inference import DenseInference
+from .dense_loss import DenseLoss
+from .dense_predictor import LevelwisePredictor
+from .linear import LinearClassificationHead
+from .semantic_fpn import SemanticFPNHead
+
+__all__ = [
+    "TASK_HEAD_REGISTRY",
+    "DenseDetectionHead",
+    "DenseInference",
+    "DenseLoss",
+    "LevelwisePredictor",
+    "LinearClassificationHead",
+    "SemanticFPNHead",
+    "TaskHead",
+    "build_task_head",
+]

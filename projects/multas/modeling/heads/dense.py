@@ -1,0 +1,159 @@
+"""The dense detection head: predictor, anchors, losses and inference put together."""
+
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import build_anchor_generator
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Boxes, Instances
+from torch import Tensor, nn
+
+from ..layers import connected_zero
+from .build import TASK_HEAD_REGISTRY, TaskHead, select_features
+from .dense_inference import DenseInference
+from .dense_loss import DenseLoss
+from .dense_predictor import LevelwisePredictor, shared_predictor
+
+DensePredictions = tuple[list[Tensor], list[Tensor]]
+
+
+@TASK_HEAD_REGISTRY.register()
+class DenseDetectionHead(TaskHead):
+    """Anchor-based single-shot detection on several levels.
+
+    Args:
+        in_features: names of the maps to use, finest first.
+        predictor: module ``list of (N, D, Hi, Wi) -> (logits, deltas)``, per level
+            (N, A*K, Hi, Wi) and (N, A*4, Hi, Wi).
+        anchor_generator: module from the maps to one ``Boxes`` of Hi*Wi*A anchors per level.
+        loss: losses in training.
+        detect: inference on one image.
+    """
+
+    annotation = "instances"
+    result = "instances"
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        predictor: nn.Module,
+        anchor_generator: nn.Module,
+        loss: DenseLoss,
+        detect: DenseInference,
+    ) -> None:
+        super().__init__()
+        self.in_features = list(in_features)
+        self.predictor = predictor
+        self.anchor_generator = anchor_generator
+        self.loss = loss
+        self.detect = detect
+        self.num_classes = loss.num_classes
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        head = cfg.MODEL.DENSE_HEAD
+        names, shapes = select_features(
+            head.IN_FEATURES, input_shape, "MODEL.DENSE_HEAD.IN_FEATURES"
+        )
+        anchor_generator = build_anchor_generator(cfg, shapes)
+        counts = set(anchor_generator.num_anchors)
+        if len(counts) != 1:
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR gives {anchor_generator.num_anchors} anchors per place on "
+                f"the levels {names}: SIZES x ASPECT_RATIOS must be equally many on each."
+            )
+        options = {
+            "input_shape": shapes,
+            "num_classes": head.NUM_CLASSES,
+            "num_anchors": counts.pop(),
+            "conv_dims": [shapes[0].channels] * head.NUM_CONVS,
+            "norm": head.NORM,
+            "prior_prob": head.PRIOR_PROB,
+        }
+        return {
+            "in_features": names,
+            "predictor": (
+                shared_predictor(**options)
+                if head.SHARED
+                else LevelwisePredictor(**options, slope=head.LEAKY_SLOPE)
+            ),
+            "anchor_generator": anchor_generator,
+            "loss": DenseLoss(
+                num_classes=head.NUM_CLASSES,
+                assignment=head.ASSIGNMENT,
+                iou_thresholds=tuple(head.IOU_THRESHOLDS),
+                mutual_topk=head.MUTUAL_TOPK,
+                mutual_sigma=head.MUTUAL_SIGMA,
+                cls_loss=head.CLS_LOSS,
+                focal_alpha=head.FOCAL_ALPHA,
+                focal_gamma=head.FOCAL_GAMMA,
+                quality_gamma=head.QUALITY_FOCAL_GAMMA,
+                box_loss=head.BOX_LOSS,
+                smooth_l1_beta=head.SMOOTH_L1_BETA,
+                box_weights=tuple(head.BBOX_REG_WEIGHTS),
+                use_scores=head.WEIGHT_BY_SCORE,
+            ),
+            "detect": DenseInference(
+                score_thresh=head.SCORE_THRESH_TEST,
+                nms_thresh=head.NMS_THRESH_TEST,
+                topk=head.TOPK_CANDIDATES_TEST,
+                max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+                class_agnostic=head.CLASS_AGNOSTIC_NMS,
+                box_weights=tuple(head.BBOX_REG_WEIGHTS),
+            ),
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> DensePredictions:
+        """Logits and deltas of every level, in the layout of Detectron2's RetinaNet head."""
+        return self.predictor([features[name] for name in self.in_features])
+
+    def anchors(self, features: dict[str, Tensor]) -> Tensor:
+        """(R, 4) anchors of all levels, XYXY in pixels, in the order of :meth:`flatten`."""
+        maps = [features[name] for name in self.in_features]
+        return Boxes.cat(self.anchor_generator(maps)).tensor
+
+    def flatten(self, predictions: DensePredictions) -> tuple[Tensor, Tensor]:
+        """Per level maps -> logits (N, R, K) and deltas (N, R, 4)."""
+        logits, deltas = predictions
+        return (
+            torch.cat([permute_to_N_HWA_K(x, self.num_classes) for x in logits], dim=1),
+            torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1),
+        )
+
+    def losses(
+        self,
+        predictions: DensePredictions,
+        features: dict[str, Tensor],
+        annotations: list[Instances | None],
+        image_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Losses "loss_cls" and "loss_box_reg" over the annotated images."""
+        logits, deltas = self.flatten(predictions)
+        annotated = [i for i, instances in enumerate(annotations) if instances is not None]
+        if not annotated:
+            return {"loss_cls": connected_zero(logits), "loss_box_reg": connected_zero(deltas)}
+        if len(annotated) < len(annotations):
+            logits, deltas = logits[annotated], deltas[annotated]
+        instances = [annotations[i].to(logits.device) for i in annotated]
+        return self.loss(logits, deltas, self.anchors(features), instances)
+
+    def inference(
+        self,
+        predictions: DensePredictions,
+        features: dict[str, Tensor],
+        image_sizes: list[tuple[int, int]],
+        output_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes``."""
+        logits, deltas = self.flatten(predictions)
+        anchors = self.anchors(features)
+        sizes = zip(image_sizes, output_sizes, strict=True)
+        return [
+            detector_postprocess(self.detect(logits[i], deltas[i], anchors, size), *output_size)
+            for i, (size, output_size) in enumerate(sizes)
+        ]

@@ -1,0 +1,91 @@
+"""From scores and deltas of all anchors to the detections of one image."""
+
+from dataclasses import dataclass
+
+import torch
+from detectron2.layers import batched_nms
+from detectron2.structures import Boxes, Instances
+from torch import Tensor
+
+from ..box_coding import BOX_WEIGHTS, decode_boxes
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseInference:
+    """Threshold, top-k, decoding, clipping, NMS.
+
+    Args:
+        score_thresh: only scores above it give detections.
+        nms_thresh: IoU above which the weaker of two boxes goes.
+        topk: candidates kept before NMS, best first; 0 = all.
+        max_detections: detections kept per image, best first; 0 = all.
+        class_agnostic: one NMS over all anchors, ranked by their best class; every class above
+            the threshold of a surviving anchor is a detection (the reference implementation of
+            paper A). Otherwise NMS is per class, as in Detectron2.
+        box_weights: factors of dx, dy, dw, dh.
+    """
+
+    score_thresh: float = 0.05
+    nms_thresh: float = 0.5
+    topk: int = 1000
+    max_detections: int = 100
+    class_agnostic: bool = False
+    box_weights: tuple[float, float, float, float] = BOX_WEIGHTS
+
+    def __call__(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_size: tuple[int, int]
+    ) -> Instances:
+        """Detections of one image.
+
+        Args:
+            logits: (R, K).
+            deltas: (R, 4).
+            anchors: (R, 4) XYXY, pixels.
+            image_size: (H, W) of the image without padding, pixels.
+
+        Returns:
+            Instances with ``pred_boxes`` (clipped to the image), ``scores`` and
+            ``pred_classes``, best first.
+        """
+        scores = logits.sigmoid()
+        select = self._class_agnostic if self.class_agnostic else self._per_class
+        boxes, scores, classes = select(scores, deltas, anchors, image_size)
+        end = self.max_detections or None
+        return Instances(
+            image_size,
+            pred_boxes=Boxes(boxes[:end]),
+            scores=scores[:end],
+            pred_classes=classes[:end],
+        )
+
+    def _per_class(
+        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        values, index = self._candidates(scores.flatten())
+        rows, classes = index // scores.shape[1], index % scores.shape[1]
+        boxes = self._decode(deltas[rows], anchors[rows], size)
+        keep = batched_nms(boxes, values, classes, self.nms_thresh)
+        return boxes[keep], values[keep], classes[keep]
+
+    def _class_agnostic(
+        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        best, rows = self._candidates(scores.amax(1))
+        boxes = self._decode(deltas[rows], anchors[rows], size)
+        keep = batched_nms(boxes, best, torch.zeros_like(rows), self.nms_thresh)
+        boxes, scores = boxes[keep], scores[rows[keep]]
+        row, classes = torch.nonzero(scores > self.score_thresh, as_tuple=True)
+        values, order = scores[row, classes].sort(descending=True, stable=True)
+        return boxes[row[order]], values, classes[order]
+
+    def _candidates(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """The best entries of a vector above the threshold, and their indices."""
+        count = min(self.topk or len(scores), len(scores))
+        values, index = scores.topk(count)
+        above = values > self.score_thresh
+        return values[above], index[above]
+
+    def _decode(self, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
+        boxes = Boxes(decode_boxes(deltas.to(anchors.dtype), anchors, self.box_weights))
+        boxes.clip(size)
+        return boxes.tensor

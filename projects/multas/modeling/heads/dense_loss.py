@@ -1,0 +1,156 @@
+"""Assignment and losses of the dense detection head, chosen by name.
+
+Shapes: n annotated images, R anchors of one image, K classes.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ..box_coding import BOX_WEIGHTS, encode_boxes
+from ..losses import balanced_l1_loss, focal_loss, full_precision, quality_focal_loss
+from ..matching import (
+    DenseTargets,
+    PaddedObjects,
+    assign_iou,
+    assign_mutual_guidance,
+    pad_objects,
+)
+
+CHOICES = {
+    "assignment": ("iou", "mutual_guidance"),
+    "cls_loss": ("focal", "quality_focal"),
+    "box_loss": ("balanced_l1", "smooth_l1"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DenseLoss:
+    """Losses of dense predictions against objects.
+
+    Args:
+        num_classes: K.
+        assignment: "iou" or "mutual_guidance".
+        iou_thresholds: background below the first, positive from the second, ignored between.
+        mutual_topk, mutual_sigma: see :func:`multas.modeling.matching.match_mutual_guidance`.
+        cls_loss: "focal" or "quality_focal"; the qualities of the latter are 0/1 with "iou".
+        focal_alpha, focal_gamma: of "focal".
+        quality_gamma: of "quality_focal".
+        box_loss: "balanced_l1" or "smooth_l1", on deltas.
+        smooth_l1_beta: error at which "smooth_l1" becomes linear.
+        box_weights: factors of dx, dy, dw, dh.
+        use_scores: positives count in proportion to the field ``gt_scores`` of their object
+            (pseudo-labels); objects without the field count fully.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+
+    num_classes: int
+    assignment: str = "iou"
+    iou_thresholds: tuple[float, float] = (0.4, 0.5)
+    mutual_topk: int = 15
+    mutual_sigma: float = 2.0
+    cls_loss: str = "quality_focal"
+    focal_alpha: float = 0.25
+    focal_gamma: float = 1.0
+    quality_gamma: float = 2.0
+    box_loss: str = "balanced_l1"
+    smooth_l1_beta: float = 0.1
+    box_weights: tuple[float, float, float, float] = BOX_WEIGHTS
+    use_scores: bool = False
+
+    def __post_init__(self) -> None:
+        for field, choices in CHOICES.items():
+            value = getattr(self, field)
+            if value not in choices:
+                raise ValueError(
+                    f"MODEL.DENSE_HEAD.{field.upper()} is '{value}'; choose from {choices}."
+                )
+
+    def __call__(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, instances: list[Instances]
+    ) -> dict[str, Tensor]:
+        """Losses of n annotated images.
+
+        Args:
+            logits: (n, R, K).
+            deltas: (n, R, 4).
+            anchors: (R, 4) XYXY, pixels.
+            instances: n images with ``gt_boxes`` and ``gt_classes`` on the device of ``logits``.
+
+        Returns:
+            "loss_cls", divided by the number of positive entries, and "loss_box_reg", the mean
+            over the coordinates of the positives (weighted by their quality under mutual
+            guidance).
+        """
+        objects = pad_objects(instances)
+        targets = self.assign(objects, anchors, logits, deltas)
+        cls_weights, box_weights = None, targets.box_weights
+        # The divisor is the sum before pseudo scores: unsure labels shrink the loss.
+        total = 4.0 * box_weights.sum()
+        if self.use_scores:
+            scores = _padded_scores(instances, objects.boxes)
+            cls_weights = _of_objects(scores, targets.class_index)[..., None]
+            box_weights = box_weights * _of_objects(scores, targets.box_index)
+        box_weights = box_weights / torch.where(total > 0, total, 1.0)
+        return {
+            "loss_cls": self._classification(logits, targets, cls_weights),
+            "loss_box_reg": self._regression(deltas, anchors, targets, box_weights[..., None]),
+        }
+
+    def assign(
+        self, objects: PaddedObjects, anchors: Tensor, logits: Tensor, deltas: Tensor
+    ) -> DenseTargets:
+        """What each anchor has to predict; carries no gradient."""
+        if self.assignment == "iou":
+            low, high = self.iou_thresholds
+            return assign_iou(
+                objects, anchors, self.num_classes, positive_overlap=high, negative_overlap=low
+            )
+        return assign_mutual_guidance(
+            objects,
+            anchors,
+            logits.detach(),
+            deltas.detach(),
+            topk=self.mutual_topk,
+            sigma=self.mutual_sigma,
+            soft=self.cls_loss == "quality_focal",
+        )
+
+    def _classification(
+        self, logits: Tensor, targets: DenseTargets, weights: Tensor | None
+    ) -> Tensor:
+        shared = {"mask": targets.class_mask, "weights": weights}
+        if self.cls_loss == "focal":
+            alpha, gamma = self.focal_alpha, self.focal_gamma
+            return focal_loss(logits, targets.classes, alpha=alpha, gamma=gamma, **shared)
+        return quality_focal_loss(logits, targets.classes, gamma=self.quality_gamma, **shared)
+
+    def _regression(
+        self, deltas: Tensor, anchors: Tensor, targets: DenseTargets, weights: Tensor
+    ) -> Tensor:
+        wanted = encode_boxes(targets.boxes, full_precision(anchors), self.box_weights)
+        if self.box_loss == "balanced_l1":
+            return balanced_l1_loss(deltas, wanted, weights=weights)
+        errors = F.smooth_l1_loss(
+            full_precision(deltas), wanted, reduction="none", beta=self.smooth_l1_beta
+        )
+        return (errors * weights).sum()
+
+
+def _padded_scores(instances: list[Instances], boxes: Tensor) -> Tensor:
+    """(n, G) pseudo scores of padded objects, 1 where an image has none."""
+    scores = boxes.new_ones(boxes.shape[:2])
+    for row, image in zip(scores, instances, strict=True):
+        if image.has("gt_scores"):
+            row[: len(image)] = image.gt_scores
+    return scores
+
+
+def _of_objects(scores: Tensor, index: Tensor) -> Tensor:
+    """(n, R) score of each anchor's object, 1 for anchors without (index -1)."""
+    return torch.where(index >= 0, scores.gather(1, index.clamp(min=0)), 1.0)

@@ -1,0 +1,104 @@
+"""The two sub-networks of a dense detector: class logits and box deltas for every anchor."""
+
+import math
+from functools import partial
+
+from detectron2.layers import CycleBatchNormList, ShapeSpec
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from torch import Tensor, nn
+
+from ..layers import BatchNorm2d, Norm, SyncBatchNorm, conv_block
+
+
+class LevelwisePredictor(nn.Module):
+    """Paper A's head: per level own sub-networks of convolution blocks and a 1x1 convolution.
+
+    Args:
+        input_shape: one ``ShapeSpec`` per level.
+        num_classes: K.
+        num_anchors: A, anchors per place.
+        conv_dims: output channels of each block of a sub-network.
+        norm, slope: of the blocks.
+        prior_prob: initial score of every class at every anchor.
+    """
+
+    def __init__(
+        self,
+        *,
+        input_shape: list[ShapeSpec],
+        num_classes: int,
+        num_anchors: int,
+        conv_dims: list[int],
+        norm: Norm = "BN",
+        slope: float = 0.1,
+        prior_prob: float = 0.01,
+    ) -> None:
+        super().__init__()
+        bias = -math.log((1 - prior_prob) / prior_prob)
+        self.cls_subnets = nn.ModuleList(
+            _subnet(level.channels, conv_dims, num_anchors * num_classes, norm, slope, bias)
+            for level in input_shape
+        )
+        self.box_subnets = nn.ModuleList(
+            _subnet(level.channels, conv_dims, num_anchors * 4, norm, slope, 0.0)
+            for level in input_shape
+        )
+
+    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Predict as Detectron2's RetinaNet head does.
+
+        Args:
+            features: per level (N, D, Hi, Wi).
+
+        Returns:
+            Per level logits (N, A*K, Hi, Wi), and per level deltas (N, A*4, Hi, Wi).
+        """
+        logits = [net(x) for net, x in zip(self.cls_subnets, features, strict=True)]
+        deltas = [net(x) for net, x in zip(self.box_subnets, features, strict=True)]
+        return logits, deltas
+
+
+def _subnet(
+    in_channels: int, conv_dims: list[int], out_channels: int, norm: Norm, slope: float, bias: float
+) -> nn.Sequential:
+    widths = [in_channels, *conv_dims]
+    blocks = [
+        conv_block(a, b, norm=norm, leaky_slope=slope)
+        for a, b in zip(widths[:-1], widths[1:], strict=True)
+    ]
+    last = nn.Conv2d(widths[-1], out_channels, 1)
+    nn.init.normal_(last.weight, std=0.01)
+    nn.init.constant_(last.bias, bias)
+    return nn.Sequential(*blocks, last)
+
+
+def shared_predictor(
+    *,
+    input_shape: list[ShapeSpec],
+    num_classes: int,
+    num_anchors: int,
+    conv_dims: list[int],
+    norm: str,
+    prior_prob: float = 0.01,
+) -> RetinaNetHead:
+    """Detectron2's own RetinaNet head: one pair of sub-networks (ReLU) for all levels.
+
+    Arguments as for :class:`LevelwisePredictor`. With "BN" and "SyncBN" every level has its own
+    statistics, as in Detectron2.
+    """
+    own = {"BN": BatchNorm2d, "SyncBN": SyncBatchNorm}
+    per_level: Norm = norm
+    if norm in own:
+        per_level = partial(_cycled_norm, len(input_shape), own[norm])
+    return RetinaNetHead(
+        input_shape=input_shape,
+        num_classes=num_classes,
+        num_anchors=num_anchors,
+        conv_dims=conv_dims,
+        norm=per_level,
+        prior_prob=prior_prob,
+    )
+
+
+def _cycled_norm(length: int, norm: type[nn.Module], channels: int) -> CycleBatchNormList:
+    return CycleBatchNormList(length, norm, num_features=channels)

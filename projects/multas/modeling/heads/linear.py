@@ -1,0 +1,76 @@
+"""A linear classifier of whole images."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from torch import Tensor, nn
+
+from ..layers import connected_zero
+from ..losses import full_precision
+from .build import TASK_HEAD_REGISTRY, TaskHead, select_features
+
+
+@TASK_HEAD_REGISTRY.register()
+class LinearClassificationHead(TaskHead):
+    """Global average pooling of one map and a linear layer, as in ResNet.
+
+    Args:
+        in_feature: name of the map.
+        in_channels: its channels.
+        num_classes: K.
+    """
+
+    annotation = "label"
+    result = "scores"
+
+    @configurable
+    def __init__(self, *, in_feature: str, in_channels: int, num_classes: int) -> None:
+        super().__init__()
+        self.in_feature = in_feature
+        self.num_classes = num_classes
+        self.linear = nn.Linear(in_channels, num_classes)
+        nn.init.normal_(self.linear.weight, std=0.01)
+        nn.init.zeros_(self.linear.bias)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        head = cfg.MODEL.LINEAR_HEAD
+        chosen = [head.IN_FEATURE] if head.IN_FEATURE else []
+        names, shapes = select_features(chosen, input_shape, "MODEL.LINEAR_HEAD.IN_FEATURE")
+        return {
+            "in_feature": names[-1],
+            "in_channels": shapes[-1].channels,
+            "num_classes": head.NUM_CLASSES,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """(N, D, H, W) -> logits (N, K)."""
+        return self.linear(features[self.in_feature].mean(dim=(2, 3)))
+
+    def losses(
+        self,
+        predictions: Tensor,
+        features: dict[str, Tensor],
+        annotations: list[int | None],
+        image_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Loss "loss_class": softmax cross-entropy, mean over the labelled images."""
+        annotated = [i for i, label in enumerate(annotations) if label is not None]
+        if not annotated:
+            return {"loss_class": connected_zero(predictions)}
+        labels = torch.tensor([int(annotations[i]) for i in annotated], device=predictions.device)
+        logits = predictions if len(labels) == len(predictions) else predictions[annotated]
+        return {"loss_class": F.cross_entropy(full_precision(logits), labels)}
+
+    def inference(
+        self,
+        predictions: Tensor,
+        features: dict[str, Tensor],
+        image_sizes: list[tuple[int, int]],
+        output_sizes: list[tuple[int, int]],
+    ) -> list[Tensor]:
+        """Per image (K,) softmax scores."""
+        return list(full_precision(predictions).softmax(dim=1))

@@ -1,0 +1,150 @@
+"""The semantic segmentation head of Panoptic FPN, as paper A uses it."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.postprocessing import sem_seg_postprocess
+from torch import Tensor, nn
+
+from ..layers import Norm, connected_zero, conv_block
+from ..losses import semantic_cross_entropy
+from .build import TASK_HEAD_REGISTRY, TaskHead, select_features
+
+
+class _Upsample(nn.Upsample):
+    def __init__(self, factor: int) -> None:
+        super().__init__(scale_factor=factor, mode="nearest")
+
+
+@TASK_HEAD_REGISTRY.register()
+class SemanticFPNHead(TaskHead):
+    """Panoptic FPN (CVPR 2019), section 3: all levels brought to one stride and added.
+
+    A level of stride s goes through max(1, log2(s / common stride)) blocks of 3x3 convolution,
+    norm, LeakyReLU, each followed by nearest upsampling by 2 where the stride asks for it. Their
+    sum is upsampled (nearest) to the input size, where further blocks and a 1x1 convolution
+    follow; Panoptic FPN itself has no such blocks, the reference of paper A three.
+
+    Args:
+        in_features: names of the maps, finest first.
+        input_shape: their shapes; strides must be multiples of ``common_stride`` by powers of 2.
+        num_classes: C, background included.
+        channels: width of the blocks.
+        num_final_convs: blocks at full resolution.
+        common_stride: stride at which levels are added.
+        norm, slope: of the blocks.
+        ignore_value: label of pixels without annotation.
+    """
+
+    annotation = "sem_seg"
+    result = "sem_seg"
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        input_shape: list[ShapeSpec],
+        num_classes: int,
+        channels: int = 128,
+        num_final_convs: int = 3,
+        common_stride: int = 4,
+        norm: Norm = "BN",
+        slope: float = 0.1,
+        ignore_value: int = 255,
+    ) -> None:
+        super().__init__()
+        self.in_features = list(in_features)
+        self.num_classes = num_classes
+        self.ignore_value = ignore_value
+        self.branches = nn.ModuleList()
+        for name, shape in zip(in_features, input_shape, strict=True):
+            steps = math.log2(shape.stride / common_stride)
+            if steps < 0 or not steps.is_integer():
+                raise ValueError(
+                    f"Level {name} has stride {shape.stride}, which cannot be doubled down to "
+                    f"MODEL.SEMANTIC_FPN_HEAD.COMMON_STRIDE ({common_stride}); change one of them "
+                    "or name other levels in MODEL.SEMANTIC_FPN_HEAD.IN_FEATURES."
+                )
+            branch: list[nn.Module] = []
+            for i in range(max(1, int(steps))):
+                width = channels if i else shape.channels
+                branch.append(conv_block(width, channels, norm=norm, leaky_slope=slope))
+                if steps:
+                    branch.append(_Upsample(2))
+            self.branches.append(nn.Sequential(*branch))
+        self.upsample = _Upsample(common_stride)
+        self.final = nn.Sequential(
+            *(conv_block(channels, channels, norm=norm, leaky_slope=slope)
+              for _ in range(num_final_convs))
+        )  # fmt: skip
+        self.predictor = nn.Conv2d(channels, num_classes, 1, bias=False)
+        nn.init.normal_(self.predictor.weight, std=0.01)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        head = cfg.MODEL.SEMANTIC_FPN_HEAD
+        names, shapes = select_features(
+            head.IN_FEATURES, input_shape, "MODEL.SEMANTIC_FPN_HEAD.IN_FEATURES"
+        )
+        return {
+            "in_features": names,
+            "input_shape": shapes,
+            "num_classes": head.NUM_CLASSES,
+            "channels": head.CONVS_DIM,
+            "num_final_convs": head.NUM_FINAL_CONVS,
+            "common_stride": head.COMMON_STRIDE,
+            "norm": head.NORM,
+            "slope": head.LEAKY_SLOPE,
+            "ignore_value": head.IGNORE_VALUE,
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        """Maps (N, D, Hi, Wi) -> logits (N, C, H, W) at the size of the padded input."""
+        maps = [
+            branch(features[name])
+            for name, branch in zip(self.in_features, self.branches, strict=True)
+        ]
+        total = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+        return self.predictor(self.final(self.upsample(total)))
+
+    def losses(
+        self,
+        predictions: Tensor,
+        features: dict[str, Tensor],
+        annotations: list[Tensor | None],
+        image_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Loss "loss_sem_seg": cross-entropy, mean over the annotated pixels of the batch.
+
+        Args:
+            predictions: (N, C, H, W).
+            annotations: per image (Hi, Wi) integer labels, smaller than the padded batch or equal.
+        """
+        annotated = [i for i, labels in enumerate(annotations) if labels is not None]
+        if not annotated:
+            return {"loss_sem_seg": connected_zero(predictions)}
+        labels = [annotations[i].to(predictions.device) for i in annotated]
+        height, width = image_size
+        padded = torch.stack([
+            F.pad(x, (0, width - x.shape[1], 0, height - x.shape[0]), value=self.ignore_value)
+            for x in labels
+        ])  # fmt: skip
+        logits = predictions if len(labels) == len(annotations) else predictions[annotated]
+        loss = semantic_cross_entropy(logits, padded, ignore_value=self.ignore_value)
+        return {"loss_sem_seg": loss}
+
+    def inference(
+        self,
+        predictions: Tensor,
+        features: dict[str, Tensor],
+        image_sizes: list[tuple[int, int]],
+        output_sizes: list[tuple[int, int]],
+    ) -> list[Tensor]:
+        """Per image logits (C, H, W) at the output size, for Detectron2's ``SemSegEvaluator``."""
+        sizes = zip(predictions, image_sizes, output_sizes, strict=True)
+        return [sem_seg_postprocess(x, size, *output) for x, size, output in sizes]

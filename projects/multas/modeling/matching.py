@@ -1,0 +1,120 @@
+"""Dense targets: what each anchor of a batch has to predict, by IoU or by mutual guidance.
+
+Shapes: N images, A anchors of an image, G padded objects, K classes. Boxes are XYXY in pixels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .box_coding import BOX_WEIGHTS
+from .matchers import PaddedObjects, match_iou, match_mutual_guidance, pad_objects
+
+__all__ = [
+    "DenseTargets",
+    "PaddedObjects",
+    "assign_iou",
+    "assign_mutual_guidance",
+    "pad_objects",
+]
+
+
+class DenseTargets(NamedTuple):
+    """What a dense head has to predict at each anchor."""
+
+    classes: Tensor  # (N, A, K) float: 1 or a quality in (0, 1] for the class of a positive, else 0
+    class_mask: Tensor  # (N, A, K) bool: False for entries without classification loss
+    class_index: Tensor  # (N, A) int64: object behind a positive for classification, -1 for none
+    boxes: Tensor  # (N, A, 4) XYXY, pixels: box of the matched object, the anchor itself for none
+    box_weights: Tensor  # (N, A) float: 0 without localisation loss; not normalised over the batch
+    box_index: Tensor  # (N, A) int64: object behind a positive for localisation, -1 for none
+
+
+def assign_iou(
+    objects: PaddedObjects,
+    anchors: Tensor,
+    num_classes: int,
+    *,
+    positive_overlap: float = 0.5,
+    negative_overlap: float = 0.4,
+) -> DenseTargets:
+    """Dense targets by IoU: positive, background, or ignored between the two thresholds.
+
+    An ignored anchor is ignored only in the entry of the class it was matched with; for the other
+    classes it is background. The best anchor of each object is positive whatever its overlap.
+
+    Args:
+        objects: padded objects of N images, with classes in [0, num_classes).
+        anchors: (A, 4) XYXY.
+        num_classes: K.
+        positive_overlap: IoU from which on an anchor is positive.
+        negative_overlap: IoU below which an anchor is background.
+
+    Returns:
+        DenseTargets with targets and weights of 0 or 1.
+    """
+    match = match_iou(objects, anchors)
+    positive = match.quality >= positive_overlap
+    ignored = (match.quality >= negative_overlap) & ~positive
+    quality = positive.to(match.quality.dtype)
+    classes = _spread(objects.classes, match.index, quality, num_classes)
+    mask = _spread(objects.classes, match.index, ignored, num_classes).logical_not_()
+    index = torch.where(positive, match.index, -1)
+    boxes = _matched_boxes(objects, anchors, index)
+    return DenseTargets(classes, mask, index, boxes, quality, index)
+
+
+def assign_mutual_guidance(
+    objects: PaddedObjects,
+    anchors: Tensor,
+    logits: Tensor,
+    deltas: Tensor,
+    *,
+    topk: int = 15,
+    sigma: float = 2.0,
+    soft: bool = True,
+    box_weights: tuple[float, float, float, float] = BOX_WEIGHTS,
+) -> DenseTargets:
+    """Dense targets by :func:`match_mutual_guidance`; all that is not positive is background.
+
+    Args:
+        objects: padded objects of N images, with classes in [0, K).
+        anchors: (A, 4) XYXY.
+        logits: (N, A, K) class logits; no gradient is passed.
+        deltas: (N, A, 4) box deltas; no gradient is passed.
+        topk: see :func:`match_mutual_guidance`.
+        sigma: see :func:`match_mutual_guidance`.
+        soft: class targets are the IoU of the predicted box (for the quality focal loss), not 1.
+        box_weights: factors of the box coding.
+
+    Returns:
+        DenseTargets; ``box_weights`` are the amplified overlaps of the positives.
+    """
+    by_box, by_score = match_mutual_guidance(
+        objects, anchors, logits, deltas, topk=topk, sigma=sigma, box_weights=box_weights
+    )
+    quality = by_box.positive * (by_box.quality if soft else torch.ones_like(by_box.quality))
+    classes = _spread(objects.classes, by_box.index, quality, logits.shape[-1])
+    box_index = torch.where(by_score.positive, by_score.index, -1)
+    return DenseTargets(
+        classes,
+        torch.ones_like(classes, dtype=torch.bool),
+        torch.where(by_box.positive, by_box.index, -1),
+        _matched_boxes(objects, anchors, box_index),
+        by_score.positive * by_score.quality,
+        box_index,
+    )
+
+
+def _spread(classes: Tensor, index: Tensor, values: Tensor, num_classes: int) -> Tensor:
+    """Write values (N, A) into zeros (N, A, K) at the class of each anchor's object."""
+    dense = values.new_zeros(*values.shape, num_classes)
+    return dense.scatter_(2, classes.gather(1, index)[..., None], values[..., None])
+
+
+def _matched_boxes(objects: PaddedObjects, anchors: Tensor, index: Tensor) -> Tensor:
+    """Boxes (N, A, 4) of the objects; where index is -1 the anchors, whose deltas are finite."""
+    index = index[..., None]
+    boxes = objects.boxes.to(anchors.dtype).gather(1, index.clamp(min=0).expand(-1, -1, 4))
+    return torch.where(index >= 0, boxes, anchors)

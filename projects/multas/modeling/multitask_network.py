@@ -1,0 +1,146 @@
+"""The meta-architecture: one backbone, any number of task heads, partly annotated batches."""
+
+from typing import Any, NamedTuple
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
+from detectron2.structures import ImageList
+from torch import Tensor, nn
+
+from .heads import TaskHead, build_task_head
+
+
+class RawOutputs(NamedTuple):
+    """What a forward pass computes before losses or inference."""
+
+    images: ImageList
+    features: dict[str, Tensor]  # per level (N, D, Hi, Wi)
+    predictions: dict[str, Any]  # per task what its head returned
+
+
+@META_ARCH_REGISTRY.register()
+class MultiTaskNetwork(nn.Module):
+    """A backbone and task heads; serves as teacher and as student, with one task or several.
+
+    Args:
+        backbone: any Detectron2 backbone.
+        heads: task name -> head; the order is that of the losses.
+        loss_weights: task name -> factor of its losses; 1 where missing.
+        pixel_mean, pixel_std: per channel, in the channel order of the input.
+        input_format: channel order, for visualisation only ("BGR", "RGB").
+
+    Raises:
+        ValueError: two heads that write the same result.
+    """
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: Backbone,
+        heads: dict[str, TaskHead],
+        pixel_mean: list[float],
+        pixel_std: list[float],
+        loss_weights: dict[str, float] | None = None,
+        input_format: str = "BGR",
+    ) -> None:
+        super().__init__()
+        results = [head.result for head in heads.values()]
+        if len(set(results)) < len(results) or not heads:
+            raise ValueError(
+                f"MODEL.MULTITASK.HEADS of the tasks {list(heads)} give the results {results}: "
+                "there must be at least one head, and each must give a result of its own."
+            )
+        self.backbone = backbone
+        self.heads = nn.ModuleDict(heads)
+        self.loss_weights = dict(loss_weights or {})
+        self.input_format = input_format
+        # Not persistent: they are config, and a checkpoint must load under another one.
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        multitask = cfg.MODEL.MULTITASK
+        tasks, names = list(multitask.TASKS), list(multitask.HEADS)
+        weights = list(multitask.LOSS_WEIGHTS) or [1.0] * len(tasks)
+        if not len(tasks) == len(names) == len(weights) or len(set(tasks)) < len(tasks):
+            raise ValueError(
+                f"MODEL.MULTITASK.TASKS {tasks}, HEADS {names} and LOSS_WEIGHTS {weights} belong "
+                "together entry by entry: give distinct tasks and equally many of each "
+                "(LOSS_WEIGHTS may be empty)."
+            )
+        backbone = build_backbone(cfg)
+        shapes = backbone.output_shape()
+        return {
+            "backbone": backbone,
+            "heads": {
+                task: build_task_head(name, cfg, shapes)
+                for task, name in zip(tasks, names, strict=True)
+            },
+            "loss_weights": dict(zip(tasks, weights, strict=True)),
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+            "input_format": cfg.INPUT.FORMAT,
+        }
+
+    @property
+    def device(self) -> torch.device:
+        return self.pixel_mean.device
+
+    def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
+        """Normalise, pad (right and below, with zeros) and batch the images."""
+        images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
+        images = [(image - self.pixel_mean) / self.pixel_std for image in images]
+        return ImageList.from_tensors(images, self.backbone.size_divisibility)
+
+    def raw_outputs(self, batched_inputs: list[dict[str, Any]]) -> RawOutputs:
+        """Backbone and heads only: no annotation is read, nothing is decoded."""
+        images = self.preprocess_image(batched_inputs)
+        features = self.backbone(images.tensor)
+        predictions = {task: head(features) for task, head in self.heads.items()}
+        return RawOutputs(images, features, predictions)
+
+    def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
+        """Losses in training, results in inference.
+
+        Args:
+            batched_inputs: one dict per image: "image" (C, H, W); "height", "width" of the
+                wanted output (inference); and in training the annotations it has: "instances"
+                (empty = annotated as empty), "sem_seg" (H, W), "label". A missing key means not
+                annotated: the image has no part in that task's losses.
+
+        Returns:
+            Training: all losses of all heads, scalars; exact zeros for a task without annotated
+            image. Inference: per image one entry per head: "instances", "sem_seg", "scores".
+        """
+        outputs = self.raw_outputs(batched_inputs)
+        if self.training:
+            return self._losses(outputs, batched_inputs)
+        return self._results(outputs, batched_inputs)
+
+    def _losses(self, outputs: RawOutputs, batched_inputs: list[dict]) -> dict[str, Tensor]:
+        image_size = tuple(outputs.images.tensor.shape[-2:])
+        losses: dict[str, Tensor] = {}
+        for task, head in self.heads.items():
+            annotations = [x.get(head.annotation) for x in batched_inputs]
+            own = head.losses(outputs.predictions[task], outputs.features, annotations, image_size)
+            weight = self.loss_weights.get(task, 1.0)
+            losses.update({name: loss * weight for name, loss in own.items()})
+        return losses
+
+    def _results(self, outputs: RawOutputs, batched_inputs: list[dict]) -> list[dict[str, Any]]:
+        sizes = outputs.images.image_sizes
+        output_sizes = [
+            (x.get("height", height), x.get("width", width))
+            for x, (height, width) in zip(batched_inputs, sizes, strict=True)
+        ]
+        results: list[dict[str, Any]] = [{} for _ in batched_inputs]
+        for task, head in self.heads.items():
+            own = head.inference(
+                outputs.predictions[task], outputs.features, sizes, output_sizes
+            )
+            for result, value in zip(results, own, strict=True):
+                result[head.result] = value
+        return results

@@ -1,0 +1,55 @@
+"""Fixtures and settings that every test shares."""
+
+import random
+from pathlib import Path
+
+# Detectron2 first: where torchvision's compiled operators do not load, it makes torchvision work.
+import detectron2  # noqa: F401
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+matplotlib.use("Agg")
+# Small tensors gain nothing from more threads, and results stay the same on any machine.
+torch.set_num_threads(1)
+# Examples are the same in every run; a slow machine fails no test by its speed.
+settings.register_profile("multas", deadline=None, derandomize=True, max_examples=40)
+settings.load_profile("multas")
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    """Starts every test from the same random state and returns the seed."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+    return 0
+
+
+@pytest.fixture(scope="session")
+def repository():
+    """The root folder of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data sets beside the repository; skips where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no real data sets at {folder.name}/ beside the repository")
+    return folder
+
+
+def pytest_collection_modifyitems(items):
+    """Skips tests marked gpu where there is no CUDA device."""
+    if torch.cuda.is_available():
+        return
+    skip = pytest.mark.skip(reason="needs a CUDA device")
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(skip)

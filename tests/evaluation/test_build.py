@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import MetadataCatalog
+from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+from multas.evaluation import (
+    EVALUATOR_REGISTRY,
+    ClassificationEvaluator,
+    SemanticSegmentationEvaluator,
+    VOCDetectionEvaluator,
+    add_evaluation_config,
+    build_evaluator,
+)
+from multas.evaluation.voc import IOU_THRESHOLDS
+
+OBJECTS = [[("ant", 0, 11, 11, 30, 30)], [("bee", 0, 1, 1, 20, 20), ("ant", 0, 41, 41, 70, 70)]]
+EXACT = [
+    ("000000", [0], np.float32([0.9]), np.float32([[10, 10, 30, 30]])),
+    ("000001", [1, 0], np.float32([0.8, 0.7]), np.float32([[0, 0, 20, 20], [40, 40, 70, 70]])),
+]
+
+
+@pytest.fixture
+def cfg(tmp_path):
+    cfg = get_cfg()
+    add_evaluation_config(cfg)
+    cfg.OUTPUT_DIR = str(tmp_path)
+    return cfg
+
+
+@pytest.fixture
+def voc_set(make_devkit):
+    return make_devkit(OBJECTS, ["ant", "bee"])
+
+
+def test_metadata_chooses_the_evaluator(cfg, voc_set, register):
+    assert isinstance(build_evaluator(cfg, voc_set), VOCDetectionEvaluator)
+    labels = register(list, evaluator_type="classification")
+    assert isinstance(build_evaluator(cfg, labels), ClassificationEvaluator)
+    for kind in ("sem_seg", "cityscapes_sem_seg"):
+        masks = register(list, evaluator_type=kind, stuff_classes=["ground", "sky"])
+        assert isinstance(build_evaluator(cfg, masks), SemanticSegmentationEvaluator)
+
+
+def test_coco_evaluator_takes_the_same_predictions(cfg, voc_set, run_evaluator):
+    ours = run_evaluator(build_evaluator(cfg, voc_set), EXACT)["bbox"]
+    cfg.TEST.EVALUATOR = "coco"
+    evaluator = build_evaluator(cfg, voc_set, cfg.OUTPUT_DIR)
+    assert isinstance(evaluator, COCOEvaluator)
+    theirs = run_evaluator(evaluator, EXACT)["bbox"]
+    for key in ("AP", "AP50", "AP75", "AP-ant", "AP-bee"):
+        assert ours[key] == pytest.approx(100.0)
+        assert theirs[key] == pytest.approx(100.0)
+
+
+def test_voc_metric_on_a_set_of_another_format(cfg, voc_set, register, run_evaluator):
+    from detectron2.data import DatasetCatalog
+
+    records = DatasetCatalog.get(voc_set)
+    other = register(lambda: records, thing_classes=["ant", "bee"], evaluator_type="coco")
+    cfg.TEST.EVALUATOR = "voc"
+    evaluator = build_evaluator(cfg, other)
+    assert isinstance(evaluator, VOCDetectionEvaluator)
+    assert run_evaluator(evaluator, EXACT)["bbox"]["AP"] == pytest.approx(100.0)
+
+
+def test_several_tasks_give_several_evaluators(cfg, voc_set):
+    meta = MetadataCatalog.get(voc_set)
+    MetadataCatalog.remove(voc_set)
+    types = ["pascal_voc", "sem_seg", "classification"]
+    values = {**meta.as_dict(), "evaluator_type": types, "stuff_classes": ["ground", "ant"]}
+    MetadataCatalog.get(voc_set).set(**{k: v for k, v in values.items() if k != "name"})
+    evaluator = build_evaluator(cfg, voc_set)
+    assert isinstance(evaluator, DatasetEvaluators)
+    evaluator.reset()
+    # A model of one task alone is judged by that one.
+    evaluator.process([{"label": 0, "file_name": "0.jpg"}], [{"scores": np.float32([0.9, 0.1])}])
+    assert evaluator.evaluate() == {"classification": {"top1_error": 0.0, "top5_error": 0.0}}
+
+
+def test_unknown_choices_are_answered_with_the_known_ones(cfg, voc_set, register):
+    with pytest.raises(KeyError, match=r"no evaluator_type.*pascal_voc"):
+        build_evaluator(cfg, register(list))
+    with pytest.raises(KeyError, match=r"'panoptic'.*unknown.*pascal_voc"):
+        build_evaluator(cfg, register(list, evaluator_type="panoptic"))
+    cfg.TEST.EVALUATOR = "kitti"
+    with pytest.raises(ValueError, match=r"kitti.*'voc', 'coco'"):
+        build_evaluator(cfg, voc_set)
+
+
+def test_keys_reach_the_voc_evaluator(cfg, voc_set, run_evaluator):
+    assert cfg.TEST.VOC_IOU_THRESHOLDS == IOU_THRESHOLDS
+    cfg.TEST.VOC_IOU_THRESHOLDS = (0.5,)
+    cfg.TEST.VOC_REPORT_THRESHOLDS = (0.1, 0.25)
+    cfg.TEST.VOC_METRIC = "area"
+    cfg.TEST.VOC_SKIP_ABSENT_CLASSES = True
+    first = [EXACT[0], ("000001", [0], np.float32([0.95]), np.float32([[80, 80, 90, 90]]))]
+    results = run_evaluator(build_evaluator(cfg, voc_set), first)["bbox"]
+    assert results["AP"] == results["AP_area"] == pytest.approx(12.5)
+    assert results["AP10"] == pytest.approx(12.5)
+    assert "AP75" not in results
+
+
+def test_users_can_register_their_own(cfg, register):
+    def my_evaluator(cfg, dataset_name, output_folder):
+        return (dataset_name, output_folder)
+
+    EVALUATOR_REGISTRY._do_register("my_type", my_evaluator)
+    try:
+        name = register(list, evaluator_type="my_type")
+        assert build_evaluator(cfg, name) == (name, f"{cfg.OUTPUT_DIR}/inference")
+    finally:
+        EVALUATOR_REGISTRY._obj_map.pop("my_type")

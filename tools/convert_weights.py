@@ -1,0 +1,100 @@
+#!/usr/bin/env python3
+"""Turns ImageNet weights of a torchvision-style ResNet into a file for MODEL.WEIGHTS.
+
+The result has the names of Detectron2's ResNet, without a prefix: loading matches names by their
+ends, so that one file serves ResNets, FPNs, students and teachers. Such weights expect
+
+    INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN [123.675, 116.28, 103.53],
+    MODEL.PIXEL_STD [58.395, 57.12, 57.375] and MODEL.RESNETS.STRIDE_IN_1X1 False.
+"""
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+RENAMES = (
+    (r"^bn1\.", "stem.conv1.norm."),
+    (r"^conv1\.", "stem.conv1."),
+    (r"^layer(\d+)\.", lambda match: f"res{int(match[1]) + 1}."),
+    (r"\.bn(\d)\.", r".conv\1.norm."),
+    (r"\.downsample\.0\.", ".shortcut."),
+    (r"\.downsample\.1\.", ".shortcut.norm."),
+    (r"^fc\.", "linear."),
+)
+KNOWN = re.compile(
+    r"(conv1\.weight|bn1\.\w+|fc\.(weight|bias)"
+    r"|layer[1-4]\.\d+\.(conv[1-3]\.weight|bn[1-3]\.\w+|downsample\.(0\.weight|1\.\w+)))"
+)
+
+
+def convert(weights: Mapping[str, Tensor], classifier: bool = False) -> dict[str, Tensor]:
+    """Rename the entries of a torchvision-style ResNet state dict.
+
+    Args:
+        weights: names like "conv1.weight", "layer1.0.bn1.bias", "layer2.0.downsample.0.weight".
+        classifier: keep "fc" (as "linear").
+
+    Returns:
+        Names like "stem.conv1.weight", "res2.0.conv1.norm.bias", "res3.0.shortcut.weight".
+
+    Raises:
+        ValueError: the entries are not those of a ResNet.
+    """
+    unknown = [name for name in weights if not KNOWN.fullmatch(name)]
+    if unknown or "conv1.weight" not in weights:
+        raise ValueError(
+            "These are not the weights of a torchvision-style ResNet: "
+            + (f"unknown names {unknown[:5]}" if unknown else "there is no 'conv1.weight'")
+            + ". Give the state dict of resnet18 … resnet152 (or a ResNeXt)."
+        )
+    converted = {}
+    for name, value in weights.items():
+        if name.endswith("num_batches_tracked") or (name.startswith("fc.") and not classifier):
+            continue
+        for pattern, replacement in RENAMES:
+            name = re.sub(pattern, replacement, name)
+        converted[name] = value
+    return converted
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a state dict, bare or as the entry "state_dict" or "model" of a checkpoint."""
+    loaded = torch.load(path, map_location="cpu", weights_only=True)
+    for key in ("state_dict", "model"):
+        if isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    return {name.removeprefix("module."): value for name, value in loaded.items()}
+
+
+def write_checkpoint(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """Write a ".pth" or ".pkl" that Detectron2's checkpointer loads by the ends of names."""
+    header = {"__author__": "multas", "matching_heuristics": True}
+    if path.suffix == ".pkl":
+        arrays = {name: value.numpy() for name, value in weights.items()}
+        path.write_bytes(pickle.dumps({"model": arrays, **header}))
+    elif path.suffix == ".pth":
+        torch.save({"model": dict(weights), **header}, path)
+    else:
+        raise ValueError(f"The output '{path}' must end in .pth or .pkl.")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("input", type=Path, help="state dict of a torchvision-style ResNet (.pth)")
+    parser.add_argument("output", type=Path, help="file to write: .pth or .pkl")
+    parser.add_argument("--classifier", action="store_true", help="keep the last linear layer")
+    args = parser.parse_args(arguments)
+    weights = convert(read_state_dict(args.input), args.classifier)
+    write_checkpoint(args.output, weights)
+    print(f"{len(weights)} tensors written to {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What install_detectron2.py changes in and adds to the Detectron2 sources."""

@@ -1,0 +1,42 @@
+#!/usr/bin/env python
+"""Train or evaluate what a config describes.
+
+    python train_net.py --config-file configs/quickstart/distilled.yaml [--resume] [KEY VALUE ...]
+    python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../student.pth
+"""
+
+from detectron2.checkpoint import DetectionCheckpointer
+from detectron2.engine import default_argument_parser, launch
+from detectron2.modeling import build_model
+from detectron2.evaluation import verify_results
+from detectron2.utils import comm
+
+from multas.engine import Trainer, setup
+
+
+def main(args):
+    cfg = setup(args)
+    if args.eval_only:
+        model = build_model(cfg)
+        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
+            cfg.MODEL.WEIGHTS, resume=args.resume
+        )
+        results = Trainer.test(cfg, model)
+        if comm.is_main_process():
+            verify_results(cfg, results)
+        return results
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=args.resume)
+    return trainer.train()
+
+
+if __name__ == "__main__":
+    args = default_argument_parser().parse_args()
+    launch(
+        main,
+        args.num_gpus,
+        num_machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        dist_url=args.dist_url,
+        args=(args,),
+    )
