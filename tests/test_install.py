@@ -119,6 +119,14 @@ def test_nms_of_nothing_and_of_boxes_without_area():
     assert stand_ins.nms(points, torch.tensor([0.1, 0.3, 0.3]), 0.5).tolist() == [1, 2, 0]
 
 
+def test_nms_keeps_equal_scores_in_input_order():
+    boxes = torch.arange(2000.0)[:, None] * 10 + torch.tensor([0.0, 0.0, 5.0, 5.0])
+    scores = (torch.arange(2000) % 2).float()
+    order = torch.arange(2000)
+    expected = torch.cat([order[1::2], order[::2]])
+    assert torch.equal(stand_ins.nms(boxes, scores, 0.5), expected)
+
+
 def test_nms_threshold_is_strict_and_compared_in_double_precision():
     # Intersection 6, union 10: float32(0.6) lies just above the double 0.6, just as in torchvision.
     boxes = torch.tensor([[0.0, 0.0, 8.0, 1.0], [2.0, 0.0, 10.0, 1.0]])
@@ -128,7 +136,8 @@ def test_nms_threshold_is_strict_and_compared_in_double_precision():
 
 
 def test_nms_computes_half_precision_in_single():
-    boxes, scores = random_boxes(50).half(), torch.rand(50).half()
+    # In half precision the areas of these boxes overflow.
+    boxes, scores = random_boxes(50, 200, 600).half(), torch.rand(50).half()
     expected = reference_nms(boxes.float(), scores.float(), 0.3)
     assert stand_ins.nms(boxes, scores, 0.3).tolist() == expected
 

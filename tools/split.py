@@ -15,7 +15,8 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from multas.data.cards import read_card, register_card
+from multas.data.card import read_card
+from multas.data.cards import register_card
 from multas.data.split_check import check_splits, read_lists
 from multas.data.splits import FRACTIONS, class_counts, make_splits, write_splits
 
@@ -43,7 +44,8 @@ def make(args: argparse.Namespace) -> int:
         register_card(args.card)
         name = f"{read_card(args.card).name}_{args.split}"
     records = DatasetCatalog.get(name)
-    counts = class_counts(records, MetadataCatalog.get(name).thing_classes)
+    metadata = MetadataCatalog.get(name)
+    counts = class_counts(records, metadata.thing_classes, metadata.get("image_root"))
     splits = make_splits(counts, args.fractions, args.seed)
     if not args.force:
         refuse_overwriting(splits, args.out, args.part)
@@ -62,15 +64,15 @@ def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> No
 
 def print_shares(splits: dict[str, list[str]], counts: dict[str, dict[str, int]]) -> None:
     """One row per list: images, and objects of each class with their share of all."""
-    totals = Counter()
+    totals: Counter[str] = Counter()
     for own in counts.values():
         totals.update(own)
     print(f"{'list':10s} {'images':>7s}  " + "  ".join(f"{name:>14s}" for name in sorted(totals)))
     for name, ids in splits.items():
-        own = Counter()
+        part: Counter[str] = Counter()
         for image_id in ids:
-            own.update(counts[image_id])
-        cells = [f"{own[c]:6d} {100 * own[c] / totals[c]:5.1f} %" for c in sorted(totals)]
+            part.update(counts[image_id])
+        cells = [f"{part[c]:6d} {100 * part[c] / totals[c]:5.1f} %" for c in sorted(totals)]
         print(f"{name:10s} {len(ids):7d}  " + "  ".join(cells))
 
 

@@ -69,9 +69,7 @@ def test_z_moves_as_in_the_authors_optimiser(case, run):
         optimizer.step()
         trajectory.append(aggregator.z.detach().clone())
         values.append(f_d.detach())
-    torch.testing.assert_close(
-        torch.stack(trajectory), data[f"out_z_{run}"], rtol=0, atol=1e-8
-    )
+    torch.testing.assert_close(torch.stack(trajectory), data[f"out_z_{run}"], rtol=0, atol=1e-8)
     torch.testing.assert_close(torch.stack(values), data[f"out_fd_{run}"], rtol=1e-7, atol=1e-7)
 
 

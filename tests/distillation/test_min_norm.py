@@ -104,7 +104,8 @@ def test_golden_optimum_is_reached(case, solver):
     if golden["out_v_unique"] and well_conditioned:
         np.testing.assert_allclose(weights, golden["out_v_exact"], atol=1e-8)
     error = np.linalg.norm(rows.T @ weights - golden["out_u_exact"])
-    assert error <= 1e-10 * np.sqrt(minimum) + 1e-13 * np.linalg.norm(rows, axis=1).max()
+    # |u - u*|^2 is at most the excess, so u is known to the square root of machine precision.
+    assert error <= 1e-7 * np.sqrt(minimum) + 1e-13 * np.linalg.norm(rows, axis=1).max()
 
 
 @pytest.mark.parametrize("case", MULTIOBJECTIVE)

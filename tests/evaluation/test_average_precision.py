@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from multas.evaluation.average_precision import (
     average_precision_11point,
     average_precision_area,

@@ -1,14 +1,15 @@
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
-from detectron2.data import MetadataCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
+
+from multas.config.evaluation import add_evaluation_config
 from multas.evaluation import (
     EVALUATOR_REGISTRY,
     ClassificationEvaluator,
     SemanticSegmentationEvaluator,
     VOCDetectionEvaluator,
-    add_evaluation_config,
     build_evaluator,
 )
 from multas.evaluation.voc import IOU_THRESHOLDS
@@ -54,8 +55,6 @@ def test_coco_evaluator_takes_the_same_predictions(cfg, voc_set, run_evaluator):
 
 
 def test_voc_metric_on_a_set_of_another_format(cfg, voc_set, register, run_evaluator):
-    from detectron2.data import DatasetCatalog
-
     records = DatasetCatalog.get(voc_set)
     other = register(lambda: records, thing_classes=["ant", "bee"], evaluator_type="coco")
     cfg.TEST.EVALUATOR = "voc"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+
 from multas.evaluation import ClassificationEvaluator
 from multas.evaluation.classification import rank_of_class
 

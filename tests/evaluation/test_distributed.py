@@ -1,17 +1,18 @@
 import json
 import os
-import socket
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-from multas.evaluation import ClassificationEvaluator, SemanticSegmentationEvaluator
-from multas.evaluation import VOCDetectionEvaluator as VOC
 from PIL import Image
 
-# Each process sees every second image. The label maps and boxes follow from the image's number.
+from multas.evaluation import ClassificationEvaluator, SemanticSegmentationEvaluator
+from multas.evaluation import VOCDetectionEvaluator as VOC
+
+# Each of two processes sees every second image, then the first one sees all of them alone. What is
+# predicted follows from the number of the image.
 SCRIPT = """
 import json, os, sys
 import detectron2
@@ -22,21 +23,18 @@ from multas.evaluation import (
     ClassificationEvaluator, SemanticSegmentationEvaluator, VOCDetectionEvaluator,
 )
 
-folder, rank, world = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-if world > 1:
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+folder, rank = sys.argv[1], int(sys.argv[2])
+meeting = "file://" + os.path.join(folder, "meeting")
+torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
 records = json.load(open(os.path.join(folder, "records.json")))
 DatasetCatalog.register("toy", lambda: records)
 MetadataCatalog.get("toy").set(thing_classes=["ant", "bee"], stuff_classes=["ground", "ant"])
-evaluators = [
-    VOCDetectionEvaluator("toy"),
-    SemanticSegmentationEvaluator("toy", output_dir=os.path.join(folder, f"out{world}")),
-    ClassificationEvaluator("toy"),
-]
-results = {}
-for evaluator in evaluators:
+kinds = [VOCDetectionEvaluator, SemanticSegmentationEvaluator, ClassificationEvaluator]
+
+
+def evaluate(evaluator, numbers):
     evaluator.reset()
-    for number in range(rank, len(records), world):
+    for number in numbers:
         generator = torch.Generator().manual_seed(number)
         instances = Instances((40, 40))
         instances.pred_boxes = Boxes(torch.tensor([[4.0, 4, 20, 20]]) + number % 3)
@@ -49,22 +47,26 @@ for evaluator in evaluators:
             "teacher_scores": torch.rand(4, generator=generator),
         }
         evaluator.process([records[number]], [output])
-    part = evaluator.evaluate()
-    assert (part is None) == (rank > 0)
-    results |= part or {}
+    return evaluator.evaluate()
+
+
+together = [evaluate(kind("toy"), range(rank, len(records), 2)) for kind in kinds]
 if rank == 0:
-    json.dump(results, open(os.path.join(folder, f"results{world}.json"), "w"))
+    alone = [evaluate(kind("toy", distributed=False), range(len(records))) for kind in kinds]
+    json.dump([together, alone], open(os.path.join(folder, "results.json"), "w"))
+else:
+    assert together == [None] * len(kinds)
+torch.distributed.barrier()
+torch.distributed.destroy_process_group()
 """
 
 
-def start(folder, rank, world, port):
+def start(folder, rank):
     environment = {
         **os.environ,
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
         "PYTHONPATH": os.pathsep.join(sys.path),
     }
-    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(rank), str(world)]
+    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(rank)]
     return subprocess.Popen(
         arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -87,18 +89,16 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
             }
         )
     (tmp_path / "records.json").write_text(json.dumps(records))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    processes = [start(tmp_path, 0, 1, port), *(start(tmp_path, rank, 2, port) for rank in (0, 1))]
+    processes = [start(tmp_path, rank) for rank in (0, 1)]
     for process in processes:
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
-    one, two = (json.loads((tmp_path / f"results{world}.json").read_text()) for world in (1, 2))
-    assert set(one) == {"bbox", "sem_seg", "classification"}
-    assert 0 < one["bbox"]["AP"] < 100
-    for task, figures in one.items():
-        assert two[task] == pytest.approx(figures)
+    together, alone = json.loads((tmp_path / "results.json").read_text())
+    assert [list(part) for part in alone] == [["bbox"], ["sem_seg"], ["classification"]]
+    assert 0 < alone[0]["bbox"]["AP"] < 100
+    for part, expected in zip(together, alone, strict=True):
+        for task, figures in expected.items():
+            assert part[task] == pytest.approx(figures)
 
 
 @pytest.mark.parametrize("kind", [VOC, SemanticSegmentationEvaluator, ClassificationEvaluator])

@@ -8,9 +8,10 @@ import torch
 from detectron2.evaluation import SemSegEvaluator
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+
 from multas.evaluation import SemanticSegmentationEvaluator
 from multas.evaluation.sem_seg import confusion_matrix, resize_labels, segmentation_metrics
-from PIL import Image
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "multas"
 
@@ -87,7 +88,7 @@ def test_metrics_equal_naive_counts(seed, classes):
     truth[rng.random(40) < 0.2] = 255
     truth[0] = 0
     prediction = rng.integers(0, classes, 40)
-    metrics = segmentation_metrics(confusion_matrix(prediction, truth, classes, 255))
+    figures, per_class = segmentation_metrics(confusion_matrix(prediction, truth, classes, 255))
     valid = truth != 255
     present = sorted(set(truth[valid]))
     ious = [
@@ -97,10 +98,10 @@ def test_metrics_equal_naive_counts(seed, classes):
         for k in present
     ]
     accuracies = [100 * np.mean(prediction[truth == k] == k) for k in present]
-    assert metrics["mIoU"] == pytest.approx(np.mean(ious))
-    assert metrics["mACC"] == pytest.approx(np.mean(accuracies))
-    assert metrics["pACC"] == pytest.approx(100 * np.mean((prediction == truth)[valid]))
-    np.testing.assert_allclose(metrics["IoU"][present], ious)
+    assert figures["mIoU"] == pytest.approx(np.mean(ious))
+    assert figures["mACC"] == pytest.approx(np.mean(accuracies))
+    assert figures["pACC"] == pytest.approx(100 * np.mean((prediction == truth)[valid]))
+    np.testing.assert_allclose(per_class["IoU"][present], ious)
 
 
 def test_classes_without_a_true_pixel_have_no_row(make_label_set):

@@ -4,10 +4,13 @@ import time
 
 import numpy as np
 import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import load_voc_instances
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.structures import BoxMode
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from multas.evaluation import VOCDetectionEvaluator
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "multas"
@@ -128,10 +131,9 @@ def test_many_equal_scores_rank_as_in_detectron2(make_devkit, run_evaluator):
         assert actual[key] == pytest.approx(value, abs=1e-9)
 
 
-def simple_devkit(make_devkit, **kwargs):
-    return make_devkit(
-        [[("ant", 0, 11, 11, 20, 20)], [("bee", 1, 1, 1, 10, 10)]], CLASSES, **kwargs
-    )
+def simple_devkit(make_devkit, year=2007):
+    objects = [[("ant", 0, 11, 11, 20, 20)], [("bee", 1, 1, 1, 10, 10)]]
+    return make_devkit(objects, CLASSES, year)
 
 
 EXACT = ("000000", [0], np.float32([0.9]), np.float32([[10, 10, 20, 20]]))
@@ -161,6 +163,8 @@ def test_both_flavours_are_reported_and_the_year_names_one(make_devkit, run_eval
     assert old["AP"] == old["AP_11pt"] == new["AP_11pt"]
     assert new["AP"] == new["AP_area"] == old["AP_area"]
     assert old["AP50"] == old["AP50_11pt"] != old["AP50_area"]
+    undated = VOCDetectionEvaluator(make_devkit(truth, CLASSES, None))
+    assert run_evaluator(undated, predictions) == {"bbox": new}
 
 
 def test_absent_classes_count_as_zero_or_are_skipped(make_devkit, run_evaluator, caplog):
@@ -199,8 +203,6 @@ def test_outputs_of_another_task_are_passed_over(make_devkit, caplog):
 
 
 def test_files_are_read_once_and_only_to_evaluate(make_devkit, run_evaluator, tmp_path):
-    from detectron2.data import MetadataCatalog
-
     name = simple_devkit(make_devkit)
     evaluator = VOCDetectionEvaluator(name)
     files = sorted((pathlib.Path(MetadataCatalog.get(name).dirname) / "Annotations").iterdir())
@@ -216,8 +218,6 @@ def test_files_are_read_once_and_only_to_evaluate(make_devkit, run_evaluator, tm
 
 
 def test_broken_annotation_file_is_named(make_devkit, run_evaluator):
-    from detectron2.data import MetadataCatalog
-
     name = simple_devkit(make_devkit)
     path = pathlib.Path(MetadataCatalog.get(name).dirname) / "Annotations" / "000001.xml"
     path.write_text("<annotation><object><name>ant</name></object></annotation>")
@@ -316,3 +316,28 @@ def test_at_least_five_times_as_fast_on_a_full_size_set(make_devkit, run_evaluat
     theirs, ours = compare_speed(make_devkit, run_evaluator, images=5000, detections=80)
     print(f"Detectron2 {theirs:.2f} s, ours {ours:.2f} s, ratio {theirs / ours:.1f}")
     assert theirs > 5 * ours, f"Detectron2 {theirs:.2f} s, ours {ours:.2f} s"
+
+
+def test_real_annotations_give_the_figures_of_detectron2(shared_data, register, run_evaluator):
+    root, names = str(shared_data / "bccd"), ["RBC", "WBC", "Platelets"]
+    name = register(
+        lambda: load_voc_instances(root, "test", names),
+        thing_classes=names,
+        dirname=root,
+        split="test",
+        year=2012,
+    )
+    rng = np.random.default_rng(0)
+    predictions = []
+    for record in DatasetCatalog.get(name):
+        boxes = np.array([item["bbox"] for item in record["annotations"]], dtype=np.float32)
+        boxes = np.repeat(boxes.reshape(-1, 4), 3, axis=0)
+        boxes += rng.normal(0, 8, boxes.shape).astype(np.float32)
+        classes = [item["category_id"] for item in record["annotations"] for _ in range(3)]
+        scores = rng.random(len(boxes)).astype(np.float32)
+        predictions.append((record["image_id"], classes, scores, boxes))
+    expected = run_evaluator(PascalVOCDetectionEvaluator(name), predictions)["bbox"]
+    actual = run_evaluator(VOCDetectionEvaluator(name), predictions)["bbox"]
+    assert expected["AP"] > 1
+    for key, value in expected.items():
+        assert actual[key] == pytest.approx(value, abs=1e-9)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from multas.evaluation import voc_matching
 from multas.evaluation.average_precision import (
     average_precision_11point,

@@ -11,6 +11,7 @@ NUMPY_ALIAS = "NumPy 1.24 removed the aliases of Python's own types"
 NO_EXTENSION = "the source distribution has no compiled part; complain at use, not at import"
 TENSOR_COPY = "NumPy 2 warns when it has to copy a tensor, whose __array__ knows no copy argument"
 AMP_NAMES = "torch deprecated torch.cuda.amp in favour of torch.amp with a device"
+OLD_WARN = "Logger.warn is deprecated in favour of Logger.warning"
 
 
 @dataclass(frozen=True)
@@ -143,6 +144,10 @@ PATCHES = (
         '        with torch.amp.autocast("cuda"):\n',
         AMP_NAMES,
     ),
+    Patch("detectron2/evaluation/coco_evaluation.py", "_logger.warn(", "_logger.warning(", OLD_WARN, 2),
+    Patch("detectron2/evaluation/sem_seg_evaluation.py", "_logger.warn(", "_logger.warning(", OLD_WARN, 2),
+    Patch("detectron2/engine/defaults.py", "logger.warn(", "logger.warning(", OLD_WARN, 1),
+    Patch("detectron2/data/datasets/coco.py", "logger.warn(", "logger.warning(", OLD_WARN, 2),
 )
 
 

@@ -51,7 +51,7 @@ def _suppresses(first: Tensor, second: Tensor, iou_threshold: float) -> Tensor:
     union = areas[0][:, None] + areas[1][None, :] - intersection
     # torchvision compares with the threshold in double precision: float32(0.6) > 0.6 is true there.
     # Two boxes without area give 0 / 0 = NaN, which is not above any threshold.
-    return (intersection / union).double() >= iou_threshold
+    return (intersection / union).double() > iou_threshold
 
 
 def _greedy(suppresses: Tensor) -> Tensor:
@@ -144,7 +144,8 @@ def roi_align(
         samples_y = (box_height / pooled_height).ceil().long().clamp(min=0)
         samples_x = (box_width / pooled_width).ceil().long().clamp(min=0)
 
-    pooled = features.new_zeros(len(rois), channels, pooled_height, pooled_width)
+    indices: list[Tensor] = []
+    parts: list[Tensor] = []
     # Boxes of one image with equally many samples per bin make one rectangular sampling grid.
     groups, member = torch.stack([rois[:, 0].long(), samples_y, samples_x], dim=1).unique(
         dim=0, return_inverse=True
@@ -167,7 +168,11 @@ def roi_align(
             ).view(channels, *shape)
             samples = samples * (inside_y[:, :, None] & inside_x[:, None, :])
             bins = samples.view(channels, len(index), pooled_height, ny, pooled_width, nx)
-            pooled = pooled.index_copy(0, index, bins.mean(dim=(3, 5)).transpose(0, 1))
+            indices.append(index)
+            parts.append(bins.mean(dim=(3, 5)).transpose(0, 1))
+    pooled = features.new_zeros(len(rois), channels, pooled_height, pooled_width)
+    if parts:
+        pooled = pooled.index_copy(0, torch.cat(indices), torch.cat(parts))
     return pooled.to(input.dtype)
 
 

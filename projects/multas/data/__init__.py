@@ -1,6 +1,7 @@
 """Data: the embedded set, data cards, split lists, and what joins them into training batches."""
 
-from .cards import Card, read_card, register_card, register_cards
+from .card import Card, read_card
+from .cards import register_card, register_cards
 from .checks import DatasetError, Problems
 from .loader import build_train_loader
 from .mapper import MultasMapper

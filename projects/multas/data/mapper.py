@@ -12,6 +12,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
 
+from multas.data.masks import read_mask
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 
 
@@ -91,7 +92,7 @@ class MultasMapper:
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
         mask = None
         if self.is_train and mask_file is not None:
-            mask = utils.read_image(mask_file, "L").squeeze(2)
+            mask = read_mask(mask_file)
         boxes = None
         if self.is_train and annotations is not None:
             boxes = _boxes(annotations)

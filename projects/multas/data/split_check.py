@@ -34,11 +34,17 @@ class SplitReport:
     problems: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
-        problems = [f"  {line}" for line in self.problems] or ["  none"]
         return "\n".join(
-            ["Sizes (distinct ids)", *self.sizes]
-            + ["", "Images in common", *self.overlaps]
-            + ["", f"Problems: {len(self.problems)}", *problems]
+            [
+                "Sizes (distinct ids)",
+                *self.sizes,
+                "",
+                "Images in common",
+                *self.overlaps,
+                "",
+                f"Problems: {len(self.problems)}",
+                *([f"  {line}" for line in self.problems] or ["  none"]),
+            ]
         )
 
 
@@ -196,13 +202,12 @@ def _relations(sets: dict[str, set[str]]) -> Iterator[str]:
         }
         if wholes and f"Main/{part}" in sets:
             wholes = {f"Main/{part}": sets[f"Main/{part}"], **wholes}
-        for first, second in pairwise(wholes):
+        for whole in list(wholes)[1:]:
             reference = next(iter(wholes))
-            for lacking, other in ((second, reference), (reference, second)):
+            for lacking, other in ((whole, reference), (reference, whole)):
                 missing = wholes[other] - wholes[lacking]
                 if missing:
                     yield f"{lacking} lacks {_some(missing)} of {other}"
-            del first
     for name in sorted(sets):
         folder, part = name.split("/")
         shared = sets[name] & sets.get(f"{folder}/val", set())

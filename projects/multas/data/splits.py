@@ -88,11 +88,13 @@ def write_splits(
     return files
 
 
-def class_counts(records: Sequence[dict], class_names: Sequence[str]) -> dict[str, dict[str, int]]:
+def class_counts(
+    records: Sequence[dict], class_names: Sequence[str], image_root: str | Path | None = None
+) -> dict[str, dict[str, int]]:
     """Objects per class of each image of a data set in Detectron2's form.
 
-    Images are known by `image_id` when that is text (VOC), else by the file name without extension
-    (COCO numbers its images, but lists of numbers could not be read back).
+    Images are known by `image_id` when that is text (VOC), else by the file name below `image_root`
+    without extension: COCO numbers its images, but cards list them by name.
 
     Raises:
         ValueError: two images of the same id, or an image that is not annotated.
@@ -101,7 +103,8 @@ def class_counts(records: Sequence[dict], class_names: Sequence[str]) -> dict[st
     for record in records:
         image_id = record["image_id"]
         if not isinstance(image_id, str):
-            image_id = Path(record["file_name"]).stem
+            file = Path(record["file_name"]).with_suffix("")
+            image_id = file.name if image_root is None else file.relative_to(image_root).as_posix()
         if image_id in counts:
             raise ValueError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
         if "annotations" not in record:

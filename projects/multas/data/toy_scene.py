@@ -73,7 +73,7 @@ def draw_scene(seed: int, index: int) -> Scene:
             continue
         visible = owner == number
         mask[visible] = layer.class_index + 1
-        objects.append(_annotate(layer, visible))
+        objects.append(_annotate(layer, CLASSES[layer.class_index], visible))
     # Half-covered pixels outside every object count for nobody, like the borders of VOC's masks.
     mask[soft & (owner < 0)] = 255
     return Scene(_light(rng, image), mask, tuple(objects))
@@ -146,15 +146,15 @@ def _draw_layer(
     )
 
 
-def _annotate(layer: _Layer, visible: np.ndarray) -> SceneObject:
+def _annotate(layer: _Layer, name: str, visible: np.ndarray) -> SceneObject:
     rows, columns = np.flatnonzero(visible.any(axis=1)), np.flatnonzero(visible.any(axis=0))
     pixels = int(np.count_nonzero(visible))
     share = pixels / layer.area
     return SceneObject(
-        name=CLASSES[layer.class_index],
+        name=name,
         box=(int(columns[0]) + 1, int(rows[0]) + 1, int(columns[-1]) + 1, int(rows[-1]) + 1),
         truncated=share < TRUNCATED_BELOW,
-        occluded=pixels < TRUNCATED_BELOW * np.count_nonzero(layer.solid),
+        occluded=pixels < TRUNCATED_BELOW * int(np.count_nonzero(layer.solid)),
         difficult=share < DIFFICULT_BELOW or pixels < DIFFICULT_PIXELS,
     )
 
@@ -221,10 +221,10 @@ def _distractor(rng: np.random.Generator) -> list[np.ndarray]:
         corner = [[-8, -8], [8, -8], [8, -3], [-3, -3], [-3, 8], [-8, 8]]
         return [np.array(corner) / 10]
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
-    wobble = sum(
-        rng.uniform(0.12, 0.25) * np.sin(k * angles + rng.uniform(0, 2 * np.pi)) for k in (2, 3)
-    )
-    return [_regular(48) * (0.75 + wobble)[:, None]]
+    radii = np.full(48, 0.75)
+    for waves in (2, 3):
+        radii += rng.uniform(0.12, 0.25) * np.sin(waves * angles + rng.uniform(0, 2 * np.pi))
+    return [_regular(48) * radii[:, None]]
 
 
 # Appearance.

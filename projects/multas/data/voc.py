@@ -12,6 +12,9 @@ from .checks import Problems
 from .folder import load_images
 from .masks import MaskFolder
 
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_FLAGS = ("difficult", "truncated")
+
 
 @dataclass(frozen=True)
 class VocObject:
@@ -45,18 +48,20 @@ def read_xml(file: str | Path) -> VocAnnotation:
         raise ValueError(f"not an XML file ({error})") from None
     objects = []
     for number, node in enumerate(root.iter("object")):
-        name, box = node.findtext("name"), node.find("bndbox")
-        try:
-            corners = tuple(float(box.findtext(key)) for key in ("xmin", "ymin", "xmax", "ymax"))
-            flags = [int(node.findtext(key) or 0) for key in ("difficult", "truncated")]
-        except (AttributeError, TypeError, ValueError):
-            raise ValueError(f"object {number} has no complete box") from None
-        if not name or not name.strip():
+        name = (node.findtext("name") or "").strip()
+        if not name:
             raise ValueError(f"object {number} has no name")
-        objects.append(VocObject(name.strip(), corners, *flags))
+        # A missing element reads as "", which is no number either.
+        xmin, ymin, xmax, ymax = (node.findtext(f"bndbox/{key}") or "" for key in _CORNERS)
+        try:
+            box = (float(xmin), float(ymin), float(xmax), float(ymax))
+            difficult, truncated = (int(node.findtext(key) or 0) for key in _FLAGS)
+        except ValueError:
+            raise ValueError(f"object {number} has no complete box") from None
+        objects.append(VocObject(name, box, difficult, truncated))
     try:
-        size = (int(root.findtext("size/width")), int(root.findtext("size/height")))
-    except (TypeError, ValueError):
+        size = (int(root.findtext("size/width") or ""), int(root.findtext("size/height") or ""))
+    except ValueError:
         size = None
     return VocAnnotation(size, tuple(objects))
 
@@ -76,7 +81,7 @@ def find_classes(annotation_dir: str | Path, ids: Sequence[str]) -> list[str]:
 
 def load_voc(
     image_dir: str | Path,
-    ids: Sequence[str],
+    ids: Sequence[str] | None,
     class_names: Sequence[str],
     problems: Problems,
     annotation_dir: str | Path | None,
@@ -89,7 +94,7 @@ def load_voc(
 
     Args:
         image_dir: folder of the images.
-        ids: which images, in this order.
+        ids: which images, in this order; None for all of them, sorted.
         class_names: category `i` is `class_names[i]`; in masks it has the value `i + 1`.
         problems: receives what is wrong. Without a stop, a faulty object is left out; so is an
             image that lacks its file or every annotation asked for, or that would seem empty only

@@ -1,8 +1,11 @@
 """From command line arguments to a frozen config, with data sets and extensions registered."""
 
 import importlib
+import logging
+import warnings
 from argparse import Namespace
 
+import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 
@@ -10,6 +13,8 @@ import multas.distillation  # noqa: F401  (registers the Distiller, paths and ag
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
 from multas.config import add_multas_config
 from multas.data import register_cards
+
+logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
@@ -23,9 +28,18 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     if config_file:
         cfg.merge_from_file(config_file)
     cfg.merge_from_list(list(opts))
+    # Scripted losses (RetinaNet's focal loss) would change in their last bits once TorchScript has
+    # seen them run and fuses them, so that no resumed run could equal an uninterrupted one.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # as TorchScript as a whole is
+        torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
     for module in cfg.IMPORT_MODULES:
         importlib.import_module(module)
     register_cards(cfg.DATASETS.CARDS)
+    if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
+        # Detectron2's default; on a machine without a GPU it can only have been meant as such.
+        logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
+        cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import weakref
+from typing import Any
 
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
@@ -117,6 +118,14 @@ class Trainer(DefaultTrainer):
         # Monitors before Detectron2's writer, which comes last and writes what is there.
         last = [SaveStudent(model, self.cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         return [*own, *default, *last]
+
+    # Detectron2 0.6 leaves the inner trainer, and with it the optimiser, out of the checkpoint.
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"_trainer": self._trainer.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self._trainer.load_state_dict(state_dict["_trainer"])
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)

@@ -2,7 +2,6 @@
 
 from .build import EVALUATOR_REGISTRY, build_evaluator
 from .classification import ClassificationEvaluator
-from .config import add_evaluation_config
 from .sem_seg import SemanticSegmentationEvaluator
 from .voc import VOCDetectionEvaluator
 
@@ -11,6 +10,5 @@ __all__ = [
     "ClassificationEvaluator",
     "SemanticSegmentationEvaluator",
     "VOCDetectionEvaluator",
-    "add_evaluation_config",
     "build_evaluator",
 ]

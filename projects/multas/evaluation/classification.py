@@ -117,7 +117,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             key: np.asarray([rank for part in gathered for rank in part[key]])
             for key in self._ranks
         }
-        results = {}
+        results: dict[str, float] = {}
         for key, name in (("student", "error"), ("agreement", "agreement_error")):
             if len(ranks[key]):
                 results |= {f"top{k}_{name}": top_k_error(ranks[key], k) for k in TOP_K}

@@ -52,7 +52,9 @@ def confusion_matrix(
     return counts.reshape(size, size)
 
 
-def segmentation_metrics(confusion: np.ndarray) -> dict[str, float | np.ndarray]:
+def segmentation_metrics(
+    confusion: np.ndarray,
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
     """Metrics of a confusion matrix, over the classes that have at least one true pixel.
 
     IoU_k = TP_k / (true_k + predicted_k - TP_k) and accuracy_k = TP_k / true_k on the pixels that
@@ -63,8 +65,8 @@ def segmentation_metrics(confusion: np.ndarray) -> dict[str, float | np.ndarray]
         confusion: (K+1, K+1) as given by :func:`confusion_matrix`, with a true pixel.
 
     Returns:
-        ``mIoU``, ``fwIoU``, ``mACC``, ``pACC`` in percent; ``IoU``, ``ACC`` (K,) float64 in
-        percent, NaN for classes without a true pixel.
+        The figures ``mIoU``, ``fwIoU``, ``mACC``, ``pACC`` in percent, and ``IoU``, ``ACC`` per
+        class, (K,) float64 in percent, NaN for classes without a true pixel.
     """
     counted = confusion[:-1, :-1].astype(np.float64)
     hits = np.diagonal(counted)
@@ -75,14 +77,13 @@ def segmentation_metrics(confusion: np.ndarray) -> dict[str, float | np.ndarray]
     accuracy = np.full(len(true), np.nan)
     iou[present] = 100 * hits[present] / union[present]
     accuracy[present] = 100 * hits[present] / true[present]
-    return {
+    figures = {
         "mIoU": float(iou[present].mean()),
         "fwIoU": float((iou[present] * true[present]).sum() / true.sum()),
         "mACC": float(accuracy[present].mean()),
         "pACC": float(100 * hits.sum() / true.sum()),
-        "IoU": iou,
-        "ACC": accuracy,
     }
+    return figures, {"IoU": iou, "ACC": accuracy}
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -212,10 +213,9 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                 f"No annotated pixel of '{self._dataset_name}' was predicted: nothing to evaluate."
             )
             return OrderedDict()
-        metrics = segmentation_metrics(confusion)
-        results = {key: metrics[key] for key in ("mIoU", "fwIoU", "mACC", "pACC")}
-        for key in ("IoU", "ACC"):
-            for name, value in zip(self._class_names, metrics[key], strict=True):
+        results, per_class = segmentation_metrics(confusion)
+        for key, values in per_class.items():
+            for name, value in zip(self._class_names, values, strict=True):
                 if np.isfinite(value):
                     results[f"{key}-{name}"] = float(value)
         if self._output_dir:

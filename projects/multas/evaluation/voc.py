@@ -58,7 +58,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             iou_thresholds: the thresholds whose mean is ``AP``, each in [0, 1).
             report_thresholds: thresholds that get keys of their own, e.g. 0.1 for ``AP10``;
                 they need not be among ``iou_thresholds``.
-            metric: "11pt", "area", or "" for the one of the metadata's ``year``.
+            metric: "11pt", "area", or "" for the one of the metadata's ``year`` (area without).
             ground_truth: "xml" (devkit files), "dicts" (dataset dicts), or "" for XML where the
                 data set has it.
             skip_absent_classes: leave classes without an object (that is not difficult) out of
@@ -86,7 +86,8 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         self._dirname = meta.get("dirname")
         self._split = meta.get("split")
         self._class_names = list(meta.thing_classes)
-        self._is_2007 = meta.get("year", 2012) < 2010
+        year = meta.get("year")
+        self._is_2007 = year is not None and year < 2010
         self._metric = metric or ("11pt" if self._is_2007 else "area")
         self._source = ground_truth
         self._skip_absent_classes = skip_absent_classes
@@ -150,8 +151,9 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         detections = [item for _, items in gathered for item in items]
         if self._ground_truth is None:
             self._ground_truth = self._load_ground_truth()
+        images = self._image_numbers(image_ids, self._ground_truth)
         thresholds = np.union1d(self._mean_over, self._report_at)
-        aps, num_objects = self._per_class(image_ids, detections, thresholds)
+        aps, num_objects = self._per_class(images, detections, self._ground_truth, thresholds)
         results = self._summarize(aps, num_objects, thresholds)
         self._log_table(results, num_objects)
         return OrderedDict(bbox=results)
@@ -171,9 +173,8 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             )
         return read_devkit(self._dirname, self._split, self._class_names)
 
-    def _image_numbers(self, image_ids: list[str]) -> np.ndarray:
+    def _image_numbers(self, image_ids: list[str], truth: GroundTruth) -> np.ndarray:
         """(images,) int64 numbers of the ground truth's images, -1 where not annotated."""
-        truth = self._ground_truth
         for image_id in image_ids:
             if image_id not in truth.image_index and image_id not in truth.unannotated:
                 raise KeyError(
@@ -184,12 +185,15 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         return np.asarray(numbers, dtype=np.int64)
 
     def _per_class(
-        self, image_ids: list[str], detections: list[tuple], thresholds: np.ndarray
+        self,
+        images: np.ndarray,
+        detections: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+        truth: GroundTruth,
+        thresholds: np.ndarray,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """AP (T, classes) in [0, 1] of each flavour, and (classes,) number of objects."""
-        truth = self._ground_truth
         category, score, boxes = (np.concatenate(parts) for parts in zip(*detections, strict=True))
-        image = np.repeat(self._image_numbers(image_ids), [len(item[0]) for item in detections])
+        image = np.repeat(images, [len(item[0]) for item in detections])
         score = round_as_printed(score, 3)
         boxes = round_as_printed(boxes, 1)
 

@@ -69,13 +69,12 @@ def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
             objects = ET.parse(file).findall("object")
         rows = []
         for item in objects:
-            category = class_ids.get(item.findtext("name"))
+            category = class_ids.get(item.findtext("name", ""))
             if category is not None:
-                box = item.find("bndbox")
-                corners = (float(box.findtext(corner)) for corner in _CORNERS)
-                rows.append((category, int(item.findtext("difficult") or 0), *corners))
+                box = [float(item.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS]
+                rows.append((category, int(item.findtext("difficult") or 0), *box))
         return rows
-    except (ET.ParseError, AttributeError, TypeError, ValueError) as error:
+    except (ET.ParseError, ValueError) as error:
         raise ValueError(
             f"{path}: not a readable VOC annotation ({error}); each <object> needs a <bndbox> "
             f"with {', '.join(_CORNERS)}."

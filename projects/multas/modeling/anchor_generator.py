@@ -19,8 +19,9 @@ class ClippedAnchorGenerator(DefaultAnchorGenerator):
         levels = zip(grid_sizes, self.strides, self.cell_anchors, strict=True)
         anchors = []
         for (height, width), stride, cells in levels:
-            x = (torch.arange(width, dtype=cells.dtype, device=cells.device) + self.offset) * stride
-            y = (torch.arange(height, dtype=cells.dtype, device=cells.device) + self.offset) * stride
+            like = {"dtype": cells.dtype, "device": cells.device}
+            x = (torch.arange(width, **like) + self.offset) * stride
+            y = (torch.arange(height, **like) + self.offset) * stride
             left, top, right, bottom = cells.unbind(1)
             left, right = left.clamp(min=-half_width), right.clamp(max=half_width)
             top, bottom = top.clamp(min=-half_height), bottom.clamp(max=half_height)

@@ -73,7 +73,8 @@ def pairwise_overlaps(boxes: Tensor, others: Tensor) -> Tensor:
         others: (..., A, 4) XYXY; leading dimensions broadcast.
 
     Returns:
-        (..., G, A) in [0, 1]; 0 (never NaN) for boxes without area and for non-finite boxes.
+        (..., G, A) in [0, 1]; 0, never NaN, for boxes without area and for a non-finite box with a
+        finite one.
     """
     # Separate coordinates instead of (..., G, A, 2) tensors: half the memory, and contiguous inner
     # loops.

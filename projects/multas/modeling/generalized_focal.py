@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from fvcore.nn import giou_loss as elementwise_giou_loss
 from torch import Tensor
 
+from multas.modeling.box_coding import pairwise_overlaps
 from multas.modeling.losses import full_precision, quality_focal_elements
 
 
@@ -128,7 +129,46 @@ def giou_loss(
     avg_factor: Tensor | float | None = None,
 ) -> Tensor:
     """``1 - GIoU`` of N pairs of boxes (N, 4) XYXY in one unit, reduced by :func:`weighted_sum`."""
-    # fvcore adds its eps to the union; at the default 1e-7 that is felt by boxes of a fraction of a
-    # bin.
-    loss = elementwise_giou_loss(full_precision(boxes), full_precision(targets), eps=1e-12)
+    loss = elementwise_giou_loss(full_precision(boxes), full_precision(targets))
     return weighted_sum(loss, weight, avg_factor)
+
+
+@torch.no_grad()
+def atss_match(
+    level_anchors: list[Tensor], boxes: Tensor, *, topk: int = 9
+) -> tuple[Tensor, Tensor]:
+    """Adaptive training sample selection (Zhang et al., CVPR 2020), the matching of GFL.
+
+    For each box, the ``topk`` anchors of each level with the nearest centres are candidates; those
+    whose IoU reaches mean + standard deviation of the candidates' IoUs, and whose centre lies in
+    the box, are positives. An anchor that is positive for several boxes takes that of the largest
+    IoU.
+
+    Args:
+        level_anchors: (Ai, 4) XYXY for each level.
+        boxes: (G, 4) XYXY, annotated boxes of the image.
+        topk: Candidates of a level, fewer where the level has fewer anchors.
+
+    Returns:
+        (A,) index of the matched box, -1 for background; (G,) IoU threshold of each box.
+    """
+    anchors = torch.cat(level_anchors)
+    if len(boxes) == 0:
+        return anchors.new_full((len(anchors),), -1, dtype=torch.long), anchors.new_zeros(0)
+    ious = pairwise_overlaps(boxes, anchors)
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2.0
+    distances = torch.cdist((boxes[:, :2] + boxes[:, 2:]) / 2.0, centres)
+    candidates, start = [], 0
+    for level in level_anchors:
+        part = distances[:, start : start + len(level)]
+        candidates.append(part.topk(min(topk, len(level)), largest=False).indices + start)
+        start += len(level)
+    candidates = torch.cat(candidates, dim=1)
+    candidate_ious = ious.gather(1, candidates)
+    spread = candidate_ious.std(dim=1, correction=min(1, candidate_ious.shape[1] - 1))
+    thresholds = candidate_ious.mean(dim=1) + spread
+    is_candidate = torch.zeros_like(ious, dtype=torch.bool).scatter_(1, candidates, True)
+    sides = torch.cat([centres - boxes[:, None, :2], boxes[:, None, 2:] - centres], dim=-1)
+    positive = is_candidate & (ious >= thresholds[:, None]) & (sides.amin(dim=-1) > 0.01)
+    best, index = torch.where(positive, ious, -1.0).max(dim=0)
+    return torch.where(best >= 0, index, -1), thresholds

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from detectron2.utils import comm
@@ -83,13 +82,13 @@ def conv_block(
     )
 
 
-def connected_zero(*tensors: Tensor) -> Tensor:
-    """Exactly zero, with a zero gradient to every tensor, even where they hold inf or NaN.
+def connected_zero(tensor: Tensor) -> Tensor:
+    """Exactly zero, with a zero gradient to ``tensor``, even where that holds inf or NaN.
 
     A loss that does not apply to a batch must still reach its parameters, or
     DistributedDataParallel waits for their gradients.
 
     Returns:
-        Scalar of the promoted dtype of ``tensors``.
+        Scalar of the dtype of ``tensor``.
     """
-    return torch.stack([x.reshape(-1)[:0].sum() for x in tensors]).sum()
+    return tensor.reshape(-1)[:0].sum()

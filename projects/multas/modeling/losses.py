@@ -60,7 +60,7 @@ def balanced_l1_elements(
     # The clamp keeps the logarithmic branch, and so its gradient, finite where the linear one is
     # taken.
     near = error.clamp(max=beta)
-    inlier = alpha / b * (b * near + 1.0) * torch.log(b * near / beta + 1.0) - alpha * near
+    inlier = alpha / b * (b * near + 1.0) * torch.log1p(b * near / beta) - alpha * near
     outlier = gamma * error + (gamma / b - alpha * beta)
     return torch.where(error < beta, inlier, outlier)
 
@@ -248,14 +248,9 @@ def _per_positive(
     weights: Tensor | None,
     normalizer: Tensor | float | None,
 ) -> Tensor:
-    """Sum of the selected elements over ``normalizer`` or the number of selected positives."""
+    """Sum of the selected elements over ``normalizer``, else over the number of positives."""
     if weights is not None:
         elements = elements * weights
-    if mask is not None:
-        elements, positive = (
-            torch.where(mask, elements, torch.zeros_like(elements)),
-            positive & mask,
-        )
     if normalizer is None:
         normalizer = positive.sum().clamp(min=1)
-    return elements.sum() / normalizer
+    return _hide(elements, mask).sum() / normalizer

@@ -49,7 +49,7 @@ class Match(NamedTuple):
     """The object that each anchor belongs to, (N, A) each."""
 
     quality: Tensor  # float in [0, 1]: overlap (or amplified overlap) with the object
-    index: Tensor  # int64 in [0, G); undefined where quality is 0
+    object_index: Tensor  # int64 in [0, G); undefined where quality is 0
     positive: Tensor  # bool: chosen by its object
 
 
@@ -119,7 +119,7 @@ def _match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
     owner = torch.full_like(index, -1)
     owner.scatter_reduce_(1, best_anchor, torch.where(reached > 0, places, -1), "amax")
     positive = owner >= 0
-    quality = torch.where(positive, 1.0, quality.clamp(min=0))
+    quality = torch.where(positive, 1.0, quality)
     return Match(quality, torch.where(positive, owner, index), positive)
 
 
@@ -160,7 +160,7 @@ def match_mutual_guidance(
     predicted = decode_boxes(full_precision(deltas), anchors, box_weights)
     gain = (full_precision(logits).sigmoid() / sigma).exp()
     matches = _by_images(
-        lambda group, *dense: _match_mutual(group, anchors, *dense, topk),
+        lambda group, *dense: _match_mutual(group, anchors, dense[0], dense[1], topk),
         len(anchors),
         objects,
         predicted,
@@ -190,7 +190,6 @@ def _choose(values: Tensor, topk: int) -> Match:
     """
     num_images, num_objects, num_anchors = values.shape
     quality, index = values.max(1)
-    quality = quality.clamp(min=0)
     owner = torch.where(quality > 0, index, num_objects)
     by_value = quality.argsort(dim=1, descending=True, stable=True)
     order = by_value.gather(1, owner.gather(1, by_value).argsort(dim=1, stable=True))
@@ -200,11 +199,11 @@ def _choose(values: Tensor, topk: int) -> Match:
     start = torch.searchsorted(owner_sorted, owners)
     rank = torch.arange(num_anchors, device=values.device) - start.gather(1, owner_sorted)
     # The best values are read by place, not added up by scattering: the sums, which decide through
-    # floor(), must not depend on a device's order of writing.
+    # floor(), must not depend on the order of a device; nor does a float64 sum of float32 values.
     place = start[:, :-1, None] + torch.arange(topk, device=values.device)
     inside = place < start[:, 1:, None]
     best = quality_sorted.gather(1, place.clamp(max=num_anchors - 1).flatten(1)).view_as(place)
-    wanted = (best * inside).sum(2).floor().clamp(min=1)
+    wanted = (best * inside).sum(2, dtype=torch.float64).floor().clamp(min=1)
     wanted = F.pad(wanted, (0, 1))  # anchors of nobody are not chosen
     chosen = rank < wanted.gather(1, owner_sorted)
     return Match(quality, index, torch.zeros_like(chosen).scatter_(1, order, chosen))
@@ -232,8 +231,8 @@ def _by_images(
 
 
 def _mask_padding(values: Tensor, valid: Tensor) -> Tensor:
-    """Set the rows of padding in (N, G, A) below every true value."""
-    return values.masked_fill_(~valid[..., None], -1.0)
+    """Let padding overlap nothing: zeros in its rows of (N, G, A)."""
+    return values.masked_fill_(~valid[..., None], 0.0)
 
 
 def _at_least_one(padded: Tensor) -> Tensor:

@@ -58,9 +58,9 @@ def assign_iou(
     positive = match.quality >= positive_overlap
     ignored = (match.quality >= negative_overlap) & ~positive
     quality = positive.to(match.quality.dtype)
-    classes = _spread(objects.classes, match.index, quality, num_classes)
-    mask = _spread(objects.classes, match.index, ignored, num_classes).logical_not_()
-    index = torch.where(positive, match.index, -1)
+    classes = _spread(objects.classes, match.object_index, quality, num_classes)
+    mask = _spread(objects.classes, match.object_index, ignored, num_classes).logical_not_()
+    index = torch.where(positive, match.object_index, -1)
     boxes = _matched_boxes(objects, anchors, index)
     return DenseTargets(classes, mask, index, boxes, quality, index)
 
@@ -95,12 +95,12 @@ def assign_mutual_guidance(
         objects, anchors, logits, deltas, topk=topk, sigma=sigma, box_weights=box_weights
     )
     quality = by_box.positive * (by_box.quality if soft else torch.ones_like(by_box.quality))
-    classes = _spread(objects.classes, by_box.index, quality, logits.shape[-1])
-    box_index = torch.where(by_score.positive, by_score.index, -1)
+    classes = _spread(objects.classes, by_box.object_index, quality, logits.shape[-1])
+    box_index = torch.where(by_score.positive, by_score.object_index, -1)
     return DenseTargets(
         classes,
         torch.ones_like(classes, dtype=torch.bool),
-        torch.where(by_box.positive, by_box.index, -1),
+        torch.where(by_box.positive, by_box.object_index, -1),
         _matched_boxes(objects, anchors, box_index),
         by_score.positive * by_score.quality,
         box_index,

@@ -1,6 +1,6 @@
 """The meta-architecture: one backbone, any number of task heads, partly annotated batches."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from detectron2.config import CfgNode, configurable
@@ -33,6 +33,12 @@ class MultiTaskNetwork(nn.Module):
     Raises:
         ValueError: two heads that write the same result.
     """
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    # A distiller may give it batches in which any image lacks any annotation.
+    accepts_unannotated = True
 
     @configurable
     def __init__(
@@ -89,6 +95,9 @@ class MultiTaskNetwork(nn.Module):
     def device(self) -> torch.device:
         return self.pixel_mean.device
 
+    def _task_heads(self) -> list[tuple[str, TaskHead]]:
+        return [(task, cast(TaskHead, head)) for task, head in self.heads.items()]
+
     def preprocess_image(self, batched_inputs: list[dict[str, Any]]) -> ImageList:
         """Normalise, pad (right and below, with zeros) and batch the images."""
         images = [x["image"].to(self.device, non_blocking=True) for x in batched_inputs]
@@ -99,7 +108,7 @@ class MultiTaskNetwork(nn.Module):
         """Backbone and heads only: no annotation is read, nothing is decoded."""
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        predictions = {task: head(features) for task, head in self.heads.items()}
+        predictions = {task: head(features) for task, head in self._task_heads()}
         return RawOutputs(images, features, predictions)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
@@ -123,7 +132,7 @@ class MultiTaskNetwork(nn.Module):
     def _losses(self, outputs: RawOutputs, batched_inputs: list[dict]) -> dict[str, Tensor]:
         image_size = tuple(outputs.images.tensor.shape[-2:])
         losses: dict[str, Tensor] = {}
-        for task, head in self.heads.items():
+        for task, head in self._task_heads():
             annotations = [x.get(head.annotation) for x in batched_inputs]
             own = head.losses(outputs.predictions[task], outputs.features, annotations, image_size)
             weight = self.loss_weights.get(task, 1.0)
@@ -137,10 +146,8 @@ class MultiTaskNetwork(nn.Module):
             for x, (height, width) in zip(batched_inputs, sizes, strict=True)
         ]
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
-        for task, head in self.heads.items():
-            own = head.inference(
-                outputs.predictions[task], outputs.features, sizes, output_sizes
-            )
+        for task, head in self._task_heads():
+            own = head.inference(outputs.predictions[task], outputs.features, sizes, output_sizes)
             for result, value in zip(results, own, strict=True):
                 result[head.result] = value
         return results

@@ -47,8 +47,7 @@ class PyramidExtractor(nn.Module):
     def __init__(self, channels: int, num_levels: int, norm: Norm, slope: float) -> None:
         super().__init__()
         self.levels = nn.ModuleList(
-            conv_block(channels, channels, 3, 2 if i else 1, norm, slope)
-            for i in range(num_levels)
+            conv_block(channels, channels, 3, 2 if i else 1, norm, slope) for i in range(num_levels)
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
@@ -131,11 +130,11 @@ class ContextPyramid(Backbone):
         shapes = bottom_up.output_shape()
         known = [shapes[name] for name in in_features if name in shapes]
         if len(in_features) != 2 or len(known) != 2 or known[1].stride != 2 * known[0].stride:
-            strides = {name: shape.stride for name, shape in shapes.items()}
+            offered = {name: shape.stride for name, shape in shapes.items()}
             raise ValueError(
                 f"MODEL.NECK.IN_FEATURES is {list(in_features)}; it takes two outputs of the "
                 f"backbone, the second of twice the stride of the first. Outputs and strides: "
-                f"{strides}; more can be named in MODEL.RESNETS.OUT_FEATURES."
+                f"{offered}; more can be named in MODEL.RESNETS.OUT_FEATURES."
             )
         fine, coarse = known
         self.bottom_up = bottom_up

@@ -47,7 +47,7 @@ def nst_channel_gram(student: Tensor, teacher: Tensor, *, zero_safe: bool = True
     return (student - teacher).square().mean()
 
 
-def nst_polynomial(student: Tensor, teacher: Tensor, *, zero_safe: bool = True) -> Tensor:
+def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
     """NST of its paper (Huang and Wang 2017): squared MMD with the kernel ``(x^T y)^2``.
 
     The samples are the channels of one image, normalised over the positions. Widths may differ,
@@ -57,10 +57,9 @@ def nst_polynomial(student: Tensor, teacher: Tensor, *, zero_safe: bool = True) 
     Args:
         student: (N, Cs, H, W).
         teacher: (N, Ct, H, W).
-        zero_safe: See :func:`nst_channel_gram`.
 
     Returns:
-        Scalar, mean over the images.
+        Scalar, mean over the images. A dead channel has gradient 0.
 
     Raises:
         ValueError: If the maps have different sizes.
@@ -70,7 +69,7 @@ def nst_polynomial(student: Tensor, teacher: Tensor, *, zero_safe: bool = True) 
             f"maps of {tuple(student.shape[-2:])} (student) and {tuple(teacher.shape[-2:])} "
             "(teacher) have no common kernel; resize one of them or use the channel Gram form"
         )
-    s, t = (_unit_channels(f, 1e-12, zero_safe) for f in (student, teacher))
+    s, t = (_unit_channels(f, 1e-12, zero_safe=True) for f in (student, teacher))
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from multas.modeling.box_coding import pairwise_overlaps
 from multas.modeling.generalized_focal import weighted_sum
 from multas.modeling.losses import full_precision
 
@@ -68,23 +69,21 @@ def localization_distillation(
     return weighted_sum(elements, weight, avg_factor)
 
 
-def pairwise_iou_and_diou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """IoU and DIoU (Zheng et al., AAAI 2020) of (A, 4) and (G, 4) boxes XYXY: (A, G) each.
+def pairwise_iou_and_diou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and distance-IoU (Zheng et al., AAAI 2020) of (G, 4) and (A, 4) boxes XYXY: (G, A) each.
 
     ``DIoU = IoU - (distance of the centres)^2 / (diagonal of the enclosing box)^2``, in (-1, 1].
     """
-    first, second = full_precision(boxes)[:, None], full_precision(targets)[None]
-    tiny = torch.finfo(first.dtype).tiny
-    low, high = torch.minimum(first, second), torch.maximum(first, second)
-    overlap = (low[..., 2:] - high[..., :2]).clamp(min=0.0).prod(dim=-1)
-    area_first, area_second = ((b[..., 2:] - b[..., :2]).prod(dim=-1) for b in (first, second))
-    iou = overlap / (area_first + area_second - overlap).clamp_min(tiny)
+    boxes, others = full_precision(boxes), full_precision(others)
+    iou = pairwise_overlaps(boxes, others)
+    first, second = boxes[:, None], others[None]
+    diagonal = torch.maximum(first, second)[..., 2:] - torch.minimum(first, second)[..., :2]
+    squared = diagonal.square().sum(dim=-1).clamp_min(torch.finfo(iou.dtype).tiny)
     shift = (first[..., :2] + first[..., 2:] - second[..., :2] - second[..., 2:]) / 2.0
-    diagonal = high[..., 2:] - low[..., :2]
-    squared = diagonal.square().sum(dim=-1).clamp_min(tiny)
     return iou, iou - shift.square().sum(dim=-1) / squared
 
 
+@torch.no_grad()
 def valuable_region(
     anchors: Tensor, boxes: Tensor, thresholds: Tensor, *, gamma: float = 0.25
 ) -> Tensor:
@@ -105,6 +104,7 @@ def valuable_region(
     """
     if len(boxes) == 0:
         return anchors.new_zeros(len(anchors))
-    iou, diou = pairwise_iou_and_diou(anchors, boxes)
-    inside = (diou >= gamma * thresholds) & (diou < thresholds)
-    return torch.where(inside, iou, torch.zeros_like(iou)).amax(dim=1)
+    iou, diou = pairwise_iou_and_diou(boxes, anchors)
+    upper = thresholds[:, None]
+    inside = (diou >= gamma * upper) & (diou < upper)
+    return torch.where(inside, iou, torch.zeros_like(iou)).amax(dim=0)

@@ -78,8 +78,21 @@ def build_task_head(name: str, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) 
     """
     if name not in TASK_HEAD_REGISTRY:
         known = ", ".join(sorted(key for key, _ in TASK_HEAD_REGISTRY))
-        raise KeyError(f"MODEL.MULTITASK.HEADS names '{name}', which is no task head. Known: {known}.")
+        raise KeyError(
+            f"MODEL.MULTITASK.HEADS names '{name}', which is no task head. Known: {known}."
+        )
     return TASK_HEAD_REGISTRY.get(name)(cfg, input_shape)
+
+
+def annotated_images(annotations: list[Any]) -> tuple[list[int], list[Any]]:
+    """Positions of the images that are annotated (not None), and their annotations."""
+    index = [i for i, annotation in enumerate(annotations) if annotation is not None]
+    return index, [annotations[i] for i in index]
+
+
+def pick_images(predictions: Tensor, index: list[int]) -> Tensor:
+    """Rows ``index`` of (N, …); the tensor itself, without a copy, where these are all."""
+    return predictions if len(index) == len(predictions) else predictions[index]
 
 
 def select_features(

@@ -12,7 +12,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
 from ..layers import connected_zero
-from .build import TASK_HEAD_REGISTRY, TaskHead, select_features
+from .build import (
+    TASK_HEAD_REGISTRY,
+    TaskHead,
+    annotated_images,
+    pick_images,
+    select_features,
+)
 from .dense_inference import DenseInference
 from .dense_loss import DenseLoss
 from .dense_predictor import LevelwisePredictor, shared_predictor
@@ -134,13 +140,12 @@ class DenseDetectionHead(TaskHead):
     ) -> dict[str, Tensor]:
         """Losses "loss_cls" and "loss_box_reg" over the annotated images."""
         logits, deltas = self.flatten(predictions)
-        annotated = [i for i, instances in enumerate(annotations) if instances is not None]
-        if not annotated:
+        index, objects = annotated_images(annotations)
+        if not index:
             return {"loss_cls": connected_zero(logits), "loss_box_reg": connected_zero(deltas)}
-        if len(annotated) < len(annotations):
-            logits, deltas = logits[annotated], deltas[annotated]
-        instances = [annotations[i].to(logits.device) for i in annotated]
-        return self.loss(logits, deltas, self.anchors(features), instances)
+        logits, deltas = pick_images(logits, index), pick_images(deltas, index)
+        objects = [instances.to(logits.device) for instances in objects]
+        return self.loss(logits, deltas, self.anchors(features), objects)
 
     def inference(
         self,

@@ -119,16 +119,28 @@ class DenseLoss:
             topk=self.mutual_topk,
             sigma=self.mutual_sigma,
             soft=self.cls_loss == "quality_focal",
+            box_weights=self.box_weights,
         )
 
     def _classification(
         self, logits: Tensor, targets: DenseTargets, weights: Tensor | None
     ) -> Tensor:
-        shared = {"mask": targets.class_mask, "weights": weights}
         if self.cls_loss == "focal":
-            alpha, gamma = self.focal_alpha, self.focal_gamma
-            return focal_loss(logits, targets.classes, alpha=alpha, gamma=gamma, **shared)
-        return quality_focal_loss(logits, targets.classes, gamma=self.quality_gamma, **shared)
+            return focal_loss(
+                logits,
+                targets.classes,
+                mask=targets.class_mask,
+                alpha=self.focal_alpha,
+                gamma=self.focal_gamma,
+                weights=weights,
+            )
+        return quality_focal_loss(
+            logits,
+            targets.classes,
+            mask=targets.class_mask,
+            gamma=self.quality_gamma,
+            weights=weights,
+        )
 
     def _regression(
         self, deltas: Tensor, anchors: Tensor, targets: DenseTargets, weights: Tensor

@@ -2,7 +2,9 @@
 
 import math
 from functools import partial
+from itertools import pairwise
 
+import torch
 from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
@@ -62,13 +64,10 @@ def _subnet(
     in_channels: int, conv_dims: list[int], out_channels: int, norm: Norm, slope: float, bias: float
 ) -> nn.Sequential:
     widths = [in_channels, *conv_dims]
-    blocks = [
-        conv_block(a, b, norm=norm, leaky_slope=slope)
-        for a, b in zip(widths[:-1], widths[1:], strict=True)
-    ]
+    blocks = [conv_block(a, b, norm=norm, leaky_slope=slope) for a, b in pairwise(widths)]
     last = nn.Conv2d(widths[-1], out_channels, 1)
     nn.init.normal_(last.weight, std=0.01)
-    nn.init.constant_(last.bias, bias)
+    last.bias = nn.Parameter(torch.full((out_channels,), bias))
     return nn.Sequential(*blocks, last)
 
 

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from ..layers import connected_zero
 from ..losses import full_precision
-from .build import TASK_HEAD_REGISTRY, TaskHead, select_features
+from .build import (
+    TASK_HEAD_REGISTRY,
+    TaskHead,
+    annotated_images,
+    pick_images,
+    select_features,
+)
 
 
 @TASK_HEAD_REGISTRY.register()
@@ -58,12 +64,12 @@ class LinearClassificationHead(TaskHead):
         image_size: tuple[int, int],
     ) -> dict[str, Tensor]:
         """Loss "loss_class": softmax cross-entropy, mean over the labelled images."""
-        annotated = [i for i, label in enumerate(annotations) if label is not None]
-        if not annotated:
+        index, labels = annotated_images(annotations)
+        if not index:
             return {"loss_class": connected_zero(predictions)}
-        labels = torch.tensor([int(annotations[i]) for i in annotated], device=predictions.device)
-        logits = predictions if len(labels) == len(predictions) else predictions[annotated]
-        return {"loss_class": F.cross_entropy(full_precision(logits), labels)}
+        targets = torch.tensor([int(label) for label in labels], device=predictions.device)
+        logits = full_precision(pick_images(predictions, index))
+        return {"loss_class": F.cross_entropy(logits, targets)}
 
     def inference(
         self,

@@ -12,7 +12,13 @@ from torch import Tensor, nn
 
 from ..layers import Norm, connected_zero, conv_block
 from ..losses import semantic_cross_entropy
-from .build import TASK_HEAD_REGISTRY, TaskHead, select_features
+from .build import (
+    TASK_HEAD_REGISTRY,
+    TaskHead,
+    annotated_images,
+    pick_images,
+    select_features,
+)
 
 
 class _Upsample(nn.Upsample):
@@ -125,16 +131,15 @@ class SemanticFPNHead(TaskHead):
             predictions: (N, C, H, W).
             annotations: per image (Hi, Wi) integer labels, smaller than the padded batch or equal.
         """
-        annotated = [i for i, labels in enumerate(annotations) if labels is not None]
-        if not annotated:
+        index, labels = annotated_images(annotations)
+        if not index:
             return {"loss_sem_seg": connected_zero(predictions)}
-        labels = [annotations[i].to(predictions.device) for i in annotated]
         height, width = image_size
         padded = torch.stack([
             F.pad(x, (0, width - x.shape[1], 0, height - x.shape[0]), value=self.ignore_value)
-            for x in labels
+            for x in (image_labels.to(predictions.device) for image_labels in labels)
         ])  # fmt: skip
-        logits = predictions if len(labels) == len(annotations) else predictions[annotated]
+        logits = pick_images(predictions, index)
         loss = semantic_cross_entropy(logits, padded, ignore_value=self.ignore_value)
         return {"loss_sem_seg": loss}
 

@@ -1,48 +1,10 @@
-"""Every key that multas adds to Detectron2's config, its default, and what it does."""
+"""Config keys of distillation: teacher, paths, aggregation."""
 
 from detectron2.config import CfgNode as CN
 
-from multas.evaluation.config import add_evaluation_config
-from multas.modeling.config import add_modeling_config
 
-
-def add_multas_config(cfg: CN) -> None:
-    """Add the keys of multas to a Detectron2 config, in place.
-
-    Args:
-        cfg: what ``detectron2.config.get_cfg()`` returned.
-    """
-    _add_data_config(cfg)
-    _add_distillation_config(cfg)
-    _add_solver_config(cfg)
-    add_modeling_config(cfg)
-    add_evaluation_config(cfg)
-
-
-def _add_data_config(cfg: CN) -> None:
-    # Data cards (YAML files, see datasets/README.md) that are registered before any data set is
-    # looked up. Every split of a card is then a name for DATASETS.TRAIN/TEST, and the same name
-    # with `_unlabeled` is that split with its annotations withheld (they are never opened).
-    cfg.DATASETS.CARDS = ()
-
-    cfg.DATASETS.PSEUDO_LABELS = CN()
-    # Files written by tools/pseudo_label.py. Their boxes join the ground truth of images they
-    # name: an annotated image keeps its ground truth alone, an unannotated one gets the boxes.
-    cfg.DATASETS.PSEUDO_LABELS.FILES = ()
-    # Boxes below this teacher score are not used (on top of what the file already dropped).
-    cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH = 0.0
-    # At most so many boxes per image, best first; 0 = all.
-    cfg.DATASETS.PSEUDO_LABELS.TOPK = 0
-    # An image that the file covers but for which no box is left:
-    # "background" = annotated as empty; "skip" = stays unannotated (distillation only).
-    cfg.DATASETS.PSEUDO_LABELS.EMPTY = "background"
-
-    # Python modules (dotted names) imported at start: the place to register own paths,
-    # aggregators, heads … from outside this package.
-    cfg.IMPORT_MODULES = ()
-
-
-def _add_distillation_config(cfg: CN) -> None:
+def add_distillation_config(cfg: CN) -> None:
+    """Add the keys below, in place."""
     d = cfg.MODEL.DISTILLATION = CN()
     # With MODEL.META_ARCHITECTURE "Distiller": the meta-architecture of the student, that is
     # what META_ARCHITECTURE was before. The rest of the config describes the student.
@@ -94,14 +56,3 @@ def _add_distillation_config(cfg: CN) -> None:
     # network's group (1e-4). Momentum -1 = the optimiser's.
     d.AGGREGATION.Z_WEIGHT_DECAY = 0.0
     d.AGGREGATION.Z_MOMENTUM = -1.0
-
-
-def _add_solver_config(cfg: CN) -> None:
-    # Weight decay on biases is Detectron2's SOLVER.WEIGHT_DECAY_BIAS, on norms
-    # SOLVER.WEIGHT_DECAY_NORM.
-    cfg.SOLVER.EMA = CN()
-    # Exponential moving average of the student's weights and BatchNorm statistics.
-    cfg.SOLVER.EMA.ENABLED = False
-    # decay(k) = DECAY (1 - exp(-k / RAMP)) at update k: short memory at first.
-    cfg.SOLVER.EMA.DECAY = 0.9998
-    cfg.SOLVER.EMA.RAMP = 2000.0

@@ -1,0 +1,24 @@
+"""Every key that multas adds to Detectron2's config, its default, and what it does."""
+
+from detectron2.config import CfgNode
+
+from multas.config.data import add_data_config
+from multas.config.distillation import add_distillation_config
+from multas.config.evaluation import add_evaluation_config
+from multas.config.modeling import add_modeling_config
+from multas.config.solver import add_solver_config
+
+__all__ = ["add_multas_config"]
+
+
+def add_multas_config(cfg: CfgNode) -> None:
+    """Add the keys of multas to a Detectron2 config, in place.
+
+    Args:
+        cfg: what ``detectron2.config.get_cfg()`` returned.
+    """
+    add_data_config(cfg)
+    add_modeling_config(cfg)
+    add_distillation_config(cfg)
+    add_solver_config(cfg)
+    add_evaluation_config(cfg)

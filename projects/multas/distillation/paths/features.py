@@ -1,0 +1,160 @@
+"""Paths that compare adapted features: NST, FM and SR."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from multas.distillation.functional.features import (
+    feature_map_loss,
+    nst_channel_gram,
+    nst_polynomial,
+    softmax_regression,
+)
+from multas.distillation.paths.adapter import Adapter, match_size
+from multas.distillation.paths.base import (
+    PATH_REGISTRY,
+    Path,
+    Shapes,
+    Targets,
+    flatten,
+    flatten_shapes,
+)
+from multas.distillation.paths.layers import LayerPath
+from multas.distillation.registry import did_you_mean
+
+NST_KERNELS = ("polynomial", "channel_gram")
+
+
+class _AnySizePath(LayerPath):
+    """A path whose loss sums the positions away, so that maps are never resized."""
+
+    def __init__(
+        self, *, student_shapes: Sequence[Shapes], teacher_shapes: Sequence[Shapes], adapter: str
+    ) -> None:
+        super().__init__(
+            student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
+        )
+
+    def forward(
+        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
+    ) -> dict[str, Tensor]:
+        maps = zip(self.adapters, flatten(student), flatten(teacher), strict=True)
+        return {str(i): self.layer_loss(adapter(s), t) for i, (adapter, s, t) in enumerate(maps)}
+
+
+@PATH_REGISTRY.register()
+class NeuronSelectivity(_AnySizePath):
+    """Neuron selectivity transfer: which positions each channel selects.
+
+    Args:
+        student_shapes, teacher_shapes, adapter: see :class:`LayerPath`.
+        kernel: "polynomial", the squared MMD of the cited paper, between maps of one size (the
+            student's is resized), or "channel_gram", what the code of "Adaptive Distillation" does
+            and to which the hand-tuned weight 10 belongs.
+    """
+
+    default_name = "nst"
+    default_weight = 10.0
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        adapter: str = "conv_bn",
+        kernel: str = "polynomial",
+    ) -> None:
+        super().__init__(
+            student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
+        )
+        if kernel not in NST_KERNELS:
+            raise ValueError(f"KERNEL is '{kernel}'; choose from {', '.join(NST_KERNELS)}.")
+        self.kernel = kernel
+
+    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        if self.kernel == "channel_gram":
+            return nst_channel_gram(student, teacher)
+        return nst_polynomial(*match_size(student, teacher, self.resize))
+
+
+@PATH_REGISTRY.register()
+class FeatureMap(_AnySizePath):
+    """Squared difference of the global averages of adapted features.
+
+    Args:
+        student_shapes, teacher_shapes, adapter: see :class:`LayerPath`.
+    """
+
+    default_name = "fm"
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        adapter: str = "conv_bn",
+    ) -> None:
+        super().__init__(
+            student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
+        )
+
+    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return feature_map_loss(student, teacher)
+
+
+@PATH_REGISTRY.register()
+class SoftmaxRegression(Path):
+    """The student's last features through the teacher's own classifier, against its logits.
+
+    STUDENT is the student's last feature map, TEACHER the teacher's logits (N, K).
+
+    Args:
+        student_shapes, teacher_shapes: see :class:`Path`.
+        teacher_model: gives the classifier; held, not owned.
+        classifier: dotted name of the ``nn.Linear`` in the teacher that makes the logits.
+        norm: BatchNorm behind the adapter's 1x1 convolution.
+        always: adapt also when the student already has the width of the classifier's input.
+    """
+
+    default_name = "sr"
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        teacher_model: nn.Module,
+        classifier: str,
+        norm: bool = True,
+        always: bool = False,
+    ) -> None:
+        super().__init__()
+        layers = {n: m for n, m in teacher_model.named_modules() if isinstance(m, nn.Linear)}
+        if classifier not in layers:
+            hint = did_you_mean(classifier, layers) if layers else " It has none."
+            raise ValueError(f"CLASSIFIER '{classifier}' is no Linear of the teacher.{hint}")
+        features, logits = flatten_shapes(student_shapes), flatten_shapes(teacher_shapes)
+        if len(features) != 1 or len(features[0]) != 4 or len(logits) != 1:
+            raise self.mismatch(
+                "one feature map (N, C, H, W) and one tensor of logits (N, K) are wanted; shapes",
+                features,
+                logits,
+                "STUDENT is the last feature map, TEACHER the classifier.",
+            )
+        # In a tuple, so that the teacher's layer becomes no submodule of the student's path.
+        self._classifier = (layers[classifier],)
+        width = layers[classifier].in_features
+        if logits[0] != (logits[0][0], layers[classifier].out_features):
+            raise ValueError(
+                f"TEACHER gives {logits[0]}, but CLASSIFIER '{classifier}' makes "
+                f"{layers[classifier].out_features} logits; tap what the classifier returns."
+            )
+        self.adapter = Adapter(features[0], (0, width, 0, 0), norm=norm, always=always)
+        self.adapter_note = self.adapter.note
+
+    def forward(
+        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
+    ) -> dict[str, Tensor]:
+        (features,), (logits,), (layer,) = flatten(student), flatten(teacher), self._classifier
+        return {"": softmax_regression(self.adapter(features), logits, layer.weight, layer.bias)}

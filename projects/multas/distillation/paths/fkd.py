@@ -1,0 +1,189 @@
+"""Feature-based knowledge distillation for detectors (FKD) as a path."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multas.distillation.functional.fkd import (
+    batch_distance,
+    channel_attention,
+    joint_mask,
+    masked_distance,
+    non_local,
+    spatial_attention,
+)
+from multas.distillation.paths.adapter import match_size
+from multas.distillation.paths.base import (
+    PATH_REGISTRY,
+    Path,
+    Shapes,
+    Targets,
+    flatten,
+    flatten_shapes,
+)
+
+
+class NonLocalBlock(nn.Module):
+    """``x + BN(W y)``, y the dot-product relation of 1x1 projections of x.
+
+    The BatchNorm starts at 0, so that the block starts as the identity.
+
+    Args:
+        channels: of x.
+        reduction: the projections have channels / reduction channels, at least 1.
+        pool: max-pooling of keys and values; 1 = none.
+    """
+
+    def __init__(self, channels: int, *, reduction: int = 2, pool: int = 1) -> None:
+        super().__init__()
+        inner = max(channels // reduction, 1)
+        self.theta = nn.Conv2d(channels, inner, kernel_size=1)
+        self.phi = nn.Conv2d(channels, inner, kernel_size=1)
+        self.g = nn.Conv2d(channels, inner, kernel_size=1)
+        self.out = nn.Conv2d(inner, channels, kernel_size=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        nn.init.zeros_(self.bn.weight)
+        # ceil_mode: a map smaller than the window still has a key.
+        self.pool = nn.MaxPool2d(pool, ceil_mode=True) if pool > 1 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        relation = non_local(self.theta(x), self.pool(self.phi(x)), self.pool(self.g(x)))
+        return x + self.bn(self.out(relation))
+
+
+class FKDLevel(nn.Module):
+    """The learned layers of one pair of maps and its four distances.
+
+    Args:
+        student: channels of the student's map.
+        teacher: channels of the teacher's map.
+        reduction: see :class:`NonLocalBlock`.
+        pool: see :class:`NonLocalBlock`.
+    """
+
+    def __init__(self, student: int, teacher: int, *, reduction: int, pool: int) -> None:
+        super().__init__()
+        self.adapt = nn.Conv2d(student, teacher, kernel_size=1)
+        self.channel = nn.Linear(student, teacher)
+        self.spatial = nn.Conv2d(1, 1, kernel_size=3, padding=1)
+        self.student_relation = NonLocalBlock(student, reduction=reduction, pool=pool)
+        self.teacher_relation = NonLocalBlock(teacher, reduction=reduction, pool=pool)
+        self.adapt_relation = nn.Conv2d(student, teacher, kernel_size=1)
+
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        *,
+        temperature: float,
+        channel_mask: bool,
+        softmax_of_sum: bool,
+        absolute: bool,
+    ) -> list[Tensor]:
+        """Distances of features, channel attention, spatial attention and relation (scalars)."""
+        adapted = self.adapt(student)
+        # Attention over channels needs equal widths; else that of the adapted map stands in.
+        wide = student if student.shape[1] == teacher.shape[1] else adapted
+        pairs = [(spatial_attention(student), spatial_attention(teacher))]
+        if channel_mask:
+            pairs.append((channel_attention(wide), channel_attention(teacher)))
+        masks = [joint_mask(s, t, temperature, softmax_of_sum=softmax_of_sum) for s, t in pairs]
+        channel = self.channel(channel_attention(student, absolute=absolute).flatten(1))
+        spatial = self.spatial(spatial_attention(student, absolute=absolute))
+        relation = self.adapt_relation(self.student_relation(student))
+        return [
+            masked_distance(adapted, teacher, *masks),
+            batch_distance(channel, channel_attention(teacher, absolute=absolute).flatten(1)),
+            batch_distance(spatial, spatial_attention(teacher, absolute=absolute)),
+            batch_distance(relation, self.teacher_relation(teacher)),
+        ]
+
+
+@PATH_REGISTRY.register()
+class FKD(Path):
+    """Attention-guided and non-local distillation, a plain sum over the levels.
+
+    ``w_1 feat + w_2 channel + w_3 spatial + w_4 relation`` for each pair of maps, backbone stages
+    (``Feats_B`` of "Adaptive Distillation") or pyramid levels (``Feats_P``). The defaults are the
+    one-stage setting of the public code, with the masks and attentions of the FKD paper. The
+    two-stage setting is TEMPERATURE 0.5, WEIGHTS [7e-5, 4e-3, 4e-3, 7e-5], CHANNEL_MASK False.
+    The teacher's relation is learned together with the student's, as in all public code.
+
+    Args:
+        student_shapes, teacher_shapes: see :class:`Path`.
+        resize: which map is resized when sizes differ: "student" or "teacher".
+        temperature: T of the attention masks; the lower, the sharper.
+        weights: of the four distances.
+        channel_mask: whether the feature distance is masked by channels as well as by positions.
+        softmax_of_sum: one mask from the summed attentions (paper); False: the mean of both
+            networks' masks (code).
+        absolute: the attention distances compare means of |F| (paper); False: means of F (code).
+        reduction: of the channels inside the non-local blocks.
+        pool: max-pooling of keys and values in the non-local blocks, one number for all levels
+            or one for each.
+    """
+
+    default_name = "fkd"
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        resize: str = "student",
+        temperature: float = 0.1,
+        weights: Sequence[float] = (4.2e-4, 2.4e-2, 2.4e-2, 4.2e-4),
+        channel_mask: bool = True,
+        softmax_of_sum: bool = True,
+        absolute: bool = True,
+        reduction: int = 2,
+        pool: int | Sequence[int] = 1,
+    ) -> None:
+        super().__init__()
+        s_shapes, t_shapes = flatten_shapes(student_shapes), flatten_shapes(teacher_shapes)
+        if [len(s) for s in s_shapes] != [4] * len(t_shapes) or any(len(t) != 4 for t in t_shapes):
+            raise self.mismatch(
+                "equally many feature maps (N, C, H, W) are wanted; shapes",
+                s_shapes,
+                t_shapes,
+                "Tap stages of the backbone or levels of the pyramid.",
+            )
+        if resize not in ("student", "teacher"):
+            raise ValueError(f"RESIZE is '{resize}'; choose from student, teacher.")
+        if len(weights) != 4:
+            raise ValueError(f"WEIGHTS has {len(weights)} entries; there are four distances.")
+        if temperature <= 0:
+            raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
+        pools = [pool] * len(s_shapes) if isinstance(pool, int) else list(pool)
+        if len(pools) != len(s_shapes):
+            raise ValueError(f"POOL has {len(pools)} entries for {len(s_shapes)} feature maps.")
+        self.levels = nn.ModuleList(
+            FKDLevel(s[1], t[1], reduction=reduction, pool=p)
+            for s, t, p in zip(s_shapes, t_shapes, pools, strict=True)
+        )
+        self.adapter_note = "1x1, linear, 3x3, non-local"
+        self.resize = resize
+        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.options = {
+            "temperature": temperature,
+            "channel_mask": channel_mask,
+            "softmax_of_sum": softmax_of_sum,
+            "absolute": absolute,
+        }
+
+    def labels(self) -> list[str]:
+        return [str(i) for i in range(len(self.levels))]
+
+    def forward(
+        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
+    ) -> dict[str, Tensor]:
+        losses = {}
+        maps = zip(self.levels, flatten(student), flatten(teacher), strict=True)
+        for i, (level, s, t) in enumerate(maps):
+            s, t = match_size(s, t, self.resize)
+            terms = torch.stack(level(s, t, **self.options))
+            losses[str(i)] = (self.weights.to(terms.dtype) * terms).sum()
+        return losses

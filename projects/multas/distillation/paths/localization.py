@@ -1,0 +1,170 @@
+"""Localization distillation (LD) of a generalized focal loss head as a path."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from torch import Tensor, nn
+
+from multas.distillation.functional.localization import (
+    localization_distillation,
+    valuable_region,
+)
+from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
+from multas.modeling.generalized_focal import atss_match
+
+REGIONS = ("main", "valuable")
+SIDES = 4
+# Divisors of the sum over a region in the authors' code.
+CODE_DIVISORS = {"main": 4.0, "valuable": 16.0}
+
+
+@PATH_REGISTRY.register()
+class LocalizationDistillation(Path):
+    """KL divergence of the distributions of box sides, in the main and the valuable region.
+
+    Tap the dense head of both networks: a pair (logits, distributions) with one map (N, A*K, Hi,
+    Wi) and (N, A*4*(reg_max+1), Hi, Wi) per level. The main region holds the positives of ATSS,
+    weighted by the student's confidence; the valuable region the locations that overlap a box less
+    than positives do, weighted by their IoU.
+
+    Args:
+        student_shapes, teacher_shapes: see :class:`Path`.
+        teacher_model: gives the anchors; held, not owned.
+        reg_max: largest bin of a side, which has reg_max + 1 of them.
+        temperature: T.
+        regions: "main", "valuable" or both.
+        mean_over_bins: divide by the number of bins (code) instead of summing them (paper).
+        normalise: divide by the weights of the region, so that the loss is a weighted mean over
+            its sides. False: by the constants 4 (main) and 16 (valuable) of the code, so that it
+            grows with the number of objects.
+        topk: candidates of ATSS on each level.
+        gamma: lower end of the valuable region, as a fraction of the threshold of the positives.
+        anchor_generator: dotted name of it in the teacher, if it has more than one.
+    """
+
+    default_name = "ld"
+    default_weight = 0.25
+    needs_boxes = True
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        teacher_model: nn.Module,
+        reg_max: int = 16,
+        temperature: float = 10.0,
+        regions: Sequence[str] = REGIONS,
+        mean_over_bins: bool = False,
+        normalise: bool = True,
+        topk: int = 9,
+        gamma: float = 0.25,
+        anchor_generator: str = "",
+    ) -> None:
+        super().__init__()
+        if len(student_shapes) != 1 or len(teacher_shapes) != 1 or len(student_shapes[0]) % 2:
+            raise ValueError(
+                "LocalizationDistillation taps one layer: a dense head that returns (logits, "
+                "distributions) with one map per level each."
+            )
+        levels = len(student_shapes[0]) // 2
+        boxes_s, boxes_t = (
+            [shape[1:] for shape in side[0][levels:]] for side in (student_shapes, teacher_shapes)
+        )
+        if boxes_s != boxes_t:
+            raise self.mismatch(
+                "the shapes of the box distributions",
+                boxes_s,
+                boxes_t,
+                "Teacher and student need the same levels, strides, anchors and bins.",
+            )
+        side = SIDES * (reg_max + 1)
+        if any(shape[0] % side for shape in boxes_s):
+            raise ValueError(
+                f"REG_MAX is {reg_max}, so distributions have a multiple of {side} channels, but "
+                f"the head returns {[shape[0] for shape in boxes_s]}; LD needs a head that "
+                "predicts distributions (generalized focal loss)."
+            )
+        unknown = set(regions) - set(REGIONS)
+        if unknown or not regions:
+            raise ValueError(f"REGIONS is {list(regions)}; choose from {', '.join(REGIONS)}.")
+        if temperature <= 0:
+            raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
+        self.bins = reg_max + 1
+        self.temperature = temperature
+        self.regions = [name for name in REGIONS if name in regions]
+        self.mean_over_bins = mean_over_bins
+        self.normalise = normalise
+        self.topk = topk
+        self.gamma = gamma
+        # In a tuple, so that the teacher's module becomes no submodule of the student's path.
+        self._anchors = (_find_anchors(teacher_model, anchor_generator),)
+
+    def labels(self) -> list[str]:
+        return list(self.regions)
+
+    def forward(
+        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
+    ) -> dict[str, Tensor]:
+        (logits, sides_s), (_, sides_t) = student[0], teacher[0]
+        weights = self._region_weights(logits, sides_s, targets)
+        sides_s, sides_t = (
+            _per_anchor(maps, SIDES * self.bins).flatten(0, 1) for maps in (sides_s, sides_t)
+        )
+        losses = {}
+        for name in self.regions:
+            weight = weights[name].flatten()
+            chosen = weight.nonzero().squeeze(1)
+            weight = weight[chosen].repeat_interleave(SIDES)
+            if self.normalise:
+                divisor = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+            else:
+                divisor = CODE_DIVISORS[name]
+            losses[name] = localization_distillation(
+                sides_s[chosen].reshape(-1, self.bins),
+                sides_t[chosen].reshape(-1, self.bins),
+                temperature=self.temperature,
+                mean_over_bins=self.mean_over_bins,
+                weight=weight,
+                avg_factor=divisor,
+            )
+        return losses
+
+    @torch.no_grad()
+    def _region_weights(
+        self, logits: list[Tensor], sides: list[Tensor], targets: Targets
+    ) -> dict[str, Tensor]:
+        """Weights (N, anchors) of the regions; 0 outside."""
+        levels = [boxes.tensor for boxes in self._anchors[0](sides)]
+        anchors = torch.cat(levels)
+        per_cell = sides[0].shape[1] // (SIDES * self.bins)
+        confidence = _per_anchor(logits, logits[0].shape[1] // per_cell).sigmoid().amax(dim=2)
+        main, valuable = [], []
+        for boxes, scores in zip(targets.boxes, confidence, strict=True):
+            boxes = boxes.tensor.to(anchors)
+            matched, thresholds = atss_match(levels, boxes, topk=self.topk)
+            main.append(torch.where(matched >= 0, scores, 0.0))
+            valuable.append(valuable_region(anchors, boxes, thresholds, gamma=self.gamma))
+        return {"main": torch.stack(main), "valuable": torch.stack(valuable)}
+
+
+def _per_anchor(maps: Sequence[Tensor], width: int) -> Tensor:
+    """Maps (N, A*width, Hi, Wi) of all levels -> (N, anchors, width), as Detectron2 orders them."""
+    return torch.cat([m.movedim(1, -1).reshape(len(m), -1, width) for m in maps], dim=1)
+
+
+def _find_anchors(teacher: nn.Module, name: str) -> nn.Module:
+    found = {n: m for n, m in teacher.named_modules() if isinstance(m, DefaultAnchorGenerator)}
+    if name and name not in found:
+        raise ValueError(
+            f"ANCHOR_GENERATOR '{name}' is no anchor generator of the teacher; it has "
+            f"{', '.join(found) or 'none'}."
+        )
+    if not name and len(found) != 1:
+        raise ValueError(
+            f"The teacher has {len(found)} anchor generators ({', '.join(found)}); name one by "
+            "ANCHOR_GENERATOR. LD needs a dense detector."
+        )
+    return found[name] if name else next(iter(found.values()))

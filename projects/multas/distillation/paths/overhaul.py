@@ -1,0 +1,119 @@
+"""Overhaul of feature distillation (OFD) as a path."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from multas.distillation.functional.overhaul import (
+    margin_relu,
+    ofd_layer_weights,
+    ofd_loss,
+    ofd_margin,
+)
+from multas.distillation.paths.adapter import match_size
+from multas.distillation.paths.base import (
+    PATH_REGISTRY,
+    Shapes,
+    Targets,
+    flatten,
+    flatten_shapes,
+)
+from multas.distillation.paths.layers import LayerPath
+from multas.distillation.registry import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+
+@PATH_REGISTRY.register()
+class Overhaul(LayerPath):
+    """Partial squared distance to the teacher's pre-ReLU features, cut at their margins.
+
+    Tap in front of the ReLU on both sides, e.g. the last convolution of the last block of each
+    stage: Detectron2's ``Conv2d`` applies its normalisation, so ``res3.1.conv2`` is BN output.
+
+    Args:
+        student_shapes, teacher_shapes, resize, adapter: see :class:`LayerPath`. The paper adapts
+            every layer, also between equal widths.
+        teacher_model: gives the margins; held, not owned.
+        norms: dotted names of the teacher's BatchNorms (or of convolutions that hold one as
+            ``norm``) that the tapped maps come from, one for each map.
+        layer_weights: one for each map; empty = 1/2^(L-1), ..., 1/2, 1 from first to last.
+        divisor: of the sum of squares of one image; 1000 in the reference code.
+    """
+
+    default_name = "ofd"
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        teacher_model: nn.Module,
+        norms: Sequence[str],
+        layer_weights: Sequence[float] = (),
+        divisor: float = 1000.0,
+        resize: str = "student",
+        adapter: str = "conv_bn_always",
+    ) -> None:
+        super().__init__(
+            student_shapes=student_shapes,
+            teacher_shapes=teacher_shapes,
+            resize=resize,
+            adapter=adapter,
+        )
+        count = len(self.adapters)
+        if len(norms) != count:
+            raise ValueError(f"NORMS names {len(norms)} layers for {count} feature maps.")
+        self.layer_weights = list(layer_weights) or ofd_layer_weights(count)
+        if len(self.layer_weights) != count:
+            given = len(self.layer_weights)
+            raise ValueError(f"LAYER_WEIGHTS has {given} entries for {count} feature maps.")
+        self.divisor = divisor
+        for i, name in enumerate(norms):
+            margin = _margin(teacher_model, name).float()
+            width = self._width(teacher_shapes, i)
+            if len(margin) != width:
+                raise ValueError(f"NORMS: '{name}' has {len(margin)} channels, its map {width}.")
+            self.register_buffer(f"margin_{i}", margin, persistent=False)
+
+    @staticmethod
+    def _width(shapes: Sequence[Shapes], position: int) -> int:
+        return flatten_shapes(shapes)[position][1]
+
+    def forward(
+        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
+    ) -> dict[str, Tensor]:
+        maps = zip(self.adapters, flatten(student), flatten(teacher), strict=True)
+        losses = {}
+        for i, (adapter, s, t) in enumerate(maps):
+            s, t = match_size(adapter(s), t, self.resize)
+            losses[str(i)] = ofd_loss(
+                s,
+                margin_relu(t, self.get_buffer(f"margin_{i}")),
+                divisor=self.divisor,
+                weight=self.layer_weights[i],
+            )
+        return losses
+
+
+def _margin(teacher: nn.Module, name: str) -> Tensor:
+    """Margins of the channels behind one BatchNorm of the teacher."""
+    modules = dict(teacher.named_modules())
+    if name not in modules:
+        raise ValueError(f"NORMS: the teacher has no layer '{name}'.{did_you_mean(name, modules)}")
+    norm = getattr(modules[name], "norm", modules[name])
+    if getattr(norm, "weight", None) is None or getattr(norm, "running_mean", None) is None:
+        raise ValueError(
+            f"NORMS: '{name}' of the teacher is {type(norm).__name__}, no BatchNorm with scale and "
+            "shift; the margins are known only behind one."
+        )
+    if norm.running_mean.eq(0).all():
+        logger.warning(
+            "The teacher's '%s' has running means of exactly 0: its statistics were folded into "
+            "its scale and shift (Caffe2 checkpoints), or it was never trained. OFD's margins are "
+            "wrong then; use a teacher with its own BatchNorm statistics.",
+            name,
+        )
+    return ofd_margin(norm.weight, norm.bias)

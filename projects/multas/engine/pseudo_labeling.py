@@ -1,0 +1,111 @@
+"""A teacher's detections on a data set, and how good they are."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.data import build_detection_test_loader
+from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from torch import nn
+from tqdm import tqdm
+
+from multas.engine.inference import evaluation_mode
+
+
+def label_images(
+    model: nn.Module, loader: Iterable, *, score_thresh: float, topk: int = 0
+) -> tuple[list[dict], list[Any]]:
+    """Detect on every image.
+
+    Args:
+        model: predicts "instances" in the coordinates of the original image.
+        loader: batches of inputs in test mode; only images are used.
+        score_thresh: boxes below are dropped.
+        topk: at most so many boxes per image, best first; 0 = all.
+
+    Returns:
+        Annotations in COCO's results form (category_id from 0), and the ids of all images.
+    """
+    annotations: list[dict] = []
+    image_ids: list[Any] = []
+    with evaluation_mode(model), torch.no_grad():
+        for batch in tqdm(loader, desc="pseudo-labels", unit="batch"):
+            for sample, output in zip(batch, model(batch), strict=True):
+                found = output["instances"].to("cpu")
+                found = found[found.scores.argsort(descending=True)]
+                found = found[found.scores >= score_thresh][: topk or len(found)]
+                boxes = BoxMode.convert(
+                    found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
+                )
+                image_ids.append(sample["image_id"])
+                rows = zip(
+                    boxes.tolist(), found.scores.tolist(), found.pred_classes.tolist(), strict=True
+                )
+                annotations.extend(
+                    {"image_id": image_ids[-1], "category_id": c, "bbox": b, "score": s}
+                    for b, s, c in rows
+                )
+    return annotations, image_ids
+
+
+def label_dataset(cfg, model: nn.Module, name: str, *, score_thresh: float, topk: int = 0):
+    """:func:`label_images` on a registered data set, loaded as the config says."""
+    loader = build_detection_test_loader(cfg, name)
+    return label_images(model, loader, score_thresh=score_thresh, topk=topk)
+
+
+def quality(
+    annotations: Sequence[Mapping], truth: Sequence[Mapping], num_classes: int, iou: float = 0.5
+) -> list[tuple[float, float, int, int]]:
+    """Precision and recall of pseudo-labels against withheld ground truth.
+
+    A box is right if its overlap with an object of its class, not taken by a better-scored box,
+    is above ``iou``. Objects marked "difficult" count neither way.
+
+    Args:
+        annotations: see :func:`label_images`.
+        truth: dataset dicts with annotations.
+        num_classes: K.
+        iou: threshold.
+
+    Returns:
+        Per class (precision, recall, number of boxes, number of objects), and last over all
+        classes; a ratio without denominator is nan.
+    """
+    found: dict[tuple, list[Mapping]] = defaultdict(list)
+    for box in annotations:
+        found[box["image_id"], box["category_id"]].append(box)
+    counts = torch.zeros(num_classes + 1, 3)  # right, boxes, objects
+    for sample in truth:
+        for k in range(num_classes):
+            objects = [a for a in sample["annotations"] if a["category_id"] == k]
+            boxes = sorted(found[sample["image_id"], k], key=lambda b: -b["score"])
+            counts[k] += torch.tensor(_match(boxes, objects, iou), dtype=torch.float32)
+    counts[-1] = counts.sum(0)
+    right, boxes, objects = counts.unbind(1)
+    rows = zip(right / boxes, right / objects, boxes, objects, strict=True)
+    return [(float(p), float(r), int(b), int(o)) for p, r, b, o in rows]
+
+
+def _match(boxes: Sequence[Mapping], objects: Sequence[Mapping], iou: float) -> list[int]:
+    easy = [not a.get("difficult", 0) for a in objects]
+    if not boxes or not objects:
+        return [0, len(boxes), sum(easy)]
+
+    def xyxy(items: Sequence[Mapping], mode: BoxMode | None) -> Boxes:
+        rows = [
+            BoxMode.convert(a["bbox"], mode or a["bbox_mode"], BoxMode.XYXY_ABS) for a in items
+        ]
+        return Boxes(torch.tensor(rows))
+
+    overlap = pairwise_iou(xyxy(boxes, BoxMode.XYWH_ABS), xyxy(objects, None))
+    taken = [False] * len(objects)
+    right = neutral = 0
+    for row in overlap:
+        best = int(row.argmax())
+        if row[best] > iou and not taken[best]:
+            taken[best] = True
+            right += easy[best]
+            neutral += not easy[best]
+    return [right, len(boxes) - neutral, sum(easy)]

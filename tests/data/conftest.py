@@ -1,0 +1,22 @@
+"""A small copy of the embedded set, and catalogs that forget what a test registered."""
+
+import pytest
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from multas.data import make_toy
+
+
+@pytest.fixture(scope="session")
+def small_toy(tmp_path_factory):
+    """Folder of an embedded set of 24 + 6 + 8 images; tests must not change it."""
+    return make_toy(tmp_path_factory.mktemp("small") / "toy", train=24, val=6, test=8)
+
+
+@pytest.fixture(autouse=True)
+def forget_registered():
+    """Removes from the catalogs what the test added."""
+    before = [set(catalog.list()) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, known in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog.list()) - known:
+            catalog.remove(name)

@@ -1,0 +1,540 @@
+"""The paths of the adaptive distillation paper, built as a config builds them."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from detectron2.structures import Boxes
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from multas.distillation.functional.attention import attention_transfer
+from multas.distillation.functional.localization import distribution_kl_elements
+from multas.distillation.functional.overhaul import ofd_margin
+from multas.distillation.paths import attention, features, fkd, localization, logits, overhaul
+from multas.distillation.paths.base import PATH_REGISTRY, Targets
+from multas.distillation.paths.spec import parse_paths
+from multas.modeling.generalized_focal import atss_match
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
+MODULES = (attention, logits, features, overhaul, fkd, localization)
+# How the authors' code differs from the papers' texts.
+CODE = {
+    "AttentionTransfer": {"REDUCTION": "mean"},
+    "SoftTarget": {},
+    "L2Logits": {},
+    "NeuronSelectivity": {"KERNEL": "channel_gram"},
+    "FeatureMap": {},
+    "SoftmaxRegression": {"CLASSIFIER": "fc"},
+}
+GOLDEN_NAMES = {
+    "attention_transfer": "AttentionTransfer",
+    "soft_target": "SoftTarget",
+    "logits": "L2Logits",
+    "nst": "NeuronSelectivity",
+    "feature_map": "FeatureMap",
+    "softmax_regression": "SoftmaxRegression",
+}
+
+
+def load(name):
+    with np.load(GOLDEN / f"{name}.npz", allow_pickle=False) as file:
+        arrays = dict(file)
+    texts = {k: v.tolist() for k, v in arrays.items() if v.dtype.kind == "U"}
+    numbers = {k: torch.from_numpy(np.asarray(v)) for k, v in arrays.items() if k not in texts}
+    return numbers | texts
+
+
+def build(kind, student, teacher, teacher_model=None, **options):
+    """A path from an entry of MODEL.DISTILLATION.PATHS and the tapped values."""
+    (spec,) = parse_paths(
+        [{"TYPE": kind, "STUDENT": [f"s{i}" for i in range(len(student))]} | options]
+    )
+
+    def shapes(values):
+        return [[tuple(leaf.shape) for leaf in _leaves(value)] for value in values]
+
+    return spec.build(shapes(student), shapes(teacher), teacher_model or nn.Module())
+
+
+def _leaves(value):
+    return [value] if torch.is_tensor(value) else [x for item in value for x in _leaves(item)]
+
+
+def no_targets():
+    return Targets(image_sizes=[], padded_size=(0, 0), instances=[])
+
+
+def copy_into(parameter, value):
+    with torch.no_grad():
+        parameter.copy_(value.reshape(parameter.shape))
+
+
+def fill_adapter(adapter, conv, gamma, beta):
+    projection, norm = adapter.project
+    copy_into(projection.weight, conv)
+    copy_into(norm.weight, gamma)
+    copy_into(norm.bias, beta)
+
+
+def maps(*shapes, grad=False):
+    return tuple(torch.randn(shape, requires_grad=grad) for shape in shapes)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "AttentionTransfer",
+        "SoftTarget",
+        "L2Logits",
+        "NeuronSelectivity",
+        "FeatureMap",
+        "SoftmaxRegression",
+        "Overhaul",
+        "FKD",
+        "LocalizationDistillation",
+    ],
+)
+def test_each_method_is_one_registered_class_with_its_own_name(name):
+    cls = PATH_REGISTRY.get(name)
+    assert cls.__module__ in {module.__name__ for module in MODULES}
+    assert cls.default_name and cls.__doc__
+
+
+@pytest.mark.parametrize("case", sorted(path.stem for path in GOLDEN.glob("step_*.npz")))
+def test_raw_losses_of_the_authors_training_step(case):
+    golden = load(case)
+    stages = range(4)
+    students = [golden[f"in_fs{i}"] for i in stages]
+    teachers = [golden[f"in_ft{i}"] for i in stages]
+
+    def scores(side, last):
+        return last.mean((2, 3)) @ golden[f"in_w_head_{side}"].T + golden[f"in_b_head_{side}"]
+
+    teacher_model = nn.Module()
+    classes, width = golden["in_w_head_t"].shape
+    teacher_model.fc = nn.Linear(width, classes).double()
+    copy_into(teacher_model.fc.weight, golden["in_w_head_t"])
+    copy_into(teacher_model.fc.bias, golden["in_b_head_t"])
+    taps = {"SoftTarget": "logits", "L2Logits": "logits", "SoftmaxRegression": "cross"}
+    values = {
+        "maps": (students, teachers),
+        "logits": ([scores("s", students[3])], [scores("t", teachers[3])]),
+        "cross": ([students[3]], [scores("t", teachers[3])]),
+    }
+    raw = {}
+    for name in golden["in_path_names"]:
+        short = name.partition(":")[0].removeprefix("loss_kd_")
+        if short in raw:
+            continue
+        kind = GOLDEN_NAMES[short]
+        student, teacher = values[taps.get(kind, "maps")]
+        path = build(kind, student, teacher, teacher_model, **CODE[kind]).double()
+        adapters = getattr(path, "adapters", [])
+        first = 0
+        if kind == "SoftmaxRegression":
+            adapters, first = [path.adapter], 3
+        for i, adapter in enumerate(adapters, start=first):
+            if hasattr(adapter, "project"):
+                keys = ("conv", "bn_gamma", "bn_beta")
+                fill_adapter(adapter, *(golden[f"in_w_adapt_{key}{i}"] for key in keys))
+        losses = path(tuple(student), tuple(teacher), no_targets())
+        assert list(losses) == path.labels()
+        raw[short] = list(losses.values())
+    expected = golden["out_path_losses_weighted"] / golden["in_path_loss_weights"]
+    actual = []
+    for name in golden["in_path_names"]:
+        short, _, layer = name.partition(":")
+        terms = raw[short.removeprefix("loss_kd_")]
+        actual.append(terms[int(layer)] if layer else torch.stack(terms).sum())
+    torch.testing.assert_close(torch.stack(actual).detach(), expected, rtol=1e-9, atol=0)
+
+
+def test_text_of_the_paper_is_the_default():
+    student, teacher = maps((2, 4, 6, 6)), maps((2, 8, 6, 6))
+    path = build("AttentionTransfer", student, teacher)
+    loss = path(student, teacher, no_targets())["0"]
+    torch.testing.assert_close(loss, attention_transfer(*student, *teacher, reduction="sum"))
+    assert not list(path.parameters())
+
+
+def test_maps_of_another_size_are_resized_only_where_positions_are_compared():
+    student, teacher = maps((2, 4, 3, 3)), maps((2, 4, 6, 6))
+    for kind in ("AttentionTransfer", "NeuronSelectivity", "FeatureMap", "FKD"):
+        (loss,) = build(kind, student, teacher)(student, teacher, no_targets()).values()
+        assert loss.isfinite() and loss > 0
+    path = build("FeatureMap", student, teacher)
+    enlarged = tuple(F.interpolate(t, scale_factor=2, mode="nearest") for t in teacher)
+    values = [path(student, t, no_targets())["0"] for t in (teacher, enlarged)]
+    torch.testing.assert_close(*values)
+    segmentation = maps((2, 5, 4, 4)), maps((2, 5, 8, 8))
+    assert build("SoftTarget", *segmentation)(*segmentation, no_targets())["0"] > 0
+
+
+def test_equal_widths_need_no_adapter_unless_always():
+    student, teacher = maps((2, 4, 6, 6)), maps((2, 4, 6, 6))
+    assert not list(build("FeatureMap", student, teacher).parameters())
+    always = build("FeatureMap", student, teacher, ADAPTER="conv_bn_always")
+    assert len(list(always.parameters())) == 3
+
+
+# FKD
+
+
+def fill_fkd(path, golden, level, name):
+    layers = {
+        "adapt": path.adapt,
+        "channel": path.channel,
+        "spatial": path.spatial,
+        "nladapt": path.adapt_relation,
+    }
+    for prefix, block in (("snl", path.student_relation), ("tnl", path.teacher_relation)):
+        layers |= {f"{prefix}_{part}": getattr(block, part) for part in ("g", "theta", "phi")}
+        copy_into(block.out.weight, golden[f"in_w{name}_{prefix}_out"])
+        copy_into(block.bn.weight, golden[f"in_w{name}_{prefix}_bn_gamma"])
+        copy_into(block.bn.bias, golden[f"in_w{name}_{prefix}_bn_beta"])
+    for key, layer in layers.items():
+        copy_into(layer.weight, golden[f"in_w{name}_{key}"])
+        copy_into(layer.bias, golden[f"in_b{name}_{key}"])
+
+
+@pytest.mark.parametrize("case", ["fkd_onestage", "fkd_twostage_nopool", "fkd_twostage_pool4"])
+def test_fkd_path_equals_public_code(case):
+    golden = load(case)
+    one_stage = case == "fkd_onestage"
+    names = [str(i) for i in range(int(golden["in_num_levels"]))] if one_stage else [""]
+    student = tuple(golden[f"in_fs{name}"].requires_grad_() for name in names)
+    teacher = tuple(golden[f"in_ft{name}"] for name in names)
+    inner = golden[f"in_w{names[0]}_snl_theta"].shape[0]
+    path = build(
+        "FKD",
+        student,
+        teacher,
+        TEMPERATURE=float(golden["in_temperature"]),
+        WEIGHTS=golden["in_weights"].tolist(),
+        CHANNEL_MASK=one_stage,
+        SOFTMAX_OF_SUM=False,
+        ABSOLUTE=False,
+        REDUCTION=student[0].shape[1] // inner,
+        POOL=golden["in_pool"].flatten().tolist(),
+    ).double()
+    for level, name in zip(path.levels, names, strict=True):
+        fill_fkd(level, golden, level, name)
+    losses = path(student, teacher, no_targets())
+    assert list(losses) == path.labels()
+    total = torch.stack(list(losses.values())).sum()
+    # The weights are held in single precision.
+    torch.testing.assert_close(total, golden["out_loss"], rtol=1e-6, atol=0)
+    for features_s, name in zip(student, names, strict=True):
+        expected = golden[f"grad_fs{name}"]
+        actual = torch.autograd.grad(total, features_s, retain_graph=True)[0]
+        torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6 * expected.abs().max())
+
+
+def test_fkd_works_between_widths_and_starts_from_identity_relations():
+    student, teacher = (
+        maps((2, 4, 6, 6), (2, 8, 1, 1), grad=True),
+        maps((2, 6, 6, 6), (2, 16, 1, 1)),
+    )
+    path = build("FKD", student, teacher, POOL=2)
+    losses = path(student, teacher, no_targets())
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(s.grad.isfinite().all() and s.grad.abs().max() > 0 for s in student)
+    block = path.levels[0].student_relation
+    torch.testing.assert_close(block(student[0]), student[0])
+
+
+# OFD
+
+
+def teacher_with_norm(gamma, beta, mean=0.1):
+    teacher = nn.Module()
+    teacher.conv = nn.Conv2d(3, len(gamma), 1)
+    teacher.conv.norm = nn.BatchNorm2d(len(gamma))
+    copy_into(teacher.conv.norm.weight, gamma)
+    copy_into(teacher.conv.norm.bias, beta)
+    teacher.conv.norm.running_mean.fill_(mean)
+    return teacher
+
+
+@pytest.mark.parametrize("norm", ["conv", "conv.norm"])
+def test_overhaul_path_golden(norm):
+    golden = load("ofd_full")
+    teacher_model = teacher_with_norm(
+        golden["in_teacher_bn_gamma"], golden["in_teacher_bn_beta"]
+    ).double()
+    student, teacher = (golden["in_fs"].requires_grad_(),), (golden["in_ft_preact"],)
+    weight = float(golden["in_loss_weight"])
+    options = {"NORMS": [norm], "LAYER_WEIGHTS": [weight]}
+    path = build("Overhaul", student, teacher, teacher_model, **options).double()
+    keys = ("in_w_conv", "in_w_bn_gamma", "in_w_bn_beta")
+    fill_adapter(path.adapters[0], *(golden[key] for key in keys))
+    loss = path(student, teacher, no_targets())["0"]
+    torch.testing.assert_close(loss, golden["out_loss"], rtol=1e-6, atol=0)
+    actual, expected = torch.autograd.grad(loss, student[0])[0], golden["grad_fs"]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-6 * expected.abs().max())
+
+
+def test_overhaul_halves_the_weight_towards_shallow_layers():
+    student, teacher = maps((2, 5, 4, 4)) * 2, maps((2, 5, 4, 4)) * 2
+    model = teacher_with_norm(torch.ones(5), torch.zeros(5))
+    options = {"NORMS": ["conv"] * 2, "ADAPTER": "none"}
+    losses = build("Overhaul", student, teacher, model, **options)(student, teacher, no_targets())
+    torch.testing.assert_close(2 * losses["0"], losses["1"])
+    path = build("Overhaul", student, teacher, model, LAYER_WEIGHTS=[3.0, 1.0], **options)
+    losses = path(student, teacher, no_targets())
+    torch.testing.assert_close(losses["0"], 3 * losses["1"])
+
+
+def test_overhaul_says_when_margins_cannot_be_known(caplog):
+    student, teacher = maps((2, 3, 4, 4)), maps((2, 5, 4, 4))
+    gamma = torch.ones(5)
+    with caplog.at_level(logging.WARNING):
+        path = build(
+            "Overhaul", student, teacher, teacher_with_norm(gamma, gamma, 0.0), NORMS=["conv"]
+        )
+    assert "folded" in caplog.text
+    torch.testing.assert_close(path.margin_0, ofd_margin(gamma, gamma).float())
+    for names, message in ((["cnv"], "conv"), ([], "0 layers for 1"), (["conv.norm"] * 2, "2")):
+        with pytest.raises(ValueError, match=message):
+            build("Overhaul", student, teacher, teacher_with_norm(gamma, gamma), NORMS=names)
+    plain = nn.Module()
+    plain.conv = nn.Conv2d(3, 5, 1)
+    with pytest.raises(ValueError, match="no BatchNorm"):
+        build("Overhaul", student, teacher, plain, NORMS=["conv"])
+
+
+# SR
+
+
+def test_softmax_regression_holds_the_classifier_without_owning_it():
+    student, teacher = maps((2, 3, 4, 4), grad=True), maps((2, 7))
+    teacher_model = nn.Sequential(nn.Linear(5, 7))
+    path = build("SoftmaxRegression", student, teacher, teacher_model, CLASSIFIER="0")
+    assert {id(p) for p in path.parameters()}.isdisjoint(map(id, teacher_model.parameters()))
+    assert not any(key.startswith("_classifier") for key in path.state_dict())
+    path(student, teacher, no_targets())[""].backward()
+    assert student[0].grad.abs().max() > 0 and teacher_model[0].weight.grad is None
+    with pytest.raises(ValueError, match="no Linear of the teacher"):
+        build("SoftmaxRegression", student, teacher, teacher_model, CLASSIFIER="head")
+    with pytest.raises(ValueError, match="makes 7 logits"):
+        build("SoftmaxRegression", student, maps((2, 5)), teacher_model, CLASSIFIER="0")
+
+
+# LD
+
+
+BINS = 5
+CLASSES = 3
+SIZES = ((8, 8), (4, 4))
+
+
+def dense_outputs(images=2, grad=False):
+    scores = [torch.randn(images, CLASSES, *size, requires_grad=grad) for size in SIZES]
+    sides = [torch.randn(images, 4 * BINS, *size, requires_grad=grad) for size in SIZES]
+    return ((scores, sides),)
+
+
+def detector():
+    teacher = nn.Module()
+    teacher.anchors = DefaultAnchorGenerator(
+        sizes=[[32.0], [64.0]], aspect_ratios=[1.0], strides=[8, 16]
+    )
+    return teacher
+
+
+def boxes_as_targets(*boxes):
+    found = [Boxes(torch.tensor(b, dtype=torch.float32).reshape(-1, 4)) for b in boxes]
+    return Targets([(64, 64)] * len(found), (64, 64), [None] * len(found), found)
+
+
+def brute_force_regions(boxes, topk, gamma):
+    """Regions of one image by loops: {anchor: box} of positives, {anchor: weight} of the rest."""
+    anchors = []
+    for stride, (height, width) in zip((8, 16), SIZES, strict=True):
+        side = 2 * stride
+        cells = [(x, y) for y in range(height) for x in range(width)]
+        middle = [((x + 0.5) * stride, (y + 0.5) * stride) for x, y in cells]
+        anchors.append([(x - side, y - side, x + side, y + side) for x, y in middle])
+
+    def iou_and_diou(a, b):
+        area = lambda r: (r[2] - r[0]) * (r[3] - r[1])  # noqa: E731
+        low = [max(p, q) for p, q in zip(a[:2], b[:2], strict=True)]
+        high = [min(p, q) for p, q in zip(a[2:], b[2:], strict=True)]
+        inter = max(high[0] - low[0], 0) * max(high[1] - low[1], 0)
+        iou = inter / (area(a) + area(b) - inter)
+        shift = sum(((a[i] + a[i + 2] - b[i] - b[i + 2]) / 2) ** 2 for i in (0, 1))
+        diagonal = sum((max(a[i + 2], b[i + 2]) - min(a[i], b[i])) ** 2 for i in (0, 1))
+        return iou, iou - shift / diagonal
+
+    flat = [a for level in anchors for a in level]
+    main, valuable = {}, {}
+    for box in boxes:
+        overlaps = [iou_and_diou(a, box) for a in flat]
+        near, start = [], 0
+        for level in anchors:
+            middle = [
+                abs(complex(a[0] + a[2], a[1] + a[3]) - complex(box[0] + box[2], box[1] + box[3]))
+                for a in level
+            ]
+            order = sorted(range(len(level)), key=middle.__getitem__)
+            near += [start + i for i in order[:topk]]
+            start += len(level)
+        candidate_ious = np.array([overlaps[i][0] for i in near])
+        threshold = candidate_ious.mean() + candidate_ious.std(ddof=1)
+        for i, anchor in enumerate(flat):
+            iou, diou = overlaps[i]
+            x, y = (anchor[0] + anchor[2]) / 2, (anchor[1] + anchor[3]) / 2
+            inside = box[0] < x < box[2] and box[1] < y < box[3]
+            if i in near and iou >= threshold and inside:
+                main[i] = max(main.get(i, 0.0), iou)
+            if gamma * threshold <= diou < threshold:
+                valuable[i] = max(valuable.get(i, 0.0), iou)
+    return main, valuable
+
+
+@given(
+    corners=st.lists(st.tuples(*[st.floats(1.0, 63.0)] * 4), min_size=1, max_size=3),
+    topk=st.integers(1, 6),
+)
+def test_positives_are_those_of_a_literal_reading_of_atss(corners, topk):
+    # Irrational offsets, so that no two anchors are equally near.
+    boxes = [
+        [min(x, u) - 0.5417, min(y, v) - 0.3183, max(x, u) + 0.7071, max(y, v) + 0.5772]
+        for x, y, u, v in corners
+    ]
+    grids = [torch.empty(1, 1, *size) for size in SIZES]
+    levels = [level.tensor.double() for level in detector().anchors(grids)]
+    matched, _ = atss_match(levels, torch.tensor(boxes, dtype=torch.float64), topk=topk)
+    main, _ = brute_force_regions(boxes, topk, gamma=0.25)
+    assert set((matched >= 0).nonzero().flatten().tolist()) == set(main)
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("mean_over_bins", [True, False])
+def test_localization_regions_and_divisors(normalise, mean_over_bins):
+    # Centres off the symmetric places, so that the nearest anchors are unique.
+    boxes = ([[3.0, 7.1, 40.7, 33.9], [20.3, 18.2, 61.0, 60.1]], [[13.1, 2.3, 49.9, 37.0]])
+    student, teacher = dense_outputs(grad=True), dense_outputs()
+    path = build(
+        "LocalizationDistillation",
+        student,
+        teacher,
+        detector(),
+        REG_MAX=BINS - 1,
+        TOPK=5,
+        NORMALISE=normalise,
+        MEAN_OVER_BINS=mean_over_bins,
+    )
+    losses = path(student, teacher, boxes_as_targets(*boxes))
+    assert list(losses) == path.labels() == ["main", "valuable"]
+
+    def rows(values, width):
+        return torch.cat([v.permute(0, 2, 3, 1).flatten(1, 2) for v in values], 1).unflatten(
+            -1, (-1, width)
+        )
+
+    confidence = rows(student[0][0], CLASSES).sigmoid().amax((2, 3)).detach()
+    divergence = distribution_kl_elements(
+        rows(student[0][1], BINS).reshape(-1, BINS),
+        rows(teacher[0][1], BINS).reshape(-1, BINS),
+        mean_over_bins=mean_over_bins,
+    ).reshape(2, -1, 4)
+    total = {"main": 0.0, "valuable": 0.0}
+    weight = {"main": 0.0, "valuable": 0.0}
+    for image, found in enumerate(boxes):
+        main, valuable = brute_force_regions(found, topk=5, gamma=0.25)
+        assert main and valuable
+        for i in main:
+            total["main"] = total["main"] + confidence[image, i] * divergence[image, i].sum()
+            weight["main"] += 4 * confidence[image, i]
+        for i, overlap in valuable.items():
+            total["valuable"] = total["valuable"] + overlap * divergence[image, i].sum()
+            weight["valuable"] += 4 * overlap
+    divisor = weight if normalise else {"main": 4, "valuable": 16}
+    for name in losses:
+        torch.testing.assert_close(losses[name], total[name] / divisor[name])
+    torch.stack(list(losses.values())).sum().backward()
+    assert all(s.grad.abs().max() > 0 for s in student[0][1])
+    assert all(s.grad is None for s in student[0][0])
+
+
+@pytest.mark.parametrize("normalise", [True, False])
+def test_localization_without_an_object_is_zero_on_the_graph(normalise):
+    student, teacher = dense_outputs(grad=True), dense_outputs()
+    path = build(
+        "LocalizationDistillation",
+        student,
+        teacher,
+        detector(),
+        REG_MAX=BINS - 1,
+        NORMALISE=normalise,
+        REGIONS=["valuable"],
+    )
+    losses = path(student, teacher, boxes_as_targets([], []))
+    assert losses["valuable"] == 0
+    losses["valuable"].backward()
+    assert all(s.grad.eq(0).all() for s in student[0][1])
+
+
+def test_localization_uses_several_anchors_of_a_cell():
+    generator = DefaultAnchorGenerator(
+        sizes=[[32.0, 40.0], [64.0, 80.0]], aspect_ratios=[1.0], strides=[8, 16]
+    )
+    teacher_model = nn.Module()
+    teacher_model.anchors = generator
+    student = (
+        (
+            [torch.randn(1, 2 * CLASSES, *s) for s in SIZES],
+            [torch.randn(1, 8 * BINS, *s) for s in SIZES],
+        ),
+    )
+    path = build("LocalizationDistillation", student, student, teacher_model, REG_MAX=BINS - 1)
+    losses = path(student, student, boxes_as_targets([3.0, 7.0, 40.0, 34.0]))
+    assert all(loss.abs() < 1e-6 for loss in losses.values())
+
+
+def test_localization_refuses_what_has_no_distributions():
+    outputs = dense_outputs()
+    cases = (
+        (detector(), {"REG_MAX": 16}, "generalized focal"),
+        (nn.Module(), {"REG_MAX": BINS - 1}, "0 anchor generators"),
+        (detector(), {"REG_MAX": BINS - 1, "REGIONS": ["rest"]}, "main, valuable"),
+        (detector(), {"REG_MAX": BINS - 1, "ANCHOR_GENERATOR": "a"}, "it has anchors"),
+        (detector(), {"REG_MAX": BINS - 1, "TEMPERATURE": 0.0}, "positive"),
+    )
+    for teacher_model, options, message in cases:
+        with pytest.raises(ValueError, match=message):
+            build("LocalizationDistillation", outputs, outputs, teacher_model, **options)
+
+
+# Errors of the others
+
+
+@pytest.mark.parametrize(
+    ("kind", "student", "teacher", "options", "message"),
+    [
+        ("AttentionTransfer", (2, 3, 4, 4), (2, 3, 4, 4), {"REDUCTION": "max"}, "sum, mean, norm"),
+        ("AttentionTransfer", (2, 3, 4, 4), (2, 3, 2, 2), {"RESIZE": "none"}, "RESIZE: student"),
+        ("AttentionTransfer", (2, 3), (2, 3), {}, "N, C, H, W"),
+        ("SoftTarget", (2, 3), (2, 4), {}, "same classes"),
+        ("SoftTarget", (2, 3), (2, 3, 4, 4), {}, "Tap logits"),
+        ("SoftTarget", (2, 3), (2, 3), {"TEMPERATURE": -1.0}, "positive"),
+        ("SoftTarget", (2, 3, 4, 4), (2, 3, 8, 8), {"RESIZE": "none"}, "RESIZE: student"),
+        ("L2Logits", (2, 3), (2, 3), {"REDUCTION": "max"}, "mean, sum"),
+        ("NeuronSelectivity", (2, 3, 4, 4), (2, 3, 4, 4), {"KERNEL": "rbf"}, "polynomial"),
+        ("FeatureMap", (2, 3, 4, 4), (2, 5, 4, 4), {"ADAPTER": "none"}, "ADAPTER: conv"),
+        ("FKD", (2, 3, 4, 4), (2, 3), {}, "pyramid"),
+        ("FKD", (2, 3, 4, 4), (2, 3, 4, 4), {"WEIGHTS": [1.0]}, "four distances"),
+        ("FKD", (2, 3, 4, 4), (2, 3, 4, 4), {"POOL": [1, 2]}, "2 entries for 1"),
+        ("FKD", (2, 3, 4, 4), (2, 3, 4, 4), {"RESIZE": "none"}, "student, teacher"),
+    ],
+)
+def test_wrong_entries_are_refused_with_a_cure(kind, student, teacher, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(kind, maps(student), maps(teacher), **options)

@@ -1,0 +1,62 @@
+"""A tiny embedded data set and configs that train on it within seconds."""
+
+import itertools
+from pathlib import Path
+
+import pytest
+from multas.data import make_toy
+from multas.engine import load_config
+
+_names = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def devkit(tmp_path_factory) -> Path:
+    """The embedded data set, 16 training, 4 validation and 4 test images."""
+    return make_toy(tmp_path_factory.mktemp("devkit"), train=16, val=4, test=4)
+
+
+@pytest.fixture(scope="session")
+def card(devkit, repository) -> dict:
+    """The shipped card of the embedded set, pointed at the tiny one under a name of its own."""
+    import yaml
+
+    content = yaml.safe_load((repository / "datasets" / "cards" / "toy.yaml").read_text())
+    return {**content, "name": f"tiny{next(_names)}", "root": str(devkit)}
+
+
+@pytest.fixture(scope="session")
+def card_file(card, tmp_path_factory) -> Path:
+    import yaml
+
+    path = tmp_path_factory.mktemp("card") / "tiny.yaml"
+    path.write_text(yaml.safe_dump(card))
+    return path
+
+
+@pytest.fixture
+def tiny_cfg(card, card_file, tmp_path, repository):
+    """``tiny_cfg(KEY, VALUE, ...)``: the quickstart's student, shrunk to train in seconds."""
+
+    def build(*opts, folder: str = "run"):
+        name = card["name"]
+        base = [
+            "DATASETS.CARDS", [str(card_file)],
+            "DATASETS.TRAIN", [f"{name}_half"],
+            "DATASETS.TEST", [f"{name}_test"],
+            "MODEL.DEVICE", "cpu",
+            "MODEL.RESNETS.STEM_MAX_POOL", True,
+            "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
+            "MODEL.RESNETS.RES2_OUT_CHANNELS", 4,
+            "MODEL.FPN.OUT_CHANNELS", 8,
+            "SOLVER.IMS_PER_BATCH", 4,
+            "SOLVER.MAX_ITER", 3,
+            "SOLVER.WARMUP_ITERS", 1,
+            "SOLVER.CHECKPOINT_PERIOD", 100,
+            "OUTPUT_DIR", str(tmp_path / folder),
+        ]  # fmt: skip
+        return load_config(
+            str(repository / "configs" / "quickstart" / "base.yaml"), [*base, *opts]
+        )
+
+    return build

@@ -1,0 +1,70 @@
+#!/usr/bin/env python
+"""Write a teacher's detections on unlabelled images as a file of pseudo-labels.
+
+    python tools/pseudo_label.py --config-file TEACHER.yaml --weights TEACHER.pth \
+        --dataset mydata_unlabeled --output pseudo_labels.json --score-thresh 0.5
+
+The file is named in DATASETS.PSEUDO_LABELS.FILES of the student's config. With --report-against
+(a data set that has the withheld ground truth) precision and recall are printed as well; nothing
+else reads it.
+"""
+
+import argparse
+import os
+
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from multas.data.pseudo_labels import Header, file_sha256, save_pseudo_labels
+from multas.engine import load_config
+from multas.engine.inference import load_model
+from multas.engine.pseudo_labeling import label_dataset, quality
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True, help="config of the teacher")
+    parser.add_argument("--weights", required=True, help="its trained weights")
+    parser.add_argument("--dataset", required=True, help="registered images to label")
+    parser.add_argument("--output", required=True, help="file to write (JSON)")
+    parser.add_argument("--score-thresh", type=float, default=0.5)
+    parser.add_argument("--topk", type=int, default=0, help="boxes per image, 0 = all")
+    parser.add_argument("--report-against", default="", help="data set with the withheld truth")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    setup_logger()
+    cfg = load_config(args.config_file, args.opts)
+    if not os.path.isfile(args.weights):
+        raise SystemExit(f"--weights {args.weights}: no such file. Train the teacher first.")
+    model = load_model(cfg, args.weights)
+    classes = list(MetadataCatalog.get(args.dataset).thing_classes)
+    annotations, image_ids = label_dataset(
+        cfg, model, args.dataset, score_thresh=args.score_thresh, topk=args.topk
+    )
+    header = Header(
+        dataset=args.dataset,
+        classes=classes,
+        image_ids=image_ids,
+        score_thresh=args.score_thresh,
+        topk=args.topk,
+        teacher_config=args.config_file,
+        teacher_weights=args.weights,
+        teacher_sha256=file_sha256(args.weights),
+    )
+    save_pseudo_labels(args.output, header, annotations)
+    empty = len(set(image_ids) - {a["image_id"] for a in annotations})
+    print(f"{args.output}: {len(annotations)} boxes on {len(image_ids)} images, {empty} without.")
+    if args.report_against:
+        truth = DatasetCatalog.get(args.report_against)
+        rows = quality(annotations, truth, len(classes))
+        table = [[name, *row] for name, row in zip([*classes, "all"], rows, strict=True)]
+        print(tabulate(table, ["class", "precision", "recall", "boxes", "objects"], floatfmt=".3f"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+#!/usr/bin/env python
+"""The main job on the embedded data set: a distilled student beside a supervised one.
+
+    python tools/quickstart.py [--seed 1] [--output output/quickstart] [--configs configs/quickstart]
+
+Makes the data set, trains a teacher on the labelled half, lets it label the other half, trains the
+student on the labelled half alone and once more by distillation on everything, evaluates all three
+and writes report.md with pictures. Finished stages are skipped and interrupted ones resumed, so
+running it again continues.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from multas.data import make_toy
+from multas.engine import load_config
+from multas.engine.report import contact_sheet, last_values, plot_paths, training_seconds
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+STAGES = {
+    "teacher": "labelled half",
+    "supervised": "labelled half",
+    "distilled": "labelled half + pseudo-labelled half",
+}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--output", default="output/quickstart")
+    parser.add_argument("--configs", default="configs/quickstart", help="folder of the stages")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... for all stages")
+    return parser.parse_args()
+
+
+class Quickstart:
+    """The stages of one seed, below one output folder."""
+
+    def __init__(self, configs: str, output: str, seed: int, opts: Sequence[str]) -> None:
+        self.configs = configs
+        self.output = output
+        self.opts = ["SEED", str(seed), *opts]
+        self.pseudo_labels = os.path.join(output, "pseudo_labels.json")
+
+    def config_file(self, stage: str) -> str:
+        return os.path.join(self.configs, f"{stage}.yaml")
+
+    def folder(self, stage: str) -> str:
+        return os.path.join(self.output, stage)
+
+    def weights(self, stage: str) -> str:
+        return os.path.join(self.folder(stage), "student.pth")
+
+    def stage_opts(self, stage: str) -> list[str]:
+        opts = [*self.opts, "OUTPUT_DIR", self.folder(stage)]
+        if stage == "distilled":
+            opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", self.weights("teacher")]
+            opts += ["DATASETS.PSEUDO_LABELS.FILES", f"['{self.pseudo_labels}']"]
+        return opts
+
+    def config(self, stage: str) -> CfgNode:
+        return load_config(self.config_file(stage), self.stage_opts(stage))
+
+    def train(self, stage: str) -> None:
+        if os.path.isfile(self.weights(stage)):
+            print(f"[{stage}] finished before, kept: {self.weights(stage)}", flush=True)
+            return
+        print(f"[{stage}] {STAGES[stage]}: training", flush=True)
+        call("train_net.py", "--resume", "--config-file", self.config_file(stage),
+             *self.stage_opts(stage))  # fmt: skip
+
+    def label(self) -> None:
+        if os.path.isfile(self.pseudo_labels):
+            print(f"[pseudo-labels] written before, kept: {self.pseudo_labels}", flush=True)
+            return
+        cfg = self.config("distilled")
+        unlabeled = [n for n in cfg.DATASETS.TRAIN if n.endswith("_unlabeled")]
+        call("tools/pseudo_label.py", "--config-file", self.config_file("teacher"),
+             "--weights", self.weights("teacher"), "--dataset", unlabeled[0],
+             "--output", self.pseudo_labels,
+             "--score-thresh", str(cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH),
+             *self.opts)  # fmt: skip
+
+    def report(self) -> None:
+        rows = []
+        for stage, data in STAGES.items():
+            values = last_values(self.folder(stage))
+            model = build_model(self.config(stage))
+            size = sum(p.numel() for p in model.parameters()) / 1e6
+            rows.append(
+                [stage, data, *(values[f"bbox/{m}"] for m in ("AP", "AP50", "AP75")), size,
+                 training_seconds(self.folder(stage))]
+            )  # fmt: skip
+        header = ["model", "data it saw", "AP", "AP50", "AP75", "parameters (M)", "seconds"]
+        formats = ("", "", ".2f", ".2f", ".2f", ".2f", ".0f")
+        table = tabulate(rows, header, tablefmt="github", floatfmt=formats)
+        plot_paths(self.folder("distilled"), os.path.join(self.output, "path_weights.png"))
+        models = {n: (self.config(n), self.weights(n)) for n in ("supervised", "distilled")}
+        test = self.config("distilled").DATASETS.TEST[0]
+        contact_sheet(models, test, os.path.join(self.output, "predictions.png"))
+        report = os.path.join(self.output, "report.md")
+        Path(report).write_text(
+            f"# Distilled against supervised, on {test}\n\n{table}\n\n"
+            "![path weights, raw and weighted path losses](path_weights.png)\n\n"
+            "![ground truth and predictions](predictions.png)\n"
+        )
+        print(f"\n{table}\n\n{report}", flush=True)
+
+
+def call(script: str, *args: str) -> None:
+    """Run a script of this repository; a failure ends this one with its exit status."""
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    done = subprocess.run([sys.executable, str(REPOSITORY / script), *args], env=environment)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+
+
+def main() -> None:
+    args = parse_args()
+    os.chdir(REPOSITORY)
+    setup_logger()
+    if args.configs == "configs/quickstart":
+        print("[data] embedded data set: datasets/toy", flush=True)
+        make_toy("datasets/toy")
+    job = Quickstart(args.configs, args.output, args.seed, args.opts)
+    job.train("teacher")
+    job.label()
+    job.train("supervised")
+    job.train("distilled")
+    job.report()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        raise SystemExit("\nInterrupted; run it again to continue.") from None
