@@ -33,6 +33,12 @@ def add_distillation_config(cfg: CN) -> None:
     # alpha of eqs. 3 and 5 of "Adaptive Distillation": weight of all distillation against the
     # task loss. 0 = no distillation: the run equals the student's own training bit for bit.
     d.ALPHA = 1.0
+    d.RAMP = CN()
+    # Iterations during which alpha grows to its value; 0 = it has it from the start. A young
+    # student and a weak teacher can throw each other off.
+    d.RAMP.ITERS = 0
+    # "linear", or "sigmoid" = exp(-5 (1 - t)^2), flat at both ends.
+    d.RAMP.SHAPE = "sigmoid"
     # Whether the student's own losses on annotated images are used beside the paths. False is
     # the self-training of Tables 1 to 4 of "Self-training and multi-task learning …": the
     # student sees no annotation even where there is one.

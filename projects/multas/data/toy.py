@@ -29,7 +29,7 @@ from .toy_scene import Scene, draw_scene
 from .voc import read_xml
 
 MANIFEST = "manifest.json"
-VERSION = 1  # raise when scenes or lists change, so that older copies are made again
+VERSION = 2
 
 _HALF_SEED = 1  # det/seg must not coincide with Half/Half2
 

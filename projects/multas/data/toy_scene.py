@@ -1,13 +1,15 @@
 """Draws one scene of the embedded data set: textured shapes on a cluttered background.
 
-Only the outline tells the class. Colours and textures of objects, distractors and background come
-from one pool, so a network has to learn shapes, and several pairs are easily confused
-(disc/hexagon, ring/crescent, star/cross) when small, turned or partly hidden.
+The classes come in pairs of similar outlines (disc/hexagon, ring/crescent, star/cross,
+square/triangle) that are easily confused when small, turned or partly hidden. In most objects the
+colour narrows the class down to a pair; only the outline tells which of the two it is. Textures,
+and the colours of distractors, say nothing.
 
 Everything about scene `index` of data set `seed` is drawn from one generator seeded with both, so
 that any single image can be made again without the others.
 """
 
+import colorsys
 from dataclasses import dataclass
 
 import cv2
@@ -26,6 +28,11 @@ HIDDEN_BELOW, HIDDEN_PIXELS = (
     0.2,
     36,
 )  # less than this cannot be told by a person: not placed at all
+
+# Hue that most objects of a class have, the same for the two of a pair; how many are "most".
+_HUES = dict.fromkeys(("disc", "hexagon"), 0.0) | dict.fromkeys(("ring", "crescent"), 0.25)
+_HUES |= dict.fromkeys(("star", "cross"), 0.5) | dict.fromkeys(("square", "triangle"), 0.75)
+_TYPICAL = 0.75
 
 _PAD = 48  # pixels drawn beyond the image, to know how much of an object lies outside
 _SHIFT = 4  # fractional bits of polygon coordinates
@@ -94,7 +101,7 @@ def _place_layers(rng: np.random.Generator, index: int, background: np.ndarray) 
     count = int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.3, 0.25, 0.15, 0.1]))
     wanted: list[int | None] = [int(rng.integers(len(CLASSES))) for _ in range(count)]
     wanted[0] = index % len(CLASSES)
-    wanted += [None] * int(rng.integers(1, 4))
+    wanted += [None] * int(rng.integers(0, 3))
     layers: list[_Layer] = []
     for position in rng.permutation(len(wanted)):
         for _ in range(12):
@@ -121,7 +128,7 @@ def _draw_layer(
 ) -> _Layer:
     height, width = background.shape[:2]
     contours = _distractor(rng) if class_index is None else _SHAPES[CLASSES[class_index]]
-    radius = float(np.exp(rng.uniform(np.log(8), np.log(32))))
+    radius = float(np.exp(rng.uniform(np.log(10), np.log(34))))
     stretch = np.exp(rng.uniform(-0.12, 0.12))
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -135,14 +142,12 @@ def _draw_layer(
     ]
     cv2.fillPoly(canvas, points, 255, lineType=cv2.LINE_AA, shift=_SHIFT)
     inside = canvas[_PAD : _PAD + height, _PAD : _PAD + width]
-    x, y = np.clip(centre.astype(int), 0, (width - 1, height - 1))
-    near = background[max(y - 12, 0) : y + 13, max(x - 12, 0) : x + 13].mean(axis=(0, 1))
     return _Layer(
         class_index=class_index,
         alpha=inside.astype(np.float32) / 255,
         solid=inside >= 128,
         area=int(np.count_nonzero(canvas >= 128)),
-        texture=_texture(rng, height, width, away_from=near),
+        texture=_texture(rng, height, width, _vivid_colour(rng, class_index)),
     )
 
 
@@ -236,20 +241,24 @@ def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def _texture(
-    rng: np.random.Generator, height: int, width: int, away_from: np.ndarray | None = None
-) -> np.ndarray:
-    """(H, W, 3) float32: two colours mixed by one of six patterns.
+def _vivid_colour(rng: np.random.Generator, class_index: int | None) -> np.ndarray:
+    """(3,) RGB of an object or (None) a distractor; see the head of this file."""
+    hue = rng.uniform(0, 1)
+    if class_index is not None and rng.random() < _TYPICAL:
+        hue = _HUES[CLASSES[class_index]] + rng.normal(0, 0.05)
+    return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.6, 1), rng.uniform(0.6, 1)))
 
-    `away_from` (3,) keeps the main colour apart from what lies around, or the outline would be
-    invisible.
-    """
-    colours = rng.uniform(20, 235, (6, 3))
-    if away_from is not None:
-        far = np.abs(colours - away_from).sum(axis=1)
-        colours = colours[np.argsort(-far, kind="stable")]
-    first = colours[0]
-    second = first + rng.uniform(0.25, 0.6) * (colours[1] - first)
+
+def _dull_colour(rng: np.random.Generator) -> np.ndarray:
+    """(3,) RGB of the background: any brightness, little colour."""
+    return rng.uniform(40, 190) + rng.uniform(-25, 25, 3)
+
+
+def _texture(
+    rng: np.random.Generator, height: int, width: int, first: np.ndarray
+) -> np.ndarray:
+    """(H, W, 3) float32: the colour `first` (3,) and another one mixed by one of six patterns."""
+    second = first + rng.uniform(0.2, 0.5) * (_dull_colour(rng) - first)
     kind = rng.integers(6)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     angle, period = rng.uniform(0, np.pi), rng.uniform(5, 14)
@@ -275,9 +284,10 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
     mix = np.clip(3 * _smooth_noise(rng, height, width, int(rng.integers(3, 7))) - 1, 0, 1)[
         ..., None
     ]
-    image = _texture(rng, height, width) * (1 - mix) + _texture(rng, height, width) * mix
+    first, second = (_texture(rng, height, width, _dull_colour(rng)) for _ in range(2))
+    image = first * (1 - mix) + second * mix
     image = np.ascontiguousarray(image, np.float32)
-    for _ in range(int(rng.integers(4, 11))):
+    for _ in range(int(rng.integers(3, 8))):
         ends = rng.uniform(-10, max(height, width) + 10, 4).astype(int)
         colour = rng.uniform(20, 235, 3).tolist()
         if rng.random() < 0.6:

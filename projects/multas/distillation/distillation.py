@@ -56,6 +56,8 @@ class Distillation(nn.Module):
                     f"{spec.teacher_id}, but there are {len(teachers)} teachers (counted from 0)."
                 )
         self.alpha: float = options.ALPHA
+        # What a warm-up multiplies alpha with in the current step; see schedule.py.
+        self.alpha_scale: float = 1.0
         self.boxes: str = options.BOXES
         self.box_score_thresh: float = options.BOX_SCORE_THRESH
         self.input_format: str = cfg.INPUT.FORMAT
@@ -211,11 +213,12 @@ class Distillation(nn.Module):
             "path_weight": self.aggregator.weights(),
             **{f"path_{name}": value for name, value in self.aggregator.monitors().items()},
         }
+        alpha = self.alpha * self.alpha_scale
         terms = {
-            f"loss_kd_{name}": self.alpha * loss
+            f"loss_kd_{name}": alpha * loss
             for name, loss in zip(self.names, weighted.unbind(), strict=True)
         }
-        return terms | {f"loss_kd_{name}": self.alpha * term for name, term in extra.items()}
+        return terms | {f"loss_kd_{name}": alpha * term for name, term in extra.items()}
 
 
 def _blank_image(student: nn.Module, cfg: CfgNode) -> dict:

@@ -1,0 +1,100 @@
+"""Decoupled features (DeFeat) as a path."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from multas.distillation.functional.feature_imitation import defeat_imitation
+from multas.distillation.functional.foreground import cell_centers, foreground_mask
+from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets
+from multas.distillation.paths.feature_mse import adapted_maps
+from multas.distillation.paths.layers import LayerPath
+
+
+@PATH_REGISTRY.register()
+class DeFeat(LayerPath):
+    """Features imitated apart inside and outside of the objects.
+
+    The same boxes count on all levels. They come from the annotation or the teacher, as
+    MODEL.DISTILLATION.BOXES says; an image without boxes is background.
+
+    Args:
+        student_shapes, teacher_shapes, resize: see :class:`LayerPath`.
+        adapter: see :class:`LayerPath`.
+        foreground_weight: factor of the foreground term.
+        background_weight: factor of the background term.
+        divisor: of both terms, which sum over the channels: 1, or 256 (the usual width); both
+            occur in the reference implementation.
+
+    Raises:
+        ValueError: DIVISOR is not positive, or see :class:`LayerPath`.
+    """
+
+    default_name = "defeat"
+    default_student = ("backbone",)
+    needs_boxes = True
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        resize: str = "student",
+        adapter: str = "conv_always",
+        foreground_weight: float = 1.0,
+        background_weight: float = 1.0,
+        divisor: float = 1.0,
+    ) -> None:
+        super().__init__(
+            student_shapes=student_shapes,
+            teacher_shapes=teacher_shapes,
+            resize=resize,
+            adapter=adapter,
+        )
+        if divisor <= 0:
+            raise ValueError(f"DIVISOR is {divisor}; it must be positive.")
+        self.foreground_weight = foreground_weight
+        self.background_weight = background_weight
+        self.divisor = divisor
+
+    def labels(self) -> list[str]:
+        return ["foreground", "background"]
+
+    def forward(
+        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
+    ) -> dict[str, Tensor]:
+        if targets.boxes is None:
+            raise ValueError("DeFeat needs the boxes of every image in Targets.boxes.")
+        ours, theirs = adapted_maps(self, student, teacher)
+        centers = cell_centers(
+            [(level.shape[2], level.shape[3]) for level in ours],
+            targets.padded_size,
+            device=ours[0].device,
+        )
+        return defeat_imitation(
+            ours,
+            theirs,
+            foreground_mask(*pad_boxes(targets.boxes), centers),
+            foreground_weight=self.foreground_weight,
+            background_weight=self.background_weight,
+            divisor=self.divisor,
+        )
+
+
+def pad_boxes(boxes: Sequence[Boxes]) -> tuple[Tensor, Tensor]:
+    """Boxes of N images as one tensor.
+
+    Args:
+        boxes: per image G_i boxes.
+
+    Returns:
+        (N, G, 4) and (N, G) bool, False for padding; G is the largest G_i.
+    """
+    # The mark is in the padding itself: a mask made of the numbers of boxes would have to be
+    # copied to the device.
+    padded = pad_sequence([b.tensor for b in boxes], batch_first=True, padding_value=torch.nan)
+    return padded, ~padded.isnan().any(-1)

@@ -1,0 +1,82 @@
+"""Prediction-difference distillation (PDF-Distil) as a path."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from multas.distillation.functional.feature_imitation import FEATURE_WEIGHT, pdf_imitation
+from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets, flatten_shapes
+from multas.distillation.paths.feature_mse import adapted_maps
+from multas.distillation.paths.layers import LayerPath
+from multas.distillation.paths.soft_detection import common_layout
+
+
+@PATH_REGISTRY.register()
+class PDFDistil(LayerPath):
+    """Features, scores and boxes imitated where the two detectors disagree.
+
+    It spans two kinds of layers: STUDENT (and TEACHER) first name the features that enter the
+    dense head, all levels of them, and last the head itself: ``[backbone, heads.det]`` of a
+    MultiTaskNetwork, ``[backbone, head]`` of a RetinaNet.
+
+    Args:
+        student_shapes, teacher_shapes: see :class:`Path`.
+        feature_weight: factor of the feature term alone; the published results have 5.
+        adapter: see :class:`LayerPath`.
+
+    Raises:
+        ValueError: the last layer is no dense head, the heads differ in levels, anchors or
+            classes, or the features have other cells than the head's maps.
+    """
+
+    default_name = "pdf"
+    default_student = ("backbone", "heads.det")
+
+    def __init__(
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        feature_weight: float = FEATURE_WEIGHT,
+        adapter: str = "conv_always",
+    ) -> None:
+        sides = {"student": student_shapes, "teacher": teacher_shapes}
+        for side, shapes in sides.items():
+            if len(shapes) < 2:
+                raise ValueError(
+                    f"PDFDistil compares detections; it taps features and a dense head, but of the "
+                    f"{side} only one layer is named. Name both, e.g. [backbone, heads.det]; "
+                    "between networks of different tasks use FeatureMSE or DeFeat."
+                )
+        layout = common_layout(type(self), student_shapes[-1], teacher_shapes[-1])
+        for side, shapes in sides.items():
+            sizes = tuple(tuple(shape[2:]) for shape in flatten_shapes(shapes[:-1]))
+            if sizes != layout.sizes:
+                raise ValueError(
+                    f"PDFDistil: the features of the {side} have the sizes {list(sizes)}, the maps "
+                    f"of its dense head {list(layout.sizes)}; every cell of the head needs its "
+                    "feature. Tap the features that enter the dense head, all levels of them and "
+                    "no other."
+                )
+        super().__init__(
+            student_shapes=student_shapes[:-1],
+            teacher_shapes=teacher_shapes[:-1],
+            resize="none",
+            adapter=adapter,
+        )
+        self.layout = layout
+        self.feature_weight = feature_weight
+
+    def labels(self) -> list[str]:
+        return ["feature", "cls", "box_reg"]
+
+    def forward(
+        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
+    ) -> dict[str, Tensor]:
+        return pdf_imitation(
+            *adapted_maps(self, student[:-1], teacher[:-1]),
+            *self.layout.flatten(student[-1]),
+            *self.layout.flatten(teacher[-1]),
+            weight=self.feature_weight,
+        )

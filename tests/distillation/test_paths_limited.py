@@ -1,0 +1,496 @@
+"""The paths of the limited-data paper, in a real Distiller, and the ramp of their weight."""
+
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from detectron2.config import get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import EventStorage
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import gradcheck
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from multas.config import add_multas_config
+from multas.distillation import Distiller, Teacher, build_distillation
+from multas.distillation.functional.feature_imitation import (
+    defeat_imitation,
+    mse_imitation,
+    pdf_imitation,
+)
+from multas.distillation.functional.foreground import cell_centers, foreground_mask
+from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.paths.base import Targets
+from multas.distillation.paths.spec import parse_paths
+from multas.distillation.schedule import RAMP_SHAPES, ramp
+from multas.engine.path_ramp import PathRamp
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
+CLASSES, ANCHORS = 3, 6
+KINDS = ("FeatureMSE", "PDFDistil", "DeFeat", "SoftDetection")
+
+
+def load(name):
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        arrays = {key: torch.from_numpy(file[key]) for key in file}
+    return {k: v.double() if v.is_floating_point() else v for k, v in arrays.items()}
+
+
+# Paths on bare maps
+
+
+def build(kind, student, teacher, **options):
+    """A path from an entry of MODEL.DISTILLATION.PATHS and what its layers returned."""
+    (spec,) = parse_paths([{"TYPE": kind, "STUDENT": [f"s{i}" for i in range(len(student))]}])
+    spec.options.update({key.lower(): value for key, value in options.items()})
+
+    def shapes(layers):
+        return [[tuple(leaf.shape) for leaf in _leaves(layer)] for layer in layers]
+
+    return spec.build(shapes(student), shapes(teacher), nn.Module()).double()
+
+
+def _leaves(value):
+    return [value] if torch.is_tensor(value) else [leaf for item in value for leaf in _leaves(item)]
+
+
+def targets(boxes=None, size=(64, 64)):
+    boxes = None if boxes is None else [Boxes(b) for b in boxes]
+    count = 0 if boxes is None else len(boxes)
+    return Targets([size] * count, size, [None] * count, boxes)
+
+
+def features(num_images=2, channels=4, sizes=((4, 4), (2, 2))):
+    return [torch.randn(num_images, channels, *size).double() for size in sizes]
+
+
+def head(num_images=2, classes=CLASSES, anchors=ANCHORS, sizes=((4, 4), (2, 2))):
+    def maps(width):
+        return [torch.randn(num_images, anchors * width, *size).double() for size in sizes]
+
+    return maps(classes), maps(4)
+
+
+def as_map(rows, size):
+    """(N, Hi*Wi*A, K) -> (N, A*K, Hi, Wi)."""
+    count, _, width = rows.shape
+    return rows.reshape(count, *size, ANCHORS * width).permute(0, 3, 1, 2)
+
+
+def as_head(data, side, size):
+    return [as_map(data[f"in_conf_{side}"], size)], [as_map(data[f"in_loc_{side}"], size)]
+
+
+def as_feature(rows, size):
+    return rows.mT.unflatten(2, size)
+
+
+@pytest.mark.parametrize(("case", "size"), [("a", (3, 3)), ("b", (5, 5))])
+def test_mse_path_times_its_weight_is_the_reference(case, size):
+    data = load(f"kd_mse_{case}")
+    student, teacher = (as_feature(data[f"in_fea_{side}"], size) for side in "st")
+    path = build("FeatureMSE", [student], [teacher], ADAPTER="none")
+    (loss,) = path((student,), (teacher,), targets()).values()
+    (spec,) = parse_paths([{"TYPE": "FeatureMSE"}])
+    torch.testing.assert_close(spec.weight * loss, data["out_loss_kd"], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("case", "size"), [("a", (3, 3)), ("b", (4, 5)), ("one_loc", (1, 1))])
+def test_pdf_path_is_the_reference_with_factor_5_on_the_features_alone(case, size):
+    data = load(f"kd_pdf_{case}")
+    student, teacher = (
+        (as_feature(data[f"in_fea_{side}"], size), as_head(data, side, size)) for side in "st"
+    )
+    terms = build("PDFDistil", student, teacher, ADAPTER="none")(student, teacher, targets())
+    assert parse_paths([{"TYPE": "PDFDistil"}])[0].weight == 1
+    for label, key in (("feature", "pdf"), ("cls", "cls"), ("box_reg", "reg")):
+        torch.testing.assert_close(terms[label], data[f"out_loss_{key}"], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(("case", "size"), [("a", (1, 5)), ("b", (2, 5)), ("w1e2", (2, 2))])
+def test_soft_detection_path_is_the_reference(case, size):
+    data = load(f"soft_det_{case}")
+    student, teacher = (as_head(data, side, size) for side in "st")
+    weight = data["in_soft_weight"].item()
+    options = {} if weight == 5e3 else {"SOFT_WEIGHT": weight}
+    terms = build("SoftDetection", [student], [teacher], **options)(
+        (student,), (teacher,), targets()
+    )
+    torch.testing.assert_close(terms["cls"], data["out_loss_c"], rtol=1e-7, atol=1e-9)
+    torch.testing.assert_close(terms["box_reg"], data["out_loss_l"], rtol=1e-7, atol=1e-9)
+
+
+def test_defeat_path_has_the_foreground_of_the_reference():
+    data, mask = load("kd_def_a"), load("fg_mask_edge")
+    sizes = [(8, 8), (4, 4), (2, 2), (1, 1)]
+    student, teacher = (
+        [
+            as_feature(part, size)
+            for part, size in zip(
+                data[f"in_fea_{side}"].split([h * w for h, w in sizes], 1), sizes, strict=True
+            )
+        ]
+        for side in "st"
+    )
+    boxes = [64 * mask["in_boxes"][mask["in_boxes_image"] == i] for i in range(2)]
+    path = build("DeFeat", [student], [teacher], ADAPTER="none", DIVISOR=256.0)
+    terms = path((student,), (teacher,), targets(boxes))
+    expected = defeat_imitation(student, teacher, mask["out_mask"], divisor=256.0)
+    assert terms.keys() == expected.keys() and expected["foreground"] > 0
+    for label in expected:
+        torch.testing.assert_close(terms[label], expected[label])
+
+
+def test_defeat_takes_images_with_any_number_of_boxes():
+    student, teacher = features(3), features(3)
+    boxes = [torch.empty(0, 4), torch.tensor([[0.0, 0, 64, 64]]), torch.full((7, 4), 8.0)]
+    path = build("DeFeat", [student], [teacher], ADAPTER="none", FOREGROUND_WEIGHT=3.0)
+    terms = path((student,), (teacher,), targets(boxes))
+    mask = torch.tensor([0.0, 1, 0])[:, None].repeat(1, 20).double()
+    # The boxes of the third image are a single point: the centre of its first cell.
+    mask[2, 0] = 1
+    expected = defeat_imitation(student, teacher, mask, foreground_weight=3.0)
+    torch.testing.assert_close(terms["foreground"], expected["foreground"])
+    nothing = path((student,), (teacher,), targets([torch.empty(0, 4)] * 3))
+    assert nothing["foreground"] == 0 and nothing["background"] > terms["background"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradients_are_those_of_the_loss(kind):
+    small = {"num_images": 1, "sizes": ((2, 2), (1, 1))}
+    teacher_features, teacher_head = features(channels=3, **small), head(classes=2, **small)
+    inputs = [x.requires_grad_() for x in features(channels=2, **small)]
+    logits, deltas = head(classes=2, **small)
+    boxes = [torch.tensor([[0.0, 0, 40, 40]])]
+    if kind != "PDFDistil":  # whose disagreement is a constant by definition
+        logits = [x.requires_grad_() for x in logits]
+    deltas = [x.requires_grad_() for x in deltas]
+    layers = {
+        "PDFDistil": (inputs, (logits, deltas)),
+        "SoftDetection": ((logits, deltas),),
+    }.get(kind, (inputs,))
+    theirs = {
+        "PDFDistil": (teacher_features, teacher_head),
+        "SoftDetection": (teacher_head,),
+    }.get(kind, (teacher_features,))
+    options = {"SOFT_WEIGHT": 10.0} if kind == "SoftDetection" else {}
+    path = build(kind, layers, theirs, **options)
+    free = [x for x in _leaves(layers) if x.requires_grad]
+
+    def loss(*_):
+        return sum(path(layers, theirs, targets(boxes)).values())
+
+    assert gradcheck(loss, (*free, *path.parameters()))
+
+
+@pytest.mark.parametrize("kind", ["FeatureMSE", "PDFDistil", "DeFeat"])
+def test_student_features_are_projected_even_between_equal_widths(kind):
+    student, teacher = (features(), head()), (features(), head())
+    if kind != "PDFDistil":
+        student, teacher = student[:1], teacher[:1]
+    path = build(kind, student, teacher)
+    assert [type(m) for a in path.adapters for m in a.children()] == [nn.Conv2d] * 2
+    assert all(a.project.bias is not None for a in path.adapters)
+    assert "1x1 4→4" in path.adapter_note
+    assert not list(build(kind, student, teacher, ADAPTER="conv").parameters())
+
+
+def test_score_weighting_changes_the_named_terms_only():
+    student, teacher = head(), head()
+    plain, weighted = (
+        build("SoftDetection", [student], [teacher], SCORE_WEIGHTED=terms)(
+            (student,), (teacher,), targets()
+        )
+        for terms in ([], ["box_reg"])
+    )
+    assert torch.equal(plain["cls"], weighted["cls"])
+    logits = flatten_levels(teacher[0], CLASSES)
+    best = logits.sigmoid().amax(-1)
+    arguments = [
+        flatten_levels(maps, width)
+        for maps, width in zip((*student, *teacher), (CLASSES, 4) * 2, strict=True)
+    ]
+    expected = soft_detection_loss(*arguments, anchor_weights=best / best.mean())
+    torch.testing.assert_close(weighted["box_reg"], expected["box_reg"])
+    assert not torch.isclose(weighted["box_reg"], plain["box_reg"])
+
+
+def test_a_teacher_that_scores_all_anchors_alike_is_weighted_alike():
+    student, (logits, deltas) = head(), head()
+    teacher = [torch.zeros_like(x) for x in logits], deltas
+    plain, weighted = (
+        build("SoftDetection", [student], [teacher], SCORE_WEIGHTED=terms)(
+            (student,), (teacher,), targets()
+        )
+        for terms in ([], ["cls", "box_reg"])
+    )
+    for label in plain:
+        torch.testing.assert_close(plain[label], weighted[label])
+
+
+def refusals():
+    maps, dense = features(), head()
+    segmentation = torch.randn(2, 21, 64, 64)
+    scores = torch.randn(2, 10)
+    other = {"sizes": ((4, 4), (1, 1))}
+    yield (
+        "PDFDistil",
+        (maps, dense),
+        (maps, segmentation),
+        {},
+        ("in the teacher is no dense head.*use FeatureMSE or DeFeat"),
+    )
+    yield "PDFDistil", (maps, scores), (maps, dense), {}, "in the student is no dense head"
+    yield "PDFDistil", (maps,), (maps,), {}, "only one layer is named.*use FeatureMSE or DeFeat"
+    yield "PDFDistil", (maps, dense), (maps, head(classes=4)), {}, "same levels, strides, anchors"
+    yield "PDFDistil", (maps, dense), (maps, head(anchors=3)), {}, "same levels, strides, anchors"
+    yield "PDFDistil", (maps[:1], dense), (maps, dense), {}, "features of the student have the size"
+    yield "PDFDistil", (maps, dense), (features(**other), dense), {}, "features of the teacher"
+    yield "PDFDistil", (maps, dense), (maps, dense), {"ADAPTER": "lin"}, "choose from none, conv"
+    wide = features(channels=8)
+    yield "PDFDistil", (maps, dense), (wide, dense), {"ADAPTER": "none"}, "channels differ"
+    yield "SoftDetection", (dense,), (segmentation,), {}, "use FeatureMSE or DeFeat"
+    yield "SoftDetection", (maps, dense), (maps, dense), {}, "taps one layer"
+    yield "SoftDetection", (dense,), (head(classes=1),), {}, "same levels, strides, anchors"
+    yield "SoftDetection", (dense,), (head(**other),), {}, "same levels, strides, anchors"
+    # As many logits, but of other anchors.
+    yield "SoftDetection", (dense,), (head(classes=6, anchors=3),), {}, "same levels"
+    yield "SoftDetection", (dense,), (dense,), {"SCORE_WEIGHTED": "cls"}, "is a list of none, one"
+    yield "SoftDetection", (dense,), (dense,), {"SCORE_WEIGHTED": ["loc"]}, "SCORE_WEIGHTED is"
+    yield "DeFeat", (maps,), (maps,), {"DIVISOR": 0.0}, "DIVISOR is 0.0"
+    yield "DeFeat", (maps,), (maps[:1],), {}, "numbers of feature maps differ"
+    yield "FeatureMSE", (maps,), (features(**other),), {"RESIZE": "none"}, "sizes differ"
+
+
+@pytest.mark.parametrize(("kind", "student", "teacher", "options", "message"), list(refusals()))
+def test_what_cannot_be_compared_is_refused_at_build_time(kind, student, teacher, options, message):
+    with pytest.raises(ValueError, match=message):
+        build(kind, student, teacher, **options)
+
+
+# Paths in a Distiller
+
+
+def network_cfg(width=4, tasks=("det",), **keys):
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "MultiTaskNetwork"
+    cfg.MODEL.BACKBONE.NAME = "build_context_fpn_backbone"
+    cfg.MODEL.BACKBONE.FREEZE_AT = 0
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.NORM = "BN"
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4"]
+    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = width
+    cfg.MODEL.NECK.IN_FEATURES = ["res3", "res4"]
+    cfg.MODEL.NECK.OUT_CHANNELS = 2 * width
+    cfg.MODEL.NECK.NUM_LEVELS = 2
+    heads = {"det": "DenseDetectionHead", "seg": "SemanticFPNHead"}
+    cfg.MODEL.MULTITASK.TASKS = list(tasks)
+    cfg.MODEL.MULTITASK.HEADS = [heads[task] for task in tasks]
+    cfg.MODEL.DENSE_HEAD.NUM_CLASSES = CLASSES
+    cfg.MODEL.DENSE_HEAD.NUM_CONVS = 1
+    cfg.MODEL.DENSE_HEAD.SCORE_THRESH_TEST = 0.0
+    cfg.MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM = 8
+    cfg.MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS = 0
+    cfg.MODEL.ANCHOR_GENERATOR.NAME = "ClippedAnchorGenerator"
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 22], [32, 45]]
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0, 0.5, 2.0]]
+    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
+    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
+    for key, value in keys.items():
+        node = cfg.MODEL.DISTILLATION
+        *parents, leaf = key.split("__")
+        for parent in parents:
+            node = node[parent]
+        node[leaf] = value
+    return cfg
+
+
+def make_distiller(paths, teacher_width=8, teacher_tasks=("det",), **keys):
+    cfg = network_cfg(PATHS=paths, AGGREGATION__NAME="hand_tuned", **keys)
+    torch.manual_seed(0)
+    student = build_model(cfg)
+    teacher = Teacher(build_model(network_cfg(teacher_width, teacher_tasks)))
+    hard = cfg.MODEL.DISTILLATION.HARD_LABELS
+    return Distiller(
+        student=student, build=lambda s: build_distillation(cfg, s, [teacher]), hard_labels=hard
+    ).prepare()
+
+
+def sample(seed=0, annotated=True, size=(64, 96)):
+    generator = torch.Generator().manual_seed(seed)
+    image = torch.randint(0, 255, (3, *size), generator=generator, dtype=torch.uint8)
+    result = {"image": image, "height": size[0], "width": size[1]}
+    if annotated:
+        boxes = Boxes(torch.tensor([[5.0, 5, 45, 50], [30, 10, 90, 60]])[: 1 + seed])
+        classes = torch.arange(len(boxes))
+        result["instances"] = Instances(size, gt_boxes=boxes, gt_classes=classes)
+    return result
+
+
+@pytest.fixture(autouse=True)
+def storage():
+    with EventStorage() as storage:
+        yield storage
+
+
+def recorded(distiller, inputs):
+    """What the layers of both networks return, teacher in eval mode."""
+    with distiller.distillation.student_taps.record() as student:
+        distiller.student(inputs)
+    teacher = distiller.distillation.teachers[0]
+    return student, teacher.record(teacher.inputs(inputs, "BGR"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_distiller_gives_the_functional_values_times_the_weight(kind):
+    distiller = make_distiller([{"TYPE": kind}]).train()
+    inputs = [sample(0), sample(1)]
+    losses = distiller(inputs)
+    student, teacher = recorded(distiller, inputs)
+    path = next(iter(distiller.distillation.paths.values()))
+    if kind != "SoftDetection":
+        levels = student["backbone"].values()
+        ours = [adapter(x) for adapter, x in zip(path.adapters, levels, strict=True)]
+        theirs = list(teacher["backbone"].values())
+    if kind in ("PDFDistil", "SoftDetection"):
+        dense = [
+            flatten_levels(maps, width)
+            for values in (student, teacher)
+            for maps, width in zip(values["heads.det"], (CLASSES, 4), strict=True)
+        ]
+    if kind == "FeatureMSE":
+        expected = mse_imitation(ours, theirs)
+    elif kind == "PDFDistil":
+        expected = sum(pdf_imitation(ours, theirs, *dense).values())
+    elif kind == "SoftDetection":
+        expected = sum(soft_detection_loss(*dense).values())
+    else:
+        boxes = torch.zeros(2, 2, 4)
+        for i, x in enumerate(inputs):
+            boxes[i, : i + 1] = x["instances"].gt_boxes.tensor
+        valid = torch.tensor([[True, False], [True, True]])
+        centers = cell_centers([x.shape[2:] for x in ours], (64, 96))
+        mask = foreground_mask(boxes, valid, centers)
+        expected = sum(defeat_imitation(ours, theirs, mask).values())
+    torch.testing.assert_close(losses[f"loss_kd_{type(path).default_name}"], expected)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in distiller.parameters())
+
+
+def test_every_path_beside_the_others_and_layer_by_layer():
+    entries = [{"TYPE": kind, "LAYERWISE": True} for kind in KINDS]
+    distiller = make_distiller(entries).train()
+    names = "mse_0 mse_1 pdf_feature pdf_cls pdf_box_reg defeat_foreground defeat_background"
+    assert distiller.distillation.names == [*names.split(), "soft_cls", "soft_box_reg"]
+    whole = make_distiller([{"TYPE": kind} for kind in KINDS]).train()
+    whole.distillation.paths.load_state_dict(distiller.distillation.paths.state_dict())
+    inputs = [sample()]
+    parts, sums = distiller(inputs), whole(inputs)
+    for name in ("mse", "pdf", "defeat", "soft"):
+        own = [v for k, v in parts.items() if k.startswith(f"loss_kd_{name}")]
+        torch.testing.assert_close(sum(own), sums[f"loss_kd_{name}"])
+
+
+def test_defeat_without_hard_labels_has_the_boxes_of_the_teacher():
+    path = {"TYPE": "DeFeat", "LAYERWISE": True}
+    inputs = [sample(0), sample(1, annotated=False)]
+    no_box = make_distiller([path], HARD_LABELS=False).train()(inputs)
+    assert no_box["loss_kd_defeat_foreground"] == 0  # an untrained teacher is sure of nothing
+    every_box = make_distiller([path], HARD_LABELS=False, BOX_SCORE_THRESH=0.0).train()(inputs)
+    assert every_box["loss_kd_defeat_foreground"] > 0
+    mixed = make_distiller([path]).train()(inputs)
+    assert mixed["loss_kd_defeat_foreground"] > 0  # of the annotated image
+    with pytest.raises(ValueError, match="BOXES is 'ground_truth'"):
+        make_distiller([path], BOXES="ground_truth").train()(inputs)
+
+
+def test_features_of_a_segmentation_teacher_are_imitated_but_not_its_predictions():
+    paths = [{"TYPE": "FeatureMSE"}, {"TYPE": "DeFeat"}]
+    losses = make_distiller(paths, teacher_tasks=("seg",)).train()([sample()])
+    assert losses["loss_kd_mse"] > 0 and losses["loss_kd_defeat"] > 0
+    layers = {"STUDENT": ["backbone", "heads.det"], "TEACHER": ["backbone", "heads.seg"]}
+    with pytest.raises(ValueError, match=r"path 'pdf': PDFDistil compares detections.*DeFeat"):
+        make_distiller([{"TYPE": "PDFDistil", **layers}], teacher_tasks=("seg",))
+
+
+class _NoTransfer(TorchDispatchMode):
+    """Fails where the host would have to wait for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name()
+        waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "equal")
+        assert name.removeprefix("aten::").split(".")[0] not in waits, f"{name} waits"
+        if name.startswith("aten::index"):
+            mask = [x for x in args[1] or () if torch.is_tensor(x) and x.dtype == torch.bool]
+            assert not mask, f"{name} with a mask waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_step_waits_for_the_device(kind):
+    student, teacher = (features(), head()), (features(channels=8), head())
+    used = {"PDFDistil": slice(0, 2), "SoftDetection": slice(1, 2)}.get(kind, slice(0, 1))
+    student, teacher = student[used], teacher[used]
+    options = {"SCORE_WEIGHTED": ["cls", "box_reg"]} if kind == "SoftDetection" else {}
+    path = build(kind, student, teacher, **options)
+    objects = targets([torch.tensor([[0.0, 0, 40, 40]]), torch.empty(0, 4)])
+    for leaf in _leaves(student):
+        leaf.requires_grad_()
+    with _NoTransfer():
+        sum(path(student, teacher, objects).values()).backward()
+
+
+# The ramp
+
+
+@given(
+    st.integers(0, 300),
+    st.integers(0, 300),
+    st.integers(1, 200),
+    st.sampled_from(RAMP_SHAPES),
+)
+def test_the_ramp_rises_to_one_and_stays(a, b, iters, shape):
+    early, late = (ramp(i, iters, shape) for i in sorted((a, b)))
+    assert 0 <= early <= late <= 1
+    assert ramp(iters, iters, shape) == ramp(iters + a, iters, shape) == 1
+    assert ramp(a, 0, shape) == 1
+
+
+def test_shapes_of_the_ramp():
+    assert [ramp(i, 4, "linear") for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    assert ramp(0, 10, "sigmoid") == math.exp(-5)
+    assert ramp(5, 10, "sigmoid") == math.exp(-1.25)
+
+
+@pytest.mark.parametrize(
+    ("iters", "shape", "message"),
+    [(10, "cosine", "RAMP.SHAPE is 'cosine'; choose from"), (-1, "linear", "RAMP.ITERS is -1")],
+)
+def test_a_wrong_ramp_is_refused_before_training(iters, shape, message):
+    distillation = SimpleNamespace(alpha=1.0, alpha_scale=1.0)
+    with pytest.raises(ValueError, match=message):
+        PathRamp(distillation, iters=iters, shape=shape)
+
+
+def test_the_hook_scales_what_distillation_adds_and_logs_it(storage):
+    distiller = make_distiller([{"TYPE": "FeatureMSE"}, {"TYPE": "SoftDetection"}], ALPHA=0.5)
+    distiller.train()
+    full = distiller([sample()])
+    hook = PathRamp(distiller.distillation, iters=4, shape="linear")
+    hook.trainer = SimpleNamespace(iter=1, storage=storage)
+    hook.before_step()
+    early = distiller([sample()])
+    for name, loss in full.items():
+        torch.testing.assert_close(early[name], loss * (0.25 if "kd" in name else 1))
+    assert storage.latest()["path_alpha"][0] == 0.125
+    hook.trainer.iter = 4
+    hook.before_step()
+    assert distiller.distillation.alpha_scale == 1
