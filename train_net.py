@@ -1,14 +1,14 @@
 #!/usr/bin/env python
 """Train or evaluate what a config describes.
 
-    python train_net.py --config-file configs/quickstart/distilled.yaml [--resume] [KEY VALUE ...]
-    python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../student.pth
+python train_net.py --config-file configs/quickstart/distilled.yaml [--resume] [KEY VALUE ...]
+python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../student.pth
 """
 
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, launch
-from detectron2.modeling import build_model
 from detectron2.evaluation import verify_results
+from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from multas.engine import Trainer, setup

@@ -19,7 +19,7 @@ FLOORS = {
 def imports(file: Path, package: Path) -> set[str]:
     """Dotted names of the multas modules that a file imports."""
     module = file.relative_to(package.parent).with_suffix("").parts
-    parent = module[:-1] if file.name != "__init__.py" else module[:-1]
+    parent = module[:-1]
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):

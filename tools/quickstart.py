@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """The main job on the embedded data set: a distilled student beside a supervised one.
 
-    python tools/quickstart.py [--seed 1] [--output output/quickstart] [--configs configs/quickstart]
+    python tools/quickstart.py [--seed 1] [--output FOLDER] [--configs configs/quickstart]
 
 Makes the data set, trains a teacher on the labelled half, lets it label the other half, trains the
 student on the labelled half alone and once more by distillation on everything, evaluates all three

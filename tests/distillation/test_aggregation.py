@@ -7,8 +7,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from multas.distillation.aggregation import Adaptive, Equal, HandTuned, Single
 from torch import Tensor
+
+from multas.distillation.aggregation import Adaptive, Equal, HandTuned, Single
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
 
@@ -140,7 +141,7 @@ def test_fixed_weights():
     options = {"names": ["a", "b"], "hand_tuned": [1000.0, 0.1]}
     assert HandTuned(**options)(losses)[0].tolist() == pytest.approx([2000, 0.3])
     assert Equal(**options)(losses)[0].tolist() == [2, 3]
-    with pytest.raises(ValueError, match="takes one path, but .* 2: a, b"):
+    with pytest.raises(ValueError, match=r"takes one path, but .* 2: a, b"):
         Single(**options)
     assert Single(names=["a"], hand_tuned=[5.0])(losses[:1])[0].tolist() == [10]
 

@@ -7,9 +7,10 @@ from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
+from torch import nn
+
 from multas.config import add_multas_config
 from multas.distillation import Distiller, Teacher, build_distillation
-from torch import nn
 
 FPN_LEVELS = ["backbone.p3", "backbone.p4"]
 
@@ -72,7 +73,10 @@ def sample(annotated: bool = True, size=(64, 96), seed: int = 0) -> dict:
     return result
 
 
-AT = {"TYPE": "AttentionTransfer", "STUDENT": ["backbone.bottom_up.res3", "backbone.bottom_up.res5"]}
+AT = {
+    "TYPE": "AttentionTransfer",
+    "STUDENT": ["backbone.bottom_up.res3", "backbone.bottom_up.res5"],
+}
 MSE = {"TYPE": "FeatureMSE", "STUDENT": FPN_LEVELS}
 SOFT = {"TYPE": "SoftDetection", "STUDENT": "head"}
 
@@ -80,9 +84,8 @@ SOFT = {"TYPE": "SoftDetection", "STUDENT": "head"}
 def test_stock_retinanet_is_distilled_over_three_paths():
     distiller = make_distiller([AT, MSE, SOFT]).train()
     losses = distiller([sample(), sample(seed=1)])
-    assert {"loss_cls", "loss_box_reg", "loss_kd_at", "loss_kd_mse", "loss_kd_soft", "loss_kd_z"} == (
-        losses.keys()
-    )
+    own = {"loss_cls", "loss_box_reg"}
+    assert losses.keys() == own | {f"loss_kd_{name}" for name in ("at", "mse", "soft", "z")}
 
 
 @pytest.fixture(autouse=True)
@@ -240,7 +243,7 @@ def test_a_head_with_other_anchors_is_refused():
 def test_a_tap_in_a_frozen_part_is_refused_at_the_first_step():
     distiller = make_distiller([{**AT, "STUDENT": "backbone.bottom_up.res2"}]).train()
     distiller.student.backbone.bottom_up.freeze(2)
-    with pytest.raises(ValueError, match="no gradient reaches the student .*FREEZE_AT"):
+    with pytest.raises(ValueError, match=r"no gradient reaches the student .*FREEZE_AT"):
         distiller([sample()])
 
 
@@ -259,7 +262,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
     config.write_text(cfg.dump())
     model = build_model(retinanet_cfg(16))
     torch.save({"model": model.state_dict()}, weights)
-    with pytest.raises(ValueError, match="weights do not fit its config: .*missing or of another"):
+    with pytest.raises(ValueError, match=r"weights do not fit its config: .*missing or of another"):
         Teacher.from_config(str(config), str(weights), [], "cpu")
     loaded = Teacher.from_config(
         str(config), str(weights),

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from multas.distillation.taps import TapError, Taps, leaves
 from torch import nn
+
+from multas.distillation.taps import TapError, Taps, leaves
 
 
 class Scale(nn.Module):

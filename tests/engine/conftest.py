@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+
 from multas.data import make_toy
 from multas.engine import load_config
 
@@ -55,8 +56,6 @@ def tiny_cfg(card, card_file, tmp_path, repository):
             "SOLVER.CHECKPOINT_PERIOD", 100,
             "OUTPUT_DIR", str(tmp_path / folder),
         ]  # fmt: skip
-        return load_config(
-            str(repository / "configs" / "quickstart" / "base.yaml"), [*base, *opts]
-        )
+        return load_config(str(repository / "configs" / "quickstart" / "base.yaml"), [*base, *opts])
 
     return build

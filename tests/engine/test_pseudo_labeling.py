@@ -10,6 +10,7 @@ import torch
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, BoxMode, Instances
+
 from multas.engine import Trainer
 from multas.engine.pseudo_labeling import label_images, quality
 

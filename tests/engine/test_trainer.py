@@ -13,10 +13,14 @@ from detectron2.engine import DefaultPredictor, SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
+
 from multas.engine import Trainer
 
 PATHS = [
-    {"TYPE": "AttentionTransfer", "STUDENT": ["backbone.bottom_up.res3", "backbone.bottom_up.res4"]},
+    {
+        "TYPE": "AttentionTransfer",
+        "STUDENT": ["backbone.bottom_up.res3", "backbone.bottom_up.res4"],
+    },
     {"TYPE": "FeatureMSE", "STUDENT": "backbone"},
     {"TYPE": "SoftDetection"},
 ]
@@ -152,9 +156,7 @@ def test_path_weights_losses_and_z_are_logged_but_are_no_losses(distilled_cfg):
     trainer = train(distilled_cfg())
     logged = trainer.storage.latest()
     for name in ("at", "mse", "soft"):
-        weight, loss, z = (
-            logged[f"path_{what}/{name}"][0] for what in ("weight", "loss", "z")
-        )
+        weight, loss, z = (logged[f"path_{what}/{name}"][0] for what in ("weight", "loss", "z"))
         assert loss > 0
         # Logged after the step: v belongs to the step, z already moved on.
         assert weight == pytest.approx(torch.exp(torch.tensor(-z)).item(), rel=0.5)
@@ -186,9 +188,7 @@ def test_decay_and_momentum_of_z_are_keys(distilled_cfg):
 
 
 @pytest.mark.parametrize("student", ["MultiTaskNetwork", "RetinaNet"])
-def test_a_run_that_was_stopped_resumes_to_the_same_bits(
-    tiny_cfg, teacher_files, card, student
-):
+def test_a_run_that_was_stopped_resumes_to_the_same_bits(tiny_cfg, teacher_files, card, student):
     model_opts = RETINANET if student == "RetinaNet" else []
     paths = PATHS[:2] if student == "RetinaNet" else PATHS
     opts = [

@@ -8,8 +8,8 @@ from detectron2.modeling.backbone.resnet import build_resnet_backbone
 from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
-from multas.modeling import build_resnet
 from multas.config.modeling import add_modeling_config
+from multas.modeling import build_resnet
 
 RGB = ShapeSpec(channels=3)
 STAGES = ["res2", "res3", "res4", "res5"]

@@ -10,8 +10,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.modeling import MultiTaskNetwork
 from multas.config.modeling import add_modeling_config
+from multas.modeling import MultiTaskNetwork
 
 HEADS = {
     "det": "DenseDetectionHead",

@@ -9,8 +9,8 @@ import torch
 from detectron2.config import get_cfg
 from torch import nn
 
-from multas.modeling import ContextPyramid, MultiTaskNetwork, build_resnet, fold_batch_norm
 from multas.config.modeling import add_modeling_config
+from multas.modeling import ContextPyramid, MultiTaskNetwork, build_resnet, fold_batch_norm
 from multas.modeling.neck import ContextEnhancement
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multas" / "architecture.json"

@@ -144,8 +144,16 @@ PATCHES = (
         '        with torch.amp.autocast("cuda"):\n',
         AMP_NAMES,
     ),
-    Patch("detectron2/evaluation/coco_evaluation.py", "_logger.warn(", "_logger.warning(", OLD_WARN, 2),
-    Patch("detectron2/evaluation/sem_seg_evaluation.py", "_logger.warn(", "_logger.warning(", OLD_WARN, 2),
+    Patch(
+        "detectron2/evaluation/coco_evaluation.py", "_logger.warn(", "_logger.warning(", OLD_WARN, 2
+    ),
+    Patch(
+        "detectron2/evaluation/sem_seg_evaluation.py",
+        "_logger.warn(",
+        "_logger.warning(",
+        OLD_WARN,
+        2,
+    ),
     Patch("detectron2/engine/defaults.py", "logger.warn(", "logger.warning(", OLD_WARN, 1),
     Patch("detectron2/data/datasets/coco.py", "logger.warn(", "logger.warning(", OLD_WARN, 2),
 )

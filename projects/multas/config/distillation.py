@@ -52,7 +52,10 @@ def add_distillation_config(cfg: CN) -> None:
     d.BOX_SCORE_THRESH = 0.5
 
     d.AGGREGATION = CN()
-    # "single", "equal", "hand_tuned" (fixed v) or "adaptive" (v = exp(-z), eqs. 5 and 6).
+    # By losses: "single", "equal", "hand_tuned" (fixed v), "adaptive" (v = exp(-z), eqs. 5 and 6)
+    # or "dwa" (dynamic weight average). By gradients, at the price of one backward pass for each
+    # path: "mgda" (min-norm point, eq. 4), "grad_norm", "torchjd:<name>" (UPGrad, AlignedMTL … of
+    # the library TorchJD).
     d.AGGREGATION.NAME = "adaptive"
     # adaptive: the weighted loss v L of a path is 1 at the optimum. What exceeds this bound is
     # scaled back to it, for the student and for z alike, so that a loss that returns after it
@@ -62,3 +65,32 @@ def add_distillation_config(cfg: CN) -> None:
     # network's group (1e-4). Momentum -1 = the optimiser's.
     d.AGGREGATION.Z_WEIGHT_DECAY = 0.0
     d.AGGREGATION.Z_MOMENTUM = -1.0
+    # dwa: temperature T of its softmax, and the iterations whose mean loss it compares (an epoch
+    # in its paper).
+    d.AGGREGATION.DWA_TEMPERATURE = 2.0
+    d.AGGREGATION.DWA_PERIOD = 100
+
+    # By gradients: with respect to what they are taken. "parameters" = of the student (exact, as
+    # in the paper), "features" = of layers that all paths pass through: hardly dearer than one
+    # backward pass, but the Gram matrix is only that of an upper bound of the norm.
+    d.AGGREGATION.SCOPE = "parameters"
+    # "parameters": student layers whose parameters count (grad_norm: the last shared one); empty
+    # = all. "features": the layer or layers, e.g. [backbone.bottom_up.res2].
+    d.AGGREGATION.SCOPE_LAYERS = []
+    # "parameters": take the gradients in quarters of the parameters, keep only their inner
+    # products, and weigh the losses in one further backward pass. A quarter of the memory, more
+    # time. Else all path gradients are kept and combined, without a further pass.
+    d.AGGREGATION.LOW_MEMORY = False
+    # True: the task loss is one more objective beside alpha times the path losses. False: the
+    # task keeps its own gradient, and alpha times the weighted path gradients is added.
+    d.AGGREGATION.TASK_AS_OBJECTIVE = False
+    # mgda: gradients are divided by "none" 1, "l2" their length, "loss" their loss, "loss+" both
+    # before the problem is solved. With "none" (the paper's text) the shortest gradient gets
+    # nearly all weight, whatever its meaning, when the losses differ in scale.
+    d.AGGREGATION.NORMALISATION = "l2"
+    # grad_norm: exponent of the relative training rates (0 = equal gradient lengths), and the
+    # length of a step in log v.
+    d.AGGREGATION.GRAD_NORM_ASYMMETRY = 1.5
+    d.AGGREGATION.GRAD_NORM_LR = 0.025
+    # torchjd:<name>: arguments of its constructor, e.g. {c: 0.5} for CAGrad.
+    d.AGGREGATION.TORCHJD = CN(new_allowed=True)

@@ -125,4 +125,3 @@ class MultasMapper:
 def _boxes(annotations: Sequence[dict]) -> np.ndarray:
     boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
     return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-

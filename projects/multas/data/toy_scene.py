@@ -254,9 +254,7 @@ def _dull_colour(rng: np.random.Generator) -> np.ndarray:
     return rng.uniform(40, 190) + rng.uniform(-25, 25, 3)
 
 
-def _texture(
-    rng: np.random.Generator, height: int, width: int, first: np.ndarray
-) -> np.ndarray:
+def _texture(rng: np.random.Generator, height: int, width: int, first: np.ndarray) -> np.ndarray:
     """(H, W, 3) float32: the colour `first` (3,) and another one mixed by one of six patterns."""
     second = first + rng.uniform(0.2, 0.5) * (_dull_colour(rng) - first)
     kind = rng.integers(6)

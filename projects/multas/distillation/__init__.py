@@ -1,6 +1,10 @@
 """Teacher, taps, paths and their aggregation."""
 
-from multas.distillation.aggregation import AGGREGATOR_REGISTRY, Aggregator
+from multas.distillation.aggregation import (
+    AGGREGATOR_REGISTRY,
+    Aggregator,
+    GradientAggregator,
+)
 from multas.distillation.distillation import Distillation, build_distillation
 from multas.distillation.distiller import Distiller
 from multas.distillation.paths import PATH_REGISTRY, Path, Targets
@@ -13,6 +17,7 @@ __all__ = [
     "Aggregator",
     "Distillation",
     "Distiller",
+    "GradientAggregator",
     "Path",
     "Taps",
     "Targets",

@@ -1,17 +1,24 @@
 """All paths from the teachers to one student, and the aggregator that weighs them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.structures import Boxes
+from detectron2.utils import comm
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from multas.distillation.aggregation import Aggregator, build_aggregator
+from multas.distillation.aggregation import (
+    Aggregator,
+    GradientAggregator,
+    GradientScope,
+    build_aggregator,
+)
 from multas.distillation.paths.base import Path, Shapes, Targets
 from multas.distillation.paths.spec import PathSpec, parse_paths
+from multas.distillation.ranks import mean_over_ranks
 from multas.distillation.taps import Taps, leaves
 from multas.distillation.teacher import Teacher
 
@@ -63,13 +70,17 @@ class Distillation(nn.Module):
         self.input_format: str = cfg.INPUT.FORMAT
         self.specs = tuple(specs)
         self.teachers = tuple(teachers)
-        self.student_taps = Taps(student, [n for s in specs for n in s.student], "student")
+        self.scope = GradientScope.from_config(cfg)
+        tapped = [n for s in specs for n in s.student]
+        self.student_taps = Taps(student, [*tapped, *self.scope.taps], "student")
 
         probe = [_blank_image(student, cfg)]
         records = self._probe(student, probe)
         self.paths = nn.ModuleDict(
             {
-                spec.name: spec.build(*self._shapes(spec, records), self.teacher_of(spec).model)
+                spec.name: spec.build(
+                    *self._shapes(spec, records), teacher_model=self.teacher_of(spec).model
+                )
                 for spec in self.specs
             }
         )
@@ -82,13 +93,18 @@ class Distillation(nn.Module):
         self.table = self._path_table(records)
         self.monitors: dict[str, Tensor] = {}
         self._seen_gradient = False
+        self._pending: tuple[list[Tensor], list[Tensor]] | None = None
 
     def teacher_of(self, spec: PathSpec) -> Teacher:
         """The teacher that a path listens to."""
         return self.teachers[spec.teacher_id]
 
+    def path_of(self, spec: PathSpec) -> Path:
+        """The path that an entry of the config became."""
+        return cast(Path, self.paths[spec.name])
+
     def _labels_of(self, spec: PathSpec) -> list[str]:
-        return self.paths[spec.name].labels() if spec.layerwise else [""]
+        return self.path_of(spec).labels() if spec.layerwise else [""]
 
     def _probe(self, student: nn.Module, image: list[dict]) -> tuple[dict, list[dict]]:
         student_record = self.student_taps.probe(student, image)
@@ -100,7 +116,9 @@ class Distillation(nn.Module):
         return student_record, teacher_records
 
     @staticmethod
-    def _shapes(spec: PathSpec, records: tuple[dict, list[dict]]) -> tuple[list[Shapes], ...]:
+    def _shapes(
+        spec: PathSpec, records: tuple[dict, list[dict]]
+    ) -> tuple[list[Shapes], list[Shapes]]:
         def shapes(record: Mapping[str, Any], names: Sequence[str]) -> list[Shapes]:
             return [[tuple(leaf.shape) for leaf in leaves(record[n])] for n in names]
 
@@ -111,7 +129,7 @@ class Distillation(nn.Module):
         rows = []
         weights = dict(zip(self.names, self.aggregator.weights().tolist(), strict=True))
         for spec in self.specs:
-            path = self.paths[spec.name]
+            path = self.path_of(spec)
             own = [n for n, (p, _) in zip(self.names, self.labels, strict=True) if p == spec.name]
             shapes = [
                 "\n".join("×".join(map(str, shape[1:])) for layer in side for shape in layer)
@@ -135,7 +153,7 @@ class Distillation(nn.Module):
 
     def path_losses(
         self, student_record: Mapping[str, Any], batched_inputs: list[dict], targets: Targets
-    ) -> Tensor:
+    ) -> list[Tensor]:
         """Run the teachers and compute every path loss.
 
         Args:
@@ -144,7 +162,8 @@ class Distillation(nn.Module):
             targets: what is known of them.
 
         Returns:
-            (K,) raw losses in the order of ``names``.
+            K raw losses (scalars) in the order of ``names``. Not stacked: the gradient of one of
+            them would run, as zeros, through all others.
         """
         teacher_records = []
         for i, teacher in enumerate(self.teachers):
@@ -155,12 +174,12 @@ class Distillation(nn.Module):
                 targets.boxes = self._choose_boxes(targets, boxes)
             elif specs:
                 record = teacher.record(inputs)
-                if any(self.paths[spec.name].needs_boxes for spec in specs):
+                if any(self.path_of(spec).needs_boxes for spec in specs):
                     targets.boxes = self._choose_boxes(targets, [])
             teacher_records.append(record if specs else {})
         losses: list[Tensor] = []
         for spec in self.specs:
-            path: Path = self.paths[spec.name]
+            path = self.path_of(spec)
             student = tuple(student_record[n] for n in spec.student)
             if not self._seen_gradient:
                 self._check_gradient(spec, student)
@@ -171,10 +190,10 @@ class Distillation(nn.Module):
             else:
                 losses.append(torch.stack([t.float() for t in terms.values()]).sum())
         self._seen_gradient = True
-        return torch.stack([loss.float() for loss in losses])
+        return [loss.float() for loss in losses]
 
     def _wants_detections(self, spec: PathSpec, targets: Targets) -> bool:
-        if not self.paths[spec.name].needs_boxes:
+        if not self.path_of(spec).needs_boxes:
             return False
         known = all(x is not None for x in targets.instances)
         return self.boxes == "teacher" or (self.boxes == "auto" and not known)
@@ -201,24 +220,69 @@ class Distillation(nn.Module):
                 "(MODEL.BACKBONE.FREEZE_AT) or it is not differentiable; tap another layer."
             )
 
-    def aggregate(self, losses: Tensor) -> dict[str, Tensor]:
+    @property
+    def current_alpha(self) -> float:
+        """alpha in this step."""
+        return self.alpha * self.alpha_scale
+
+    def aggregate(
+        self, losses: Sequence[Tensor], record: Mapping[str, Sequence[Tensor]]
+    ) -> dict[str, Tensor]:
         """The terms to add to the task losses, alpha included.
 
+        An aggregator that weighs gradients adds no term: it leaves the losses to the trainer, see
+        :meth:`take_losses`.
+
         Args:
-            losses: (K,) from :meth:`path_losses`.
+            losses: K scalars from :meth:`path_losses`.
+            record: tensors that the student's taps named in ``scope.taps`` returned.
+
+        Raises:
+            RuntimeError: nobody has taken the losses of the last step.
         """
-        weighted, extra = self.aggregator(losses)
-        self.monitors = {
-            "path_loss": losses.detach(),
-            "path_weight": self.aggregator.weights(),
-            **{f"path_{name}": value for name, value in self.aggregator.monitors().items()},
-        }
-        alpha = self.alpha * self.alpha_scale
+        if isinstance(self.aggregator, GradientAggregator):
+            if torch.is_grad_enabled():
+                self._hand_over(losses, record)
+            return {}
+        raw = torch.stack(list(losses))
+        if comm.get_world_size() > 1:
+            # Weights follow from the mean over all ranks; the gradient is that of the own images.
+            raw = raw - raw.detach() + mean_over_ranks(raw.detach())
+        weighted, extra = self.aggregator(raw)
+        self.log(raw.detach())
+        alpha = self.current_alpha
         terms = {
             f"loss_kd_{name}": alpha * loss
             for name, loss in zip(self.names, weighted.unbind(), strict=True)
         }
         return terms | {f"loss_kd_{name}": alpha * term for name, term in extra.items()}
+
+    def log(self, losses: Tensor) -> None:
+        """Keep what is logged of this step: raw losses (K,), v and the aggregator's own values."""
+        self.monitors = {
+            "path_loss": losses,
+            "path_weight": self.aggregator.weights(),
+            **{f"path_{name}": value for name, value in self.aggregator.monitors().items()},
+        }
+
+    def _hand_over(
+        self, losses: Sequence[Tensor], record: Mapping[str, Sequence[Tensor]]
+    ) -> None:
+        if self._pending is not None:
+            raise RuntimeError(
+                f"Aggregation {type(self.aggregator).__name__} weighs gradients: train with "
+                "multas.engine.Trainer (or its DistillationStep), not with a plain trainer, or "
+                "set MODEL.DISTILLATION.AGGREGATION.NAME to one that weighs losses (adaptive)."
+            )
+        features = [leaf for name in self.scope.taps for leaf in record[name]]
+        self._pending = list(losses), features
+
+    def take_losses(self) -> tuple[list[Tensor], list[Tensor]]:
+        """The K raw path losses of the last forward pass and the features in scope, with graph."""
+        if self._pending is None:
+            raise RuntimeError("No forward pass in training mode has left path losses.")
+        pending, self._pending = self._pending, None
+        return pending
 
 
 def _blank_image(student: nn.Module, cfg: CfgNode) -> dict:

@@ -1,15 +1,18 @@
 """The meta-architecture that holds teacher and student."""
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import Tensor, nn
 
 from multas.distillation.distillation import Distillation, build_distillation
 from multas.distillation.paths.base import Targets
+from multas.distillation.taps import leaves
 
 # Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
 ANNOTATION_KEYS = ("instances", "sem_seg", "label")
@@ -67,8 +70,12 @@ class Distiller(nn.Module):
         return self.student.device
 
     # The student is the product: what a checkpoint holds under "model" is the student alone.
-    def state_dict(self, *args, **kwargs) -> dict[str, Tensor]:
-        return self.student.state_dict(*args, **kwargs)
+    def state_dict(  # type: ignore[override]
+        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
+    ) -> dict[str, Tensor]:
+        if destination is None:
+            destination = OrderedDict()
+        return self.student.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         return self.student.load_state_dict(state_dict, strict=strict, assign=assign)
@@ -89,17 +96,26 @@ class Distiller(nn.Module):
             )
         if self.distillation is None:
             return self.student(batched_inputs)
+        return self._distill(self.distillation, batched_inputs)
+
+    def _distill(self, distillation: Distillation, batched_inputs: list[dict]) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        path_losses: Tensor | None = None
+        parts: list[list[Tensor]] = []
+        features: dict[str, list[Tensor]] = {name: [] for name in distillation.scope.taps}
         for inputs, learn in self._groups(batched_inputs):
-            with self.distillation.student_taps.record(stop_early=not learn) as record:
+            with distillation.student_taps.record(stop_early=not learn) as record:
                 task_losses = self.student(self._visible(inputs))
             if learn:
                 losses.update(task_losses)
-            part = self.distillation.path_losses(record, inputs, self._targets(inputs))
-            part = part * (len(inputs) / len(batched_inputs))
-            path_losses = part if path_losses is None else path_losses + part
-        return losses | self.distillation.aggregate(path_losses)
+            own_boxes = distillation.boxes == "ground_truth"
+            targets = self._targets(inputs if own_boxes else self._visible(inputs))
+            part = distillation.path_losses(record, inputs, targets)
+            share = len(inputs) / len(batched_inputs)
+            parts.append([share * loss for loss in part])
+            for name, seen in features.items():
+                seen.extend(leaves(record[name]))
+        path_losses = [torch.stack(same).sum() for same in zip(*parts, strict=True)]
+        return losses | distillation.aggregate(path_losses, features)
 
     def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
         """The batch in parts that the student can take, and whether it learns from their labels.
@@ -123,16 +139,14 @@ class Distiller(nn.Module):
         return [{k: v for k, v in x.items() if k not in ANNOTATION_KEYS} for x in inputs]
 
     def _targets(self, inputs: list[dict]) -> Targets:
-        sizes = [tuple(x["image"].shape[-2:]) for x in inputs]
+        sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
         divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0) or 1
-        padded = tuple(-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
-        if self.distillation.boxes != "ground_truth":
-            inputs = self._visible(inputs)
+        height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
         instances = [x.get("instances") for x in inputs]
         device = self.device
         return Targets(
             image_sizes=sizes,
-            padded_size=padded,
+            padded_size=(height, width),
             instances=[None if x is None else x.to(device) for x in instances],
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -51,8 +52,8 @@ def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tenso
             does not depend on it (= zero).
 
     Returns:
-        (K, K) float64 on the device of the gradients, and a (K, K) bool on the CPU: whether two
-        rows have a tensor in common (else their product is zero by construction).
+        (K, K) float64 and (K, K) bool, both on the CPU: the products, and whether two rows have
+        a tensor in common (else their product is zero by construction).
 
     Raises:
         ValueError: no row reaches anything.
@@ -68,13 +69,13 @@ def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tenso
         blocks[present].add(pieces)
     if not blocks:
         raise ValueError("No loss depends on any of the tensors that gradients are wanted for.")
-    size = len(rows)
-    overlap = torch.zeros((size, size), dtype=torch.bool)
-    gram = torch.zeros((size, size), dtype=torch.float64, device=pieces_device(blocks))
-    for present, block in blocks.items():
-        index = torch.tensor(present)
-        overlap[index[:, None], index] = True
-        # A one-hot expansion: indexing by a list would make a GPU wait for it.
-        spread = torch.eye(size, dtype=torch.float64)[index].to(gram.device, non_blocking=True)
-        gram += spread.T @ block.result() @ spread
+    # One transfer from the device for all of them.
+    results = torch.cat([block.result().flatten() for block in blocks.values()]).cpu()
+    parts = results.split([len(present) ** 2 for present in blocks])
+    gram = torch.zeros((len(rows), len(rows)), dtype=torch.float64)
+    overlap = torch.zeros_like(gram, dtype=torch.bool)
+    for present, part in zip(blocks, parts, strict=True):
+        where = np.ix_(present, present)
+        gram[where] += part.view(len(present), -1)
+        overlap[where] = True
     return gram, overlap

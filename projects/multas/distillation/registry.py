@@ -8,7 +8,7 @@ from fvcore.common.registry import Registry
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """" Did you mean 'x'? Choose from: …" for an unknown ``word``."""
+    """ " Did you mean 'x'? Choose from: …" for an unknown ``word``."""
     choices = sorted(choices)
     near = difflib.get_close_matches(word, choices, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -43,7 +43,7 @@ class Teacher:
     def __init__(self, model: nn.Module, input_format: str = "BGR") -> None:
         self.model = model.eval().requires_grad_(False)
         self.input_format = input_format
-        self.taps: Taps | None = None
+        self.taps = Taps(model, [], owner="teacher")
 
     @classmethod
     def from_config(cls, config_file: str, weights: str, opts: Sequence, device: str) -> "Teacher":

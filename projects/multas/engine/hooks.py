@@ -2,7 +2,7 @@
 
 import os
 import random
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ class RunState(HookBase):
         return {n: m for n, m in self._model.named_modules() if hasattr(m, "loss_normalizer")}
 
     def state_dict(self) -> dict[str, Any]:
-        kind, keys, *rest = np.random.get_state()
+        kind, keys, *rest = cast(tuple, np.random.get_state())
         state = {
             "torch": torch.get_rng_state(),
             # Plain numbers and tensors alone: torch.load(weights_only=True) takes nothing else.

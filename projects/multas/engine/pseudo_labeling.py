@@ -35,9 +35,7 @@ def label_images(
                 found = output["instances"].to("cpu")
                 found = found[found.scores.argsort(descending=True)]
                 found = found[found.scores >= score_thresh][: topk or len(found)]
-                boxes = BoxMode.convert(
-                    found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS
-                )
+                boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
                 image_ids.append(sample["image_id"])
                 rows = zip(
                     boxes.tolist(), found.scores.tolist(), found.pred_classes.tolist(), strict=True
@@ -83,8 +81,9 @@ def quality(
             boxes = sorted(found[sample["image_id"], k], key=lambda b: -b["score"])
             counts[k] += torch.tensor(_match(boxes, objects, iou), dtype=torch.float32)
     counts[-1] = counts.sum(0)
-    right, boxes, objects = counts.unbind(1)
-    rows = zip(right / boxes, right / objects, boxes, objects, strict=True)
+    right, found_boxes, objects_there = counts.unbind(1)
+    ratios = right / found_boxes, right / objects_there
+    rows = zip(*ratios, found_boxes, objects_there, strict=True)
     return [(float(p), float(r), int(b), int(o)) for p, r, b, o in rows]
 
 
@@ -94,9 +93,7 @@ def _match(boxes: Sequence[Mapping], objects: Sequence[Mapping], iou: float) -> 
         return [0, len(boxes), sum(easy)]
 
     def xyxy(items: Sequence[Mapping], mode: BoxMode | None) -> Boxes:
-        rows = [
-            BoxMode.convert(a["bbox"], mode or a["bbox_mode"], BoxMode.XYXY_ABS) for a in items
-        ]
+        rows = [BoxMode.convert(a["bbox"], mode or a["bbox_mode"], BoxMode.XYXY_ABS) for a in items]
         return Boxes(torch.tensor(rows))
 
     overlap = pairwise_iou(xyxy(boxes, BoxMode.XYWH_ABS), xyxy(objects, None))

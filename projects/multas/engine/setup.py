@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 
-import multas.distillation  # noqa: F401  (registers the Distiller, paths and aggregators)
+import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
 from multas.config import add_multas_config
 from multas.data import register_cards

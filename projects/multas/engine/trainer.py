@@ -19,6 +19,7 @@ from multas.data.loader import TrainLoader, build_train_loader, load_training_di
 from multas.data.mapper import MultasMapper
 from multas.distillation import Distillation, Distiller
 from multas.engine.hooks import PathMonitor, RunState, SaveStudent
+from multas.engine.step import build_step
 from multas.evaluation import build_evaluator
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,10 @@ class Trainer(DefaultTrainer):
     loader's n-th batch depends on SEED and n alone, and a checkpoint carries the rest
     (:class:`RunState`, optimiser, schedule, path weights and adapters).
     """
+
+    def __init__(self, cfg: CfgNode) -> None:
+        super().__init__(cfg)
+        self._trainer = build_step(cfg, self._trainer)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:

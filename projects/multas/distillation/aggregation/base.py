@@ -22,6 +22,8 @@ class Aggregator(nn.Module):
         hand_tuned: their K hand-tuned weights.
     """
 
+    hand_tuned: Tensor
+
     def __init__(self, *, names: Sequence[str], hand_tuned: Sequence[float]) -> None:
         super().__init__()
         self.names = list(names)

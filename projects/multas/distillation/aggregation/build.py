@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from detectron2.config import CfgNode
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
+from multas.distillation.aggregation.torchjd import PREFIX, TorchJD
 from multas.distillation.registry import lookup
 
 
@@ -13,13 +14,17 @@ def build_aggregator(
 ) -> Aggregator:
     """The aggregator that ``cfg.MODEL.DISTILLATION.AGGREGATION.NAME`` names.
 
+    ``torchjd:<name>`` is what the library TorchJD calls so, anything else is a registered class.
+
     Args:
         cfg: the student's config.
         names, hand_tuned: of the K path losses, see :class:`Aggregator`.
 
     Raises:
         ValueError: unknown name.
+        ImportError: TorchJD is wanted, but not installed.
     """
     key = "MODEL.DISTILLATION.AGGREGATION.NAME"
-    cls = lookup(AGGREGATOR_REGISTRY, cfg.MODEL.DISTILLATION.AGGREGATION.NAME, key)
+    name = cfg.MODEL.DISTILLATION.AGGREGATION.NAME
+    cls = TorchJD if name.startswith(PREFIX) else lookup(AGGREGATOR_REGISTRY, name, key)
     return cls(names=names, hand_tuned=hand_tuned, **cls.options(cfg))

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from multas.distillation.taps import leaves
 
 PATH_REGISTRY = Registry("PATH")
-PATH_REGISTRY.__doc__ = "Distillation paths: losses between a tap of the teacher and of the student."
+PATH_REGISTRY.__doc__ = "Losses between a tap of the teacher and a tap of the student."
 
 # The shapes of what one tap returned in the probing forward pass, one per tensor inside.
 Shapes = Sequence[tuple[int, ...]]

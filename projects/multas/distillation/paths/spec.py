@@ -36,7 +36,7 @@ class PathSpec:
         teacher_model: nn.Module,
     ) -> Path:
         """Construct the path; only a class that asks for ``teacher_model`` gets the teacher."""
-        given = {"student_shapes": student_shapes, "teacher_shapes": teacher_shapes}
+        given: dict[str, Any] = {"student_shapes": student_shapes, "teacher_shapes": teacher_shapes}
         if "teacher_model" in inspect.signature(self.type.__init__).parameters:
             given["teacher_model"] = teacher_model
         try:

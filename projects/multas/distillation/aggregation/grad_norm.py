@@ -1,0 +1,73 @@
+"""GradNorm (Chen et al. 2018)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
+from multas.distillation.aggregation.gradient import GradientAggregator
+
+
+@AGGREGATOR_REGISTRY.register()
+class GradNorm(GradientAggregator):
+    """Weights that give all paths gradients of similar length, longer where training lags behind.
+
+    With G_i = v_i ||g_i||, its mean G and r_i = (L_i / L_i(0)) over the mean of these ratios, v
+    descends on sum_i |G_i - G r_i^a| with the targets held constant, and is scaled to sum K
+    (Chen et al. 2018, eqs. 1 and 2). As there, a step uses v as it was before its own update.
+
+    Two points are made independent of the scale of the losses, which the original leaves to the
+    user: the step is in log v, so v stays positive, and the objective is in units of G. The
+    targets, and so the resting point, are the original's.
+
+    Args:
+        names, hand_tuned, task_as_objective: see :class:`GradientAggregator`.
+        asymmetry: the exponent a; 0 = equal lengths.
+        lr: step length in log v.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        hand_tuned: Sequence[float],
+        task_as_objective: bool = False,
+        asymmetry: float = 1.5,
+        lr: float = 0.025,
+    ) -> None:
+        super().__init__(
+            names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective
+        )
+        self.asymmetry = asymmetry
+        self.lr = lr
+        count = len(self.objectives)
+        self.register_buffer("v", torch.ones(count, dtype=torch.float64))
+        # 0 = not seen yet; a loss of 0 has no ratio to its start.
+        self.register_buffer("initial", torch.zeros(count, dtype=torch.float64))
+        self._weights = torch.ones(len(self.names))
+
+    @classmethod
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
+        return super().options(cfg) | {
+            "asymmetry": aggregation.GRAD_NORM_ASYMMETRY,
+            "lr": aggregation.GRAD_NORM_LR,
+        }
+
+    def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
+        v, initial = self.v.to(gram), self.initial.to(gram)
+        initial = torch.where(initial == 0, losses, initial)
+        lengths = v * gram.diagonal().sqrt()
+        mean = lengths.mean()
+        if mean > 0:
+            ratios = torch.where(initial == 0, 1.0, losses / initial)
+            # All losses zero: nothing lags behind.
+            rates = ratios / ratios.mean() if ratios.mean() > 0 else torch.ones_like(ratios)
+            target = mean * rates**self.asymmetry
+            new = v * torch.exp(-self.lr * torch.sign(lengths - target) * lengths / mean)
+            self.v.copy_(new * len(new) / new.sum())
+        self.initial.copy_(initial)
+        return v

@@ -1,0 +1,153 @@
+"""What an aggregator is that weighs paths by their gradients (paper B, section 3.4)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from multas.distillation.aggregation.base import Aggregator
+
+SCOPES = ("parameters", "features")
+_KEY = "MODEL.DISTILLATION.AGGREGATION"
+
+
+@dataclass(frozen=True)
+class GradientScope:
+    """With respect to what the path gradients are taken; keys of MODEL.DISTILLATION.AGGREGATION.
+
+    Attributes:
+        kind: "parameters" or "features" (SCOPE).
+        layers: whose parameters or features; no layer = all parameters (SCOPE_LAYERS).
+        low_memory: LOW_MEMORY.
+    """
+
+    kind: str = "parameters"
+    layers: tuple[str, ...] = ()
+    low_memory: bool = False
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> "GradientScope":
+        options = cfg.MODEL.DISTILLATION.AGGREGATION
+        if options.SCOPE not in SCOPES:
+            raise ValueError(f"{_KEY}.SCOPE is '{options.SCOPE}'; choose from {', '.join(SCOPES)}.")
+        if options.SCOPE == "features" and not options.SCOPE_LAYERS:
+            raise ValueError(
+                f"{_KEY}.SCOPE is 'features', but SCOPE_LAYERS names no layer. Name one that every "
+                "path passes through, for example backbone.bottom_up.res2."
+            )
+        return cls(options.SCOPE, tuple(options.SCOPE_LAYERS), options.LOW_MEMORY)
+
+    @property
+    def taps(self) -> tuple[str, ...]:
+        """Student layers whose features must be recorded."""
+        return self.layers if self.kind == "features" else ()
+
+
+class GradientAggregator(Aggregator):
+    """Base class: v from the inner products of the gradients. Subclasses define :meth:`weigh`.
+
+    What gradients are taken, and what is done with v, is the business of
+    :class:`multas.distillation.path_gradients.PathGradients`; it needs the trainer's help, so
+    these aggregators work with multas' trainer only.
+
+    Args:
+        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used).
+        task_as_objective: the task loss is one more objective (the last one), and its gradient is
+            weighed like those of the paths, which are multiplied by alpha before. Else the task
+            keeps its gradient and alpha times the weighted path gradients is added to it.
+    """
+
+    def __init__(
+        self,
+        *,
+        names: Sequence[str],
+        hand_tuned: Sequence[float],
+        task_as_objective: bool = False,
+    ) -> None:
+        super().__init__(names=names, hand_tuned=hand_tuned)
+        self.task_as_objective = task_as_objective
+        self.objectives = [*self.names, "task"] if task_as_objective else self.names
+        # On the CPU: it is solved there, once per step.
+        self._weights = torch.full((len(self.names),), 1 / len(self.objectives))
+        self._monitors: dict[str, Tensor] = {}
+        self._conflicts = torch.zeros(len(self.names))
+        self._steps = 0
+
+    @classmethod
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {"task_as_objective": cfg.MODEL.DISTILLATION.AGGREGATION.TASK_AS_OBJECTIVE}
+
+    def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
+        """The weights of the objectives.
+
+        Args:
+            gram: (M, M) inner products of the gradients, float64 on the CPU, finite; M paths, or
+                paths and task.
+            losses: (M,) their losses, float64 on the CPU; means over all ranks.
+
+        Returns:
+            (M,) weights of the raw gradients.
+        """
+        raise NotImplementedError
+
+    def weights(self) -> Tensor:
+        return self._weights
+
+    def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        raise RuntimeError(
+            f"{type(self).__name__} weighs gradients, not losses; see "
+            "multas.distillation.path_gradients."
+        )
+
+    def solve(
+        self, gram: Tensor, losses: Tensor, alpha: float, task: tuple[Tensor, Tensor] | None
+    ) -> Tensor:
+        """Weights of this step, checked and kept for the log.
+
+        Args:
+            gram: (K, K) inner products of the path gradients.
+            losses: (K,) path losses.
+            alpha: what path gradients are multiplied with when the task is an objective.
+            task: (K + 1,) inner products of all gradients with the task's, its own last, and the
+                task loss; None where they are not known.
+
+        Returns:
+            (M,) from :meth:`weigh`.
+
+        Raises:
+            FloatingPointError: a gradient is not finite.
+        """
+        norms = gram.diagonal().sqrt()
+        broken = [n for n, x in zip(self.names, norms, strict=True) if not torch.isfinite(x)]
+        if broken:
+            raise FloatingPointError(
+                f"The gradients of the paths {', '.join(broken)} are not finite (losses "
+                f"{losses.tolist()}). Lower SOLVER.BASE_LR or MODEL.DISTILLATION.ALPHA, or "
+                "check these paths."
+            )
+        self._monitor(gram, norms, None if task is None else task[0])
+        if self.task_as_objective:
+            products, loss = task
+            factors = torch.cat([torch.full_like(losses, alpha), losses.new_ones(1)])
+            whole = torch.cat([gram, products[None, :-1]])
+            whole = torch.cat([whole, products[:, None]], dim=1)
+            gram = whole * factors * factors[:, None]
+            losses = torch.cat([losses, loss.to(losses)[None]]) * factors
+        weights = self.weigh(gram, losses)
+        self._weights = weights[: len(self.names)].to(torch.float32)
+        return weights
+
+    def _monitor(self, gram: Tensor, norms: Tensor, task_products: Tensor | None) -> None:
+        safe = torch.where(norms == 0, 1.0, norms)
+        self._monitors = {"gradient_norm": norms, "cosine": gram / safe / safe[:, None]}
+        if task_products is not None:
+            self._steps += 1
+            self._conflicts += task_products[:-1] < 0
+            self._monitors["conflict"] = self._conflicts / self._steps
+
+    def monitors(self) -> dict[str, Tensor]:
+        """Norms (K,), cosines (K, K), and the fraction (K,) of steps against the task gradient."""
+        return self._monitors

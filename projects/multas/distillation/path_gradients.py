@@ -1,0 +1,266 @@
+"""From path losses to gradients: what an aggregation by gradients leaves in ``.grad``."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from multas.distillation.aggregation import GradientAggregator
+from multas.distillation.distillation import Distillation
+from multas.distillation.gram import gram_of_rows
+from multas.distillation.ranks import average_gradients, from_main_rank, mean_over_ranks
+from multas.distillation.registry import did_you_mean
+
+Row = Sequence[Tensor | None]
+# LOW_MEMORY: the parameters are taken in so many parts.
+BLOCKS = 4
+
+
+class PathGradients:
+    """Differentiates K path losses, asks the aggregator for v, and fills ``.grad``.
+
+    Let g_i be the gradient of path i with respect to all student parameters (zero where the path
+    does not reach), g the task's. With scope "parameters" the K gradients are taken one by one,
+    then the task loss runs backward, and alpha sum_i v_i g_i is added: K + 1 backward passes, none
+    of them over what another one has covered for the same loss, K gradients in memory. Otherwise
+    (features, some layers only, LOW_MEMORY) what the Gram matrix needs is computed first, and the
+    task loss + alpha sum_i v_i L_i runs backward once.
+
+    Adapters belong to the paths, not to the student: they are no part of g_i and get the gradient
+    of the weighted path losses.
+
+    Under data parallelism the gradients are those of the mean over all ranks, and so is v, which
+    moreover is rank 0's; the caller keeps DistributedDataParallel from reducing by itself.
+
+    Args:
+        student: the network whose parameters g_i refers to.
+        distillation: of that student, with an aggregator that weighs gradients.
+
+    Raises:
+        ValueError: SCOPE_LAYERS names a layer that the student does not have.
+    """
+
+    def __init__(self, student: nn.Module, distillation: Distillation) -> None:
+        self._distillation = distillation
+        if not isinstance(distillation.aggregator, GradientAggregator):
+            raise TypeError(f"{type(distillation.aggregator).__name__} does not weigh gradients.")
+        self._aggregator = distillation.aggregator
+        self._scope = distillation.scope
+        self._student = [p for p in student.parameters() if p.requires_grad]
+        self._all = [*self._student, *(p for p in distillation.parameters() if p.requires_grad)]
+        self._device = self._student[0].device
+        if self._scope.kind == "parameters" and self._scope.layers:
+            self._counted = _parameters_of(student, self._scope.layers)
+        else:
+            self._counted = self._student
+        self._checked = False
+
+    @property
+    def _reuses(self) -> bool:
+        """Whether the path gradients themselves become a part of the result."""
+        return (
+            self._scope.kind == "parameters"
+            and not self._scope.layers
+            and not self._scope.low_memory
+        )
+
+    def backward(self, task: Tensor | None, scale: Tensor | None = None) -> dict[str, Tensor]:
+        """Fill ``.grad`` (which must be empty) from the task loss and the pending path losses.
+
+        Args:
+            task: scalar task loss with graph; None when no image of the batch has labels.
+            scale: factor of all gradients (a GradScaler's); v does not depend on it.
+
+        Returns:
+            The weighted path losses by name, to log; detached, means over all ranks.
+
+        Raises:
+            ValueError: in the first step: the features in scope are no common ancestor.
+            FloatingPointError: a path gradient is not finite, and there is no scaler.
+        """
+        losses, features = self._distillation.take_losses()
+        values = torch.stack([loss.detach() for loss in losses])
+        task_value = values.new_zeros(()) if task is None else task.detach().to(values)
+        # One transfer for all numbers that v depends on.
+        numbers = torch.cat([values, task_value[None], self._factor(scale)[None]])
+        numbers = mean_over_ranks(numbers).cpu().double()
+        values, task_value, factor = numbers[:-2], numbers[-2], numbers[-1]
+        scaled = [loss if scale is None else loss * scale for loss in losses]
+        scaled_task = task if task is None or scale is None else task * scale
+        del losses
+        if self._reuses:
+            v = self._combine(scaled, scaled_task, values, task_value, factor, scale is not None)
+        else:
+            gram, products = self._gram(scaled, scaled_task, features)
+            v = self._solve(gram, products, values, task_value, factor, scale is not None)
+            self._weighted_backward(scaled, scaled_task, v)
+        self._distillation.log(values)
+        alpha = self._distillation.current_alpha
+        terms = zip(self._distillation.names, (alpha * v[: len(values)] * values), strict=True)
+        return {f"loss_kd_{name}": term for name, term in terms}
+
+    def _factor(self, scale: Tensor | None) -> Tensor:
+        one = torch.ones((), device=self._device)
+        return one if scale is None else scale.detach().to(one)
+
+    def _combine(
+        self,
+        losses: Sequence[Tensor],
+        task: Tensor | None,
+        values: Tensor,
+        task_value: Tensor,
+        factor: Tensor,
+        scaled: bool,
+    ) -> Tensor:
+        rows = average_gradients([_gradient(x, self._all) for x in losses], self._all)
+        if task is not None:
+            task.backward()
+        (own,) = average_gradients([[p.grad for p in self._all]], self._all)
+        students = len(self._student)
+        gram, _ = gram_of_rows([*(row[:students] for row in rows), own[:students]])
+        v = self._solve(gram[:-1, :-1], gram[-1], values, task_value, factor, scaled)
+        alpha = self._distillation.current_alpha
+        self._set(own)
+        if self._aggregator.task_as_objective:
+            torch._foreach_mul_([g for g in own if g is not None], float(v[-1]))
+        for row, weight in zip(rows, (alpha * v).tolist(), strict=False):
+            _add(self._all, row, weight)
+        return v
+
+    def _gram(
+        self, losses: Sequence[Tensor], task: Tensor | None, features: Sequence[Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Products of the path gradients, and of all with the task's where it is an objective."""
+        with_task = self._aggregator.task_as_objective
+        objectives = [*losses, task] if with_task else list(losses)
+        if self._scope.kind == "features":
+            self._check_frozen(features)
+            # Features of different ranks are different: their products add up. The loss is the
+            # mean over ranks, so each gradient has a factor of 1 / ranks.
+            gram, overlap = gram_of_rows([_gradient(x, features) for x in objectives])
+            gram = mean_over_ranks(gram, self._device)
+            self._check_features(overlap[: len(losses), : len(losses)])
+        else:
+            gram = torch.zeros((len(objectives), len(objectives)), dtype=torch.float64)
+            for block in self._blocks():
+                rows = [_gradient(x, block) for x in objectives]
+                if any(g is not None for row in rows for g in row):
+                    gram += gram_of_rows(average_gradients(rows, block))[0]
+        return (gram[:-1, :-1], gram[-1]) if with_task else (gram, None)
+
+    def _blocks(self) -> Iterator[list[Tensor]]:
+        if not self._scope.low_memory:
+            yield self._counted
+            return
+        limit = sum(p.numel() for p in self._counted) / BLOCKS
+        block: list[Tensor] = []
+        for parameter in self._counted:
+            if block and sum(p.numel() for p in [*block, parameter]) > limit:
+                yield block
+                block = []
+            block.append(parameter)
+        yield block
+
+    def _solve(
+        self,
+        gram: Tensor,
+        task_products: Tensor | None,
+        values: Tensor,
+        task_value: Tensor,
+        factor: Tensor,
+        scaled: bool,
+    ) -> Tensor:
+        gram = gram / factor**2
+        if scaled and not torch.isfinite(gram).all():
+            # The scale was too large. Whatever v is, the gradients are not finite: the scaler
+            # sees that, skips the step and lowers the scale.
+            return torch.full((len(self._aggregator.objectives),), 1.0, dtype=torch.float64)
+        task = None if task_products is None else (task_products / factor**2, task_value)
+        v = self._aggregator.solve(gram, values, self._distillation.current_alpha, task)
+        return from_main_rank(v, self._device)
+
+    def _weighted_backward(
+        self, losses: Sequence[Tensor], task: Tensor | None, v: Tensor
+    ) -> None:
+        weights = (self._distillation.current_alpha * v).tolist()
+        total = torch.stack([w * x for w, x in zip(weights, losses, strict=False)]).sum()
+        if task is not None:
+            total = total + (float(v[-1]) if self._aggregator.task_as_objective else 1.0) * task
+        total.backward()
+        (gradients,) = average_gradients([[p.grad for p in self._all]], self._all)
+        self._set(gradients)
+
+    def _set(self, gradients: Row) -> None:
+        for parameter, gradient in zip(self._all, gradients, strict=True):
+            parameter.grad = gradient
+
+    def _check_frozen(self, features: Sequence[Tensor]) -> None:
+        if not all(feature.requires_grad for feature in features):
+            raise ValueError(
+                "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS: no gradient reaches the features of "
+                f"{', '.join(self._scope.layers)}: the layers in front are frozen. Name a later "
+                "one, or set SCOPE to parameters."
+            )
+
+    def _check_features(self, overlap: Tensor) -> None:
+        if self._checked:
+            return
+        names, layers = self._distillation.names, ", ".join(self._scope.layers)
+        key = "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS"
+        beside = [n for n, x in zip(names, overlap.diagonal(), strict=True) if not x]
+        if beside:
+            raise ValueError(
+                f"{key}: the paths {', '.join(beside)} do not pass through {layers}. Name a layer "
+                "in front of all tapped ones (for example backbone.bottom_up.stem), or set SCOPE "
+                "to parameters."
+            )
+        if len(names) > 1 and int(overlap.sum()) == len(names):
+            raise ValueError(
+                f"{key}: each path passes through another feature map of {layers}, so no two "
+                "gradients have anything in common: the Gram matrix is diagonal and shows no "
+                "conflict. Name one common ancestor (for example backbone.bottom_up.res5), or set "
+                "SCOPE to parameters."
+            )
+        self._checked = True
+
+
+def _gradient(loss: Tensor | None, inputs: Sequence[Tensor]) -> Row:
+    if loss is None or not loss.requires_grad:
+        return [None] * len(inputs)
+    return torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+
+
+@torch.no_grad()
+def _add(parameters: Sequence[Tensor], row: Row, weight: float) -> None:
+    """``.grad += weight * row``; a path of weight 0 leaves a gradient of 0 to its adapters."""
+    present: list[tuple[Any, Tensor]] = []
+    for parameter, gradient in zip(parameters, row, strict=True):
+        if gradient is None:
+            continue
+        if parameter.grad is None:
+            # A gradient may be shared between parameters: never write into it.
+            parameter.grad = gradient * weight if weight else torch.zeros_like(gradient)
+        elif weight:
+            present.append((parameter.grad, gradient))
+    if present:
+        targets, gradients = zip(*present, strict=True)
+        torch._foreach_add_(list(targets), list(gradients), alpha=weight)
+
+
+def _parameters_of(student: nn.Module, layers: Sequence[str]) -> list[Tensor]:
+    modules = dict(student.named_modules())
+    found: dict[int, Tensor] = {}
+    for layer in layers:
+        if layer not in modules:
+            raise ValueError(
+                f"MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS: the student has no layer '{layer}'."
+                f"{did_you_mean(layer, [n for n in modules if n.count('.') < 3 and n])}"
+            )
+        found |= {id(p): p for p in modules[layer].parameters() if p.requires_grad}
+    if not found:
+        raise ValueError(
+            f"MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS: {', '.join(layers)} have no parameters "
+            "that are trained."
+        )
+    return list(found.values())

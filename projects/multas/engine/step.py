@@ -1,0 +1,122 @@
+"""One training step with an aggregation that weighs gradients."""
+
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from multas.distillation import Distiller, GradientAggregator
+from multas.distillation.path_gradients import PathGradients
+
+
+class DistillationStep(SimpleTrainer):
+    """Detectron2's SimpleTrainer for a Distiller whose aggregator weighs gradients.
+
+    Forward, task losses and path losses; :class:`PathGradients` fills ``.grad``; one step of the
+    optimiser. What is logged and saved is what Detectron2's trainers log and save.
+
+    A model wrapped in DistributedDataParallel does not reduce by itself here: its hooks know
+    nothing of path gradients, and refuse parameters (adapters) that the task loss does not reach.
+
+    Args:
+        model: a Distiller, wrapped or not.
+        data_loader: gives batches.
+        optimizer: of the model's parameters.
+        autocast: precision of the forward pass; None = as the parameters are.
+        grad_scaler: scales losses where the precision needs it (float16).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        *,
+        autocast: torch.dtype | None = None,
+        grad_scaler: torch.amp.GradScaler | None = None,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        distiller = getattr(model, "module", model)
+        self._gradients = PathGradients(distiller.student, distiller.distillation)
+        self._device = torch.device(distiller.device)
+        self._autocast = autocast
+        self.grad_scaler = grad_scaler
+
+    def run_step(self) -> None:
+        if not self.model.training:
+            raise RuntimeError("The model was switched to eval mode during training.")
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with self._without_reduction():
+            with self._precision():
+                task_losses = self.model(data)
+            self.optimizer.zero_grad()
+            task = torch.stack(list(task_losses.values())).sum() if task_losses else None
+            path_losses = self._gradients.backward(task, self._scale())
+        self._write_metrics(task_losses | path_losses, data_time)
+        if self.grad_scaler is None:
+            self.optimizer.step()
+        else:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+
+    def _without_reduction(self) -> AbstractContextManager:
+        wrapped = isinstance(self.model, DistributedDataParallel)
+        return self.model.no_sync() if wrapped else nullcontext()
+
+    def _precision(self) -> AbstractContextManager:
+        if self._autocast is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self._autocast)
+
+    def _scale(self) -> Tensor | None:
+        if self.grad_scaler is None or not self.grad_scaler.is_enabled():
+            return None
+        return self.grad_scaler.scale(torch.ones((), device=self._device))
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        if self.grad_scaler is not None:
+            state["grad_scaler"] = self.grad_scaler.state_dict()
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if self.grad_scaler is not None:
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+
+
+def build_step(cfg: CfgNode, trainer: SimpleTrainer) -> SimpleTrainer:
+    """The inner trainer that the config needs.
+
+    Args:
+        cfg: SOLVER.AMP.ENABLED = autocast, float16 with loss scaling on CUDA, bfloat16 elsewhere.
+        trainer: Detectron2's, with model, loader and optimiser.
+
+    Returns:
+        A :class:`DistillationStep` when the model distills with an aggregator that weighs
+        gradients, else ``trainer`` itself.
+    """
+    distiller = getattr(trainer.model, "module", trainer.model)
+    distillation = distiller.distillation if isinstance(distiller, Distiller) else None
+    if distillation is None or not isinstance(distillation.aggregator, GradientAggregator):
+        return trainer
+    on_gpu = torch.device(distiller.device).type == "cuda"
+    autocast, scaler = None, None
+    if cfg.SOLVER.AMP.ENABLED:
+        autocast = torch.float16 if on_gpu else torch.bfloat16
+        scaler = torch.amp.GradScaler("cuda") if on_gpu else None
+    return DistillationStep(
+        trainer.model,
+        trainer.data_loader,
+        trainer.optimizer,
+        autocast=autocast,
+        grad_scaler=scaler,
+    )

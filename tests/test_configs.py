@@ -1,0 +1,317 @@
+"""The shipped configs: all load, the recipes build and train, and no key is there in vain."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from multas.config import add_multas_config
+from multas.data import make_toy
+from multas.distillation import Distiller, Teacher
+from multas.distillation.paths.spec import parse_paths
+from multas.engine import Trainer, load_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+CONFIGS = REPOSITORY / "configs"
+RECIPES = CONFIGS / "limited-data"
+
+
+def shipped(folder: Path) -> list[str]:
+    """Configs that can be run, relative to the repository."""
+    files = sorted(f for f in folder.rglob("*.yaml") if "base" not in f.relative_to(folder).parts)
+    return [str(f.relative_to(REPOSITORY)) for f in files]
+
+
+ALL = shipped(CONFIGS)
+LIMITED = shipped(RECIPES)
+# One of each kind of row, to run from the first hook to the last.
+SAMPLES = [
+    f"configs/limited-data/{row}.yaml"
+    for row in (
+        "voc/half/teacher",
+        "voc/half/self_trained_defeat",
+        "toy/quarter/teacher",
+        "toy/quarter/supervised_pdf",
+        "toy/eighth_to_3quarter/self_trained_mse",
+    )
+]
+
+
+@pytest.fixture(autouse=True)
+def working_directory(monkeypatch):
+    """Relative paths in configs start at the root of the repository."""
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory) -> dict:
+    """The card of the embedded set, pointed at a tiny one."""
+    root = make_toy(tmp_path_factory.mktemp("devkit"), train=16, val=4, test=4)
+    content = yaml.safe_load((REPOSITORY / "datasets" / "cards" / "toy.yaml").read_text())
+    return {**content, "name": "tinyconfigs", "root": str(root)}
+
+
+def shrunk(file: str) -> list:
+    """KEY VALUE pairs that leave a network's structure and make it narrow, on the CPU."""
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.merge_from_file(file)
+    deep = cfg.MODEL.RESNETS.DEPTH >= 50
+    teacher = cfg.MODEL.DENSE_HEAD.ASSIGNMENT == "mutual_guidance"
+    return [
+        "MODEL.DEVICE", "cpu",
+        "MODEL.WEIGHTS", "",
+        "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS", 16 if deep else 4,
+        "MODEL.RESNETS.WIDTH_PER_GROUP", 4 if deep else 64,
+        "MODEL.NECK.OUT_CHANNELS", 12 if teacher else 8,
+        "MODEL.DENSE_HEAD.NUM_CLASSES", 8,
+    ]  # fmt: skip
+
+
+def tiny_names(names, card: str) -> list[str]:
+    """The same splits of the tiny set: voc2007_half and voc2012_half -> tiny_half."""
+    return list(dict.fromkeys(f"{card}_{name.partition('_')[2]}" for name in names))
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """``teachers(file)``: random weights of a shrunk teacher, made once."""
+    made: dict[str, str] = {}
+    folder = tmp_path_factory.mktemp("teachers")
+
+    def weights(file: str) -> str:
+        if file not in made:
+            made[file] = str(folder / f"{len(made)}.pth")
+            torch.manual_seed(5)
+            model = build_model(Teacher.load_config(file, shrunk(file)))
+            torch.save({"model": model.state_dict()}, made[file])
+        return made[file]
+
+    return weights
+
+
+@pytest.fixture
+def tiny(card, teachers, tmp_path):
+    """``tiny(file)``: a shipped config on the tiny set, narrow, for two iterations."""
+    import multas.data
+
+    multas.data.register_card(card)
+
+    def build(file: str, *opts) -> CfgNode:
+        cfg = get_cfg()
+        add_multas_config(cfg)
+        cfg.merge_from_file(file)
+        pairs = [
+            *shrunk(file),
+            "DATASETS.CARDS", [],
+            "DATASETS.TRAIN", tiny_names(cfg.DATASETS.TRAIN, card["name"]),
+            "DATASETS.TEST", tiny_names(cfg.DATASETS.TEST, card["name"]),
+            "INPUT.MIN_SIZE_TRAIN", [64],
+            "INPUT.MIN_SIZE_TEST", 64,
+            "DATALOADER.NUM_WORKERS", 0,
+            "SOLVER.IMS_PER_BATCH", 2,
+            "SOLVER.MAX_ITER", 2,
+            "SOLVER.WARMUP_ITERS", 1,
+            "OUTPUT_DIR", str(tmp_path / "run"),
+        ]  # fmt: skip
+        teacher = cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE
+        if teacher:
+            pairs += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teachers(teacher),
+                      "MODEL.DISTILLATION.TEACHER.OPTS", shrunk(teacher)]  # fmt: skip
+        return load_config(file, [*pairs, *opts])
+
+    return build
+
+
+@pytest.mark.parametrize("file", ALL)
+def test_every_config_loads_and_names_what_exists(file):
+    cfg = load_config(file)
+    parse_paths(cfg.MODEL.DISTILLATION.PATHS)
+    for card in cfg.DATASETS.CARDS:
+        assert Path(card).is_file()
+    teacher = cfg.MODEL.DISTILLATION.TEACHER
+    if cfg.MODEL.META_ARCHITECTURE == "Distiller":
+        # A teacher is trained by a config of ours, whose output the student's config names.
+        trained = load_config(teacher.CONFIG_FILE)
+        assert f"{trained.OUTPUT_DIR}/student.pth" == teacher.WEIGHTS
+        assert cfg.DATASETS.CARDS == trained.DATASETS.CARDS
+
+
+def test_every_run_writes_to_a_folder_of_its_own():
+    folders = [load_config(file).OUTPUT_DIR for file in ALL if not file.endswith("base.yaml")]
+    assert len(set(folders)) == len(folders)
+    for file in LIMITED:
+        cfg = load_config(file)
+        assert file.replace("configs/", "output/").removesuffix(".yaml") == cfg.OUTPUT_DIR
+
+
+def test_the_tables_are_complete():
+    methods = ["", "_mse", "_pdf", "_defeat"]
+    parts = {
+        part: {
+            "teacher",
+            *(f"{kind}{m}" for kind in ("supervised", "self_trained") for m in methods),
+        }
+        for part in ("half", "quarter", "eighth")
+    }
+    pairs = "half_to_half2 quarter_to_half2 eighth_to_half2 quarter_to_3quarter eighth_to_7eighth"
+    parts |= {
+        pair: {f"self_trained{m}" for m in methods}
+        for pair in [*pairs.split(), "eighth_to_3quarter"]
+    }
+    for data in ("voc", "toy"):
+        folders = {f.name: {x.stem for x in f.glob("*.yaml")} for f in (RECIPES / data).iterdir()}
+        assert folders == parts
+
+
+def test_voc_and_the_embedded_set_differ_in_the_base_files_alone():
+    for file in sorted((RECIPES / "toy").rglob("*.yaml")):
+        toy = yaml.safe_load(file.read_text())
+        text = (RECIPES / "voc" / file.relative_to(RECIPES / "toy")).read_text()
+        voc = yaml.safe_load(text.replace("/voc/", "/toy/"))
+        if file.stem == "teacher":
+            del voc["SOLVER"]  # teachers have smaller batches on VOC, hence more iterations
+        assert toy == voc
+
+
+def test_a_student_trains_on_the_split_that_its_table_says():
+    for file in LIMITED:
+        cfg = load_config(file)
+        folder, name = Path(file).parts[-2:]
+        part, _, other = folder.partition("_to_")
+        self_trained = name.startswith("self_trained")
+        wanted = f"{other or 'trainval'}_unlabeled" if self_trained else part
+        assert {split.partition("_")[2] for split in cfg.DATASETS.TRAIN} == {wanted}
+        assert cfg.MODEL.DISTILLATION.HARD_LABELS is not self_trained
+        if cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE:
+            assert Path(cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE).parts[-2:] == (
+                part,
+                "teacher.yaml",
+            )
+
+
+@pytest.mark.parametrize("file", LIMITED)
+def test_every_row_builds_and_trains_for_two_iterations(file, tiny):
+    cfg = tiny(file)
+    model = Trainer.build_model(cfg).train()
+    optimizer = Trainer.build_optimizer(cfg, model)
+    scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
+    batches = iter(Trainer.build_train_loader(cfg))
+    before = [p.detach().clone() for p in model.parameters()]
+    with EventStorage():
+        for _ in range(2):
+            losses = model(next(batches))
+            total = sum(losses.values())
+            assert torch.isfinite(total)
+            optimizer.zero_grad()
+            total.backward()
+            optimizer.step()
+            scheduler.step()
+    paths = {name.split("_")[2] for name in losses if name.startswith("loss_kd_")}
+    words = Path(file).stem.split("_")
+    assert paths == {"mse", "pdf", "defeat"} & set(words) | ({"soft"} if "self" in words else set())
+    if "self" in words:
+        # No ground truth: the losses of the labels are exact zeros.
+        assert losses["loss_cls"] == losses["loss_box_reg"] == 0
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert sum(moved) > 0.9 * len(moved)
+
+
+def test_self_training_needs_no_annotation_file(card, tiny, tmp_path):
+    root = Path(shutil.copytree(card["root"], tmp_path / "devkit"))
+    shutil.rmtree(root / "Annotations")
+    shutil.rmtree(root / "SegmentationClass")
+    bare = tmp_path / "bare.yaml"
+    bare.write_text(yaml.safe_dump({**card, "name": "bareconfigs", "root": str(root)}))
+    for file in ("half_to_half2/self_trained_defeat", "eighth_to_3quarter/self_trained_pdf"):
+        split = file.split("/")[0].split("_")[-1]
+        cfg = tiny(
+            f"configs/limited-data/toy/{file}.yaml",
+            "DATASETS.CARDS", [str(bare)],
+            "DATASETS.TRAIN", [f"bareconfigs_{split}_unlabeled"],
+            "MODEL.DISTILLATION.BOX_SCORE_THRESH", 0.0,
+        )  # fmt: skip
+        model = Trainer.build_model(cfg).train()
+        with EventStorage():
+            losses = model(next(iter(Trainer.build_train_loader(cfg))))
+        assert sum(losses.values()) > 0
+
+
+# Keys
+
+
+def leaves(node: dict, prefix: str = "") -> dict:
+    """Dotted names of all values below a node."""
+    found = {}
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        found |= leaves(value, f"{name}.") if isinstance(value, dict) else {name: value}
+    return found
+
+
+def own_keys() -> list[str]:
+    plain, ours = get_cfg(), get_cfg()
+    add_multas_config(ours)
+    return sorted(leaves(ours).keys() - leaves(plain).keys())
+
+
+@pytest.mark.parametrize("key", own_keys())
+def test_every_key_is_read_somewhere(key):
+    package = REPOSITORY / "projects" / "multas"
+    sources = [f.read_text() for f in package.rglob("*.py") if f.parent.name != "config"]
+    leaf = key.split(".")[-1]
+    assert any(re.search(rf"\.{leaf}\b", source) for source in sources), f"nothing reads {key}"
+
+
+@pytest.fixture
+def read_keys(monkeypatch):
+    """Dotted names of all keys read from any config during the test.
+
+    A node does not know its place, so it is told by its keys: no two nodes with the same keys
+    share a key of different meaning here.
+    """
+    reference = get_cfg()
+    add_multas_config(reference)
+    places: dict[frozenset, list[str]] = {}
+
+    def walk(node: CfgNode, prefix: str) -> None:
+        places.setdefault(frozenset(node), []).append(prefix)
+        for key, value in node.items():
+            if isinstance(value, CfgNode):
+                walk(value, f"{prefix}{key}.")
+
+    walk(reference, "")
+    read: set[str] = set()
+    original = CfgNode.__getattr__
+
+    def spy(self, name):
+        if name in self:
+            read.update(f"{prefix}{name}" for prefix in places.get(frozenset(self), ()))
+        return original(self, name)
+
+    monkeypatch.setattr(CfgNode, "__getattr__", spy)
+    return read
+
+
+@pytest.mark.parametrize("file", SAMPLES)
+def test_no_key_of_a_recipe_is_set_in_vain(file, tiny, read_keys, tmp_path):
+    cfg = tiny(file)
+    read_keys.clear()
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    Trainer.test(cfg, trainer.model)
+    content = CfgNode.load_yaml_with_base(file)
+    # What the tiny version overrides or load_config reads before the spy looks.
+    outside = {"VERSION", "DATASETS.CARDS", "DATALOADER.NUM_WORKERS"}
+    assert leaves(content).keys() - read_keys - outside == set()
+    student = torch.load(tmp_path / "run" / "student.pth", weights_only=True)
+    assert isinstance(trainer.model, Distiller) == ("teacher.yaml" not in file)
+    assert student["model"].keys() == trainer.model.state_dict().keys()

@@ -1,0 +1,76 @@
+#!/usr/bin/env python
+"""Draw a trained model's predictions on images, as PNG.
+
+    python tools/visualize.py --config-file configs/quickstart/supervised.yaml \
+        --weights output/quickstart/distilled/student.pth --output out/ image.jpg folder/ ...
+"""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from detectron2.data import MetadataCatalog
+from detectron2.data.detection_utils import read_image
+from detectron2.engine import DefaultPredictor
+from detectron2.utils.logger import setup_logger
+from detectron2.utils.visualizer import Visualizer
+from tqdm import tqdm
+
+from multas.engine import load_config
+
+IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config-file", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--output", required=True, help="folder for the pictures")
+    parser.add_argument("--score-thresh", type=float, default=0.5)
+    parser.add_argument("--scale", type=float, default=1.0, help="enlargement of the pictures")
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of the config")
+    parser.add_argument("inputs", nargs="+", help="images or folders of images")
+    return parser.parse_args()
+
+
+def find_images(inputs: Sequence[str]) -> Iterator[Path]:
+    """Files as they are, folders by their images.
+
+    Raises:
+        SystemExit: an input that does not exist.
+    """
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            yield from sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+        elif path.is_file():
+            yield path
+        else:
+            raise SystemExit(f"{name}: no such image or folder.")
+
+
+def main() -> None:
+    args = parse_args()
+    setup_logger()
+    cfg = load_config(args.config_file, args.opts)
+    if not Path(args.weights).is_file():
+        raise SystemExit(f"--weights {args.weights}: no such file.")
+    cfg.MODEL.WEIGHTS = args.weights
+    predict = DefaultPredictor(cfg)
+    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
+    output = Path(args.output)
+    output.mkdir(parents=True, exist_ok=True)
+    for path in tqdm(list(find_images(args.inputs)), unit="image"):
+        image = read_image(str(path), "BGR")
+        results = predict(image)
+        drawing = Visualizer(image[:, :, ::-1], metadata, scale=args.scale)
+        if "sem_seg" in results:
+            drawing.draw_sem_seg(results["sem_seg"].argmax(0).cpu())
+        if "instances" in results:
+            found = results["instances"].to("cpu")
+            drawing.draw_instance_predictions(found[found.scores >= args.score_thresh])
+        drawing.output.save(str(output / f"{path.stem}.png"))
+
+
+if __name__ == "__main__":
+    main()
