@@ -6,7 +6,8 @@
 
 The file is named in DATASETS.PSEUDO_LABELS.FILES of the student's config. With --report-against
 (a data set that has the withheld ground truth) precision and recall are printed as well; nothing
-else reads it.
+else reads it. --flip and --scales 0.8 1 1.2 let an ensemble of views of each image label it (data
+distillation), at the price of as many forward passes.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from multas.data.pseudo_labels import Header, file_sha256, save_pseudo_labels
 from multas.engine import load_config
 from multas.engine.inference import load_model
 from multas.engine.pseudo_labeling import label_dataset, quality
+from multas.engine.test_time import FlipScaleEnsemble
 
 
 def parse_args() -> argparse.Namespace:
@@ -30,6 +32,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", required=True, help="file to write (JSON)")
     parser.add_argument("--score-thresh", type=float, default=0.5)
     parser.add_argument("--topk", type=int, default=0, help="boxes per image, 0 = all")
+    parser.add_argument("--flip", action="store_true", help="detect on mirrored images, too")
+    parser.add_argument(
+        "--scales", type=float, nargs="+", default=[1.0], help="detect at these sizes (factors)"
+    )
     parser.add_argument("--report-against", default="", help="data set with the withheld truth")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
     return parser.parse_args()
@@ -42,6 +48,10 @@ def main() -> None:
     if not os.path.isfile(args.weights):
         raise SystemExit(f"--weights {args.weights}: no such file. Train the teacher first.")
     model = load_model(cfg, args.weights)
+    if args.flip or args.scales != [1.0]:
+        model = FlipScaleEnsemble(
+            model, args.scales, flip=args.flip, topk=cfg.TEST.DETECTIONS_PER_IMAGE
+        )
     classes = list(MetadataCatalog.get(args.dataset).thing_classes)
     annotations, image_ids = label_dataset(
         cfg, model, args.dataset, score_thresh=args.score_thresh, topk=args.topk

@@ -16,11 +16,31 @@ def add_data_config(cfg: CN) -> None:
     cfg.DATASETS.PSEUDO_LABELS.FILES = ()
     # Boxes below this teacher score are not used (on top of what the file already dropped).
     cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH = 0.0
+    # The same for each class, in the order of the classes; empty = SCORE_THRESH alone. A box must
+    # pass both.
+    cfg.DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH = []
     # At most so many boxes per image, best first; 0 = all.
     cfg.DATASETS.PSEUDO_LABELS.TOPK = 0
     # An image that the file covers but for which no box is left:
     # "background" = annotated as empty; "skip" = stays unannotated (distillation only).
     cfg.DATASETS.PSEUDO_LABELS.EMPTY = "background"
+
+    # Side in pixels of the square that images are stretched to, in training and test, the aspect
+    # ratio not kept (paper A: 320 or 512). 0 = Detectron2's INPUT.MIN_SIZE_* and MAX_SIZE_*.
+    cfg.INPUT.STRETCH = 0
+    # Training augmentation: "" = Detectron2's INPUT.RANDOM_FLIP and CROP, "single_shot" = colour
+    # distortion, crop-or-expand and mirror of paper A, or one of your own in
+    # AUGMENTATION_REGISTRY.
+    cfg.INPUT.AUGMENTATION = ""
+    # Independently augmented copies of every image in a batch (2: "double augmentation" of paper
+    # A). A batch holds COPIES times SOLVER.IMS_PER_BATCH images.
+    cfg.INPUT.COPIES = 1
+    cfg.INPUT.MULTI_SCALE = CN()
+    # Sizes in place of STRETCH, one drawn for each training batch (paper A: 256, 320, 384 for
+    # 320 and 384, 512, 640 for 512); empty = always STRETCH.
+    cfg.INPUT.MULTI_SCALE.SIZES = []
+    # Share of MAX_ITER at the end that is always trained at STRETCH.
+    cfg.INPUT.MULTI_SCALE.FINAL_FRACTION = 0.2
 
     # Python modules (dotted names) imported at start: the place to register own paths,
     # aggregators, heads … from outside this package.

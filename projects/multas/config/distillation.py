@@ -71,11 +71,13 @@ def add_distillation_config(cfg: CN) -> None:
     d.AGGREGATION.DWA_PERIOD = 100
 
     # By gradients: with respect to what they are taken. "parameters" = of the student (exact, as
-    # in the paper), "features" = of layers that all paths pass through: hardly dearer than one
-    # backward pass, but the Gram matrix is only that of an upper bound of the norm.
+    # in the paper), "features" = of layers that all paths pass through (Sener and Koltun 2018):
+    # hardly dearer than one backward pass, but what is minimised is only an upper bound of the
+    # norm, up to a factor of the layers in front.
     d.AGGREGATION.SCOPE = "parameters"
     # "parameters": student layers whose parameters count (grad_norm: the last shared one); empty
-    # = all. "features": the layer or layers, e.g. [backbone.bottom_up.res2].
+    # = all. "features": the layer or layers through which all that is distilled depends on what
+    # lies in front, e.g. the maps that a pyramid starts from: [backbone.bottom_up.res3, …res5].
     d.AGGREGATION.SCOPE_LAYERS = []
     # "parameters": take the gradients in quarters of the parameters, keep only their inner
     # products, and weigh the losses in one further backward pass. A quarter of the memory, more

@@ -7,9 +7,51 @@ def add_solver_config(cfg: CN) -> None:
     """Add the keys below, in place."""
     # Weight decay on biases is Detectron2's SOLVER.WEIGHT_DECAY_BIAS, on norms
     # SOLVER.WEIGHT_DECAY_NORM.
+
+    # SOLVER.LR_SCHEDULER_NAME may also be, beside Detectron2's two,
+    #   "WarmupCosineToFloorLR"  linear warm-up, then a cosine over the remaining iterations
+    #                            (paper A: WARMUP_FACTOR 0.1, WARMUP_ITERS 500)
+    #   "WarmupPolyLR"           (1 - i / MAX_ITER)^POLY_LR_POWER (paper B's segmentation: 0.9)
+    # Share of the base rate that either reaches at the last iteration; polynomial schedules
+    # usually end at 0.
+    cfg.SOLVER.FINAL_LR_FACTOR = 0.1
+    cfg.SOLVER.POLY_LR_POWER = 0.9
+
     cfg.SOLVER.EMA = CN()
-    # Exponential moving average of the student's weights and BatchNorm statistics.
+    # Exponential moving average of the student's weights and BatchNorm statistics. It is then
+    # the product: what student.pth holds and what plain metrics ("bbox/AP") are of.
     cfg.SOLVER.EMA.ENABLED = False
     # decay(k) = DECAY (1 - exp(-k / RAMP)) at update k: short memory at first.
     cfg.SOLVER.EMA.DECAY = 0.9998
     cfg.SOLVER.EMA.RAMP = 2000.0
+
+    stop = cfg.SOLVER.EARLY_STOPPING = CN()
+    # Evaluates the product on a validation set, keeps the best (model_best.pth, at the end the
+    # product), and ends training when nothing better is to be expected.
+    stop.ENABLED = False
+    # Registered name of the validation set.
+    stop.DATASET = ""
+    # What is maximised: the sum of these metrics (paper A with two tasks: bbox/AP, sem_seg/mIoU).
+    stop.METRICS = ["bbox/AP"]
+    # Iterations between two evaluations (paper A: one epoch).
+    stop.PERIOD = 0
+    # Only a gain above this is an improvement, in the metric's unit (reference: 0.07 points for
+    # supervised training, 0.04 for distillation).
+    stop.MIN_DELTA = 0.07
+    # Evaluations begin after this share of MAX_ITER (reference: 1 / 1.75) …
+    stop.START = 0.571
+    # … and training does not end before this one (reference: 50 of 70 epochs).
+    stop.EARLIEST = 0.714
+    # When it ends, counted in evaluations since the best:
+    #   "streak"  more than 1.5 times the longest streak without improvement so far, which counts
+    #             as PATIENCE at first (reference)
+    #   "fixed"   PATIENCE
+    #   "never"   only the best is kept
+    stop.RULE = "streak"
+    stop.PATIENCE = 5
+    # Allows a DATASET that is also in DATASETS.TEST: the reported figure is then the best of many
+    # on the test set itself, as it is in the reference implementation on VOC.
+    stop.SELECT_ON_TEST = False
+
+    # Evaluate the teachers, too, once, with the student's test images ("teacher/bbox/AP").
+    cfg.TEST.EVALUATE_TEACHER = False

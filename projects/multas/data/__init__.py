@@ -1,9 +1,10 @@
 """Data: the embedded set, data cards, split lists, and what joins them into training batches."""
 
+from .augmentation import AUGMENTATION_REGISTRY
 from .card import Card, read_card
 from .cards import register_card, register_cards
 from .checks import DatasetError, Problems
-from .loader import build_train_loader
+from .loader import build_test_loader, build_train_loader
 from .mapper import MultasMapper
 from .masks import read_mask
 from .pseudo_labels import PseudoLabels, load_pseudo_labels, save_pseudo_labels
@@ -12,12 +13,14 @@ from .splits import class_counts, make_splits, write_splits
 from .toy import check_toy, make_toy
 
 __all__ = [
+    "AUGMENTATION_REGISTRY",
     "Card",
     "DatasetError",
     "MultasMapper",
     "Problems",
     "PseudoLabels",
     "SplitReport",
+    "build_test_loader",
     "build_train_loader",
     "check_splits",
     "check_toy",

@@ -8,14 +8,32 @@ number of workers.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
-Index = tuple[int, int]  # (position in the endless stream of samples, index of the image)
+from multas.data.mapper import MultasMapper
+
+
+class Index(NamedTuple):
+    """Names one sample of the endless stream.
+
+    Attributes:
+        position: in the stream.
+        image: index of the image.
+        batch: number of the batch it is in.
+        copy: which of its augmented copies, from 0.
+    """
+
+    position: int
+    image: int
+    batch: int = 0
+    copy: int = 0
 
 
 def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
@@ -39,13 +57,13 @@ def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
                 + "Own data is registered by a card in DATASETS.CARDS."
             )
     classes = {n: MetadataCatalog.get(n).get("thing_classes", None) for n in names}
-    declared = {n: list(c) for n, c in classes.items() if c}
-    first = next(iter(declared), None)
-    for name, own in declared.items():
-        if own != declared[first]:
+    declared = [(n, list(c)) for n, c in classes.items() if c]
+    for name, own in declared[1:]:
+        first, theirs = declared[0]
+        if own != theirs:
             raise ValueError(
-                f"DATASETS.TRAIN: '{name}' has the classes {own}, '{first}' has "
-                f"{declared[first]}; they must agree."
+                f"DATASETS.TRAIN: '{name}' has the classes {own}, '{first}' has {theirs}; they "
+                "must agree."
             )
     dicts = list(itertools.chain.from_iterable(DatasetCatalog.get(name) for name in names))
     if filter_empty:
@@ -66,29 +84,39 @@ class SeededDataset(Dataset):
 
     Args:
         dicts: dataset dicts.
-        mapper: from a dataset dict to a model input, or None when it cannot be used.
+        mapper: from a dataset dict to a model input.
         seed: of the run.
+        batch_sizes: batch number -> size that the mapper is called with, too; None = without.
     """
 
-    def __init__(self, dicts: Sequence[dict], mapper: Callable[[dict], dict | None], seed: int):
+    def __init__(
+        self,
+        dicts: Sequence[dict],
+        mapper: Callable[..., dict],
+        seed: int,
+        batch_sizes: Callable[[int], int] | None = None,
+    ) -> None:
         self.dicts = dicts
         self.mapper = mapper
         self.seed = seed
+        self.batch_sizes = batch_sizes
 
     def __len__(self) -> int:
         return len(self.dicts)
 
     def __getitem__(self, index: Index) -> dict:
-        position, image = index
         # Detectron2's augmentations draw from numpy's global generator. Without workers that is
         # also the training process's own, which must not notice.
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
-            seed = np.random.SeedSequence([self.seed, position]).generate_state(1)[0]
+            copy = [index.copy] if index.copy else []
+            sequence = np.random.SeedSequence([self.seed, index.position, *copy])
+            seed = sequence.generate_state(1)[0]
             random.seed(int(seed))
             np.random.seed(seed)
             torch.manual_seed(int(seed))
-            return self.mapper(self.dicts[image])
+            size = () if self.batch_sizes is None else (self.batch_sizes(index.batch),)
+            return self.mapper(self.dicts[index.image], *size)
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])
@@ -107,6 +135,7 @@ class BatchSampler:
         seed: of the run, the same on all ranks.
         groups: group number of each image, or None.
         start: number of batches to skip (the iteration to resume at).
+        copies: of every image in a batch, which has ``copies * batch_size`` samples.
     """
 
     def __init__(
@@ -116,28 +145,32 @@ class BatchSampler:
         seed: int,
         groups: Sequence[int] | None = None,
         start: int = 0,
+        copies: int = 1,
     ) -> None:
         self.size = size
         self.batch_size = batch_size
         self.seed = seed
         self.groups = groups
         self.start = start
+        self.copies = copies
         self.rank, self.world = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[list[Index]]:
         yield from itertools.islice(self._batches(), self.start, None)
 
     def _batches(self) -> Iterator[list[Index]]:
-        buckets: dict[int, list[Index]] = {}
-        for index in itertools.islice(self._stream(), self.rank, None, self.world):
-            group = self.groups[index[1]] if self.groups is not None else 0
+        buckets: dict[int, list[tuple[int, int]]] = {}
+        numbers = itertools.count()
+        for position, image in itertools.islice(self._stream(), self.rank, None, self.world):
+            group = self.groups[image] if self.groups is not None else 0
             bucket = buckets.setdefault(group, [])
-            bucket.append(index)
+            bucket.append((position, image))
             if len(bucket) == self.batch_size:
-                yield bucket
+                number = next(numbers)
+                yield [Index(*p, number, copy) for p in bucket for copy in range(self.copies)]
                 buckets[group] = []
 
-    def _stream(self) -> Iterator[Index]:
+    def _stream(self) -> Iterator[tuple[int, int]]:
         positions = itertools.count()
         for epoch in itertools.count():
             order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
@@ -168,6 +201,8 @@ class TrainLoader:
             num_workers=self.num_workers,
             collate_fn=_as_list,
             pin_memory=False,
+            # Its own: starting workers must not draw from the training process's.
+            generator=torch.Generator(),
         )
 
 
@@ -177,12 +212,14 @@ def _as_list(batch: list) -> list:
 
 def build_train_loader(
     dicts: Sequence[dict],
-    mapper: Callable[[dict], dict | None],
+    mapper: Callable[..., dict],
     *,
     total_batch_size: int,
     seed: int,
     num_workers: int = 0,
     group_by_aspect: bool = True,
+    copies: int = 1,
+    batch_sizes: Callable[[int], int] | None = None,
 ) -> TrainLoader:
     """Compose a :class:`TrainLoader`.
 
@@ -193,6 +230,8 @@ def build_train_loader(
         seed: of the run; identical on all ranks.
         num_workers: loading processes per rank.
         group_by_aspect: landscape and portrait images do not share a batch.
+        copies: independently augmented, of every image (INPUT.COPIES).
+        batch_sizes: see :class:`SeededDataset`.
 
     Raises:
         ValueError: the batch does not divide among the ranks.
@@ -206,5 +245,10 @@ def build_train_loader(
     groups = None
     if group_by_aspect and all("width" in d and "height" in d for d in dicts):
         groups = [int(d["width"] > d["height"]) for d in dicts]
-    sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups)
-    return TrainLoader(SeededDataset(dicts, mapper, seed), sampler, num_workers)
+    sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups, copies=copies)
+    return TrainLoader(SeededDataset(dicts, mapper, seed, batch_sizes), sampler, num_workers)
+
+
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
+    """Detectron2's test loader, with images stretched where INPUT.STRETCH says so."""
+    return build_detection_test_loader(cfg, dataset_name, mapper=MultasMapper(cfg, is_train=False))

@@ -12,6 +12,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
 
+from multas.data.augmentation import Stretch, build_augmentations
 from multas.data.masks import read_mask
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 
@@ -28,6 +29,7 @@ class MultasMapper:
     Args:
         is_train: whether annotations are handed out.
         augmentations: Detectron2 augmentations, in order.
+        stretch: side of the square that images are stretched to after them; 0 = they are not.
         image_format: see INPUT.FORMAT.
         use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
         instance_mask_format: see INPUT.MASK_FORMAT.
@@ -40,13 +42,15 @@ class MultasMapper:
         *,
         is_train: bool,
         augmentations: Sequence[T.Augmentation | T.Transform],
+        stretch: int = 0,
         image_format: str,
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
         pseudo_labels: PseudoLabels | None = None,
     ) -> None:
         self.is_train = is_train
-        self.augmentations = T.AugmentationList(list(augmentations))
+        self.augmentations = list(augmentations)
+        self.stretch = stretch
         self.image_format = image_format
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
@@ -54,9 +58,6 @@ class MultasMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        augmentations = utils.build_augmentation(cfg, is_train)
-        if is_train and cfg.INPUT.CROP.ENABLED:
-            augmentations.insert(0, T.RandomCrop(cfg.INPUT.CROP.TYPE, cfg.INPUT.CROP.SIZE))
         options = cfg.DATASETS.PSEUDO_LABELS
         pseudo_labels = None
         if is_train and options.FILES:
@@ -64,22 +65,25 @@ class MultasMapper:
                 options.FILES,
                 MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
                 score_thresh=options.SCORE_THRESH,
+                class_score_thresh=options.CLASS_SCORE_THRESH,
                 topk=options.TOPK,
                 empty=options.EMPTY,
             )
         return {
             "is_train": is_train,
-            "augmentations": augmentations,
+            "augmentations": build_augmentations(cfg, is_train),
+            "stretch": cfg.INPUT.STRETCH,
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
             "pseudo_labels": pseudo_labels,
         }
 
-    def __call__(self, dataset_dict: dict) -> dict:
+    def __call__(self, dataset_dict: dict, size: int = 0) -> dict:
         """
         Args:
             dataset_dict: of one image, Detectron2's standard format.
+            size: replaces ``stretch`` (multi-scale training); 0 = it does not.
 
         Returns:
             The dict with "image" (uint8, (C, H, W), augmented), and as far as annotated
@@ -97,7 +101,9 @@ class MultasMapper:
         if self.is_train and annotations is not None:
             boxes = _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
-        transforms = self.augmentations(aug_input)
+        size = size or self.stretch
+        last = [Stretch(size)] if size else []
+        transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
         image = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.as_tensor(image)
         if not self.is_train:
@@ -105,8 +111,8 @@ class MultasMapper:
         if mask is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype("long"))
         if annotations is not None:
-            size = dataset_dict["image"].shape[1:]
-            dataset_dict["instances"] = self._instances(annotations, transforms, tuple(size))
+            shape = tuple(dataset_dict["image"].shape[1:])
+            dataset_dict["instances"] = self._instances(annotations, transforms, shape)
         return dataset_dict
 
     def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:
@@ -118,7 +124,8 @@ class MultasMapper:
         instances = utils.annotations_to_instances(moved, size, self.instance_mask_format)
         scores = [a.get("score", 1.0) for a in kept]
         instances.gt_scores = torch.tensor(scores, dtype=torch.float32)
-        instances.gt_pseudo = torch.tensor([bool(a.get("pseudo", 0)) for a in kept])
+        pseudo = [bool(a.get("pseudo", 0)) for a in kept]
+        instances.gt_pseudo = torch.tensor(pseudo, dtype=torch.bool)
         return utils.filter_empty_instances(instances)
 
 

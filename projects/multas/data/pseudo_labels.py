@@ -123,6 +123,7 @@ def load_pseudo_labels(
     classes: Sequence[str],
     *,
     score_thresh: float = 0.0,
+    class_score_thresh: Sequence[float] = (),
     topk: int = 0,
     empty: str = "background",
 ) -> PseudoLabels:
@@ -132,17 +133,26 @@ def load_pseudo_labels(
         files: written by :func:`save_pseudo_labels`.
         classes: of the training set; the files must have the same, in the same order.
         score_thresh: boxes below are dropped.
+        class_score_thresh: the same for each class; empty = no further threshold.
         topk: at most so many boxes per image, best first; 0 = all.
         empty: "background" or "skip", see :class:`PseudoLabels`.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_pseudo_labels`; other classes.
+        FileNotFoundError, ValueError: see :func:`read_pseudo_labels`; other classes; thresholds
+            for another number of them; an image that is labelled twice.
     """
     if empty not in EMPTY_RULES:
         raise ValueError(
             f"DATASETS.PSEUDO_LABELS.EMPTY is '{empty}'; choose from {', '.join(EMPTY_RULES)}."
         )
+    if class_score_thresh and len(class_score_thresh) != len(classes):
+        raise ValueError(
+            f"DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH has {len(class_score_thresh)} thresholds, "
+            f"but there are {len(classes)} classes; give one for each, or none."
+        )
+    thresholds = [max(score_thresh, t) for t in class_score_thresh or [0.0] * len(classes)]
     boxes: dict[Any, list[dict]] = {}
+    source: dict[Any, str] = {}
     for path in files:
         header, annotations = read_pseudo_labels(path)
         if list(header.classes) != list(classes):
@@ -152,9 +162,15 @@ def load_pseudo_labels(
             )
         found = defaultdict(list)
         for box in sorted(annotations, key=lambda a: -a["score"]):
-            if box["score"] >= score_thresh:
+            if box["score"] >= thresholds[box["category_id"]]:
                 found[box["image_id"]].append(_annotation(box))
         for image_id in header.image_ids:
+            if image_id in source:
+                raise ValueError(
+                    f"DATASETS.PSEUDO_LABELS.FILES: image '{image_id}' is labelled in "
+                    f"{source[image_id]} and again in {path}. Name files that do not overlap."
+                )
+            source[image_id] = path
             boxes[image_id] = found[image_id][: topk or None]
     return PseudoLabels(boxes, empty)
 

@@ -11,11 +11,13 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from multas.distillation.aggregation import (
+    SCOPE_KEY,
     Aggregator,
     GradientAggregator,
     GradientScope,
     build_aggregator,
 )
+from multas.distillation.cuts import Cut, Cuts
 from multas.distillation.paths.base import Path, Shapes, Targets
 from multas.distillation.paths.spec import PathSpec, parse_paths
 from multas.distillation.ranks import mean_over_ranks
@@ -70,9 +72,7 @@ class Distillation(nn.Module):
         self.input_format: str = cfg.INPUT.FORMAT
         self.specs = tuple(specs)
         self.teachers = tuple(teachers)
-        self.scope = GradientScope.from_config(cfg)
-        tapped = [n for s in specs for n in s.student]
-        self.student_taps = Taps(student, [*tapped, *self.scope.taps], "student")
+        self.student_taps = Taps(student, [n for s in specs for n in s.student], "student")
 
         probe = [_blank_image(student, cfg)]
         records = self._probe(student, probe)
@@ -90,10 +90,13 @@ class Distillation(nn.Module):
         self.aggregator: Aggregator = build_aggregator(
             cfg, self.names, [weight_of[path] for path, _ in self.labels]
         )
+        self.scope = GradientScope.from_config(cfg)
+        by_gradient = isinstance(self.aggregator, GradientAggregator)
+        self.cuts = Cuts(student, self.scope.cuts if by_gradient else (), SCOPE_KEY)
         self.table = self._path_table(records)
         self.monitors: dict[str, Tensor] = {}
         self._seen_gradient = False
-        self._pending: tuple[list[Tensor], list[Tensor]] | None = None
+        self._pending: tuple[list[Tensor], list[Cut]] | None = None
 
     def teacher_of(self, spec: PathSpec) -> Teacher:
         """The teacher that a path listens to."""
@@ -181,7 +184,7 @@ class Distillation(nn.Module):
         for spec in self.specs:
             path = self.path_of(spec)
             student = tuple(student_record[n] for n in spec.student)
-            if not self._seen_gradient:
+            if torch.is_grad_enabled() and not self._seen_gradient:
                 self._check_gradient(spec, student)
             teacher = tuple(teacher_records[spec.teacher_id][n] for n in spec.teacher)
             terms = path(student, teacher, targets)
@@ -189,7 +192,7 @@ class Distillation(nn.Module):
                 losses.extend(terms[label] for label in path.labels())
             else:
                 losses.append(torch.stack([t.float() for t in terms.values()]).sum())
-        self._seen_gradient = True
+        self._seen_gradient = self._seen_gradient or torch.is_grad_enabled()
         return [loss.float() for loss in losses]
 
     def _wants_detections(self, spec: PathSpec, targets: Targets) -> bool:
@@ -225,9 +228,7 @@ class Distillation(nn.Module):
         """alpha in this step."""
         return self.alpha * self.alpha_scale
 
-    def aggregate(
-        self, losses: Sequence[Tensor], record: Mapping[str, Sequence[Tensor]]
-    ) -> dict[str, Tensor]:
+    def aggregate(self, losses: Sequence[Tensor], cuts: Sequence[Cut]) -> dict[str, Tensor]:
         """The terms to add to the task losses, alpha included.
 
         An aggregator that weighs gradients adds no term: it leaves the losses to the trainer, see
@@ -235,14 +236,14 @@ class Distillation(nn.Module):
 
         Args:
             losses: K scalars from :meth:`path_losses`.
-            record: tensors that the student's taps named in ``scope.taps`` returned.
+            cuts: where the student's graph was cut (features in scope); may be empty.
 
         Raises:
             RuntimeError: nobody has taken the losses of the last step.
         """
         if isinstance(self.aggregator, GradientAggregator):
             if torch.is_grad_enabled():
-                self._hand_over(losses, record)
+                self._hand_over(losses, cuts)
             return {}
         raw = torch.stack(list(losses))
         if comm.get_world_size() > 1:
@@ -265,20 +266,17 @@ class Distillation(nn.Module):
             **{f"path_{name}": value for name, value in self.aggregator.monitors().items()},
         }
 
-    def _hand_over(
-        self, losses: Sequence[Tensor], record: Mapping[str, Sequence[Tensor]]
-    ) -> None:
+    def _hand_over(self, losses: Sequence[Tensor], cuts: Sequence[Cut]) -> None:
         if self._pending is not None:
             raise RuntimeError(
                 f"Aggregation {type(self.aggregator).__name__} weighs gradients: train with "
                 "multas.engine.Trainer (or its DistillationStep), not with a plain trainer, or "
                 "set MODEL.DISTILLATION.AGGREGATION.NAME to one that weighs losses (adaptive)."
             )
-        features = [leaf for name in self.scope.taps for leaf in record[name]]
-        self._pending = list(losses), features
+        self._pending = list(losses), list(cuts)
 
-    def take_losses(self) -> tuple[list[Tensor], list[Tensor]]:
-        """The K raw path losses of the last forward pass and the features in scope, with graph."""
+    def take_losses(self) -> tuple[list[Tensor], list[Cut]]:
+        """The K raw path losses of the last forward pass, with graph, and its cuts; only once."""
         if self._pending is None:
             raise RuntimeError("No forward pass in training mode has left path losses.")
         pending, self._pending = self._pending, None

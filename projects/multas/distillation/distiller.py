@@ -10,9 +10,9 @@ from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from torch import Tensor, nn
 
+from multas.distillation.cuts import Cut
 from multas.distillation.distillation import Distillation, build_distillation
 from multas.distillation.paths.base import Targets
-from multas.distillation.taps import leaves
 
 # Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
 ANNOTATION_KEYS = ("instances", "sem_seg", "label")
@@ -101,9 +101,13 @@ class Distiller(nn.Module):
     def _distill(self, distillation: Distillation, batched_inputs: list[dict]) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
         parts: list[list[Tensor]] = []
-        features: dict[str, list[Tensor]] = {name: [] for name in distillation.scope.taps}
+        cuts: list[Cut] = []
         for inputs, learn in self._groups(batched_inputs):
-            with distillation.student_taps.record(stop_early=not learn) as record:
+            # In this order: a tap behind a cut is to see what lies behind it.
+            with (
+                distillation.cuts.record() as part_of_cuts,
+                distillation.student_taps.record(stop_early=not learn) as record,
+            ):
                 task_losses = self.student(self._visible(inputs))
             if learn:
                 losses.update(task_losses)
@@ -112,10 +116,9 @@ class Distiller(nn.Module):
             part = distillation.path_losses(record, inputs, targets)
             share = len(inputs) / len(batched_inputs)
             parts.append([share * loss for loss in part])
-            for name, seen in features.items():
-                seen.extend(leaves(record[name]))
+            cuts.extend(part_of_cuts)
         path_losses = [torch.stack(same).sum() for same in zip(*parts, strict=True)]
-        return losses | distillation.aggregate(path_losses, features)
+        return losses | distillation.aggregate(path_losses, cuts)
 
     def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
         """The batch in parts that the student can take, and whether it learns from their labels.

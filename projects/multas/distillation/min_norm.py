@@ -118,7 +118,8 @@ def min_norm_weights_from_gradients(gradients: Tensor | np.ndarray) -> Tensor | 
     zero = norms == 0
     if zero.any():
         return zero / zero.sum()
-    return _solve(np.linalg.qr((gradients / norms[:, None]).T, mode="r"), norms)
+    _, triangle = np.linalg.qr((gradients / norms[:, None]).T)
+    return _solve(triangle, norms)
 
 
 def duality_gap(gram: Tensor | np.ndarray, weights: Tensor | np.ndarray) -> float:

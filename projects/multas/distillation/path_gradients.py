@@ -6,11 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from multas.distillation.aggregation import GradientAggregator
+from multas.distillation.aggregation import SCOPE_KEY, GradientAggregator
+from multas.distillation.cuts import Cut, Cuts, find_layer
 from multas.distillation.distillation import Distillation
 from multas.distillation.gram import gram_of_rows
 from multas.distillation.ranks import average_gradients, from_main_rank, mean_over_ranks
-from multas.distillation.registry import did_you_mean
 
 Row = Sequence[Tensor | None]
 # LOW_MEMORY: the parameters are taken in so many parts.
@@ -25,7 +25,9 @@ class PathGradients:
     then the task loss runs backward, and alpha sum_i v_i g_i is added: K + 1 backward passes, none
     of them over what another one has covered for the same loss, K gradients in memory. Otherwise
     (features, some layers only, LOW_MEMORY) what the Gram matrix needs is computed first, and the
-    task loss + alpha sum_i v_i L_i runs backward once.
+    task loss + alpha sum_i v_i L_i runs backward once. With scope "features" Z the Gram matrix is
+    that of dL_i/dZ: the norm that is minimised bounds, up to the norm of dZ/dw, that of the
+    parameters w in front of Z (Sener and Koltun 2018, section 3.3); those behind it do not count.
 
     Adapters belong to the paths, not to the student: they are no part of g_i and get the gradient
     of the weighted path losses.
@@ -79,7 +81,7 @@ class PathGradients:
             ValueError: in the first step: the features in scope are no common ancestor.
             FloatingPointError: a path gradient is not finite, and there is no scaler.
         """
-        losses, features = self._distillation.take_losses()
+        losses, cuts = self._distillation.take_losses()
         values = torch.stack([loss.detach() for loss in losses])
         task_value = values.new_zeros(()) if task is None else task.detach().to(values)
         # One transfer for all numbers that v depends on.
@@ -92,9 +94,9 @@ class PathGradients:
         if self._reuses:
             v = self._combine(scaled, scaled_task, values, task_value, factor, scale is not None)
         else:
-            gram, products = self._gram(scaled, scaled_task, features)
+            gram, products = self._gram(scaled, scaled_task, cuts)
             v = self._solve(gram, products, values, task_value, factor, scale is not None)
-            self._weighted_backward(scaled, scaled_task, v)
+            self._weighted_backward(scaled, scaled_task, v, cuts)
         self._distillation.log(values)
         alpha = self._distillation.current_alpha
         terms = zip(self._distillation.names, (alpha * v[: len(values)] * values), strict=True)
@@ -129,13 +131,14 @@ class PathGradients:
         return v
 
     def _gram(
-        self, losses: Sequence[Tensor], task: Tensor | None, features: Sequence[Tensor]
+        self, losses: Sequence[Tensor], task: Tensor | None, cuts: Sequence[Cut]
     ) -> tuple[Tensor, Tensor | None]:
         """Products of the path gradients, and of all with the task's where it is an objective."""
         with_task = self._aggregator.task_as_objective
         objectives = [*losses, task] if with_task else list(losses)
         if self._scope.kind == "features":
-            self._check_frozen(features)
+            self._check_cuts(losses, cuts)
+            features = [behind for _, behind in cuts]
             # Features of different ranks are different: their products add up. The loss is the
             # mean over ranks, so each gradient has a factor of 1 / ranks.
             gram, overlap = gram_of_rows([_gradient(x, features) for x in objectives])
@@ -181,13 +184,15 @@ class PathGradients:
         return from_main_rank(v, self._device)
 
     def _weighted_backward(
-        self, losses: Sequence[Tensor], task: Tensor | None, v: Tensor
+        self, losses: Sequence[Tensor], task: Tensor | None, v: Tensor, cuts: Sequence[Cut]
     ) -> None:
         weights = (self._distillation.current_alpha * v).tolist()
         total = torch.stack([w * x for w, x in zip(weights, losses, strict=False)]).sum()
         if task is not None:
             total = total + (float(v[-1]) if self._aggregator.task_as_objective else 1.0) * task
-        total.backward()
+        # A task loss that bypasses the cuts shares a part of the graph with what is behind them.
+        total.backward(retain_graph=bool(cuts) and task is not None and Cuts.bypassed(task, cuts))
+        Cuts.join(cuts)
         (gradients,) = average_gradients([[p.grad for p in self._all]], self._all)
         self._set(gradients)
 
@@ -195,29 +200,37 @@ class PathGradients:
         for parameter, gradient in zip(self._all, gradients, strict=True):
             parameter.grad = gradient
 
-    def _check_frozen(self, features: Sequence[Tensor]) -> None:
-        if not all(feature.requires_grad for feature in features):
+    def _check_cuts(self, losses: Sequence[Tensor], cuts: Sequence[Cut]) -> None:
+        if self._checked:
+            return
+        layers = ", ".join(self._scope.layers)
+        if not any(before.requires_grad for before, _ in cuts):
             raise ValueError(
-                "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS: no gradient reaches the features of "
-                f"{', '.join(self._scope.layers)}: the layers in front are frozen. Name a later "
-                "one, or set SCOPE to parameters."
+                f"{SCOPE_KEY}: nothing is trained in front of {layers}. Name a later layer, or "
+                "set SCOPE to parameters."
+            )
+        pairs = zip(self._distillation.names, losses, strict=True)
+        beside = [name for name, loss in pairs if Cuts.bypassed(loss, cuts)]
+        if beside:
+            raise ValueError(
+                f"{SCOPE_KEY}: the paths {', '.join(beside)} depend on layers in front of {layers} "
+                "not only through their features, which then bound nothing. Name an earlier "
+                "layer, or set SCOPE to parameters."
             )
 
     def _check_features(self, overlap: Tensor) -> None:
         if self._checked:
             return
         names, layers = self._distillation.names, ", ".join(self._scope.layers)
-        key = "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS"
         beside = [n for n, x in zip(names, overlap.diagonal(), strict=True) if not x]
         if beside:
             raise ValueError(
-                f"{key}: the paths {', '.join(beside)} do not pass through {layers}. Name a layer "
-                "in front of all tapped ones (for example backbone.bottom_up.stem), or set SCOPE "
-                "to parameters."
+                f"{SCOPE_KEY}: the paths {', '.join(beside)} do not pass through {layers}. Name an "
+                "earlier layer, or set SCOPE to parameters."
             )
         if len(names) > 1 and int(overlap.sum()) == len(names):
             raise ValueError(
-                f"{key}: each path passes through another feature map of {layers}, so no two "
+                f"{SCOPE_KEY}: each path passes through another feature map of {layers}, so no two "
                 "gradients have anything in common: the Gram matrix is diagonal and shows no "
                 "conflict. Name one common ancestor (for example backbone.bottom_up.res5), or set "
                 "SCOPE to parameters."
@@ -249,18 +262,10 @@ def _add(parameters: Sequence[Tensor], row: Row, weight: float) -> None:
 
 
 def _parameters_of(student: nn.Module, layers: Sequence[str]) -> list[Tensor]:
-    modules = dict(student.named_modules())
     found: dict[int, Tensor] = {}
     for layer in layers:
-        if layer not in modules:
-            raise ValueError(
-                f"MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS: the student has no layer '{layer}'."
-                f"{did_you_mean(layer, [n for n in modules if n.count('.') < 3 and n])}"
-            )
-        found |= {id(p): p for p in modules[layer].parameters() if p.requires_grad}
+        module = find_layer(student, layer, SCOPE_KEY)
+        found |= {id(p): p for p in module.parameters() if p.requires_grad}
     if not found:
-        raise ValueError(
-            f"MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS: {', '.join(layers)} have no parameters "
-            "that are trained."
-        )
+        raise ValueError(f"{SCOPE_KEY}: {', '.join(layers)} have no parameters that are trained.")
     return list(found.values())

@@ -1,5 +1,6 @@
 """Hooks: what happens around a training step."""
 
+import itertools
 import os
 import random
 from typing import Any, cast
@@ -10,6 +11,8 @@ from detectron2.engine import HookBase
 from torch import nn
 
 from multas.distillation import Distillation
+from multas.engine.named_models import Weights, live_weights
+from multas.engine.product import Product
 
 
 class RunState(HookBase):
@@ -55,7 +58,9 @@ class RunState(HookBase):
 
 
 class PathMonitor(HookBase):
-    """Puts v, z and the raw losses of all paths into the EventStorage.
+    """Puts v, z, the raw losses of all paths … into the EventStorage.
+
+    A vector has one value for each path, a symmetric matrix one for each pair of paths.
 
     Args:
         distillation: whose monitors are read; one transfer from the device per step.
@@ -63,34 +68,48 @@ class PathMonitor(HookBase):
 
     def __init__(self, distillation: Distillation) -> None:
         self._distillation = distillation
+        self._pairs = list(itertools.combinations(distillation.names, 2))
 
     def after_step(self) -> None:
         monitors = self._distillation.monitors
-        rows = torch.stack([vector.float() for vector in monitors.values()]).tolist()
-        for monitor, row in zip(monitors, rows, strict=True):
-            for name, value in zip(self._distillation.names, row, strict=True):
+        values = iter(torch.cat([m.float().flatten() for m in monitors.values()]).tolist())
+        names = self._distillation.names
+        for monitor, value in monitors.items():
+            shares = dict(zip(itertools.product(names, repeat=value.dim()), values, strict=False))
+            for place in self._pairs if value.dim() == 2 else shares:
                 # Unsmoothed: a median over 20 steps would hide what an aggregator does.
-                self.trainer.storage.put_scalar(f"{monitor}/{name}", value, smoothing_hint=False)
+                key = "/".join(filter(None, [monitor, "~".join(place)]))
+                self.trainer.storage.put_scalar(key, shares[place], smoothing_hint=False)
 
 
 class SaveStudent(HookBase):
-    """Writes ``student.pth`` when training has finished: the weights of the student alone.
+    """Writes ``student.pth`` when training has finished: the product, weights alone.
 
-    The training checkpoints also hold the student under "model", but beside it the optimiser,
-    adapters and path weights that resuming needs.
+    With an average or early stopping, the product is not the student as trained, which is then
+    written as well, as ``student_raw.pth``. (The training checkpoints also hold it under "model",
+    but beside it what resuming needs.)
 
     Args:
+        product: of the run.
         model: the model that is trained.
-        folder: where the file goes.
+        folder: where the files go.
     """
 
-    def __init__(self, model: nn.Module, folder: str) -> None:
+    def __init__(self, product: Product, model: nn.Module, folder: str) -> None:
+        self._product = product
         self._model = model
-        self._path = os.path.join(folder, "student.pth")
+        self._folder = folder
 
     def after_train(self) -> None:
         if self.trainer.iter < self.trainer.max_iter:
             return
-        model = getattr(self._model, "module", self._model)
-        torch.save({"model": model.state_dict()}, f"{self._path}.partial")
-        os.replace(f"{self._path}.partial", self._path)
+        trained = live_weights(self._model)
+        product = list(self._product.named_weights(finished=True).values())[-1]
+        if product is not None:
+            self._save(trained, "student_raw.pth")
+        self._save(trained if product is None else product, "student.pth")
+
+    def _save(self, weights: Weights, name: str) -> None:
+        path = os.path.join(self._folder, name)
+        torch.save({"model": dict(weights)}, f"{path}.partial")
+        os.replace(f"{path}.partial", path)

@@ -5,11 +5,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.data import build_detection_test_loader
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from torch import nn
 from tqdm import tqdm
 
+from multas.data import build_test_loader
 from multas.engine.inference import evaluation_mode
 
 
@@ -49,7 +49,7 @@ def label_images(
 
 def label_dataset(cfg, model: nn.Module, name: str, *, score_thresh: float, topk: int = 0):
     """:func:`label_images` on a registered data set, loaded as the config says."""
-    loader = build_detection_test_loader(cfg, name)
+    loader = build_test_loader(cfg, name)
     return label_images(model, loader, score_thresh=score_thresh, topk=topk)
 
 

@@ -3,40 +3,51 @@
 import logging
 import os
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode
-from detectron2.data import build_detection_test_loader
 from detectron2.engine import DefaultTrainer, HookBase
-from detectron2.evaluation import DatasetEvaluator
+from detectron2.engine.hooks import EvalHook
+from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
-from multas.data.loader import TrainLoader, build_train_loader, load_training_dicts
+from multas.data.loader import (
+    TrainLoader,
+    build_test_loader,
+    build_train_loader,
+    load_training_dicts,
+)
 from multas.data.mapper import MultasMapper
+from multas.data.multi_scale import build_batch_sizes
 from multas.distillation import Distillation, Distiller
+from multas.engine.checkpointer import Checkpointer
+from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import PathMonitor, RunState, SaveStudent
+from multas.engine.product import Product
+from multas.engine.schedule import build_lr_scheduler
 from multas.engine.step import build_step
 from multas.evaluation import build_evaluator
 
 logger = logging.getLogger(__name__)
 
 
-class Checkpointer(DetectionCheckpointer):
-    """Writes so that a process killed at any moment leaves the last good checkpoint."""
+class EndOfTraining(BaseException):
+    """Leaves the training loop before its last iteration.
 
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{path}.partial", "w") as file:
-            file.write(last_filename_basename)
-        os.replace(f"{path}.partial", path)
+    No Exception: Detectron2 would log it as a failure.
+    """
 
 
 class Trainer(DefaultTrainer):
     """Trains what a config describes, plain models and distillations alike.
+
+    What is evaluated has a name in the metrics ("student/bbox/AP", "ema/bbox/AP", …). Without a
+    name ("bbox/AP") they are of the product: the average if SOLVER.EMA.ENABLED, the best of
+    SOLVER.EARLY_STOPPING once training has ended, else the student.
 
     A run can be killed at any iteration and resumed to bit-identical weights (one process): the
     loader's n-th batch depends on SEED and n alone, and a checkpoint carries the rest
@@ -79,27 +90,32 @@ class Trainer(DefaultTrainer):
         )
 
     @classmethod
+    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
+        return build_lr_scheduler(cfg, optimizer)
+
+    @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
         if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
             raise ValueError(
                 f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; multas' loader, "
                 "which resumes exactly, knows 'TrainingSampler' only."
             )
-        dicts = load_training_dicts(
-            cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-        )
+        dicts = load_training_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
+        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
         return build_train_loader(
             dicts,
             MultasMapper(cfg, is_train=True),
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-            seed=cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed(),
+            seed=seed,
             num_workers=cfg.DATALOADER.NUM_WORKERS,
             group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
+            copies=cfg.INPUT.COPIES,
+            batch_sizes=build_batch_sizes(cfg, seed),
         )
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        return build_detection_test_loader(cfg, dataset_name)
+        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -107,22 +123,65 @@ class Trainer(DefaultTrainer):
         return build_evaluator(cfg, dataset_name, folder)
 
     def build_hooks(self) -> list[HookBase]:
-        model = self._trainer.model
+        cfg, model = self.cfg, self._trainer.model
         distillation = find_distillation(model)
         # DefaultTrainer calls this at the end of its constructor: the hooks below must hold the
         # checkpointer that also knows the adapters and path weights.
         extra = {} if distillation is None else {"distillation": distillation}
         self.checkpointer = Checkpointer(
-            model, self.cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra
+            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra
         )
+        self._losses = LossRecord(model)
+        self._product = Product(cfg, model, distillation, self.test)
+        # Ours before Detectron2's: its checkpointer must find what they changed, its writer,
+        # which comes last, what they logged.
         own: list[HookBase | None] = [
             RunState(model),
             None if distillation is None else PathMonitor(distillation),
+            *self._product.hooks,
         ]
-        default = super().build_hooks()
-        # Monitors before Detectron2's writer, which comes last and writes what is there.
-        last = [SaveStudent(model, self.cfg.OUTPUT_DIR)] if comm.is_main_process() else []
+        default = [
+            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if isinstance(hook, EvalHook) else hook
+            for hook in super().build_hooks()
+        ]
+        last = [SaveStudent(self._product, model, cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         return [*own, *default, *last]
+
+    def _evaluate(self) -> Mapping[str, Any]:
+        self._last_eval_results = self._product.evaluate(finished=self.iter >= self.max_iter)
+        return self._last_eval_results
+
+    def train(self) -> Mapping[str, Any] | None:
+        try:
+            return super().train()
+        except EndOfTraining:
+            results = self._last_eval_results
+            if not self.cfg.TEST.EXPECTED_RESULTS or not comm.is_main_process():
+                return None
+            verify_results(self.cfg, results)
+            return results
+
+    def before_step(self) -> None:
+        if self.iter >= self.max_iter:
+            raise EndOfTraining
+        super().before_step()
+
+    def run_step(self) -> None:
+        self._losses.terms = {}
+        try:
+            super().run_step()
+        except FloatingPointError as error:
+            checkpointer = self.checkpointer
+            last = checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else ""
+            distillation = find_distillation(self._trainer.model)
+            what = describe_losses(self._losses.terms, distillation, last)
+            raise FloatingPointError(f"{what}\n{error}") from error
+
+    def after_step(self) -> None:
+        super().after_step()
+        # Detectron2's checkpointer knows the planned end alone.
+        if self.iter + 1 == self.max_iter < self.cfg.SOLVER.MAX_ITER and comm.is_main_process():
+            self.checkpointer.save("model_final", iteration=self.iter)
 
     # Detectron2 0.6 leaves the inner trainer, and with it the optimiser, out of the checkpoint.
     def state_dict(self) -> dict[str, Any]:

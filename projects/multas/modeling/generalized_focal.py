@@ -158,12 +158,12 @@ def atss_match(
     ious = pairwise_overlaps(boxes, anchors)
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2.0
     distances = torch.cdist((boxes[:, :2] + boxes[:, 2:]) / 2.0, centres)
-    candidates, start = [], 0
+    nearest, start = [], 0
     for level in level_anchors:
         part = distances[:, start : start + len(level)]
-        candidates.append(part.topk(min(topk, len(level)), largest=False).indices + start)
+        nearest.append(part.topk(min(topk, len(level)), largest=False).indices + start)
         start += len(level)
-    candidates = torch.cat(candidates, dim=1)
+    candidates = torch.cat(nearest, dim=1)
     candidate_ious = ious.gather(1, candidates)
     spread = candidate_ious.std(dim=1, correction=min(1, candidate_ious.shape[1] - 1))
     thresholds = candidate_ious.mean(dim=1) + spread

@@ -6,7 +6,11 @@ from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.dwa import DWA
 from multas.distillation.aggregation.fixed import Equal, HandTuned, Single
 from multas.distillation.aggregation.grad_norm import GradNorm
-from multas.distillation.aggregation.gradient import GradientAggregator, GradientScope
+from multas.distillation.aggregation.gradient import (
+    SCOPE_KEY,
+    GradientAggregator,
+    GradientScope,
+)
 from multas.distillation.aggregation.mgda import MGDA
 from multas.distillation.aggregation.torchjd import TorchJD
 
@@ -14,6 +18,7 @@ __all__ = [
     "AGGREGATOR_REGISTRY",
     "DWA",
     "MGDA",
+    "SCOPE_KEY",
     "Adaptive",
     "Aggregator",
     "Equal",

@@ -58,7 +58,7 @@ class GradNorm(GradientAggregator):
         }
 
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
-        v, initial = self.v.to(gram), self.initial.to(gram)
+        v, initial = self.v.clone().to(gram), self.initial.to(gram)
         initial = torch.where(initial == 0, losses, initial)
         lengths = v * gram.diagonal().sqrt()
         mean = lengths.mean()

@@ -12,6 +12,7 @@ from multas.distillation.aggregation.base import Aggregator
 
 SCOPES = ("parameters", "features")
 _KEY = "MODEL.DISTILLATION.AGGREGATION"
+SCOPE_KEY = f"{_KEY}.SCOPE_LAYERS"
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,14 @@ class GradientScope:
         if options.SCOPE == "features" and not options.SCOPE_LAYERS:
             raise ValueError(
                 f"{_KEY}.SCOPE is 'features', but SCOPE_LAYERS names no layer. Name one that every "
-                "path passes through, for example backbone.bottom_up.res2."
+                "path passes through, for example backbone.bottom_up.res2, or several, such as "
+                "those that a pyramid starts from."
             )
         return cls(options.SCOPE, tuple(options.SCOPE_LAYERS), options.LOW_MEMORY)
 
     @property
-    def taps(self) -> tuple[str, ...]:
-        """Student layers whose features must be recorded."""
+    def cuts(self) -> tuple[str, ...]:
+        """Student layers at whose features the graph is cut."""
         return self.layers if self.kind == "features" else ()
 
 
@@ -138,6 +140,8 @@ class GradientAggregator(Aggregator):
             losses = torch.cat([losses, loss.to(losses)[None]]) * factors
         weights = self.weigh(gram, losses)
         self._weights = weights[: len(self.names)].to(torch.float32)
+        if self.task_as_objective:
+            self._monitors["task_weight"] = weights[-1]
         return weights
 
     def _monitor(self, gram: Tensor, norms: Tensor, task_products: Tensor | None) -> None:
@@ -149,5 +153,6 @@ class GradientAggregator(Aggregator):
             self._monitors["conflict"] = self._conflicts / self._steps
 
     def monitors(self) -> dict[str, Tensor]:
-        """Norms (K,), cosines (K, K), and the fraction (K,) of steps against the task gradient."""
+        """Norms (K,), cosines (K, K); where the task's gradient is known, the fraction of steps (K,)
+        in which a path conflicts with it, and its weight where it is an objective."""
         return self._monitors

@@ -68,11 +68,12 @@ class TorchJD(GradientAggregator):
             )
         try:
             self._weighting = choices[weighting](**(arguments or {}))
+        except ImportError as error:
+            raise ImportError(f"{_KEY}.NAME is '{PREFIX}{weighting}': {error}") from error
         except TypeError as error:
             wanted = inspect.signature(choices[weighting])
             raise ValueError(
-                f"{_KEY}.TORCHJD is {dict(arguments or {})}, but {weighting} takes "
-                f"{wanted}."
+                f"{_KEY}.TORCHJD is {dict(arguments or {})}, but {weighting} takes {wanted}."
             ) from error
 
     @classmethod

@@ -128,6 +128,8 @@ class FKD(Path):
 
     default_name = "fkd"
 
+    weights: Tensor
+
     def __init__(
         self,
         *,

@@ -118,6 +118,7 @@ class LocalizationDistillation(Path):
             weight = weights[name].flatten()
             chosen = weight.nonzero().squeeze(1)
             weight = weight[chosen].repeat_interleave(SIDES)
+            divisor: Tensor | float
             if self.normalise:
                 divisor = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
             else:
@@ -142,7 +143,7 @@ class LocalizationDistillation(Path):
         per_cell = sides[0].shape[1] // (SIDES * self.bins)
         confidence = _per_anchor(logits, logits[0].shape[1] // per_cell).sigmoid().amax(dim=2)
         main, valuable = [], []
-        for boxes, scores in zip(targets.boxes, confidence, strict=True):
+        for boxes, scores in zip(targets.boxes or [], confidence, strict=True):
             boxes = boxes.tensor.to(anchors)
             matched, thresholds = atss_match(levels, boxes, topk=self.topk)
             main.append(torch.where(matched >= 0, scores, 0.0))

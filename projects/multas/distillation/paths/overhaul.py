@@ -103,7 +103,7 @@ def _margin(teacher: nn.Module, name: str) -> Tensor:
     modules = dict(teacher.named_modules())
     if name not in modules:
         raise ValueError(f"NORMS: the teacher has no layer '{name}'.{did_you_mean(name, modules)}")
-    norm = getattr(modules[name], "norm", modules[name])
+    norm: Any = getattr(modules[name], "norm", modules[name])
     if getattr(norm, "weight", None) is None or getattr(norm, "running_mean", None) is None:
         raise ValueError(
             f"NORMS: '{name}' of the teacher is {type(norm).__name__}, no BatchNorm with scale and "

@@ -1,0 +1,166 @@
+"""Early stopping on a validation set, keeping the best weights."""
+
+import logging
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import HookBase
+from detectron2.evaluation.testing import flatten_results_dict
+from detectron2.utils import comm
+from torch import Tensor
+
+RULES = ("streak", "fixed", "never")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """The course of a validation metric, counted in evaluations.
+
+    Attributes:
+        longest: longest streak without improvement that an improvement has ended; at first the
+            patience.
+        best: highest value so far.
+        best_iteration: when it was measured, -1 = never.
+        since: evaluations since then.
+    """
+
+    longest: int
+    best: float = -math.inf
+    best_iteration: int = -1
+    since: int = 0
+
+    def update(self, value: float, iteration: int, min_delta: float) -> bool:
+        """Take in a value; returns whether it is an improvement (NaN never is)."""
+        if math.isfinite(value) and value > self.best + min_delta:
+            self.longest = max(self.longest, self.since)
+            self.best, self.best_iteration, self.since = value, iteration, 0
+            return True
+        self.since += 1
+        return False
+
+    def exhausted(self, rule: str, patience: int) -> bool:
+        """Whether a rule of SOLVER.EARLY_STOPPING.RULE says that nothing better will come."""
+        if rule == "streak":
+            return self.since > 1.5 * self.longest
+        return rule == "fixed" and self.since >= patience
+
+
+class EarlyStopping(HookBase):
+    """Evaluates, keeps the best weights in ``model_best.pth``, ends training by ``max_iter``.
+
+    Its state is part of a checkpoint, so a resumed run stops where an uninterrupted one does.
+
+    Args:
+        options: SOLVER.EARLY_STOPPING.
+        evaluate: results on the validation set, on the main process.
+        weights: of the model that ``evaluate`` judges.
+        folder: where the best are written.
+        max_iter: SOLVER.MAX_ITER.
+    """
+
+    def __init__(
+        self,
+        options: CfgNode,
+        *,
+        evaluate: Callable[[], Mapping[str, Any]],
+        weights: Callable[[], Mapping[str, Tensor]],
+        folder: str,
+        max_iter: int,
+    ) -> None:
+        self._options = options
+        self._evaluate = evaluate
+        self._weights = weights
+        self._path = os.path.join(folder, "model_best.pth")
+        self._first = options.START * max_iter
+        self._earliest = options.EARLIEST * max_iter
+        self.progress = Progress(longest=options.PATIENCE)
+        self.stopped = False
+
+    def before_train(self) -> None:
+        if self.stopped:
+            self.trainer.max_iter = self.trainer.start_iter
+
+    def after_step(self) -> None:
+        done = self.trainer.iter + 1
+        last = done == self.trainer.max_iter
+        if not last and (done < self._first or done % self._options.PERIOD):
+            return
+        results = self._evaluate()
+        # The main process alone knows the result; all must come to the same decision.
+        value = comm.all_gather(self._value(results) if comm.is_main_process() else math.nan)[0]
+        if self.progress.update(value, self.trainer.iter, self._options.MIN_DELTA):
+            self._save()
+        if done >= self._earliest and self.progress.exhausted(
+            self._options.RULE, self._options.PATIENCE
+        ):
+            logger.info(
+                f"Early stopping after {done} iterations: best {self.progress.best:.4f} at "
+                f"iteration {self.progress.best_iteration}, {self.progress.since} evaluations ago."
+            )
+            self.stopped = True
+            self.trainer.max_iter = done
+
+    def _value(self, nested: Mapping[str, Any]) -> float:
+        results = flatten_results_dict(nested)
+        missing = [name for name in self._options.METRICS if name not in results]
+        if missing:
+            raise ValueError(
+                f"SOLVER.EARLY_STOPPING.METRICS names {', '.join(missing)}, which the evaluation "
+                f"on '{self._options.DATASET}' does not give. Choose from {', '.join(results)}."
+            )
+        values = {name: float(results[name]) for name in self._options.METRICS}
+        for name, value in values.items():
+            self.trainer.storage.put_scalar(f"validation/{name}", value, smoothing_hint=False)
+        return sum(values.values())
+
+    def _save(self) -> None:
+        if comm.is_main_process():
+            torch.save({"model": dict(self._weights())}, f"{self._path}.partial")
+            os.replace(f"{self._path}.partial", self._path)
+        comm.synchronize()
+
+    def best_weights(self) -> dict[str, Tensor] | None:
+        """The best weights, on the CPU; None if nothing was evaluated."""
+        if self.progress.best_iteration < 0:
+            return None
+        return torch.load(self._path, map_location="cpu", weights_only=True)["model"]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"progress": asdict(self.progress), "stopped": self.stopped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.progress = Progress(**state["progress"])
+        self.stopped = state["stopped"]
+
+
+def check_options(cfg: CfgNode) -> None:
+    """Make sure that SOLVER.EARLY_STOPPING is complete and does not select on the test set.
+
+    Raises:
+        ValueError: it is not or does.
+    """
+    options = cfg.SOLVER.EARLY_STOPPING
+    key = "SOLVER.EARLY_STOPPING"
+    if not options.DATASET:
+        raise ValueError(f"{key}.DATASET is empty; name a registered validation set.")
+    if options.PERIOD <= 0:
+        raise ValueError(
+            f"{key}.PERIOD is {options.PERIOD}; set the number of iterations between evaluations."
+        )
+    if options.RULE not in RULES:
+        raise ValueError(f"{key}.RULE is '{options.RULE}'; choose from {', '.join(RULES)}.")
+    if not options.METRICS:
+        raise ValueError(f"{key}.METRICS is empty; name at least one, for example 'bbox/AP'.")
+    if options.DATASET in cfg.DATASETS.TEST and not options.SELECT_ON_TEST:
+        raise ValueError(
+            f"{key}.DATASET '{options.DATASET}' is also in DATASETS.TEST: selecting on the test "
+            "set makes its figures too good. Name a validation set, or set "
+            f"{key}.SELECT_ON_TEST True to do it all the same."
+        )

@@ -1,0 +1,91 @@
+"""Stopping on losses and weights that are not finite, with the culprit named."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from multas.distillation import Distillation
+
+_CURE = (
+    "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True."
+)
+
+
+class LossRecord:
+    """Remembers the loss terms of a model's latest forward pass in training.
+
+    Detectron2 stops before the optimiser steps, but its error only has the mean over processes.
+
+    Args:
+        model: whose training output is a dict of scalars.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.terms: dict[str, Tensor] = {}
+        model.register_forward_hook(self._remember)
+
+    def _remember(self, module: nn.Module, _: tuple, output: object) -> None:
+        if module.training and isinstance(output, Mapping):
+            # Detached: the record must not keep the graph of a step alive.
+            self.terms = {name: loss.detach() for name, loss in output.items()}
+
+
+def describe_losses(
+    terms: Mapping[str, Tensor], distillation: Distillation | None, checkpoint: str
+) -> str:
+    """What a user needs to know about a loss that is not finite.
+
+    Args:
+        terms: losses of the step, empty if the model did not get that far.
+        distillation: whose raw path losses are looked at, too.
+        checkpoint: the last one written, or "".
+    """
+    bad = _not_finite({name: loss.item() for name, loss in terms.items()})
+    parts = []
+    if bad:
+        parts.append(f"Not finite: {_listing(bad)}.")
+    elif terms:
+        parts.append("All terms of this process are finite: it happened on another one.")
+    cure = _CURE
+    if terms and distillation is not None and "path_loss" in distillation.monitors:
+        raw = distillation.monitors["path_loss"].tolist()
+        paths = _not_finite(dict(zip(distillation.names, raw, strict=True)))
+        if paths:
+            parts.append(f"Distillation paths at fault, raw losses: {_listing(paths)}.")
+            cure += (
+                " For a path, lower its WEIGHT in MODEL.DISTILLATION.PATHS or "
+                "MODEL.DISTILLATION.ALPHA, or take it out to see whether it is the cause."
+            )
+    parts.append("The optimiser has not stepped and no checkpoint was overwritten.")
+    if checkpoint:
+        parts.append(f"The last good one is {checkpoint} (continue with --resume).")
+    return " ".join([*parts, cure])
+
+
+def check_weights(model: nn.Module) -> None:
+    """Make sure that a model is worth saving.
+
+    A finite loss can have infinite gradients; the weights are then lost one step before any loss
+    shows it.
+
+    Raises:
+        FloatingPointError: a parameter is not finite, naming the first ones.
+    """
+    parameters = dict(model.named_parameters())
+    finite = torch.stack([p.detach().isfinite().all() for p in parameters.values()]).tolist()
+    bad = [name for name, good in zip(parameters, finite, strict=True) if not good]
+    if bad:
+        raise FloatingPointError(
+            f"{len(bad)} parameters are infinite or NaN, the first {', '.join(bad[:5])}; no "
+            f"checkpoint was written, the last one is good. {_CURE}"
+        )
+
+
+def _not_finite(values: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in values.items() if not math.isfinite(value)}
+
+
+def _listing(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {value}" for name, value in values.items())

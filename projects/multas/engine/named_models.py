@@ -1,0 +1,81 @@
+"""The models of a run that are evaluated by name: sets of weights, and the teachers."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from multas.distillation.teacher import Teacher
+
+Weights = Mapping[str, Tensor]
+
+
+def live_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights and buffers of a (DDP-wrapped) model, sharing its memory; of a Distiller, its
+    student's."""
+    return getattr(model, "module", model).state_dict()
+
+
+@contextmanager
+def replaced(model: nn.Module, weights: Weights | None) -> Iterator[None]:
+    """Other weights inside the block, the model's own to the bit after it.
+
+    Args:
+        model: whose weights are replaced, in place.
+        weights: of the same names and shapes; None = the model's own.
+
+    Raises:
+        ValueError: the names differ.
+    """
+    if weights is None:
+        yield
+        return
+    live = live_weights(model)
+    if live.keys() != weights.keys():
+        different = sorted(live.keys() ^ weights.keys())
+        raise ValueError(
+            f"These weights belong to another model: {len(different)} names differ, the first "
+            f"{', '.join(different[:5])}. Continue a run with its own config."
+        )
+    own = {name: tensor.clone() for name, tensor in live.items()}
+    _copy(live, weights)
+    try:
+        yield
+    finally:
+        _copy(live, own)
+
+
+@torch.no_grad()
+def _copy(target: Weights, source: Weights) -> None:
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+@contextmanager
+def undisturbed_training() -> Iterator[None]:
+    """Whatever is evaluated inside draws no random number that training would have drawn."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+    comm.synchronize()
+
+
+class TeacherModel(nn.Module):
+    """A teacher that predicts on the student's test images, for Detectron2's evaluators.
+
+    Args:
+        teacher: frozen.
+        input_format: channel order of the student's images.
+    """
+
+    def __init__(self, teacher: Teacher, input_format: str) -> None:
+        super().__init__()
+        self._teacher = teacher
+        self._input_format = input_format
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        images = self._teacher.inputs(batched_inputs, self._input_format)
+        inputs = [x | image for x, image in zip(batched_inputs, images, strict=True)]
+        return self._teacher.model(inputs)

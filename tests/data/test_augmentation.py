@@ -1,0 +1,178 @@
+"""Colours, stretching, the reference's preprocessing, and choosing augmentations by config."""
+
+import cv2
+import numpy as np
+import pytest
+from detectron2.config import get_cfg
+from detectron2.data import detection_utils as utils
+from detectron2.data import transforms as T
+from PIL import Image
+
+from multas.config import add_multas_config
+from multas.data import AUGMENTATION_REGISTRY, MultasMapper
+from multas.data.augmentation import (
+    PhotometricDistortion,
+    PhotometricTransform,
+    Stretch,
+    build_augmentations,
+)
+from multas.data.windows import CropOrExpand
+
+
+def config(*opts):
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.merge_from_list(list(opts))
+    return cfg
+
+
+def noise(height=20, width=30):
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(("name", "tolerance"), [("a", 0.02), ("same", 1e-5)])
+def test_test_images_are_the_references(repository, tmp_path, name, tolerance):
+    case = np.load(repository / "tests" / "golden" / "multas" / f"preproc_test_{name}.npz")
+    file = str(tmp_path / "image.png")
+    cv2.imwrite(file, case["in_image_bgr"])
+    cfg = config("INPUT.FORMAT", "RGB", "INPUT.STRETCH", int(case["in_size"]))
+    output = MultasMapper(cfg, is_train=False)({"file_name": file})["image"].numpy()
+    # PIXEL_MEAN and PIXEL_STD of the models are these times 255, in the order of INPUT.FORMAT.
+    mean = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
+    std = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)
+    np.testing.assert_allclose((output / 255 - mean) / std, case["out_image"], atol=tolerance)
+
+
+def test_stretch_moves_pixels_masks_and_boxes_together():
+    data = T.AugInput(
+        np.zeros((20, 40, 3), np.uint8), boxes=np.array([[4.0, 5, 20, 15]]),
+        sem_seg=np.zeros((20, 40), np.uint8),
+    )  # fmt: skip
+    data.sem_seg[5:15, 4:20] = 7
+    Stretch(80)(data)
+    assert data.image.shape == (80, 80, 3)
+    assert data.boxes.tolist() == [[8, 20, 40, 60]]
+    assert (data.sem_seg[20:60, 8:40] == 7).all()
+    assert (data.sem_seg == 7).sum() == 40 * 32
+
+
+def test_stretch_keeps_the_channels_of_a_gray_image():
+    transform = Stretch(5).get_transform(np.zeros((8, 9, 1), np.uint8))
+    assert transform.apply_image(np.zeros((8, 9, 1), np.uint8)).shape == (5, 5, 1)
+    coords = np.array([[3.0, 4.0]])
+    back = transform.inverse().apply_coords(transform.apply_coords(coords))
+    np.testing.assert_allclose(back, coords)
+
+
+@pytest.mark.parametrize("image_format", ["BGR", "RGB"])
+def test_brightness_and_contrast_are_clipped_after_each_step(image_format):
+    change = PhotometricTransform(32, 1.5, 0, 1.0, image_format)
+    values = noise().astype(float)
+    expected = np.clip(np.rint(np.clip(values + 32, 0, 255) * 1.5), 0, 255)
+    assert (change.apply_image(noise()) == expected).all()
+
+
+def test_hue_and_saturation_follow_the_channel_order():
+    change = {f: PhotometricTransform(0, 1.0, 15, 0.6, f) for f in ("BGR", "RGB")}
+    bgr, rgb = noise(), noise()[:, :, ::-1].copy()
+    turned = change["RGB"].apply_image(rgb)[:, :, ::-1]
+    assert (change["BGR"].apply_image(bgr) == turned).all()
+    hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV).astype(int)
+    hsv[..., 0] = (hsv[..., 0] + 15) % 180
+    hsv[..., 1] = np.rint(hsv[..., 1] * 0.6)
+    expected = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR)
+    assert (change["BGR"].apply_image(bgr) == expected).all()
+
+
+def test_colours_leave_masks_and_boxes_alone():
+    change = PhotometricTransform(20, 0.7, 9, 1.3, "BGR")
+    mask = noise()[..., 0]
+    assert (change.apply_segmentation(mask) == mask).all()
+    assert change.apply_box(np.array([[1.0, 2, 3, 4]])).tolist() == [[1, 2, 3, 4]]
+
+
+def test_distortions_have_the_ranges_of_the_recipe():
+    aug = PhotometricDistortion("BGR")
+    drawn = [aug.get_transform(noise()) for _ in range(1000)]
+    neutral = {"brightness": 0, "contrast": 1, "hue": 0, "saturation": 1}
+    ranges = {"brightness": (-32, 32), "contrast": (0.5, 1.5), "hue": (-18, 18),
+              "saturation": (0.5, 1.5)}  # fmt: skip
+    for name, (low, high) in ranges.items():
+        values = np.array([getattr(transform, name) for transform in drawn])
+        assert 0.43 < (values != neutral[name]).mean() < 0.57, name
+        assert low <= values.min() < low + (high - low) / 20, name
+        assert high - (high - low) / 20 < values.max() <= high, name
+    assert any(t.hue == 18 for t in drawn)
+    with pytest.raises(ValueError, match=r"INPUT\.FORMAT is 'L'"):
+        PhotometricDistortion("L")
+
+
+def kinds(cfg, is_train=True):
+    return [type(a) for a in build_augmentations(cfg, is_train)]
+
+
+def test_by_default_the_augmentations_are_detectron2s():
+    cfg = config()
+    for is_train in (True, False):
+        assert kinds(cfg, is_train) == [type(a) for a in utils.build_augmentation(cfg, is_train)]
+    cfg.INPUT.CROP.ENABLED = True
+    assert kinds(cfg) == [T.RandomCrop, T.ResizeShortestEdge, T.RandomFlip]
+
+
+def test_the_recipe_is_a_key_and_ends_with_one_resize():
+    cfg = config("INPUT.AUGMENTATION", "single_shot")
+    recipe = [PhotometricDistortion, CropOrExpand, T.RandomFlip]
+    assert kinds(cfg) == [*recipe, T.ResizeShortestEdge]
+    assert kinds(cfg, is_train=False) == [T.ResizeShortestEdge]
+    cfg.INPUT.STRETCH = 320
+    # The mapper adds the last Stretch, whose size may change from batch to batch.
+    assert kinds(cfg) == [Stretch, *recipe]
+    assert kinds(cfg, is_train=False) == []
+    cfg.INPUT.RANDOM_FLIP = "none"
+    assert kinds(cfg) == [Stretch, *recipe[:-1]]
+
+
+def test_users_register_their_own():
+    def upside_down(cfg):
+        return [T.RandomFlip(1.0, horizontal=False, vertical=True)]
+
+    AUGMENTATION_REGISTRY._do_register("upside_down", upside_down)
+    try:
+        assert kinds(config("INPUT.AUGMENTATION", "upside_down"))[0] is T.RandomFlip
+    finally:
+        del AUGMENTATION_REGISTRY._obj_map["upside_down"]
+    with pytest.raises(ValueError, match=r"'upside_down'; choose from .*'single_shot'"):
+        kinds(config("INPUT.AUGMENTATION", "upside_down"))
+
+
+def test_instance_bitmasks_are_refused():
+    cfg = config("INPUT.AUGMENTATION", "single_shot", "MODEL.MASK_ON", True)
+    assert CropOrExpand in kinds(cfg)
+    cfg.INPUT.MASK_FORMAT = "bitmask"
+    with pytest.raises(ValueError, match="polygon"):
+        kinds(cfg)
+
+
+def test_augmented_boxes_stay_on_their_objects(tmp_path):
+    # A white square on black: its box and its pixels must agree after every augmentation.
+    picture = np.zeros((120, 160, 3), np.uint8)
+    picture[40:90, 60:110] = 255
+    file = str(tmp_path / "square.png")
+    Image.fromarray(picture).save(file)
+    box = {"bbox": [60, 40, 110, 90], "bbox_mode": 0, "category_id": 0}
+    cfg = config("INPUT.AUGMENTATION", "single_shot", "INPUT.STRETCH", 128)
+    mapper = MultasMapper(cfg, is_train=True)
+    seen = 0
+    for seed in range(40):
+        np.random.seed(seed)
+        output = mapper({"file_name": file, "annotations": [box]})
+        assert len(output["instances"]) == 1
+        x0, y0, x1, y1 = output["instances"].gt_boxes.tensor[0].round().int().tolist()
+        # The background stays below 49 and the fill is 114, whatever the colours.
+        bright = (output["image"].numpy().max(0) > 116).nonzero()
+        if len(bright[0]) == 0:
+            continue  # white was darkened to less than the fill
+        extent = (bright[1].min(), bright[0].min(), bright[1].max() + 1, bright[0].max() + 1)
+        assert np.abs(np.subtract(extent, (x0, y0, x1, y1))).max() <= 2, seed
+        seen += 1
+    assert seen > 30

@@ -1,0 +1,248 @@
+"""Batches: a function of seed and number alone, in fair shares, also without any annotation."""
+
+import itertools
+import os
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from detectron2.config import get_cfg
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import transforms as T
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multas.config import add_multas_config
+from multas.data import MultasMapper, build_train_loader, register_card
+from multas.data.loader import (
+    BatchSampler,
+    Index,
+    SeededDataset,
+    build_test_loader,
+    load_training_dicts,
+)
+
+
+@pytest.fixture
+def toy(repository, small_toy):
+    """The registered names of the small embedded set, by the end of their names."""
+    return register(repository, small_toy)
+
+
+def register(repository, root):
+    content = yaml.safe_load((repository / "datasets/cards/toy.yaml").read_text())
+    names = register_card({**content, "name": "small", "root": str(root)})
+    return {name.removeprefix("small_"): name for name in names}
+
+
+def config(*opts):
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.merge_from_list(
+        ["INPUT.STRETCH", 64, "INPUT.AUGMENTATION", "single_shot", "INPUT.FORMAT", "BGR", *opts]
+    )
+    return cfg
+
+
+def first_batches(loader, count=4):
+    return list(itertools.islice(iter(loader), count))
+
+
+def signature(batches):
+    """All that tells two sequences of batches apart."""
+    return [
+        [(x["image_id"], x["image"].sum().item(), tuple(x["image"].shape)) for x in batch]
+        for batch in batches
+    ]
+
+
+def loader_of(names, cfg=None, **options):
+    dicts = load_training_dicts(names, filter_empty=True)
+    mapper = MultasMapper(cfg or config(), is_train=True)
+    return build_train_loader(dicts, mapper, **{"total_batch_size": 4, "seed": 7, **options})
+
+
+class Ranked(BatchSampler):
+    """The sampler of one of several processes."""
+
+    def __init__(self, rank, world, **options):
+        super().__init__(**options)
+        self.rank, self.world = rank, world
+
+
+def test_batches_do_not_depend_on_workers_or_global_random_numbers(toy):
+    reference = signature(first_batches(loader_of([toy["half"]])))
+    for workers in (0, 2):
+        np.random.seed(workers + 5)
+        torch.manual_seed(workers + 5)
+        assert signature(first_batches(loader_of([toy["half"]], num_workers=workers))) == reference
+    assert signature(first_batches(loader_of([toy["half"]], seed=8))) != reference
+
+
+def test_loading_draws_no_random_number_of_the_training(toy):
+    for workers in (0, 1):
+        torch.manual_seed(3)
+        np.random.seed(3)
+        first_batches(loader_of([toy["half"]], num_workers=workers), 2)
+        drawn = torch.rand(1).item(), np.random.rand()
+        torch.manual_seed(3)
+        np.random.seed(3)
+        assert drawn == (torch.rand(1).item(), np.random.rand())
+
+
+def test_a_loader_may_start_at_any_batch(toy):
+    whole = signature(first_batches(loader_of([toy["half"]]), 7))
+    later = loader_of([toy["half"]])
+    iterator = iter(later)
+    # As a trainer does: it learns where to resume only after iter().
+    later.sampler.start = 4
+    assert signature(itertools.islice(iterator, 3)) == whole[4:]
+
+
+def test_an_image_is_augmented_anew_in_every_epoch(toy):
+    batches = first_batches(loader_of([toy["half"]], total_batch_size=12), 2)
+    assert len({x["image_id"] for x in batches[0]}) == 12
+    once, twice = (sorted(signature([batch])[0]) for batch in batches)
+    assert [s[0] for s in once] == [s[0] for s in twice]
+    assert sum(a[1] == b[1] for a, b in zip(once, twice, strict=True)) < 3
+
+
+@given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 5), st.integers(0, 10**6))
+def test_every_epoch_has_every_image_once(size, batch_size, start, seed):
+    sampler = BatchSampler(size, batch_size, seed, start=start)
+    batches = list(itertools.islice(iter(sampler), 40))
+    stream = [index for batch in batches for index in batch]
+    assert [i.position for i in stream] == list(
+        range(start * batch_size, (start + 40) * batch_size)
+    )
+    assert [b[0].batch for b in batches] == list(range(start, start + 40))
+    for epoch, part in itertools.groupby(stream, key=lambda i: i.position // size):
+        images = [i.image for i in part]
+        assert len(images) == len(set(images)), epoch
+
+
+@given(st.integers(1, 25), st.integers(2, 4), st.integers(1, 3), st.integers(0, 10**6))
+def test_shares_of_processes_are_disjoint_and_make_up_the_stream(size, world, batch_size, seed):
+    options = {"size": size, "batch_size": batch_size, "seed": seed}
+    shares = [
+        list(itertools.islice(iter(Ranked(rank, world, **options)), 12)) for rank in range(world)
+    ]
+    one = itertools.islice(iter(BatchSampler(size, batch_size * world, seed)), 12)
+    for number, whole in enumerate(one):
+        parts = [(i.position, i.image) for share in shares for i in share[number]]
+        assert sorted(parts) == sorted((i.position, i.image) for i in whole)
+        assert {i.batch for share in shares for i in share[number]} == {number}
+
+
+@given(st.lists(st.integers(0, 1), min_size=1, max_size=30), st.integers(1, 4))
+def test_a_batch_has_one_aspect(groups, batch_size):
+    sampler = BatchSampler(len(groups), batch_size, 0, groups)
+    batches = list(itertools.islice(iter(sampler), 30))
+    for batch in batches:
+        assert len(batch) == batch_size
+        assert len({groups[i.image] for i in batch}) == 1
+    positions = [i.position for batch in batches for i in batch]
+    assert len(positions) == len(set(positions))
+
+
+def test_landscape_and_portrait_images_are_told_apart_by_the_dicts():
+    dicts = [{"width": 4 + i % 2, "height": 4.5} for i in range(10)]
+    options = {"total_batch_size": 2, "seed": 0}
+    assert build_train_loader(dicts, dict, **options).sampler.groups == [0, 1] * 5
+    assert build_train_loader(dicts, dict, group_by_aspect=False, **options).sampler.groups is None
+    assert build_train_loader([{}], dict, **options).sampler.groups is None
+
+
+def test_copies_are_augmented_independently_and_enlarge_the_batch(toy):
+    single = first_batches(loader_of([toy["half"]]), 2)
+    double = first_batches(loader_of([toy["half"]], copies=2), 2)
+    for one, two in zip(single, double, strict=True):
+        assert len(two) == 2 * len(one)
+        assert [x["image_id"] for x in two[::2]] == [x["image_id"] for x in two[1::2]]
+        # The first copy is the one of a run without copies.
+        assert signature([two[::2]]) == signature([one])
+        assert signature([two[1::2]]) != signature([one])
+
+
+def test_all_images_of_a_batch_have_its_size(toy):
+    sizes = [64, 96, 64, 32]
+    batches = first_batches(loader_of([toy["half"]], batch_sizes=sizes.__getitem__, copies=2))
+    for size, batch in zip(sizes, batches, strict=True):
+        assert {tuple(x["image"].shape) for x in batch} == {(3, size, size)}
+
+
+def test_images_annotated_as_empty_are_dropped_and_unlabelled_ones_never():
+    box = {"bbox": [0, 0, 1, 1], "category_id": 0, "iscrowd": 0}
+    dicts = [
+        {"image_id": 0, "annotations": [box]},
+        {"image_id": 1, "annotations": []},
+        {"image_id": 2, "annotations": [{**box, "iscrowd": 1}]},
+        {"image_id": 3},
+    ]
+    DatasetCatalog.register("mixed", lambda: dicts)
+    MetadataCatalog.get("mixed").thing_classes = ["a"]
+    kept = {f: [d["image_id"] for d in load_training_dicts(["mixed"], f)] for f in (True, False)}
+    assert kept == {True: [0, 3], False: [0, 1, 2, 3]}
+
+
+def test_wrong_data_sets_are_named(toy):
+    with pytest.raises(ValueError, match=r"'small_hafl', which is not registered.*small_half"):
+        load_training_dicts(["small_hafl"], True)
+    DatasetCatalog.register("other", lambda: [{}])
+    MetadataCatalog.get("other").thing_classes = ["something else"]
+    with pytest.raises(ValueError, match="'other' has the classes"):
+        load_training_dicts([toy["half"], "other"], True)
+    DatasetCatalog.register("nothing", list)
+    with pytest.raises(ValueError, match="no image to train on"):
+        load_training_dicts(["nothing"], True)
+
+
+def test_a_batch_must_divide_among_the_processes(monkeypatch):
+    monkeypatch.setattr("multas.data.loader.comm.get_world_size", lambda: 3)
+    with pytest.raises(ValueError, match=r"IMS_PER_BATCH is 4.*multiple of 3"):
+        build_train_loader([{}], dict, total_batch_size=4, seed=0)
+
+
+def test_withheld_annotations_are_never_opened(repository, small_toy, tmp_path):
+    root = tmp_path / "toy"
+    shutil.copytree(small_toy, root)
+    names = register(repository, root)
+    expected = signature(first_batches(loader_of([names["half_unlabeled"]])))
+    labelled = first_batches(loader_of([names["half"]]), 1)
+    assert all("instances" in x for x in labelled[0])
+    for folder in ("Annotations", "SegmentationClass"):
+        for file in (root / folder).iterdir():
+            os.remove(file)
+    for name in list(names.values()):
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    # Another process, after the files are gone: the same batches, and nothing annotated.
+    names = register(repository, root)
+    batches = first_batches(loader_of([names["half_unlabeled"]]))
+    assert signature(batches) == expected
+    assert not any({"instances", "sem_seg", "label"} & x.keys() for b in batches for x in b)
+    with pytest.raises(Exception, match=r"(?i)annotation|xml"):
+        load_training_dicts([names["half"]], True)
+
+
+def test_test_images_are_stretched_as_training_images_are(toy):
+    batch = next(iter(build_test_loader(config("DATALOADER.NUM_WORKERS", 0), toy["test"])))
+    assert batch[0]["image"].shape == (3, 64, 64)
+    assert (batch[0]["height"], batch[0]["width"]) != (64, 64)
+    assert "instances" not in batch[0]
+
+
+def test_the_random_numbers_of_a_sample_belong_to_its_position():
+    draws = SeededDataset([{}], lambda _: np.random.uniform(), seed=1)
+    first = draws[Index(5, 0)]
+    assert draws[Index(5, 0, batch=3)] == first
+    assert len({first, draws[Index(6, 0)], draws[Index(5, 0, copy=1)]}) == 3
+
+
+def test_random_augmentations_differ_between_samples():
+    flip = T.RandomFlip()
+    blank = np.zeros((2, 2, 3), np.uint8)
+    dataset = SeededDataset([{}], lambda _: type(flip.get_transform(blank)), seed=0)
+    assert len({dataset[Index(i, 0)] for i in range(20)}) == 2

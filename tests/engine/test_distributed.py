@@ -1,0 +1,142 @@
+"""Two ranks equal one process with the double batch, whatever the aggregation."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from multas.distillation import GradientAggregator
+from multas.engine.step import DistillationStep
+
+STEPS = 5
+TASK = ["TASK_AS_OBJECTIVE", True]
+FEATURES = ["SCOPE", "features", "SCOPE_LAYERS", ["backbone.res3"]]
+CASES = {
+    "equal": ["NAME", "equal"],
+    "hand_tuned": ["NAME", "hand_tuned"],
+    "adaptive": ["NAME", "adaptive"],
+    # Low enough to be reached: the bound acts on the mean over the ranks.
+    "adaptive bounded": ["NAME", "adaptive", "MAX_WEIGHTED_LOSS", 1.2],
+    "dwa": ["NAME", "dwa", "DWA_PERIOD", 1],
+    "mgda": ["NAME", "mgda"],
+    "mgda loss": ["NAME", "mgda", "NORMALISATION", "loss"],
+    "mgda task": ["NAME", "mgda", *TASK],
+    "mgda low memory": ["NAME", "mgda", "LOW_MEMORY", True],
+    "mgda features": ["NAME", "mgda", *FEATURES],
+    "mgda features task": ["NAME", "mgda", *FEATURES, *TASK],
+    "grad_norm": ["NAME", "grad_norm", "SCOPE_LAYERS", ["backbone.res3"]],
+    # Draws random numbers, here other ones on each rank.
+    "torchjd": ["NAME", "torchjd:PCGrad"],
+}
+
+
+def train(options, batch, wrap: bool) -> dict:
+    """Parameters, v of every step and what the aggregator remembers after five steps."""
+    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
+    distiller = tiny["make_distiller"](tiny["PATHS"], *options)
+    model = DistributedDataParallel(distiller) if wrap else distiller
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.005, momentum=0.9)
+    by_gradient = isinstance(distiller.distillation.aggregator, GradientAggregator)
+    trainer = (DistillationStep if by_gradient else SimpleTrainer)(
+        model, [batch] * STEPS, optimizer
+    )
+    for module in distiller.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    weights = []
+    with EventStorage():
+        for _ in range(STEPS):
+            trainer.run_step()
+            weights.append(distiller.distillation.monitors["path_weight"].clone())
+    return {
+        "parameters": {n: p.detach() for n, p in distiller.named_parameters()},
+        "weights": torch.stack(weights),
+        "aggregator": distiller.distillation.aggregator.state_dict(),
+    }
+
+
+def batch_of(ranks: list[int]) -> list[dict]:
+    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
+    return [x for rank in ranks for x in tiny["images"](2, seed=rank)]
+
+
+def main(folder: str, rank: int) -> None:
+    meeting = "file://" + os.path.join(folder, "meeting")
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    results = {}
+    for name, options in CASES.items():
+        if name == "torchjd" and not _has_torchjd():
+            continue
+        torch.manual_seed(rank)
+        results[name] = train(options, batch_of([rank]), wrap=True)
+    torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
+    torch.distributed.destroy_process_group()
+
+
+def _has_torchjd() -> bool:
+    try:
+        import torchjd.aggregation  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    """What each of two processes has after training all cases one after the other."""
+    folder = tmp_path_factory.mktemp("ranks")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), str(rank)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_all_ranks_have_the_same_weights_and_parameters(ranks, name):
+    if name == "torchjd":
+        pytest.importorskip("torchjd")
+    first, second = (result[name] for result in ranks)
+    assert torch.equal(first["weights"], second["weights"])
+    for kind in ("parameters", "aggregator"):
+        for key, value in first[kind].items():
+            assert torch.equal(value, second[kind][key]), key
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "torchjd"])
+def test_two_ranks_equal_one_process_with_the_double_batch(ranks, name):
+    alone = train(CASES[name], batch_of([0, 1]), wrap=False)
+    together = ranks[0][name]
+    # v may be known less well than the direction it makes: with nearly dependent gradients, the
+    # order of the images alone moves it as much in one process.
+    torch.testing.assert_close(together["weights"], alone["weights"], rtol=2e-3, atol=1e-6)
+    start = train_nothing(CASES[name])
+    for key, value in alone["parameters"].items():
+        torch.testing.assert_close(together["parameters"][key], value, rtol=1e-5, atol=1e-5)
+    moved = max((start[k] - v).abs().max() for k, v in alone["parameters"].items())
+    assert moved > 1e-3, "training that moves nothing compares nothing"
+
+
+def train_nothing(options) -> dict:
+    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
+    distiller = tiny["make_distiller"](tiny["PATHS"], *options)
+    return {n: p.detach() for n, p in distiller.named_parameters()}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))

@@ -1,0 +1,83 @@
+"""The recipe on two processes: they stop together, and average and keep the same weights."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from detectron2.engine import defaults
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
+
+from multas.engine import Trainer, load_config
+
+KEY = "SOLVER.EARLY_STOPPING."
+
+
+def main(folder: str, rank: int) -> None:
+    meeting = "file://" + os.path.join(folder, "meeting")
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    # Detectron2 launches processes on GPUs alone; this is what it does, on CPUs.
+    comm._LOCAL_PROCESS_GROUP = torch.distributed.new_group([0, 1])
+    defaults.create_ddp_model = lambda model, **_: DistributedDataParallel(
+        model, broadcast_buffers=False
+    )
+    torch.manual_seed(rank)
+    trainer = Trainer(load_config(os.path.join(folder, "job.yaml")))
+    trainer.resume_or_load(False)
+    trainer.train()
+    state = {
+        "iterations": trainer.iter,
+        "progress": vars(trainer._product.early_stopping.progress),
+        "average": trainer._product.average.weights,
+        "parameters": [name for name, _ in trainer.model.module.named_parameters()],
+        "evaluated": sorted(trainer._last_eval_results),
+    }
+    torch.save(state, os.path.join(folder, f"rank{rank}.pth"))
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture
+def ranks(tiny_cfg, card, tmp_path) -> list[dict]:
+    """What each of two processes has after a run that ends with its second validation."""
+    cfg = tiny_cfg(
+        "SOLVER.EMA.ENABLED", True, "SOLVER.EMA.RAMP", 2.0, "SOLVER.MAX_ITER", 20,
+        f"{KEY}ENABLED", True, f"{KEY}DATASET", f"{card['name']}_val", f"{KEY}PERIOD", 2,
+        f"{KEY}START", 0.0, f"{KEY}EARLIEST", 0.0, f"{KEY}RULE", "fixed", f"{KEY}PATIENCE", 1,
+        f"{KEY}MIN_DELTA", 1e9, "INPUT.STRETCH", 64, "INPUT.MULTI_SCALE.SIZES", [64, 96],
+    )  # fmt: skip
+    os.makedirs(cfg.OUTPUT_DIR)
+    (tmp_path / "job.yaml").write_text(cfg.dump())
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path), str(rank)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, output
+    return [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2)]
+
+
+def test_processes_stop_together_with_the_same_weights(ranks, tmp_path):
+    first, second = ranks
+    assert first["iterations"] == second["iterations"] == 4
+    assert first["progress"] == second["progress"]
+    # Running statistics are each process's own, as in Detectron2.
+    for name in first["parameters"]:
+        assert torch.equal(first["average"][name], second["average"][name]), name
+    assert {"student", "ema", "best", "bbox"} <= set(first["evaluated"])
+    files = [
+        torch.load(tmp_path / "run" / name, weights_only=True)["model"]
+        for name in ("student.pth", "model_best.pth", "student_raw.pth")
+    ]
+    assert all(torch.equal(files[0][k], files[1][k]) for k in files[0])
+    assert any(not torch.equal(files[0][k], files[2][k]) for k in files[0])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
