@@ -1,8 +1,8 @@
-"""What a user writes to add a path and an aggregator of their own: this file, and two config keys.
+"""What a user writes to add a path and an aggregator of their own: this file, and config keys:
 
-    IMPORT_MODULES: [extension_example]
-    MODEL.DISTILLATION.PATHS: [{TYPE: CosinePath, STUDENT: backbone, POWER: 2.0}]
-    MODEL.DISTILLATION.AGGREGATION.NAME: relative
+IMPORT_MODULES: [extension_example]
+MODEL.DISTILLATION.PATHS: [{TYPE: CosinePath, STUDENT: backbone, POWER: 2.0}]
+MODEL.DISTILLATION.AGGREGATION.NAME: relative
 """
 
 import torch

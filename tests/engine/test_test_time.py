@@ -6,6 +6,8 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 from torchvision.ops import nms
 
+import pseudo_label
+from multas.data.pseudo_labels import read_pseudo_labels
 from multas.engine.pseudo_labeling import label_images
 from multas.engine.test_time import FlipScaleEnsemble
 
@@ -126,6 +128,30 @@ def test_it_labels_images_as_a_model_does(spot):
         {"image_id": "spot", "category_id": 0, "bbox": [10, 20, 30, 40],
          "score": pytest.approx(0.9)}
     ]  # fmt: skip
+
+
+def test_the_tool_labels_with_an_ensemble(tiny_cfg, card, tmp_path, monkeypatch):
+    cfg = tiny_cfg("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 7)
+    (tmp_path / "teacher.yaml").write_text(cfg.dump())
+    torch.save({"model": build_model(cfg).state_dict()}, tmp_path / "teacher.pth")
+    used = []
+    forward = FlipScaleEnsemble.forward
+    monkeypatch.setattr(
+        FlipScaleEnsemble,
+        "forward",
+        lambda self, batch: used.append((self.scales, self.flip)) or forward(self, batch),
+    )
+    arguments = ["--config-file", str(tmp_path / "teacher.yaml"),
+                 "--weights", str(tmp_path / "teacher.pth"),
+                 "--dataset", f"{card['name']}_half2_unlabeled",
+                 "--output", str(tmp_path / "labels.json"), "--score-thresh", "0"]  # fmt: skip
+    for options in ([], ["--flip"], ["--scales", "0.5", "1"]):
+        monkeypatch.setattr("sys.argv", ["pseudo_label.py", *arguments, *options])
+        pseudo_label.main()
+    assert used == [((1.0,), True)] * 8 + [((0.5, 1.0), False)] * 8
+    header, annotations = read_pseudo_labels(str(tmp_path / "labels.json"))
+    assert len(header.image_ids) == 8
+    assert len(annotations) == 8 * 7
 
 
 @pytest.mark.parametrize("scales", [[], [1.0, 0.0]])

@@ -54,8 +54,8 @@ def add_distillation_config(cfg: CN) -> None:
     d.AGGREGATION = CN()
     # By losses: "single", "equal", "hand_tuned" (fixed v), "adaptive" (v = exp(-z), eqs. 5 and 6)
     # or "dwa" (dynamic weight average). By gradients, at the price of one backward pass for each
-    # path: "mgda" (min-norm point, eq. 4), "grad_norm", "torchjd:<name>" (UPGrad, AlignedMTL … of
-    # the library TorchJD).
+    # path: "mgda" (min-norm point, eq. 4), "grad_norm", "bilevel" (section 3.3: v descends on the
+    # loss of validation images), "torchjd:<name>" (UPGrad, AlignedMTL … of the library TorchJD).
     d.AGGREGATION.NAME = "adaptive"
     # adaptive: the weighted loss v L of a path is 1 at the optimum. What exceeds this bound is
     # scaled back to it, for the student and for z alike, so that a loss that returns after it
@@ -94,5 +94,9 @@ def add_distillation_config(cfg: CN) -> None:
     # length of a step in log v.
     d.AGGREGATION.GRAD_NORM_ASYMMETRY = 1.5
     d.AGGREGATION.GRAD_NORM_LR = 0.025
+    # bilevel: annotated data sets that are not trained on (validation), and the largest change of
+    # log v in a step.
+    d.AGGREGATION.BILEVEL_DATA = []
+    d.AGGREGATION.BILEVEL_LR = 0.05
     # torchjd:<name>: arguments of its constructor, e.g. {c: 0.5} for CAGrad.
     d.AGGREGATION.TORCHJD = CN(new_allowed=True)

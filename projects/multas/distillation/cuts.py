@@ -42,6 +42,8 @@ class Cuts:
 
     def __init__(self, model: nn.Module, layers: Sequence[str], key: str) -> None:
         self._modules = [find_layer(model, layer, key) for layer in layers]
+        self._layers = ", ".join(layers)
+        self._key = key
 
     @contextmanager
     def record(self) -> Iterator[list[Cut]]:
@@ -64,6 +66,50 @@ class Cuts:
         in_front = _variables([before.grad_fn for before, _ in cuts])
         in_front -= {id(behind) for _, behind in cuts}
         return not in_front.isdisjoint(_variables([loss.grad_fn]))
+
+    def check(
+        self,
+        names: Sequence[str],
+        losses: Sequence[Tensor],
+        cuts: Sequence[Cut],
+        overlap: Tensor,
+    ) -> None:
+        """Check that gradients at the cuts can stand for those of what lies in front.
+
+        Args:
+            names, losses: the K paths, with graph.
+            cuts: of the same forward pass.
+            overlap: (K, K), whether the gradients of two paths have a feature map in common.
+
+        Raises:
+            ValueError: they cannot; the message says why and what helps.
+        """
+        instead = "or set SCOPE to parameters."
+        if not any(before.requires_grad for before, _ in cuts):
+            raise ValueError(
+                f"{self._key}: nothing is trained in front of {self._layers}. Name a later layer, "
+                f"{instead}"
+            )
+        pairs = zip(names, losses, strict=True)
+        beside = [name for name, loss in pairs if self.bypassed(loss, cuts)]
+        if beside:
+            raise ValueError(
+                f"{self._key}: the paths {', '.join(beside)} depend on layers in front of "
+                f"{self._layers} not only through their features, which then bound nothing. Name "
+                f"an earlier layer, {instead}"
+            )
+        beside = [n for n, reached in zip(names, overlap.diagonal(), strict=True) if not reached]
+        if beside:
+            raise ValueError(
+                f"{self._key}: the paths {', '.join(beside)} do not pass through {self._layers}. "
+                f"Name an earlier layer, {instead}"
+            )
+        if len(names) > 1 and int(overlap.sum()) == len(names):
+            raise ValueError(
+                f"{self._key}: each path passes through another feature map of {self._layers}, so "
+                "no two gradients have anything in common: the Gram matrix is diagonal and shows "
+                f"no conflict. Name a common ancestor, {instead}"
+            )
 
     @staticmethod
     def join(cuts: Sequence[Cut]) -> None:

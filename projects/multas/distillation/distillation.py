@@ -186,8 +186,8 @@ class Distillation(nn.Module):
             student = tuple(student_record[n] for n in spec.student)
             if torch.is_grad_enabled() and not self._seen_gradient:
                 self._check_gradient(spec, student)
-            teacher = tuple(teacher_records[spec.teacher_id][n] for n in spec.teacher)
-            terms = path(student, teacher, targets)
+            taught = tuple(teacher_records[spec.teacher_id][n] for n in spec.teacher)
+            terms = path(student, taught, targets)
             if spec.layerwise:
                 losses.extend(terms[label] for label in path.labels())
             else:

@@ -1,4 +1,4 @@
-"""Gram matrix of gradients that are given tensor by tensor, with None where a loss does not reach."""
+"""Gram matrix of gradients given tensor by tensor, with None where a loss does not reach."""
 
 from collections.abc import Sequence
 
@@ -54,9 +54,6 @@ def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tenso
     Returns:
         (K, K) float64 and (K, K) bool, both on the CPU: the products, and whether two rows have
         a tensor in common (else their product is zero by construction).
-
-    Raises:
-        ValueError: no row reaches anything.
     """
     blocks: dict[tuple[int, ...], _Block] = {}
     for column in zip(*rows, strict=True):
@@ -67,13 +64,13 @@ def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tenso
         if present not in blocks:
             blocks[present] = _Block(len(present), pieces[0].device)
         blocks[present].add(pieces)
+    gram = torch.zeros((len(rows), len(rows)), dtype=torch.float64)
+    overlap = torch.zeros_like(gram, dtype=torch.bool)
     if not blocks:
-        raise ValueError("No loss depends on any of the tensors that gradients are wanted for.")
+        return gram, overlap
     # One transfer from the device for all of them.
     results = torch.cat([block.result().flatten() for block in blocks.values()]).cpu()
     parts = results.split([len(present) ** 2 for present in blocks])
-    gram = torch.zeros((len(rows), len(rows)), dtype=torch.float64)
-    overlap = torch.zeros_like(gram, dtype=torch.bool)
     for present, part in zip(blocks, parts, strict=True):
         where = np.ix_(present, present)
         gram[where] += part.view(len(present), -1)

@@ -1,9 +1,11 @@
 """From path losses to gradients: what an aggregation by gradients leaves in ``.grad``."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from multas.distillation.aggregation import SCOPE_KEY, GradientAggregator
@@ -15,6 +17,23 @@ from multas.distillation.ranks import average_gradients, from_main_rank, mean_ov
 Row = Sequence[Tensor | None]
 # LOW_MEMORY: the parameters are taken in so many parts.
 BLOCKS = 4
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """What v depends on besides gradients: float64 on the CPU, means over all ranks.
+
+    Attributes:
+        losses: (K,) path losses.
+        task: the task loss, scalar.
+        factor: of all gradients.
+        scaled: whether a loss scaler set ``factor`` (an overflow is then its business).
+    """
+
+    losses: Tensor
+    task: Tensor
+    factor: Tensor
+    scaled: bool
 
 
 class PathGradients:
@@ -49,7 +68,7 @@ class PathGradients:
             raise TypeError(f"{type(distillation.aggregator).__name__} does not weigh gradients.")
         self._aggregator = distillation.aggregator
         self._scope = distillation.scope
-        self._student = [p for p in student.parameters() if p.requires_grad]
+        self._student: list[Tensor] = [p for p in student.parameters() if p.requires_grad]
         self._all = [*self._student, *(p for p in distillation.parameters() if p.requires_grad)]
         self._device = self._student[0].device
         if self._scope.kind == "parameters" and self._scope.layers:
@@ -57,6 +76,7 @@ class PathGradients:
         else:
             self._counted = self._student
         self._checked = False
+        self._kept: list[Row] | None = None
 
     @property
     def _reuses(self) -> bool:
@@ -66,6 +86,30 @@ class PathGradients:
             and not self._scope.layers
             and not self._scope.low_memory
         )
+
+    @property
+    def student_parameters(self) -> list[Tensor]:
+        """What path gradients are taken with respect to, in the order of a row."""
+        return self._student
+
+    def keep_rows(self) -> None:
+        """Let :meth:`take_rows` give the path gradients of each step.
+
+        Raises:
+            ValueError: a scope with which they are not computed as a whole.
+        """
+        if not self._reuses:
+            raise ValueError(
+                f"Aggregation {type(self._aggregator).__name__} needs whole path gradients: set "
+                "MODEL.DISTILLATION.AGGREGATION.SCOPE to parameters, SCOPE_LAYERS to [] and "
+                "LOW_MEMORY to False."
+            )
+        self._kept = []
+
+    def take_rows(self) -> list[Row]:
+        """The K path gradients of the last step, averaged over all ranks; only once."""
+        rows, self._kept = self._kept or [], []
+        return rows
 
     def backward(self, task: Tensor | None, scale: Tensor | None = None) -> dict[str, Tensor]:
         """Fill ``.grad`` (which must be empty) from the task loss and the pending path losses.
@@ -82,38 +126,34 @@ class PathGradients:
             FloatingPointError: a path gradient is not finite, and there is no scaler.
         """
         losses, cuts = self._distillation.take_losses()
-        values = torch.stack([loss.detach() for loss in losses])
-        task_value = values.new_zeros(()) if task is None else task.detach().to(values)
-        # One transfer for all numbers that v depends on.
-        numbers = torch.cat([values, task_value[None], self._factor(scale)[None]])
-        numbers = mean_over_ranks(numbers).cpu().double()
-        values, task_value, factor = numbers[:-2], numbers[-2], numbers[-1]
+        numbers = self._numbers(losses, task, scale)
         scaled = [loss if scale is None else loss * scale for loss in losses]
         scaled_task = task if task is None or scale is None else task * scale
         del losses
         if self._reuses:
-            v = self._combine(scaled, scaled_task, values, task_value, factor, scale is not None)
+            v = self._combine(scaled, scaled_task, numbers)
         else:
             gram, products = self._gram(scaled, scaled_task, cuts)
-            v = self._solve(gram, products, values, task_value, factor, scale is not None)
+            v = self._solve(gram, products, numbers)
             self._weighted_backward(scaled, scaled_task, v, cuts)
-        self._distillation.log(values)
-        alpha = self._distillation.current_alpha
-        terms = zip(self._distillation.names, (alpha * v[: len(values)] * values), strict=True)
+        self._distillation.log(numbers.losses)
+        weighted = self._distillation.current_alpha * v[: len(numbers.losses)] * numbers.losses
+        terms = zip(self._distillation.names, weighted, strict=True)
         return {f"loss_kd_{name}": term for name, term in terms}
 
-    def _factor(self, scale: Tensor | None) -> Tensor:
-        one = torch.ones((), device=self._device)
-        return one if scale is None else scale.detach().to(one)
+    def _numbers(
+        self, losses: Sequence[Tensor], task: Tensor | None, scale: Tensor | None
+    ) -> "_Numbers":
+        values = torch.stack([loss.detach() for loss in losses])
+        task_value = values.new_zeros(()) if task is None else task.detach()
+        factor = values.new_ones(()) if scale is None else scale.detach()
+        # One transfer from the device for all of them.
+        everything = torch.stack([*values, task_value.to(values), factor.to(values)])
+        everything = mean_over_ranks(everything).cpu().double()
+        return _Numbers(everything[:-2], everything[-2], everything[-1], scale is not None)
 
     def _combine(
-        self,
-        losses: Sequence[Tensor],
-        task: Tensor | None,
-        values: Tensor,
-        task_value: Tensor,
-        factor: Tensor,
-        scaled: bool,
+        self, losses: Sequence[Tensor], task: Tensor | None, numbers: "_Numbers"
     ) -> Tensor:
         rows = average_gradients([_gradient(x, self._all) for x in losses], self._all)
         if task is not None:
@@ -121,7 +161,9 @@ class PathGradients:
         (own,) = average_gradients([[p.grad for p in self._all]], self._all)
         students = len(self._student)
         gram, _ = gram_of_rows([*(row[:students] for row in rows), own[:students]])
-        v = self._solve(gram[:-1, :-1], gram[-1], values, task_value, factor, scaled)
+        if self._kept is not None:
+            self._kept = [row[:students] for row in rows]
+        v = self._solve(gram[:-1, :-1], gram[-1], numbers)
         alpha = self._distillation.current_alpha
         self._set(own)
         if self._aggregator.task_as_objective:
@@ -137,19 +179,20 @@ class PathGradients:
         with_task = self._aggregator.task_as_objective
         objectives = [*losses, task] if with_task else list(losses)
         if self._scope.kind == "features":
-            self._check_cuts(losses, cuts)
             features = [behind for _, behind in cuts]
             # Features of different ranks are different: their products add up. The loss is the
             # mean over ranks, so each gradient has a factor of 1 / ranks.
             gram, overlap = gram_of_rows([_gradient(x, features) for x in objectives])
-            gram = mean_over_ranks(gram, self._device)
-            self._check_features(overlap[: len(losses), : len(losses)])
+            gram = mean_over_ranks(gram, self._device) / comm.get_world_size()
+            if not self._checked:
+                overlap = overlap[: len(losses), : len(losses)]
+                self._distillation.cuts.check(self._distillation.names, losses, cuts, overlap)
+                self._checked = True
         else:
             gram = torch.zeros((len(objectives), len(objectives)), dtype=torch.float64)
             for block in self._blocks():
                 rows = [_gradient(x, block) for x in objectives]
-                if any(g is not None for row in rows for g in row):
-                    gram += gram_of_rows(average_gradients(rows, block))[0]
+                gram += gram_of_rows(average_gradients(rows, block))[0]
         return (gram[:-1, :-1], gram[-1]) if with_task else (gram, None)
 
     def _blocks(self) -> Iterator[list[Tensor]]:
@@ -165,22 +208,16 @@ class PathGradients:
             block.append(parameter)
         yield block
 
-    def _solve(
-        self,
-        gram: Tensor,
-        task_products: Tensor | None,
-        values: Tensor,
-        task_value: Tensor,
-        factor: Tensor,
-        scaled: bool,
-    ) -> Tensor:
-        gram = gram / factor**2
-        if scaled and not torch.isfinite(gram).all():
+    def _solve(self, gram: Tensor, task_products: Tensor | None, numbers: "_Numbers") -> Tensor:
+        gram = gram / numbers.factor**2
+        if numbers.scaled and not torch.isfinite(gram).all():
             # The scale was too large. Whatever v is, the gradients are not finite: the scaler
             # sees that, skips the step and lowers the scale.
             return torch.full((len(self._aggregator.objectives),), 1.0, dtype=torch.float64)
-        task = None if task_products is None else (task_products / factor**2, task_value)
-        v = self._aggregator.solve(gram, values, self._distillation.current_alpha, task)
+        task = None
+        if task_products is not None:
+            task = task_products / numbers.factor**2, numbers.task
+        v = self._aggregator.solve(gram, numbers.losses, self._distillation.current_alpha, task)
         return from_main_rank(v, self._device)
 
     def _weighted_backward(
@@ -199,43 +236,6 @@ class PathGradients:
     def _set(self, gradients: Row) -> None:
         for parameter, gradient in zip(self._all, gradients, strict=True):
             parameter.grad = gradient
-
-    def _check_cuts(self, losses: Sequence[Tensor], cuts: Sequence[Cut]) -> None:
-        if self._checked:
-            return
-        layers = ", ".join(self._scope.layers)
-        if not any(before.requires_grad for before, _ in cuts):
-            raise ValueError(
-                f"{SCOPE_KEY}: nothing is trained in front of {layers}. Name a later layer, or "
-                "set SCOPE to parameters."
-            )
-        pairs = zip(self._distillation.names, losses, strict=True)
-        beside = [name for name, loss in pairs if Cuts.bypassed(loss, cuts)]
-        if beside:
-            raise ValueError(
-                f"{SCOPE_KEY}: the paths {', '.join(beside)} depend on layers in front of {layers} "
-                "not only through their features, which then bound nothing. Name an earlier "
-                "layer, or set SCOPE to parameters."
-            )
-
-    def _check_features(self, overlap: Tensor) -> None:
-        if self._checked:
-            return
-        names, layers = self._distillation.names, ", ".join(self._scope.layers)
-        beside = [n for n, x in zip(names, overlap.diagonal(), strict=True) if not x]
-        if beside:
-            raise ValueError(
-                f"{SCOPE_KEY}: the paths {', '.join(beside)} do not pass through {layers}. Name an "
-                "earlier layer, or set SCOPE to parameters."
-            )
-        if len(names) > 1 and int(overlap.sum()) == len(names):
-            raise ValueError(
-                f"{SCOPE_KEY}: each path passes through another feature map of {layers}, so no two "
-                "gradients have anything in common: the Gram matrix is diagonal and shows no "
-                "conflict. Name one common ancestor (for example backbone.bottom_up.res5), or set "
-                "SCOPE to parameters."
-            )
-        self._checked = True
 
 
 def _gradient(loss: Tensor | None, inputs: Sequence[Tensor]) -> Row:

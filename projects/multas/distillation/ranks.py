@@ -47,22 +47,23 @@ def average_gradients(
     Returns:
         The averaged rows; the peak of memory is one row above the input.
     """
-    rows = [list(row) for row in rows]
+    result = [list(row) for row in rows]
     ranks = comm.get_world_size()
-    if ranks == 1 or not rows:
-        return rows
-    reached = torch.tensor([[g is not None for g in row] for row in rows], dtype=torch.int32)
+    if ranks == 1 or not result:
+        return result
+    reached = torch.tensor([[g is not None for g in row] for row in result], dtype=torch.int32)
     reached = reached.to(parameters[0].device)
     dist.all_reduce(reached, op=dist.ReduceOp.MAX)
-    for row, flags in zip(rows, reached.tolist(), strict=True):
+    for row, flags in zip(result, reached.tolist(), strict=True):
         used = [i for i, flag in enumerate(flags) if flag]
         if not used:
             continue
-        pieces = [torch.zeros_like(parameters[i]) if row[i] is None else row[i] for i in used]
+        pairs = [(row[i], parameters[i]) for i in used]
+        pieces = [torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs]
         flat = torch.cat([piece.reshape(-1) for piece in pieces])
         dist.all_reduce(flat)
         flat /= ranks
         averaged = flat.split([parameters[i].numel() for i in used])
         for i, piece in zip(used, averaged, strict=True):
             row[i] = piece.view_as(parameters[i])
-    return rows
+    return result

@@ -8,10 +8,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.utils.visualizer import Visualizer
 
+from multas.data.loader import build_test_loader
 from multas.engine.inference import load_model
 
 
@@ -90,7 +91,7 @@ def contact_sheet(
     metadata = MetadataCatalog.get(dataset)
     rows: dict[str, list[np.ndarray]] = {"ground truth": []}
     first = next(iter(models.values()))[0]
-    loader = build_detection_test_loader(first, dataset)
+    loader = build_test_loader(first, dataset)
     samples = [batch[0] for _, batch in zip(range(count), loader, strict=False)]
     annotated = {d["file_name"]: d for d in DatasetCatalog.get(dataset)}
 

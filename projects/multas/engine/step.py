@@ -6,12 +6,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.distillation import Distiller, GradientAggregator
+from multas.distillation import Distiller
 from multas.distillation.path_gradients import PathGradients
 
 
@@ -42,7 +41,10 @@ class DistillationStep(SimpleTrainer):
         grad_scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
-        distiller = getattr(model, "module", model)
+        distiller: Any = getattr(model, "module", model)
+        if not isinstance(distiller, Distiller) or distiller.distillation is None:
+            raise ValueError("DistillationStep trains a Distiller that has been prepared.")
+        self._distiller = distiller
         self._gradients = PathGradients(distiller.student, distiller.distillation)
         self._device = torch.device(distiller.device)
         self._autocast = autocast
@@ -91,32 +93,3 @@ class DistillationStep(SimpleTrainer):
         super().load_state_dict(state_dict)
         if self.grad_scaler is not None:
             self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
-
-
-def build_step(cfg: CfgNode, trainer: SimpleTrainer) -> SimpleTrainer:
-    """The inner trainer that the config needs.
-
-    Args:
-        cfg: SOLVER.AMP.ENABLED = autocast, float16 with loss scaling on CUDA, bfloat16 elsewhere.
-        trainer: Detectron2's, with model, loader and optimiser.
-
-    Returns:
-        A :class:`DistillationStep` when the model distills with an aggregator that weighs
-        gradients, else ``trainer`` itself.
-    """
-    distiller = getattr(trainer.model, "module", trainer.model)
-    distillation = distiller.distillation if isinstance(distiller, Distiller) else None
-    if distillation is None or not isinstance(distillation.aggregator, GradientAggregator):
-        return trainer
-    on_gpu = torch.device(distiller.device).type == "cuda"
-    autocast, scaler = None, None
-    if cfg.SOLVER.AMP.ENABLED:
-        autocast = torch.float16 if on_gpu else torch.bfloat16
-        scaler = torch.amp.GradScaler("cuda") if on_gpu else None
-    return DistillationStep(
-        trainer.model,
-        trainer.data_loader,
-        trainer.optimizer,
-        autocast=autocast,
-        grad_scaler=scaler,
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.engine import DefaultTrainer, HookBase
+from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
@@ -24,12 +24,13 @@ from multas.data.loader import (
 from multas.data.mapper import MultasMapper
 from multas.data.multi_scale import build_batch_sizes
 from multas.distillation import Distillation, Distiller
+from multas.engine.build_step import build_step
 from multas.engine.checkpointer import Checkpointer
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import PathMonitor, RunState, SaveStudent
+from multas.engine.path_ramp import PathRamp
 from multas.engine.product import Product
 from multas.engine.schedule import build_lr_scheduler
-from multas.engine.step import build_step
 from multas.evaluation import build_evaluator
 
 logger = logging.getLogger(__name__)
@@ -54,9 +55,11 @@ class Trainer(DefaultTrainer):
     (:class:`RunState`, optimiser, schedule, path weights and adapters).
     """
 
+    _trainer: SimpleTrainer
+
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(cfg)
-        self._trainer = build_step(cfg, self._trainer)
+        self._trainer = build_step(cfg, self._trainer, self.build_train_loader)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -137,7 +140,7 @@ class Trainer(DefaultTrainer):
         # which comes last, what they logged.
         own: list[HookBase | None] = [
             RunState(model),
-            None if distillation is None else PathMonitor(distillation),
+            *([] if distillation is None else _path_hooks(cfg, distillation)),
             *self._product.hooks,
         ]
         default = [
@@ -194,6 +197,14 @@ class Trainer(DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
         self._trainer.data_loader.sampler.start = self.start_iter
+
+
+def _path_hooks(cfg: CfgNode, distillation: Distillation) -> list[HookBase]:
+    ramp = cfg.MODEL.DISTILLATION.RAMP
+    return [
+        PathMonitor(distillation),
+        PathRamp(distillation, iters=ramp.ITERS, shape=ramp.SHAPE),
+    ]
 
 
 def find_distillation(model: nn.Module) -> Distillation | None:

@@ -2,6 +2,7 @@
 
 from multas.distillation.aggregation.adaptive import Adaptive
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
+from multas.distillation.aggregation.bilevel import Bilevel
 from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.dwa import DWA
 from multas.distillation.aggregation.fixed import Equal, HandTuned, Single
@@ -21,6 +22,7 @@ __all__ = [
     "SCOPE_KEY",
     "Adaptive",
     "Aggregator",
+    "Bilevel",
     "Equal",
     "GradNorm",
     "GradientAggregator",

@@ -9,9 +9,7 @@ from multas.distillation.aggregation.torchjd import PREFIX, TorchJD
 from multas.distillation.registry import lookup
 
 
-def build_aggregator(
-    cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[float]
-) -> Aggregator:
+def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[float]) -> Aggregator:
     """The aggregator that ``cfg.MODEL.DISTILLATION.AGGREGATION.NAME`` names.
 
     ``torchjd:<name>`` is what the library TorchJD calls so, anything else is a registered class.

@@ -23,6 +23,11 @@ class DWA(Aggregator):
         period: steps of a period.
     """
 
+    v: Tensor
+    sums: Tensor
+    previous: Tensor
+    steps: Tensor
+
     def __init__(
         self,
         *,

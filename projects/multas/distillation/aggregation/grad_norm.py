@@ -29,6 +29,9 @@ class GradNorm(GradientAggregator):
         lr: step length in log v.
     """
 
+    v: Tensor
+    initial: Tensor
+
     def __init__(
         self,
         *,
@@ -38,9 +41,7 @@ class GradNorm(GradientAggregator):
         asymmetry: float = 1.5,
         lr: float = 0.025,
     ) -> None:
-        super().__init__(
-            names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective
-        )
+        super().__init__(names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective)
         self.asymmetry = asymmetry
         self.lr = lr
         count = len(self.objectives)

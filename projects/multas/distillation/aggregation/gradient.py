@@ -132,6 +132,8 @@ class GradientAggregator(Aggregator):
             )
         self._monitor(gram, norms, None if task is None else task[0])
         if self.task_as_objective:
+            if task is None:
+                raise ValueError("The task is an objective, but its gradient is not given.")
             products, loss = task
             factors = torch.cat([torch.full_like(losses, alpha), losses.new_ones(1)])
             whole = torch.cat([gram, products[None, :-1]])
@@ -153,6 +155,9 @@ class GradientAggregator(Aggregator):
             self._monitors["conflict"] = self._conflicts / self._steps
 
     def monitors(self) -> dict[str, Tensor]:
-        """Norms (K,), cosines (K, K); where the task's gradient is known, the fraction of steps (K,)
-        in which a path conflicts with it, and its weight where it is an objective."""
+        """Lengths (K,) and cosines (K, K) of the path gradients.
+
+        Where the task's gradient is known, also the fraction (K,) of steps in which a path
+        conflicts with it; where it is an objective, its weight.
+        """
         return self._monitors

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
@@ -43,9 +44,7 @@ class MGDA(GradientAggregator):
         task_as_objective: bool = False,
         normalisation: str = "l2",
     ) -> None:
-        super().__init__(
-            names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective
-        )
+        super().__init__(names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective)
         if normalisation not in NORMALISATIONS:
             raise ValueError(
                 f"MODEL.DISTILLATION.AGGREGATION.NORMALISATION is '{normalisation}'; choose from "
@@ -61,4 +60,4 @@ class MGDA(GradientAggregator):
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
         scales = gradient_scales(gram, losses, self.normalisation)
         solved = min_norm_weights(normalise_gram(gram, scales), skip_zero=True)
-        return raw_weights(solved, scales, on_simplex=True)
+        return raw_weights(torch.as_tensor(solved), scales, on_simplex=True)

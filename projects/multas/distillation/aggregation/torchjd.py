@@ -57,9 +57,7 @@ class TorchJD(GradientAggregator):
         task_as_objective: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(
-            names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective
-        )
+        super().__init__(names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective)
         choices = _weightings()
         if weighting not in choices:
             raise ValueError(

@@ -1,0 +1,61 @@
+"""Weights learned on held-out images (paper B, section 3.3: bilevel optimisation)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import Tensor
+
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
+from multas.distillation.aggregation.gradient import GradientAggregator
+
+
+@AGGREGATOR_REGISTRY.register()
+class Bilevel(GradientAggregator):
+    """v = exp(u), u descends on the task loss of validation images through one step of training.
+
+    With w' = w - eta (g + alpha sum_i v_i g_i) and the validation gradient h at w', the
+    hypergradient is dL_val(w') / du_i = -eta alpha v_i <h, g_i> (one step of unrolling, Luketina et
+    al. 2016; momentum is left out). Divided by eta alpha ||h|| sum_j v_j ||g_j|| it has no unit and
+    lies in [-1, 1]: ``lr`` is the largest change of log v in a step.
+
+    v starts at the paths' hand-tuned weights.
+
+    Args:
+        names: see :class:`Aggregator`.
+        hand_tuned: where v starts; above 0.
+        lr: step length in log v.
+    """
+
+    u: Tensor
+
+    def __init__(
+        self, *, names: Sequence[str], hand_tuned: Sequence[float], lr: float = 0.05
+    ) -> None:
+        super().__init__(names=names, hand_tuned=hand_tuned)
+        if min(hand_tuned) <= 0:
+            raise ValueError("Aggregation bilevel: the WEIGHT of every path must be above 0.")
+        self.lr = lr
+        self.register_buffer("u", torch.tensor(hand_tuned, dtype=torch.float64).log())
+        self._weights = torch.tensor(hand_tuned)
+
+    @classmethod
+    def options(cls, cfg: CfgNode) -> dict[str, Any]:
+        return {"lr": cfg.MODEL.DISTILLATION.AGGREGATION.BILEVEL_LR}
+
+    def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
+        return self.u.to(gram).exp()
+
+    def improve(self, gram: Tensor, products: Tensor, squared_norm: Tensor) -> None:
+        """One step of u.
+
+        Args:
+            gram: (K, K) inner products of the path gradients of the training step.
+            products: (K,) their inner products with the validation gradient after it.
+            squared_norm: of the validation gradient, scalar.
+        """
+        v = self.u.to(gram).exp()
+        size = squared_norm.sqrt() * (v * gram.diagonal().sqrt()).sum()
+        if size > 0 and torch.isfinite(size):
+            self.u += (self.lr * v * products / size).to(self.u)

@@ -1,0 +1,70 @@
+"""Training steps that also learn the path weights on validation images."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from multas.distillation.aggregation import Bilevel
+from multas.distillation.gram import gram_of_rows
+from multas.distillation.ranks import average_gradients
+from multas.engine.step import DistillationStep
+
+
+class BilevelStep(DistillationStep):
+    """A :class:`DistillationStep` followed by one step of the path weights; see :class:`Bilevel`.
+
+    Costs one forward and backward pass more, on a batch of validation images.
+
+    Args:
+        validation: batches of annotated images that are not trained on.
+    """
+
+    def __init__(self, *args, validation: Iterable[list[dict]], **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self._gradients.keep_rows()
+        self._validation = validation
+        self._batches: Iterator[list[dict]] | None = None
+
+    def run_step(self) -> None:
+        super().run_step()
+        rows = self._gradients.take_rows()
+        student = self._distiller.student
+        parameters = self._gradients.student_parameters
+        with _unchanged(student), self._precision():
+            loss = torch.stack(list(student(self._next_batch()).values())).sum()
+        own = torch.autograd.grad(loss, parameters, allow_unused=True)
+        gram, _ = gram_of_rows([*rows, *average_gradients([own], parameters)])
+        aggregator = self._distiller.distillation.aggregator
+        assert isinstance(aggregator, Bilevel)
+        aggregator.improve(gram[:-1, :-1], gram[-1, :-1], gram[-1, -1])
+
+    def _next_batch(self) -> list[dict]:
+        if self._batches is None:
+            # A resumed run goes on with the batch that an uninterrupted one would see.
+            sampler = getattr(self._validation, "sampler", None)
+            if sampler is not None:
+                sampler.start = getattr(self, "iter", 0)
+            self._batches = iter(self._validation)
+        return next(self._batches)
+
+
+@contextmanager
+def _unchanged(student: nn.Module) -> Iterator[None]:
+    """Validation images leave no trace in statistics and running normalisers."""
+    norms = [m for m in student.modules() if isinstance(m, _BatchNorm) and m.training]
+    normalizers: list[tuple[Any, Any]] = [
+        (m, m.loss_normalizer) for m in student.modules() if hasattr(m, "loss_normalizer")
+    ]
+    for norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.train()
+        for module, value in normalizers:
+            module.loss_normalizer = value

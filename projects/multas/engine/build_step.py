@@ -1,0 +1,60 @@
+"""The inner trainer that a config needs."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
+
+from multas.distillation import Distiller, GradientAggregator
+from multas.distillation.aggregation import Bilevel
+from multas.engine.bilevel import BilevelStep
+from multas.engine.step import DistillationStep
+
+
+def build_step(
+    cfg: CfgNode,
+    trainer: SimpleTrainer,
+    build_train_loader: Callable[[CfgNode], Iterable[list[dict]]],
+) -> SimpleTrainer:
+    """A step that can weigh gradients where the aggregation does so.
+
+    Args:
+        cfg: SOLVER.AMP.ENABLED = autocast, float16 with loss scaling on CUDA, bfloat16 elsewhere.
+        trainer: Detectron2's, with model, loader and optimiser.
+        build_train_loader: gives batches of what a config names in DATASETS.TRAIN.
+
+    Returns:
+        A :class:`DistillationStep` when the model distills with an aggregator that weighs
+        gradients, else ``trainer`` itself.
+
+    Raises:
+        ValueError: bilevel aggregation without validation images.
+    """
+    distiller = getattr(trainer.model, "module", trainer.model)
+    distillation = distiller.distillation if isinstance(distiller, Distiller) else None
+    if distillation is None or not isinstance(distillation.aggregator, GradientAggregator):
+        return trainer
+    on_gpu = torch.device(distiller.device).type == "cuda"
+    autocast, scaler = None, None
+    if cfg.SOLVER.AMP.ENABLED:
+        autocast = torch.float16 if on_gpu else torch.bfloat16
+        scaler = torch.amp.GradScaler("cuda") if on_gpu else None
+    parts = trainer.model, trainer.data_loader, trainer.optimizer
+    if not isinstance(distillation.aggregator, Bilevel):
+        return DistillationStep(*parts, autocast=autocast, grad_scaler=scaler)
+    names = cfg.MODEL.DISTILLATION.AGGREGATION.BILEVEL_DATA
+    if not names:
+        raise ValueError(
+            "Aggregation bilevel: name annotated data sets that are not trained on in "
+            "MODEL.DISTILLATION.AGGREGATION.BILEVEL_DATA."
+        )
+    validation = cfg.clone()
+    validation.defrost()
+    validation.DATASETS.TRAIN = tuple(names)
+    return BilevelStep(
+        *parts,
+        autocast=autocast,
+        grad_scaler=scaler,
+        validation=build_train_loader(validation),
+    )
