@@ -5,22 +5,21 @@ python train_net.py --config-file configs/quickstart/distilled.yaml [--resume] [
 python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../student.pth
 """
 
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
-from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from multas.engine import Trainer, setup
+from multas.engine.checks import check_classes, check_test_sets
+from multas.engine.inference import load_model, weights_to_evaluate
 
 
 def main(args):
     cfg = setup(args)
     if args.eval_only:
-        model = build_model(cfg)
-        DetectionCheckpointer(model, save_dir=cfg.OUTPUT_DIR).resume_or_load(
-            cfg.MODEL.WEIGHTS, resume=args.resume
-        )
+        check_test_sets(cfg)
+        model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
+        check_classes(model, cfg.DATASETS.TEST)
         results = Trainer.test(cfg, model)
         if comm.is_main_process():
             verify_results(cfg, results)

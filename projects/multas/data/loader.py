@@ -8,6 +8,7 @@ number of workers.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,28 @@ class Index(NamedTuple):
     copy: int = 0
 
 
+def require_registered(names: Sequence[str], key: str) -> None:
+    """Make sure that all names are registered data sets.
+
+    Args:
+        names: of data sets.
+        key: of the config that has them, for the message.
+
+    Raises:
+        ValueError: one is not; names like it are given.
+    """
+    known = set(DatasetCatalog.list())
+    for name in names:
+        if name not in known:
+            near = {n for n in known if n.split("_")[0] == name.split("_")[0]}
+            near.update(get_close_matches(name, known))
+            raise ValueError(
+                f"{key} names '{name}', which is not registered. "
+                + (f"Like it there are: {', '.join(sorted(near))}. " if near else "")
+                + "Own data is registered by a card in DATASETS.CARDS."
+            )
+
+
 def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
     """Dataset dicts of several data sets.
 
@@ -47,15 +70,9 @@ def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
     Raises:
         ValueError: no image is left, or the data sets disagree on their classes.
     """
-    known = set(DatasetCatalog.list())
-    for name in names:
-        if name not in known:
-            near = sorted(n for n in known if n.split("_")[0] == name.split("_")[0])
-            raise ValueError(
-                f"DATASETS.TRAIN names '{name}', which is not registered. "
-                + (f"Of the same family there are: {', '.join(near)}. " if near else "")
-                + "Own data is registered by a card in DATASETS.CARDS."
-            )
+    require_registered(names, "DATASETS.TRAIN")
+    # Before the classes are compared: those of a card that does not list them are found by loading.
+    dicts = list(itertools.chain.from_iterable(DatasetCatalog.get(name) for name in names))
     classes = {n: MetadataCatalog.get(n).get("thing_classes", None) for n in names}
     declared = [(n, list(c)) for n, c in classes.items() if c]
     for name, own in declared[1:]:
@@ -65,7 +82,6 @@ def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
                 f"DATASETS.TRAIN: '{name}' has the classes {own}, '{first}' has {theirs}; they "
                 "must agree."
             )
-    dicts = list(itertools.chain.from_iterable(DatasetCatalog.get(name) for name in names))
     if filter_empty:
         dicts = [d for d in dicts if not _annotated_as_empty(d)]
     if not dicts:
@@ -234,8 +250,11 @@ def build_train_loader(
         batch_sizes: see :class:`SeededDataset`.
 
     Raises:
-        ValueError: the batch does not divide among the ranks.
+        ValueError: the batch is empty, or does not divide among the ranks.
     """
+    for key, value in (("SOLVER.IMS_PER_BATCH", total_batch_size), ("INPUT.COPIES", copies)):
+        if value < 1:
+            raise ValueError(f"{key} is {value}; it must be 1 or more.")
     world = comm.get_world_size()
     if total_batch_size % world:
         raise ValueError(

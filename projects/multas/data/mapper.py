@@ -63,7 +63,7 @@ class MultasMapper:
         if is_train and options.FILES:
             pseudo_labels = load_pseudo_labels(
                 options.FILES,
-                MetadataCatalog.get(cfg.DATASETS.TRAIN[0]).thing_classes,
+                _training_classes(cfg.DATASETS.TRAIN),
                 score_thresh=options.SCORE_THRESH,
                 class_score_thresh=options.CLASS_SCORE_THRESH,
                 topk=options.TOPK,
@@ -127,6 +127,18 @@ class MultasMapper:
         pseudo = [bool(a.get("pseudo", 0)) for a in kept]
         instances.gt_pseudo = torch.tensor(pseudo, dtype=torch.bool)
         return utils.filter_empty_instances(instances)
+
+
+def _training_classes(names: Sequence[str]) -> Sequence[str]:
+    """Of the first data set that has classes: a plain folder of images has none."""
+    for name in names:
+        classes = MetadataCatalog.get(name).get("thing_classes", None)
+        if classes:
+            return classes
+    raise ValueError(
+        f"DATASETS.TRAIN {tuple(names)}: none of them has class names, which "
+        "DATASETS.PSEUDO_LABELS.FILES needs. Give `classes` in the card."
+    )
 
 
 def _boxes(annotations: Sequence[dict]) -> np.ndarray:

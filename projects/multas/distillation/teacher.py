@@ -4,29 +4,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
 from multas.config import add_multas_config
 from multas.distillation.taps import Taps
-
-
-class _WholeCheckpointer(DetectionCheckpointer):
-    """A loader to which a missing parameter is an error: it would teach noise."""
-
-    def _log_incompatible_keys(self, incompatible: Any) -> None:
-        shapes = [key for key, *_ in incompatible.incorrect_shapes]
-        missing = [*incompatible.missing_keys, *shapes]
-        if missing:
-            raise ValueError(
-                f"The teacher's weights do not fit its config: {len(missing)} parameters are "
-                f"missing or of another shape, the first {', '.join(missing[:5])}. Check "
-                "MODEL.DISTILLATION.TEACHER.CONFIG_FILE, WEIGHTS and OPTS."
-            )
+from multas.modeling.whole_weights import is_file, load_whole
 
 
 class Teacher:
@@ -60,7 +45,7 @@ class Teacher:
             ValueError: the weights do not fit the config.
         """
         for key, path in (("CONFIG_FILE", config_file), ("WEIGHTS", weights)):
-            if not path or ("://" not in path and not PathManager.isfile(path)):
+            if not is_file(path):
                 raise FileNotFoundError(
                     f"MODEL.DISTILLATION.TEACHER.{key} is '{path}': no such file. Give the "
                     "teacher's own config and its trained weights (train it first with "
@@ -69,7 +54,13 @@ class Teacher:
         cfg = cls.load_config(config_file, opts)
         cfg.MODEL.DEVICE = device
         model = build_model(cfg)
-        _WholeCheckpointer(model).load(weights)
+        try:
+            load_whole(model, weights)
+        except ValueError as error:
+            raise ValueError(
+                f"The teacher's weights do not fit its config: {error}. Check "
+                "MODEL.DISTILLATION.TEACHER.CONFIG_FILE, WEIGHTS and OPTS."
+            ) from error
         return cls(model, cfg.INPUT.FORMAT)
 
     @staticmethod

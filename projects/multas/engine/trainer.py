@@ -26,6 +26,7 @@ from multas.data.multi_scale import build_batch_sizes
 from multas.distillation import Distillation, Distiller
 from multas.engine.build_step import build_step
 from multas.engine.checkpointer import Checkpointer
+from multas.engine.checks import check_annotations, check_classes, check_test_sets
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import PathMonitor, RunState, SaveStudent
 from multas.engine.path_ramp import PathRamp
@@ -58,7 +59,10 @@ class Trainer(DefaultTrainer):
     _trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
+        check_test_sets(cfg)
         super().__init__(cfg)
+        check_classes(self._trainer.model, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        check_annotations(self._trainer.model, self._trainer.data_loader)
         self._trainer = build_step(cfg, self._trainer, self.build_train_loader)
 
     @classmethod

@@ -82,11 +82,18 @@ def _parse(entry: Mapping[str, Any], position: int) -> PathSpec:
         name=str(entry.get("NAME", cls.default_name)),
         student=student,
         teacher=_layers(entry.get("TEACHER", student)),
-        weight=float(entry.get("WEIGHT", cls.default_weight)),
+        weight=_weight(entry.get("WEIGHT", cls.default_weight), where),
         layerwise=bool(entry.get("LAYERWISE", False)),
         teacher_id=int(entry.get("TEACHER_ID", 0)),
         options={k.lower(): v for k, v in entry.items() if k not in _KEYS},
     )
+
+
+def _weight(value: Any, where: str) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: WEIGHT is {value!r}; it must be a number.") from None
 
 
 def _options(cls: type[Path]) -> list[str]:

@@ -1,0 +1,125 @@
+"""What can be found wrong with a run before it has cost time."""
+
+from collections.abc import Iterator, Sequence
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import nn
+
+from multas.data.loader import TrainLoader, require_registered
+from multas.distillation import Distiller
+from multas.evaluation.build import evaluator_types
+
+# Of the classes whose number of classes is known: the config key, and what it counts.
+_KEYS = {
+    "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES", "thing_classes"),
+    "StandardROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
+    "Res5ROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
+    "CascadeROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
+    "DenseDetectionHead": ("MODEL.DENSE_HEAD.NUM_CLASSES", "thing_classes"),
+    "SemanticFPNHead": ("MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", "stuff_classes"),
+}
+_ANNOTATIONS = ("annotations", "sem_seg_file_name", "label")
+
+
+def check_test_sets(cfg: CfgNode) -> None:
+    """Load every data set that is evaluated once: a fault is to show before training, not after.
+
+    Raises:
+        ValueError: one is not registered, or its files are wrong.
+        KeyError: nobody knows how to evaluate one.
+    """
+    sets = [("DATASETS.TEST", name) for name in cfg.DATASETS.TEST]
+    early = cfg.SOLVER.EARLY_STOPPING
+    if early.ENABLED and early.DATASET:
+        sets.append(("SOLVER.EARLY_STOPPING.DATASET", early.DATASET))
+    for key, name in sets:
+        require_registered([name], key)
+        DatasetCatalog.get(name)
+        evaluator_types(name)
+
+
+def check_classes(model: nn.Module, names: Sequence[str]) -> None:
+    """Make sure that a model has the classes of the data sets that it meets.
+
+    A wrong number can go unnoticed: Detectron2's RetinaNet takes the class behind its last for
+    background.
+
+    Args:
+        model: of a Distiller, its student counts. Heads that are not known are not checked.
+        names: of loaded data sets; those without classes are passed over.
+
+    Raises:
+        ValueError: a head has another number of classes, or two data sets number them differently.
+    """
+    model = getattr(model, "module", model)
+    model = model.student if isinstance(model, Distiller) else model
+    for key, kind, count in _class_counts(model):
+        first: tuple[str, list[str]] | None = None
+        for name in names:
+            classes = list(MetadataCatalog.get(name).get(kind, None) or ())
+            if not classes:
+                continue
+            if len(classes) != count:
+                raise ValueError(
+                    f"{key} is {count}, but the data set '{name}' has {len(classes)} classes: "
+                    f"{_shortened(classes)}. Set {key} {len(classes)}, or use other data."
+                )
+            first = first or (name, classes)
+            _check_order(first, (name, classes))
+
+
+def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
+    heads = getattr(model, "heads", None)
+    parts = list(heads.values()) if isinstance(heads, nn.ModuleDict) else []
+    for part in [model, getattr(model, "roi_heads", None), *parts]:
+        if type(part).__name__ in _KEYS:
+            yield *_KEYS[type(part).__name__], part.num_classes
+
+
+def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
+    number = {name: i for i, name in enumerate(one[1])}
+    for i, name in enumerate(other[1]):
+        if number.get(name, i) != i:
+            raise ValueError(
+                f"Class '{name}' is number {number[name]} in the data set '{one[0]}', but number "
+                f"{i} in '{other[0]}'. Give `classes` in the same order in both cards."
+            )
+
+
+def _shortened(names: Sequence[str], count: int = 8) -> str:
+    more = [f"… {names[-1]}"] if len(names) > count else []
+    return ", ".join([*names[: count - len(more)], *more])
+
+
+def check_annotations(model: nn.Module, loader: TrainLoader) -> None:
+    """Make sure that there is something to learn from, and nothing that the model cannot take.
+
+    Args:
+        model: that is trained.
+        loader: its data.
+
+    Raises:
+        ValueError: no image is annotated and nothing is distilled, or a model that needs
+            annotations meets images without.
+    """
+    model = getattr(model, "module", model)
+    if isinstance(model, Distiller):
+        if model.distillation is not None:
+            return
+        model = model.student
+    joined = [loader.dataset.mapper.pseudo_labels.join(d) for d in loader.dataset.dicts]
+    bare = [d for d in joined if not any(key in d for key in _ANNOTATIONS)]
+    if not bare or (len(bare) < len(joined) and getattr(model, "accepts_unannotated", False)):
+        return
+    raise ValueError(
+        f"DATASETS.TRAIN: {len(bare)} of {len(joined)} images are not annotated (the first is "
+        f"{bare[0]['file_name']}), "
+        + (
+            "and nothing is distilled: there is nothing to learn from. "
+            if len(bare) == len(joined)
+            else f"which {type(model).__name__} cannot take without distillation. "
+        )
+        + "Name pseudo-labels for them in DATASETS.PSEUDO_LABELS.FILES (tools/pseudo_label.py), "
+        "distill (MODEL.META_ARCHITECTURE Distiller), or leave them out."
+    )

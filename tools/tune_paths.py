@@ -1,0 +1,206 @@
+#!/usr/bin/env python
+"""Search the weights of the distillation paths on validation images.
+
+    python tools/tune_paths.py --config-file configs/quickstart/student.yaml --search tpe \
+        --trials 20 --metric bbox/AP OUTPUT_DIR output/tuned
+
+Every trial is one whole training with fixed weights (aggregation hand_tuned), judged by a metric on
+DATASETS.TEST: name a validation set there and report on another one. --search is
+  grid     all combinations of --grid (default 0.1 1 10), trials in that order
+  random   log-uniform between --low and --high
+  tpe      the same range, where former trials were good (tree-structured Parzen estimator)
+  bilevel  one training in which the weights descend on the validation loss (aggregation bilevel)
+Trials are kept in OUTPUT_DIR/trials.db: the same command goes on where it was stopped, within the
+trial that was running too. trials.md, trials.png and best.yaml are rewritten after each one.
+"""
+
+import argparse
+import hashlib
+import itertools
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from multas.distillation.aggregation import Bilevel
+from multas.distillation.paths.spec import parse_paths
+from multas.engine import Trainer, load_config
+from multas.engine.trainer import find_distillation
+
+Weights = Mapping[str, float]
+Trials = Sequence[tuple[int, Weights, float]]
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--config-file", required=True, help="config of the distillation")
+    parser.add_argument("--search", choices=["grid", "random", "tpe", "bilevel"], default="tpe")
+    parser.add_argument("--trials", type=int, default=20, help="trainings (grid: all)")
+    parser.add_argument("--metric", default="bbox/AP", help="to be maximised, as in metrics.json")
+    parser.add_argument("--grid", type=float, nargs="+", default=[0.1, 1.0, 10.0])
+    parser.add_argument("--low", type=float, default=1e-2, help="least weight")
+    parser.add_argument("--high", type=float, default=1e3, help="largest weight")
+    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
+    return parser.parse_args()
+
+
+def with_weights(cfg: CfgNode, weights: Weights) -> CfgNode:
+    """The config with these WEIGHTs and fixed aggregation."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    specs = parse_paths(cfg.MODEL.DISTILLATION.PATHS)
+    pairs = zip(cfg.MODEL.DISTILLATION.PATHS, specs, strict=True)
+    cfg.MODEL.DISTILLATION.PATHS = [dict(entry) | {"WEIGHT": weights[s.name]} for entry, s in pairs]
+    cfg.MODEL.DISTILLATION.AGGREGATION.NAME = "hand_tuned"
+    return cfg
+
+
+def train(cfg: CfgNode) -> Trainer:
+    """One training in its OUTPUT_DIR, from its last checkpoint if it has one."""
+    cfg.freeze()
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(resume=True)
+    trainer.train()
+    return trainer
+
+
+def measure(cfg: CfgNode, weights: Weights, metric: str) -> float:
+    """Train with these weights and evaluate.
+
+    Raises:
+        SystemExit: there is no such metric.
+    """
+    cfg = with_weights(cfg, weights)
+    # Named by its weights: a trial that was killed finds its checkpoint.
+    label = hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:10]
+    cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, f"trial_{label}")
+    latest = train(cfg).storage.latest()
+    if metric not in latest:
+        known = sorted(k for k in latest if "/" in k and not k.startswith("path_"))
+        raise SystemExit(f"--metric {metric}: not measured. Choose from {', '.join(known)}.")
+    value = latest[metric][0]
+    return -math.inf if math.isnan(value) else value
+
+
+def search(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Run the trials that are still to run, and write down all."""
+    try:
+        import optuna
+        from optuna.trial import TrialState
+    except ImportError as error:
+        raise SystemExit("tune_paths.py needs Optuna: pip install 'multas[tune]'.") from error
+    names = [spec.name for spec in parse_paths(cfg.MODEL.DISTILLATION.PATHS)]
+    study = optuna.create_study(
+        study_name=args.search,
+        storage=f"sqlite:///{os.path.abspath(cfg.OUTPUT_DIR)}/trials.db",
+        direction="maximize",
+        load_if_exists=True,
+    )
+    if args.search == "grid" and not study.trials:
+        for values in itertools.product(args.grid, repeat=len(names)):
+            study.enqueue_trial(dict(zip(names, values, strict=True)))
+    for trial in study.get_trials(states=(TrialState.RUNNING,)):
+        # The process that ran it is gone; its checkpoint is not.
+        study.enqueue_trial(trial.params)
+        study.tell(trial.number, state=TrialState.FAIL)
+    # A sampler that starts anew must not draw again what it has drawn before the interruption.
+    seed = max(cfg.SEED, 0) + len(study.trials)
+    samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    study.sampler = samplers.get(args.search, optuna.samplers.RandomSampler)(seed=seed)
+    low, high = args.low, args.high
+    if args.search == "grid":
+        low, high = min(args.grid), max(args.grid)
+
+    def objective(trial: optuna.Trial) -> float:
+        weights = {name: trial.suggest_float(name, low, high, log=True) for name in names}
+        return measure(cfg, weights, args.metric)
+
+    def report(study: optuna.Study, _trial: optuna.trial.FrozenTrial) -> None:
+        done = study.get_trials(states=(TrialState.COMPLETE,))
+        write_report(cfg, [(t.number, t.params, float(t.value or 0)) for t in done], args.metric)
+
+    done = len(study.get_trials(states=(TrialState.COMPLETE,)))
+    waiting = len(study.get_trials(states=(TrialState.WAITING,)))
+    left = waiting if args.search == "grid" else max(args.trials - done, 0)
+    if left:
+        # A training that diverges is a bad trial, no reason to stop.
+        study.optimize(objective, left, callbacks=[report], catch=(FloatingPointError,))
+
+
+def bilevel(cfg: CfgNode, metric: str) -> None:
+    """One training with weights that learn on DATASETS.TEST, and the weights it ended with."""
+    learner = cfg.clone()
+    aggregation = learner.MODEL.DISTILLATION.AGGREGATION
+    aggregation.NAME, aggregation.BILEVEL_DATA = "bilevel", list(cfg.DATASETS.TEST)
+    learner.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "bilevel")
+    trainer = train(learner)
+    distillation = find_distillation(trainer.model)
+    if distillation is None or not isinstance(distillation.aggregator, Bilevel):
+        raise SystemExit("MODEL.DISTILLATION.ALPHA is 0: there are no weights to tune.")
+    final = distillation.aggregator.u.exp().tolist()
+    # The terms of a layer-wise path have a weight each; an entry of PATHS has one.
+    terms: dict[str, list[float]] = {}
+    for (path, _), weight in zip(distillation.labels, final, strict=True):
+        terms.setdefault(path, []).append(weight)
+    weights = {path: sum(values) / len(values) for path, values in terms.items()}
+    value = trainer.storage.latest().get(metric, (math.nan, 0))[0]
+    write_report(cfg, [(0, weights, value)], metric)
+
+
+def write_report(cfg: CfgNode, trials: Trials, metric: str) -> None:
+    """trials.md, trials.png and best.yaml in OUTPUT_DIR, best trial first."""
+    if not trials:
+        return
+    trials = sorted(trials, key=lambda trial: -trial[2])
+    names = list(trials[0][1])
+    rows = [[n, *(weights[name] for name in names), value] for n, weights, value in trials]
+    table = tabulate(rows, ["trial", *names, metric], tablefmt="github", floatfmt=".4g")
+    print(table)
+    with open(os.path.join(cfg.OUTPUT_DIR, "trials.md"), "w") as file:
+        file.write(table + "\n")
+    with open(os.path.join(cfg.OUTPUT_DIR, "best.yaml"), "w") as file:
+        file.write(with_weights(cfg, trials[0][1]).dump())
+    figure, axes = plt.subplots(
+        1,
+        len(names),
+        figsize=(3.2 * len(names), 3),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        axis.scatter([w[name] for _, w, _ in trials], [v for _, _, v in trials], s=18)
+        axis.set(xscale="log", xlabel=f"weight of {name}")
+    axes[0, 0].set_ylabel(metric)
+    figure.savefig(os.path.join(cfg.OUTPUT_DIR, "trials.png"), dpi=150)
+    plt.close(figure)
+
+
+def main() -> None:
+    args = parse_args()
+    setup_logger()
+    plt.switch_backend("Agg")
+    cfg = load_config(args.config_file, args.opts)
+    if cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.MODEL.DISTILLATION.PATHS:
+        raise SystemExit(f"{args.config_file}: no distillation paths to tune.")
+    if len(cfg.DATASETS.TEST) != 1:
+        raise SystemExit(
+            f"DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}; name the one validation set to tune on."
+        )
+    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+    if args.search == "bilevel":
+        bilevel(cfg, args.metric)
+    else:
+        search(cfg, args)
+
+
+if __name__ == "__main__":
+    main()
