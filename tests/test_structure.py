@@ -51,6 +51,11 @@ def test_every_package_has_a_floor(package):
     assert folders == FLOORS.keys()
 
 
+def test_every_folder_is_a_package_that_setuptools_finds(package):
+    folders = {f.parent for f in package.rglob("*.py")}
+    assert [str(d) for d in folders if not (d / "__init__.py").is_file()] == []
+
+
 def test_modules_do_not_import_each_other_in_a_circle(package):
     files = {
         ".".join(f.relative_to(package.parent).with_suffix("").parts): f

@@ -12,16 +12,19 @@ distillation), at the price of as many forward passes.
 
 import argparse
 import os
+from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from multas.data.loader import require_registered
 from multas.data.pseudo_labels import Header, file_sha256, save_pseudo_labels
 from multas.engine import load_config
+from multas.engine.checks import check_classes
+from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
 from multas.engine.pseudo_labeling import label_dataset, quality
-from multas.engine.test_time import FlipScaleEnsemble
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,6 +44,18 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def class_names(datasets: Sequence[str]) -> list[str]:
+    """Of the first data set that has them: a plain folder of images takes the teacher's own."""
+    for name in filter(None, datasets):
+        names = MetadataCatalog.get(name).get("thing_classes", None)
+        if names:
+            return list(names)
+    raise SystemExit(
+        "No class names: neither the images nor DATASETS.TRAIN and TEST of the teacher's config "
+        "have them. Give `classes` in a card and name the card in DATASETS.CARDS."
+    )
+
+
 def main() -> None:
     args = parse_args()
     setup_logger()
@@ -48,11 +63,17 @@ def main() -> None:
     if not os.path.isfile(args.weights):
         raise SystemExit(f"--weights {args.weights}: no such file. Train the teacher first.")
     model = load_model(cfg, args.weights)
+    require_registered([args.dataset, *filter(None, [args.report_against])], "the command line")
+    # Loaded first: the classes of a card that does not list them are found by loading.
+    for name in filter(None, [args.dataset, args.report_against]):
+        DatasetCatalog.get(name)
+    known = [args.dataset, args.report_against, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
+    check_classes(model, [name for name in known if name])
+    classes = class_names(known)
     if args.flip or args.scales != [1.0]:
         model = FlipScaleEnsemble(
             model, args.scales, flip=args.flip, topk=cfg.TEST.DETECTIONS_PER_IMAGE
         )
-    classes = list(MetadataCatalog.get(args.dataset).thing_classes)
     annotations, image_ids = label_dataset(
         cfg, model, args.dataset, score_thresh=args.score_thresh, topk=args.topk
     )

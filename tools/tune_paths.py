@@ -36,6 +36,9 @@ from multas.engine.trainer import find_distillation
 Weights = Mapping[str, float]
 Trials = Sequence[tuple[int, Weights, float]]
 
+# Marks a trial that ended by itself, as opposed to one that was interrupted.
+DIVERGED = "diverged"
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -108,9 +111,14 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
         for values in itertools.product(args.grid, repeat=len(names)):
             study.enqueue_trial(dict(zip(names, values, strict=True)))
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        # The process that ran it is gone; its checkpoint is not.
-        study.enqueue_trial(trial.params)
         study.tell(trial.number, state=TrialState.FAIL)
+    # The processes that ran these trials are gone; their checkpoints are not.
+    lost = [t for t in study.get_trials(states=(TrialState.FAIL,)) if DIVERGED not in t.user_attrs]
+    known = [t.params or t.system_attrs.get("fixed_params") for t in study.trials if t not in lost]
+    for params in (trial.params for trial in lost):
+        if params.keys() == set(names) and params not in known:
+            study.enqueue_trial(params)
+            known.append(params)
     # A sampler that starts anew must not draw again what it has drawn before the interruption.
     seed = max(cfg.SEED, 0) + len(study.trials)
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
@@ -121,7 +129,11 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
 
     def objective(trial: optuna.Trial) -> float:
         weights = {name: trial.suggest_float(name, low, high, log=True) for name in names}
-        return measure(cfg, weights, args.metric)
+        try:
+            return measure(cfg, weights, args.metric)
+        except FloatingPointError:
+            trial.set_user_attr(DIVERGED, True)
+            raise
 
     def report(study: optuna.Study, _trial: optuna.trial.FrozenTrial) -> None:
         done = study.get_trials(states=(TrialState.COMPLETE,))

@@ -6,7 +6,7 @@
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from detectron2.data import MetadataCatalog
@@ -49,6 +49,22 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
             raise SystemExit(f"{name}: no such image or folder.")
 
 
+def name_pictures(images: Iterable[Path]) -> dict[str, Path]:
+    """File name of each picture -> image, every image once.
+
+    Raises:
+        SystemExit: there is no image, or two would be written to one file.
+    """
+    named: dict[str, Path] = {}
+    for path in images:
+        other = named.setdefault(f"{path.stem}.png", path)
+        if other.resolve() != path.resolve():
+            raise SystemExit(f"{other} and {path} have one name; draw them into different folders.")
+    if not named:
+        raise SystemExit("There is no image in what was given.")
+    return named
+
+
 def main() -> None:
     args = parse_args()
     setup_logger()
@@ -59,8 +75,9 @@ def main() -> None:
     predict = DefaultPredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
     output = Path(args.output)
+    images = name_pictures(find_images(args.inputs))
     output.mkdir(parents=True, exist_ok=True)
-    for path in tqdm(list(find_images(args.inputs)), unit="image"):
+    for name, path in tqdm(images.items(), unit="image"):
         image = read_image(str(path), "BGR")
         results = predict(image)
         drawing = Visualizer(image[:, :, ::-1], metadata, scale=args.scale)
@@ -69,7 +86,7 @@ def main() -> None:
         if "instances" in results:
             found = results["instances"].to("cpu")
             drawing.draw_instance_predictions(found[found.scores >= args.score_thresh])
-        drawing.output.save(str(output / f"{path.stem}.png"))
+        drawing.output.save(str(output / name))
 
 
 if __name__ == "__main__":

@@ -194,9 +194,33 @@ def test_wrong_data_sets_are_named(toy):
     MetadataCatalog.get("other").thing_classes = ["something else"]
     with pytest.raises(ValueError, match="'other' has the classes"):
         load_training_dicts([toy["half"], "other"], True)
+    with pytest.raises(ValueError, match=r"'smal_half', which is not registered.*small_half"):
+        load_training_dicts(["smal_half"], True)
+
+    def found_by_loading():
+        MetadataCatalog.get("lazy").thing_classes = ["something else"]
+        return [{}]
+
+    DatasetCatalog.register("lazy", found_by_loading)
+    with pytest.raises(ValueError, match="'lazy' has the classes"):
+        load_training_dicts([toy["half"], "lazy"], True)
     DatasetCatalog.register("nothing", list)
     with pytest.raises(ValueError, match="no image to train on"):
         load_training_dicts(["nothing"], True)
+
+
+@pytest.mark.parametrize(
+    ("key", "sizes"),
+    [
+        ("SOLVER.IMS_PER_BATCH", {"total_batch_size": 0}),
+        ("SOLVER.IMS_PER_BATCH", {"total_batch_size": -2}),
+        ("INPUT.COPIES", {"total_batch_size": 2, "copies": 0}),
+    ],
+)
+def test_a_batch_of_nothing_is_an_error(key, sizes):
+    # The sampler would look for the end of its first batch for ever.
+    with pytest.raises(ValueError, match=f"{key} is .*must be 1 or more"):
+        build_train_loader([{}], lambda d: d, seed=0, **sizes)
 
 
 def test_a_batch_must_divide_among_the_processes(monkeypatch):

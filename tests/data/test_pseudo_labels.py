@@ -168,3 +168,64 @@ def test_hash_of_a_file(tmp_path):
     file = tmp_path / "weights"
     file.write_bytes(b"abc")
     assert file_sha256(str(file)).startswith("ba7816bf8f01cfea")
+
+
+def image(image_id, file="", **annotations):
+    name = file or f"{image_id}.jpg"
+    return {"image_id": image_id, "file_name": name, "width": 10, "height": 8, **annotations}
+
+
+def test_files_that_fit_the_images_are_accepted(write):
+    labels = load_pseudo_labels([write()], CLASSES)
+    labels.check([image("a"), image("b", annotations=[]), image("z")], ["set_unlabeled"])
+    PseudoLabels().check([image("a")], ["set"])
+
+
+@pytest.mark.parametrize(
+    "dicts", [[image("x"), image("y")], [image("a", annotations=[]), image("y")]]
+)
+def test_a_file_that_labels_no_training_image_is_an_error(write, dicts):
+    labels = load_pseudo_labels([write()], CLASSES)
+    message = r"labels.json labels none of the unannotated .*\('other',\).*made for 'set_unlabeled'"
+    with pytest.raises(ValueError, match=message):
+        labels.check(dicts, ["other"])
+
+
+def test_one_id_of_two_images_is_an_error(write):
+    labels = load_pseudo_labels([write()], CLASSES)
+    with pytest.raises(ValueError, match=r"id 'a' is that of one/a.jpg and of two/a.jpg"):
+        labels.check([image("a", "one/a.jpg"), image("a", "two/a.jpg")], ["set_unlabeled"])
+    twice = [image("a", "one/a.jpg"), image("a", "two/a.jpg", annotations=[])]
+    labels.check(twice, ["set_unlabeled"])
+
+
+@pytest.mark.parametrize(
+    ("bbox", "fits"), [([1, 1, 9, 7], True), ([1, 1, 9.9, 7], True), ([1, 1, 9, 8.5], False)]
+)
+def test_boxes_outside_the_image_are_those_of_another(write, bbox, fits):
+    labels = load_pseudo_labels([write([box("a", 0.5) | {"bbox": bbox}])], CLASSES)
+    if fits:
+        return labels.check([image("a")], ["set_unlabeled"])
+    with pytest.raises(ValueError, match=r"box of the id 'a' leaves the image a.jpg"):
+        labels.check([image("a")], ["set_unlabeled"])
+
+
+def test_a_file_of_another_data_set_with_the_same_ids_is_warned_of(write, caplog):
+    load_pseudo_labels([write()], CLASSES).check([image("a")], ["other"])
+    assert "was made for 'set_unlabeled', not for one of ('other',)" in caplog.text
+
+
+@pytest.mark.parametrize("category_id", [-1, 2])
+def test_a_category_that_is_no_class_is_an_error(write, category_id):
+    path = write([box("a", 0.5, category_id)])
+    with pytest.raises(ValueError, match=f"category_id {category_id} is none of 0 to 1"):
+        load_pseudo_labels([path], CLASSES)
+
+
+def test_a_training_set_without_class_names_is_an_error(write):
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.DATASETS.TRAIN = ("nameless_folder",)
+    cfg.DATASETS.PSEUDO_LABELS.FILES = (write(),)
+    with pytest.raises(ValueError, match=r"nameless_folder.*none of them has class names"):
+        MultasMapper(cfg, is_train=True)

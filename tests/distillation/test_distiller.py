@@ -217,6 +217,7 @@ def test_the_path_table_names_layers_shapes_and_adapters():
         ({**MSE, "TEACHER": ["backbone.p4"]}, {}, "numbers of feature maps differ"),
         ({**MSE, "TEACHER_ID": 3}, {}, "TEACHER_ID is 3, but there are 1 teachers"),
         (MSE, {"AGGREGATION__NAME": "adaptve"}, "Did you mean 'Adaptive'"),
+        ({**MSE, "WEIGHT": "much"}, {}, r"PATHS\[0\]: WEIGHT is 'much'; it must be a number"),
         (MSE, {"BOXES": "mine"}, "BOXES is 'mine'; choose from auto"),
     ],
 )

@@ -101,9 +101,13 @@ def ranks(tmp_path_factory) -> list[dict]:
         )
         for rank in range(2)
     ]  # fmt: skip
-    for process in processes:
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output
+    try:
+        for process in processes:
+            output, _ = process.communicate(timeout=240)
+            assert process.returncode == 0, output
+    finally:
+        for process in processes:
+            process.kill()
     return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
 
 

@@ -26,7 +26,7 @@ PATHS = [
 ]
 RETINANET = [
     "MODEL.META_ARCHITECTURE", "RetinaNet",
-    "MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5"],
+    "MODEL.RETINANET.IN_FEATURES", ["p2", "p3", "p4"],
     "MODEL.RETINANET.NUM_CLASSES", 8,
     "MODEL.RETINANET.NUM_CONVS", 1,
 ]  # fmt: skip

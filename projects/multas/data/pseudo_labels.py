@@ -8,6 +8,8 @@ of the header's classes.
 
 import hashlib
 import json
+import logging
+import math
 import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -18,6 +20,8 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 EMPTY_RULES = ("background", "skip")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,10 +56,12 @@ class PseudoLabels:
         boxes: image id -> annotations in Detectron2's form, best first, each with "score" and
             "pseudo": 1; images that were labelled but have no box left map to [].
         empty: what such an image counts as, see DATASETS.PSEUDO_LABELS.EMPTY.
+        headers: of the files by path.
     """
 
     boxes: Mapping[Any, list[dict]] = field(default_factory=dict)
     empty: str = "background"
+    headers: Mapping[str, Header] = field(default_factory=dict)
 
     def join(self, dataset_dict: dict) -> dict:
         """The dict with its pseudo-annotations, or unchanged.
@@ -69,6 +75,55 @@ class PseudoLabels:
         if not boxes and self.empty == "skip":
             return dataset_dict
         return {**dataset_dict, "annotations": boxes}
+
+    def check(self, dicts: Sequence[Mapping], names: Sequence[str]) -> None:
+        """Make sure that the files belong to the training images; ids alone can mislead.
+
+        Args:
+            dicts: dataset dicts of the training set.
+            names: of the data sets they come from.
+
+        Raises:
+            ValueError: a file that labels none of the unannotated images, two images of one id,
+                or a box outside its image.
+        """
+        key = "DATASETS.PSEUDO_LABELS.FILES"
+        images: dict[Any, Mapping] = {}
+        for sample in dicts:
+            image_id = sample.get("image_id")
+            if "annotations" in sample or image_id not in self.boxes:
+                continue
+            other = images.setdefault(image_id, sample)["file_name"]
+            if other != sample["file_name"]:
+                raise ValueError(
+                    f"{key}: the id '{image_id}' is that of {other} and of {sample['file_name']}; "
+                    "whose boxes are they? Give the images different names, or train on one set."
+                )
+        for path, header in self.headers.items():
+            if images.keys().isdisjoint(header.image_ids):
+                raise ValueError(
+                    f"{key}: {path} labels none of the unannotated images of DATASETS.TRAIN "
+                    f"{tuple(names)}; it was made for '{header.dataset}'. Name that data set "
+                    "there, or label these images with tools/pseudo_label.py."
+                )
+            if header.dataset not in names:
+                logger.warning(
+                    f"{path} was made for '{header.dataset}', not for one of {tuple(names)}; its "
+                    "boxes go to the images of the same ids."
+                )
+        for image_id, sample in images.items():
+            if any(_leaves(box["bbox"], sample) for box in self.boxes[image_id]):
+                raise ValueError(
+                    f"{key}: a box of the id '{image_id}' leaves the image {sample['file_name']}; "
+                    "the file was made for other images. Label these with tools/pseudo_label.py."
+                )
+
+
+def _leaves(box: Sequence[float], sample: Mapping) -> bool:
+    """Whether a box (x, y, width, height) ends more than a pixel outside, as far as known."""
+    ends = box[0] + box[2], box[1] + box[3]
+    sizes = sample.get("width", math.inf), sample.get("height", math.inf)
+    return any(end > size + 1 for end, size in zip(ends, sizes, strict=True))
 
 
 def file_sha256(path: str) -> str:
@@ -139,7 +194,8 @@ def load_pseudo_labels(
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_pseudo_labels`; other classes; thresholds
-            for another number of them; an image that is labelled twice.
+            for another number of them; an image that is labelled twice; a category_id without
+            class.
     """
     if empty not in EMPTY_RULES:
         raise ValueError(
@@ -153,12 +209,21 @@ def load_pseudo_labels(
     thresholds = [max(score_thresh, t) for t in class_score_thresh or [0.0] * len(classes)]
     boxes: dict[Any, list[dict]] = {}
     source: dict[Any, str] = {}
+    headers: dict[str, Header] = {}
     for path in files:
         header, annotations = read_pseudo_labels(path)
+        headers[path] = header
         if list(header.classes) != list(classes):
             raise ValueError(
                 f"{path} was made for the classes {header.classes}, but the training set has "
                 f"{list(classes)}. Label again with a teacher of these classes."
+            )
+        wrong = {a["category_id"] for a in annotations} - set(range(len(classes)))
+        if wrong:
+            raise ValueError(
+                f"{path}: category_id {min(wrong)} is none of 0 to {len(classes) - 1}, the "
+                f"positions of the {len(classes)} classes. Label again with a teacher of these "
+                "classes."
             )
         found = defaultdict(list)
         for box in sorted(annotations, key=lambda a: -a["score"]):
@@ -172,7 +237,7 @@ def load_pseudo_labels(
                 )
             source[image_id] = path
             boxes[image_id] = found[image_id][: topk or None]
-    return PseudoLabels(boxes, empty)
+    return PseudoLabels(boxes, empty, headers)
 
 
 def _annotation(box: Mapping) -> dict:

@@ -6,16 +6,15 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from multas.data.loader import TrainLoader, require_registered
+from multas.data.loader import SeededDataset, TrainLoader, require_registered
+from multas.data.mapper import MultasMapper
 from multas.distillation import Distiller
 from multas.evaluation.build import evaluator_types
 
-# Of the classes whose number of classes is known: the config key, and what it counts.
+# Of the heads, and of what derives from them: the config key, and the classes that it counts.
 _KEYS = {
     "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES", "thing_classes"),
-    "StandardROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
-    "Res5ROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
-    "CascadeROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
+    "ROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
     "DenseDetectionHead": ("MODEL.DENSE_HEAD.NUM_CLASSES", "thing_classes"),
     "SemanticFPNHead": ("MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", "stuff_classes"),
 }
@@ -73,8 +72,9 @@ def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
     heads = getattr(model, "heads", None)
     parts = list(heads.values()) if isinstance(heads, nn.ModuleDict) else []
     for part in [model, getattr(model, "roi_heads", None), *parts]:
-        if type(part).__name__ in _KEYS:
-            yield *_KEYS[type(part).__name__], part.num_classes
+        for base in type(part).__mro__:
+            if base.__name__ in _KEYS:
+                yield *_KEYS[base.__name__], part.num_classes
 
 
 def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
@@ -108,7 +108,10 @@ def check_annotations(model: nn.Module, loader: TrainLoader) -> None:
         if model.distillation is not None:
             return
         model = model.student
-    joined = [loader.dataset.mapper.pseudo_labels.join(d) for d in loader.dataset.dicts]
+    dataset = loader.dataset
+    if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
+        return  # a user's own loader
+    joined = [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
     bare = [d for d in joined if not any(key in d for key in _ANNOTATIONS)]
     if not bare or (len(bare) < len(joined) and getattr(model, "accepts_unannotated", False)):
         return

@@ -109,9 +109,11 @@ class Trainer(DefaultTrainer):
             )
         dicts = load_training_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
         seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
+        mapper = MultasMapper(cfg, is_train=True)
+        mapper.pseudo_labels.check(dicts, cfg.DATASETS.TRAIN)
         return build_train_loader(
             dicts,
-            MultasMapper(cfg, is_train=True),
+            mapper,
             total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
             seed=seed,
             num_workers=cfg.DATALOADER.NUM_WORKERS,

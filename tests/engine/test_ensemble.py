@@ -8,8 +8,8 @@ from torchvision.ops import nms
 
 import pseudo_label
 from multas.data.pseudo_labels import read_pseudo_labels
+from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.pseudo_labeling import label_images
-from multas.engine.test_time import FlipScaleEnsemble
 
 
 class BrightSpot(torch.nn.Module):
