@@ -1,6 +1,10 @@
 """A tiny embedded data set and configs that train on it within seconds."""
 
+import importlib.util
 import itertools
+import logging
+import os
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -59,3 +63,34 @@ def tiny_cfg(card, card_file, tmp_path, repository):
         return load_config(str(repository / "configs" / "quickstart" / "base.yaml"), [*base, *opts])
 
     return build
+
+
+@pytest.fixture
+def own_log():
+    """Takes away the handlers that Detectron2's set-up adds to its loggers."""
+    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "multas", "")]
+    before = [list(logger.handlers) for logger in loggers]
+    propagate = [logger.propagate for logger in loggers]
+    yield
+    for logger, handlers, value in zip(loggers, before, propagate, strict=True):
+        logger.handlers[:] = handlers
+        logger.propagate = value
+
+
+@pytest.fixture
+def train_net(repository, own_log):
+    """``train_net(cfg, KEY, VALUE, ..., eval_only=False)``: what train_net.py does and returns."""
+    spec = importlib.util.spec_from_file_location("train_net", repository / "train_net.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(cfg, *opts, eval_only=False):
+        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
+        config = os.path.join(cfg.OUTPUT_DIR, "job.yaml")
+        with open(config, "w") as file:
+            file.write(cfg.dump())
+        return script.main(
+            Namespace(config_file=config, opts=list(opts), eval_only=eval_only, resume=False)
+        )
+
+    return run

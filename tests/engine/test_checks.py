@@ -1,11 +1,8 @@
 """Mistakes that are to be found before they have cost time: each is one clear error."""
 
-import importlib.util
 import json
-import logging
 import os
 import shutil
-from argparse import Namespace
 
 import pytest
 import torch
@@ -192,33 +189,9 @@ def test_the_last_checkpoint_is_evaluated_when_asked_for(trained):
 
 
 @pytest.fixture
-def evaluate(repository, own_log):
+def evaluate(train_net):
     """``evaluate(cfg, KEY, VALUE, ...)``: what train_net.py --eval-only does."""
-    spec = importlib.util.spec_from_file_location("train_net", repository / "train_net.py")
-    train_net = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(train_net)
-
-    def run(cfg, *opts):
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        config = os.path.join(cfg.OUTPUT_DIR, "job.yaml")
-        with open(config, "w") as file:
-            file.write(cfg.dump())
-        arguments = Namespace(config_file=config, opts=list(opts), eval_only=True, resume=False)
-        return train_net.main(arguments)
-
-    return run
-
-
-@pytest.fixture
-def own_log():
-    """Takes away the handlers that Detectron2's set-up adds to its loggers."""
-    loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "multas", "")]
-    before = [list(logger.handlers) for logger in loggers]
-    propagate = [logger.propagate for logger in loggers]
-    yield
-    for logger, handlers, value in zip(loggers, before, propagate, strict=True):
-        logger.handlers[:] = handlers
-        logger.propagate = value
+    return lambda cfg, *opts: train_net(cfg, *opts, eval_only=True)
 
 
 def test_evaluating_alone_needs_weights_and_the_right_classes(trained, evaluate):

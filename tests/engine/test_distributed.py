@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.distillation import GradientAggregator
+from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator
 from multas.engine.step import DistillationStep
 
 STEPS = 5
@@ -33,9 +34,19 @@ CASES = {
     "mgda features": ["NAME", "mgda", *FEATURES],
     "mgda features task": ["NAME", "mgda", *FEATURES, *TASK],
     "grad_norm": ["NAME", "grad_norm", "SCOPE_LAYERS", ["backbone.res3"]],
-    # Draws random numbers, here other ones on each rank.
     "torchjd": ["NAME", "torchjd:PCGrad"],
+    "dice": ["NAME", "dice"],
 }
+# What has no one result to compare with.
+RANDOM = ("torchjd", "dice")
+
+
+@AGGREGATOR_REGISTRY.register()
+class Dice(GradientAggregator):
+    """Draws its weights, other ones on each rank."""
+
+    def weigh(self, gram, losses):
+        return torch.rand(len(gram), dtype=torch.float64)
 
 
 def train(options, batch, wrap: bool) -> dict:
@@ -52,6 +63,7 @@ def train(options, batch, wrap: bool) -> dict:
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     weights = []
+    torch.manual_seed(comm.get_rank())
     with EventStorage():
         for _ in range(STEPS):
             trainer.run_step()
@@ -75,7 +87,6 @@ def main(folder: str, rank: int) -> None:
     for name, options in CASES.items():
         if name == "torchjd" and not _has_torchjd():
             continue
-        torch.manual_seed(rank)
         results[name] = train(options, batch_of([rank]), wrap=True)
     torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
     torch.distributed.destroy_process_group()
@@ -122,7 +133,7 @@ def test_all_ranks_have_the_same_weights_and_parameters(ranks, name):
             assert torch.equal(value, second[kind][key]), key
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if name != "torchjd"])
+@pytest.mark.parametrize("name", [name for name in CASES if name not in RANDOM])
 def test_two_ranks_equal_one_process_with_the_double_batch(ranks, name):
     alone = train(CASES[name], batch_of([0, 1]), wrap=False)
     together = ranks[0][name]

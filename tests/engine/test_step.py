@@ -304,6 +304,8 @@ def test_a_loss_scaler_changes_neither_weights_nor_parameters(options):
     torch.testing.assert_close(
         scaled.distillation.aggregator.weights(), plain.distillation.aggregator.weights()
     )
+    logs = [d.distillation.monitors["path_gradient_norm"] for d in (scaled, plain)]
+    torch.testing.assert_close(*logs, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("options", [(), ("LOW_MEMORY", True), ("TASK_AS_OBJECTIVE", True)])

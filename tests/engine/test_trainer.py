@@ -164,6 +164,17 @@ def test_path_weights_losses_and_z_are_logged_but_are_no_losses(distilled_cfg):
     assert logged["total_loss"][0] == pytest.approx(total, rel=1e-4)
 
 
+def test_a_run_prints_the_path_table_at_its_start(distilled_cfg, train_net, capsys):
+    cfg = distilled_cfg("SOLVER.MAX_ITER", 1)
+    train_net(cfg)
+    with open(os.path.join(cfg.OUTPUT_DIR, "log.txt")) as file:
+        log = file.read()
+    for printed in (capsys.readouterr().out, log):
+        table, training = printed.index("Distillation paths"), printed.index("Starting training")
+        assert table < training
+        assert "backbone.bottom_up.res3" in printed[table:training]
+
+
 def test_unlabelled_images_are_drawn_and_stay_unannotated(distilled_cfg, card):
     loader = Trainer.build_train_loader(distilled_cfg())
     batches = iter(loader)

@@ -218,7 +218,9 @@ class PathGradients:
         if task_products is not None:
             task = task_products / numbers.factor**2, numbers.task
         v = self._aggregator.solve(gram, numbers.losses, self._distillation.current_alpha, task)
-        return from_main_rank(v, self._device)
+        v = from_main_rank(v, self._device)
+        self._aggregator.keep(v)
+        return v
 
     def _weighted_backward(
         self, losses: Sequence[Tensor], task: Tensor | None, v: Tensor, cuts: Sequence[Cut]

@@ -159,9 +159,9 @@ class Taps:
 
     def _bad_key(self, name: str, key: str, module: str, value: Any) -> str:
         if isinstance(value, Mapping):
-            has = f"which has the entries {', '.join(map(str, value))}"
+            has = f"the entries {', '.join(map(str, value))}"
         elif isinstance(value, list | tuple):
-            has = f"which has the indices 0 to {len(value) - 1}"
+            has = f"the indices 0 to {len(value) - 1}"
         else:
             has = f"a {type(value).__name__} without entries"
         return (

@@ -1,6 +1,7 @@
 """What can be found wrong with a run before it has cost time."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -70,8 +71,10 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
     heads = getattr(model, "heads", None)
-    parts = list(heads.values()) if isinstance(heads, nn.ModuleDict) else []
-    for part in [model, getattr(model, "roi_heads", None), *parts]:
+    parts: list[Any] = [model, getattr(model, "roi_heads", None)]
+    if isinstance(heads, nn.ModuleDict):
+        parts.extend(heads.values())
+    for part in parts:
         for base in type(part).__mro__:
             if base.__name__ in _KEYS:
                 yield *_KEYS[base.__name__], part.num_classes

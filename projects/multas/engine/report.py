@@ -23,9 +23,10 @@ def read_metrics(folder: str) -> dict[int, dict[str, float]]:
     with open(path) as file:
         for line in file:
             try:
-                record = json.loads(line)
+                # A line cut off when the process was killed has the next one behind it.
+                record = json.loads(line[max(line.rfind("{"), 0) :])
             except json.JSONDecodeError:
-                continue  # a line cut off when the process was killed
+                continue
             records.setdefault(record["iteration"], {}).update(record)
     return records
 

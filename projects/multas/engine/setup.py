@@ -8,6 +8,8 @@ from argparse import Namespace
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
+from detectron2.utils import comm
+from detectron2.utils.logger import setup_logger
 
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
@@ -48,4 +50,6 @@ def setup(args: Namespace) -> CfgNode:
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     default_setup(cfg, args)
+    # Detectron2 sets up its own loggers alone; ours go to the same console and file.
+    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
     return cfg

@@ -141,10 +141,14 @@ class GradientAggregator(Aggregator):
             gram = whole * factors * factors[:, None]
             losses = torch.cat([losses, loss.to(losses)[None]]) * factors
         weights = self.weigh(gram, losses)
+        self.keep(weights)
+        return weights
+
+    def keep(self, weights: Tensor) -> None:
+        """Log these (M,) weights as those of the step."""
         self._weights = weights[: len(self.names)].to(torch.float32)
         if self.task_as_objective:
             self._monitors["task_weight"] = weights[-1]
-        return weights
 
     def _monitor(self, gram: Tensor, norms: Tensor, task_products: Tensor | None) -> None:
         safe = torch.where(norms == 0, 1.0, norms)
