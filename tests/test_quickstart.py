@@ -29,9 +29,10 @@ def tiny_job(repository, tmp_path):
     card.write_text(yaml.safe_dump({**content, "root": str(root)}))
     output = tmp_path / "out"
 
-    def job():
+    def job(seed=1):
         done = run(
-            repository, "--output", output, "--configs", repository / "configs" / "quickstart",
+            repository, "--seed", seed, "--output", output,
+            "--configs", repository / "configs" / "quickstart",
             "DATASETS.CARDS", f"['{card}']", "SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 1,
             "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0,
         )  # fmt: skip
@@ -63,6 +64,10 @@ def test_everything_that_the_quickstart_promises_is_left_behind(tiny_job):
     assert (output / "teacher" / "student.pth").stat().st_mtime_ns == kept
     assert "Starting training from iteration 2" in done.stderr + done.stdout
     assert (output / "distilled" / "student.pth").is_file()
+
+    done, _ = tiny_job(seed=2)
+    assert done.returncode != 0
+    assert "holds a job with other settings" in done.stderr, "seed 1 must not pass for seed 2"
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ running it again continues.
 """
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from multas.data import make_toy
+from multas.data.pseudo_labels import file_sha256, read_pseudo_labels
 from multas.engine import load_config
 from multas.engine.report import contact_sheet, last_values, plot_paths, training_seconds
 
@@ -51,6 +53,22 @@ class Quickstart:
         self.opts = ["SEED", str(seed), *opts]
         self.pseudo_labels = os.path.join(output, "pseudo_labels.json")
 
+    def claim(self) -> None:
+        """Refuse a folder in which a job of other settings has left its models.
+
+        Raises:
+            SystemExit: naming both settings.
+        """
+        stamp, mine = Path(self.output, "job.json"), {"configs": self.configs, "opts": self.opts}
+        theirs = json.loads(stamp.read_text()) if stamp.is_file() else mine
+        if theirs != mine:
+            raise SystemExit(
+                f"{self.output} holds a job with other settings:\n  {theirs}\nnot\n  {mine}\n"
+                "Choose another --output, or delete that folder."
+            )
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.write_text(json.dumps(mine))
+
     def config_file(self, stage: str) -> str:
         return os.path.join(self.configs, f"{stage}.yaml")
 
@@ -79,13 +97,16 @@ class Quickstart:
              *self.stage_opts(stage))  # fmt: skip
 
     def label(self) -> None:
-        if os.path.isfile(self.pseudo_labels):
+        teacher = file_sha256(self.weights("teacher"))
+        if os.path.isfile(self.pseudo_labels) and (
+            read_pseudo_labels(self.pseudo_labels)[0].teacher_sha256 == teacher
+        ):
             print(f"[pseudo-labels] written before, kept: {self.pseudo_labels}", flush=True)
             return
         cfg = self.config("distilled")
-        unlabeled = [n for n in cfg.DATASETS.TRAIN if n.endswith("_unlabeled")]
+        (unlabeled,) = [n for n in cfg.DATASETS.TRAIN if n.endswith("_unlabeled")]
         call("tools/pseudo_label.py", "--config-file", self.config_file("teacher"),
-             "--weights", self.weights("teacher"), "--dataset", unlabeled[0],
+             "--weights", self.weights("teacher"), "--dataset", unlabeled,
              "--output", self.pseudo_labels,
              "--score-thresh", str(cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH),
              *self.opts)  # fmt: skip
@@ -134,6 +155,7 @@ def main() -> None:
         print("[data] embedded data set: datasets/toy", flush=True)
         make_toy("datasets/toy")
     job = Quickstart(args.configs, args.output, args.seed, args.opts)
+    job.claim()
     job.train("teacher")
     job.label()
     job.train("supervised")

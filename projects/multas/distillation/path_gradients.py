@@ -191,8 +191,10 @@ class PathGradients:
         else:
             gram = torch.zeros((len(objectives), len(objectives)), dtype=torch.float64)
             for block in self._blocks():
-                rows = [_gradient(x, block) for x in objectives]
-                gram += gram_of_rows(average_gradients(rows, block))[0]
+                # In one expression: no gradient of this block lives on beside those of the next.
+                gram += gram_of_rows(
+                    average_gradients([_gradient(x, block) for x in objectives], block)
+                )[0]
         return (gram[:-1, :-1], gram[-1]) if with_task else (gram, None)
 
     def _blocks(self) -> Iterator[list[Tensor]]:
