@@ -274,3 +274,13 @@ def test_weights_of_another_network_are_refused(tmp_path):
         torch.equal(a, b)
         for a, b in zip(loaded.model.parameters(), model.parameters(), strict=True)
     )
+
+
+def test_a_float64_model_gets_its_path_losses_in_float64():
+    distiller = make_distiller([MSE]).double().train()
+    distiller.distillation.teachers[0].model.double()
+    image = sample()
+    losses = distiller([{**image, "image": image["image"].double()}])
+    assert losses["loss_kd_mse"].dtype == torch.float64
+    raw = distiller.distillation.monitors["path_loss"]
+    assert not torch.equal(raw, raw.float().double()), "no detour through float32"

@@ -23,6 +23,7 @@ from multas.distillation.paths.spec import PathSpec, parse_paths
 from multas.distillation.ranks import mean_over_ranks
 from multas.distillation.taps import Taps, leaves
 from multas.distillation.teacher import Teacher
+from multas.modeling.losses import full_precision
 
 BOX_SOURCES = ("auto", "teacher", "ground_truth")
 
@@ -191,9 +192,9 @@ class Distillation(nn.Module):
             if spec.layerwise:
                 losses.extend(terms[label] for label in path.labels())
             else:
-                losses.append(torch.stack([t.float() for t in terms.values()]).sum())
+                losses.append(torch.stack([full_precision(t) for t in terms.values()]).sum())
         self._seen_gradient = self._seen_gradient or torch.is_grad_enabled()
-        return [loss.float() for loss in losses]
+        return [full_precision(loss) for loss in losses]
 
     def _wants_detections(self, spec: PathSpec, targets: Targets) -> bool:
         if not self.path_of(spec).needs_boxes:
