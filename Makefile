@@ -31,7 +31,6 @@ lint: setup
 	$(PY) -m mypy
 
 bench: setup
-	@test -f benchmarks/run.py || { echo "benchmarks/run.py does not exist"; exit 1; }
 	$(PY) benchmarks/run.py
 
 setup: $(STAMP)
@@ -54,5 +53,5 @@ $(STAMP): $(SETUP_INPUTS)
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis
-	find projects tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
+	find projects tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf projects/*.egg-info

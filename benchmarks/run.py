@@ -1,0 +1,41 @@
+#!/usr/bin/env python
+"""Run benchmarks and write benchmarks/results/<machine>.md.
+
+python benchmarks/run.py [--rounds 9] [step inference ...]
+"""
+
+import argparse
+import os
+import platform
+from pathlib import Path
+
+import inference
+import step
+from timing import machine
+
+BENCHMARKS = {"step": step.run, "inference": inference.run}
+FOLDER = Path(__file__).resolve().parent
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: all")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--output", default=FOLDER / "results" / f"{platform.machine()}.md")
+    args = parser.parse_args()
+    unknown = [name for name in args.names if name not in BENCHMARKS]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
+    os.chdir(FOLDER.parent)
+    sections = [f"# Benchmarks\n\n{machine()}"]
+    for name in args.names or BENCHMARKS:
+        sections.append(BENCHMARKS[name](args.rounds))
+        print(sections[-1], flush=True)
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text("\n\n".join(sections) + "\n")
+    print(f"\n{output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,113 @@
+"""What all benchmarks share: rounds of alternatives, and the parts of a step."""
+
+import functools
+import platform
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from tabulate import tabulate
+
+Seconds = list[float]
+
+
+def machine() -> str:
+    """The processor and versions that a result depends on."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    return (
+        f"{device}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            names = [line.split(":")[1].strip() for line in file if line.startswith("model name")]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def synchronize() -> None:
+    """Wait for the device, so that the clock sees what was asked of it."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def take_turns(alternatives: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Seconds]:
+    """Seconds of each alternative in each round, after one round that is not counted."""
+    seconds: dict[str, Seconds] = {name: [] for name in alternatives}
+    for number in range(rounds + 1):
+        for name, call in alternatives.items():
+            synchronize()
+            start = time.perf_counter()
+            call()
+            synchronize()
+            if number:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratio_table(seconds: Mapping[str, Seconds], first_column: str) -> str:
+    """A table of minima and medians, with ratios to the first alternative."""
+    base = min(next(iter(seconds.values())))
+    rows = [
+        [name, min(times), statistics.median(times), max(times), min(times) / base]
+        for name, times in seconds.items()
+    ]
+    header = [first_column, "min (s)", "median (s)", "max (s)", "ratio"]
+    return tabulate(rows, header, tablefmt="github", floatfmt=("", ".3f", ".3f", ".3f", ".2f"))
+
+
+class Parts:
+    """Exclusive time of named functions: what a function calls by another name is not its own.
+
+    Usage: ``with parts.watch(owner, "method", "name"): …`` for each of them, then call.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._open: list[tuple[str, float]] = []
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Time the block as ``name``, and pause the part around it."""
+        self._charge()
+        self._open.append((name, time.perf_counter()))
+        try:
+            yield
+        finally:
+            self._charge()
+            self._open.pop()
+            self._resume()
+
+    @contextmanager
+    def watch(self, owner: Any, method: str, name: str) -> Iterator[None]:
+        """Time every call of ``owner.method`` inside the block; an owner is a class."""
+        original = getattr(owner, method)
+
+        @functools.wraps(original)
+        def timed(*args, **kwargs):
+            with self.part(name):
+                return original(*args, **kwargs)
+
+        setattr(owner, method, timed)
+        try:
+            yield
+        finally:
+            setattr(owner, method, original)
+
+    def _charge(self) -> None:
+        synchronize()
+        if self._open:
+            name, since = self._open[-1]
+            self.seconds[name] += time.perf_counter() - since
+
+    def _resume(self) -> None:
+        if self._open:
+            self._open[-1] = (self._open[-1][0], time.perf_counter())
