@@ -27,7 +27,7 @@ def students() -> dict[str, nn.Module]:
         "student R18-FPN": student.eval(),
         "student, folded": folded,
         "student, folded, channels last": fold_batch_norm(student).to(
-            memory_format=torch.channels_last
+            memory_format=torch.channels_last  # type: ignore[call-overload]
         ),
     }
 

@@ -3,13 +3,16 @@
 Keys of a card (`datasets/README.md` shows examples):
 
 - name: prefix of the registered names `<name>_<split>` and `<name>_<split>_unlabeled`
-- format: voc | coco | masks | images
+- format: voc | coco | masks | images | vedai
 - root: folder of the data; a relative one is looked for beside the card, then in
   $DETECTRON2_DATASETS
 - splits: {split name: list of ids, or for coco the annotation file; or a table, see `_SPLIT_KEYS`}
-- classes: names in order; may be left out for voc (all names found, sorted) and coco (by category
-  id)
-- images, annotations, masks: folders below root; the defaults are those of the VOC devkit
+- classes: names in order; may be left out for voc (all names found, sorted), coco (by category id)
+  and vedai (all eleven)
+- images, annotations, masks: folders below root; the defaults are those of the VOC devkit, or of
+  VEDAI at 512 px
+- suffix: vedai and images only; what the names of the images have between id and extension, for
+  vedai _co (colour, default) or _ir (infrared)
 - annotates: what voc splits hand out, of [det, seg]; default [det]
 - year: voc only; 2007 scores AP by VOC2007's 11 points, 2012 (default) by the area under the curve
 - ignore_label: mask value that does not count, default 255
@@ -34,8 +37,15 @@ _ANNOTATES: dict[str, tuple[str, ...]] = {
     "coco": ("det",),
     "masks": ("seg",),
     "images": (),
+    "vedai": ("det",),
 }
-_SPLIT_KEYS = ["ids", "json", "images", "annotations", "masks", "annotates"]
+# Where a format keeps its files; what it does not say is as in _PLACES.
+_PLACES = {"images": ".", "annotations": "Annotations", "masks": "SegmentationClass", "suffix": ""}
+_OWN_PLACES = {
+    "voc": {"images": "JPEGImages"},
+    "vedai": {"images": "Vehicules512", "annotations": "Annotations512", "suffix": "_co"},
+}
+_SPLIT_KEYS = ["ids", "json", "images", "annotations", "masks", "suffix", "annotates"]
 _CARD_KEYS = ["name", "format", "root", "splits", "classes", "year", "ignore_label", "strictness"]
 _CARD_KEYS += _SPLIT_KEYS[2:]
 
@@ -43,7 +53,8 @@ _CARD_KEYS += _SPLIT_KEYS[2:]
 @dataclass(frozen=True)
 class Split:
     """One split of a card. Paths are as written: `ids` a list file, `json` a COCO file, the others
-    folders; `annotates` says which of "det" and "seg" its images are annotated for."""
+    folders; `suffix` stands between id and extension of its images; `annotates` says which of
+    "det" and "seg" they are annotated for."""
 
     name: str
     ids: str | None
@@ -51,6 +62,7 @@ class Split:
     images: str
     annotations: str
     masks: str
+    suffix: str
     annotates: tuple[str, ...]
 
 
@@ -101,11 +113,10 @@ class Card:
         """
         if split.ids is None:
             return None
-        tried = [
-            base / f"{split.ids}{suffix}"
-            for base in (root / "ImageSets", root, self.folder)
-            for suffix in (".txt", "")
-        ]
+        folders = [root / "ImageSets", root, self.folder]
+        if self.format == "vedai":
+            folders.append(root / split.annotations)  # the lists of its folds lie there
+        tried = [base / f"{split.ids}{suffix}" for base in folders for suffix in (".txt", "")]
         for file in tried:
             if file.is_file():
                 return file
@@ -201,23 +212,24 @@ def _parse_split(name: str, value: object, card: dict, where: str) -> Split:
         raise DatasetError(
             f"{where}: annotates {list(annotates)}, but format {kind} can give {list(allowed)}"
         )
-    defaults = {
-        "images": "JPEGImages" if kind == "voc" else ".",
-        "annotations": "Annotations",
-        "masks": "SegmentationClass",
+    given = {key: value for key, value in {**card, **table}.items() if value is not None}
+    places = {
+        key: str(given.get(key, default))
+        for key, default in {**_PLACES, **_OWN_PLACES.get(kind, {})}.items()
     }
-    folders = {
-        key: str(table.get(key) or card.get(key) or default) for key, default in defaults.items()
-    }
-    if kind == "masks" and not (table.get("masks") or card.get("masks")):
+    if kind == "masks" and not given.get("masks"):
         raise DatasetError(f"{where}: format masks needs `masks`, the folder of the masks")
+    if "suffix" in given and kind not in ("vedai", "images"):
+        raise DatasetError(
+            f"{where}: format {kind} finds images by their whole name, drop `suffix`"
+        )
     ids = table.get("ids")
     return Split(
         name=name,
         ids=None if ids is None else str(ids),
         json=str(table.get("json", "")),
         annotates=annotates,
-        **folders,
+        **places,
     )
 
 

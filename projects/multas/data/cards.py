@@ -13,6 +13,7 @@ from .checks import DatasetError, Problems
 from .coco import load_coco, match_classes, read_json
 from .folder import load_images, read_ids
 from .masks import MaskFolder, load_masks
+from .vedai import load_vedai, select_classes
 from .voc import find_classes, load_voc
 
 
@@ -99,6 +100,8 @@ def _set_places(metadata, card: Card, split: Split, unlabeled: bool) -> None:
     types = []
     if card.format == "coco":
         types.append("coco")
+    elif card.format == "vedai":
+        types.append("pascal_voc")  # without a devkit it takes the loaded annotations
     elif "det" in split.annotates and split.annotations != "Annotations":
         # Detectron2's VOC evaluator looks for <dirname>/Annotations; its COCO evaluator needs none.
         types.append("coco")
@@ -135,31 +138,34 @@ def _load(name: str, card: Card, split: Split, unlabeled: bool) -> list[dict]:
             f"card {card.source}: split {split.name!r}: no image folder {images}; correct `root` "
             "or `images`"
         )
-    if unlabeled or card.format == "images":
-        records = _load_unlabeled(images, ids, card, split, problems)
-    elif card.format == "voc":
-        classes = card.classes or _found_classes(card, root)
-        _set_classes(metadata, card, classes)
-        masks = None
-        if "seg" in split.annotates:
-            masks = MaskFolder(root / split.masks, 1 + len(classes), card.ignore_label)
-        records = load_voc(
-            images,
-            ids,
-            classes,
-            problems,
-            annotation_dir=root / split.annotations if "det" in split.annotates else None,
-            masks=masks,
-        )
-    elif card.format == "masks":
-        masks = MaskFolder(root / split.masks, len(card.classes or ()), card.ignore_label)
-        records = load_masks(images, ids, masks, problems)
-    else:
-        records = _load_coco(root / split.json, images, ids, card, metadata, problems)
+    load = _load_unlabeled if unlabeled else _LOADERS[card.format]
+    records = load(card, split, root, ids, metadata, problems)
     problems.close()
     if not records:
         raise DatasetError(f"data set {name!r} (card {card.source}) has no images in {images}")
     return records
+
+
+# A format is one function here: it returns the dicts of a split's images `ids` (None for all) and
+# sets the classes in the metadata where the card does not have them.
+
+
+def _load_voc(
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+) -> list[dict]:
+    classes = card.classes or _found_classes(card, root)
+    _set_classes(metadata, card, classes)
+    masks = None
+    if "seg" in split.annotates:
+        masks = MaskFolder(root / split.masks, 1 + len(classes), card.ignore_label)
+    return load_voc(
+        root / split.images,
+        ids,
+        classes,
+        problems,
+        annotation_dir=root / split.annotations if "det" in split.annotates else None,
+        masks=masks,
+    )
 
 
 def _found_classes(card: Card, root: Path) -> list[str]:
@@ -173,9 +179,26 @@ def _found_classes(card: Card, root: Path) -> list[str]:
     return sorted(names)
 
 
-def _load_unlabeled(
-    images: Path, ids: Sequence[str] | None, card: Card, split: Split, problems: Problems
+def _load_masks(
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
 ) -> list[dict]:
+    masks = MaskFolder(root / split.masks, len(card.classes or ()), card.ignore_label)
+    return load_masks(root / split.images, ids, masks, problems)
+
+
+def _load_vedai(
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+) -> list[dict]:
+    classes = select_classes(card.classes, card.source)
+    _set_classes(metadata, card, classes)
+    annotations = root / split.annotations
+    return load_vedai(root / split.images, ids, classes, problems, annotations, split.suffix)
+
+
+def _load_unlabeled(
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+) -> list[dict]:
+    images = root / split.images
     if ids is None and card.format == "coco":
         shared = [
             other.name
@@ -189,7 +212,7 @@ def _load_unlabeled(
                 f"{', '.join(shared)}; to use it unlabelled, name its images by a list: "
                 f"{split.name}: {{json: {split.json}, ids: …}}"
             )
-    records = load_images(images, ids, problems)
+    records = load_images(images, ids, problems, split.suffix)
     if card.format == "coco":
         # COCO's file names are its image ids with leading zeros; pseudo-labels are joined by ids.
         for record in records:
@@ -199,14 +222,24 @@ def _load_unlabeled(
 
 
 def _load_coco(
-    file: Path, images: Path, ids: Sequence[str] | None, card: Card, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
 ) -> list[dict]:
+    file = root / split.json
     content = read_json(file)
     classes = match_classes(content["categories"], card.classes, str(file), problems)
     _set_classes(metadata, card, classes.names)
-    records = load_coco(content, str(file), images, ids, classes, problems)
+    records = load_coco(content, str(file), root / split.images, ids, classes, problems)
     # Without a file of its own the evaluator writes one from the records: needed where those are
     # fewer than, or classed differently from, what the file has.
     if classes.in_file_order and len(records) == len(content["images"]):
         metadata.set(json_file=str(file), thing_dataset_id_to_contiguous_id=classes.class_ids)
     return records
+
+
+_LOADERS = {
+    "voc": _load_voc,
+    "coco": _load_coco,
+    "masks": _load_masks,
+    "images": _load_unlabeled,
+    "vedai": _load_vedai,
+}

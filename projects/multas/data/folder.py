@@ -76,15 +76,19 @@ def image_record(image_id: str | int, file: str, problems: Problems) -> dict | N
     return {"file_name": file, "image_id": image_id, "height": height, "width": width}
 
 
-def load_images(image_dir: str | Path, ids: Sequence[str] | None, problems: Problems) -> list[dict]:
+def load_images(
+    image_dir: str | Path, ids: Sequence[str] | None, problems: Problems, suffix: str = ""
+) -> list[dict]:
     """Detectron2 dicts of unlabelled images; no other file is opened.
 
     Args:
         image_dir: folder of the images, searched with its sub-folders.
         ids: which images, in this order; None for all of them, sorted.
         problems: receives missing and unreadable images, which are left out.
+        suffix: what the file names have between id and extension; others do not count.
     """
-    files = index_images(image_dir)
+    found = index_images(image_dir).items()
+    files = {stem.removesuffix(suffix): file for stem, file in found if stem.endswith(suffix)}
     records = []
     for image_id in sorted(files) if ids is None else ids:
         if image_id not in files:
