@@ -10,6 +10,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from multas.config import add_multas_config
+from multas.config.distillation import teacher_node
 from multas.distillation import Distiller, Teacher, build_distillation
 
 FPN_LEVELS = ["backbone.p3", "backbone.p4"]
@@ -252,9 +253,11 @@ def test_a_tap_in_a_frozen_part_is_refused_at_the_first_step():
 def test_a_missing_teacher_file_is_named(tmp_path, key):
     config = tmp_path / "teacher.yaml"
     config.write_text("MODEL: {META_ARCHITECTURE: RetinaNet}")
-    files = {"config_file": str(config), "weights": "", key.lower(): str(tmp_path / "none")}
+    options = teacher_node()
+    options.CONFIG_FILE = str(config)
+    options[key] = str(tmp_path / "none")
     with pytest.raises(FileNotFoundError, match=f"TEACHER.{key} is .*none.*no such file"):
-        Teacher.from_config(**files, opts=[], device="cpu")
+        Teacher.from_config(options, retinanet_cfg())
 
 
 def test_weights_of_another_network_are_refused(tmp_path):
@@ -263,13 +266,15 @@ def test_weights_of_another_network_are_refused(tmp_path):
     config.write_text(cfg.dump())
     model = build_model(retinanet_cfg(16))
     torch.save({"model": model.state_dict()}, weights)
+    options = teacher_node()
+    options.CONFIG_FILE, options.WEIGHTS = str(config), str(weights)
     with pytest.raises(ValueError, match=r"weights do not fit its config: .*missing or of another"):
-        Teacher.from_config(str(config), str(weights), [], "cpu")
-    loaded = Teacher.from_config(
-        str(config), str(weights),
-        ["MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
-         "MODEL.FPN.OUT_CHANNELS", 32], "cpu",
-    )  # fmt: skip
+        Teacher.from_config(options, retinanet_cfg())
+    options.OPTS = [
+        "MODEL.RESNETS.STEM_OUT_CHANNELS", 16, "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
+        "MODEL.FPN.OUT_CHANNELS", 32,
+    ]  # fmt: skip
+    loaded = Teacher.from_config(options, retinanet_cfg())
     assert all(
         torch.equal(a, b)
         for a, b in zip(loaded.model.parameters(), model.parameters(), strict=True)

@@ -291,6 +291,16 @@ def test_overhaul_halves_the_weight_towards_shallow_layers():
     torch.testing.assert_close(losses["0"], 3 * losses["1"])
 
 
+def test_overhaul_margins_are_those_of_the_teacher_as_it_is():
+    student, teacher = maps((2, 3, 4, 4)), maps((2, 5, 4, 4))
+    model = teacher_with_norm(torch.ones(5), torch.zeros(5))
+    path = build("Overhaul", student, teacher, model, NORMS=["conv"])
+    before = path(student, teacher, no_targets())["0"]
+    copy_into(model.conv.norm.bias, torch.full((5,), -2.0))
+    torch.testing.assert_close(path.margins()[0], ofd_margin(*model.conv.norm.parameters()).float())
+    assert path(student, teacher, no_targets())["0"] != before
+
+
 def test_overhaul_says_when_margins_cannot_be_known(caplog):
     student, teacher = maps((2, 3, 4, 4)), maps((2, 5, 4, 4))
     gamma = torch.ones(5)
@@ -299,7 +309,7 @@ def test_overhaul_says_when_margins_cannot_be_known(caplog):
             "Overhaul", student, teacher, teacher_with_norm(gamma, gamma, 0.0), NORMS=["conv"]
         )
     assert "folded" in caplog.text
-    torch.testing.assert_close(path.margin_0, ofd_margin(gamma, gamma).float())
+    torch.testing.assert_close(path.margins()[0], ofd_margin(gamma, gamma).float())
     for names, message in ((["cnv"], "conv"), ([], "0 layers for 1"), (["conv.norm"] * 2, "2")):
         with pytest.raises(ValueError, match=message):
             build("Overhaul", student, teacher, teacher_with_norm(gamma, gamma), NORMS=names)

@@ -462,6 +462,7 @@ def test_the_ramp_rises_to_one_and_stays(a, b, iters, shape):
     assert 0 <= early <= late <= 1
     assert ramp(iters, iters, shape) == ramp(iters + a, iters, shape) == 1
     assert ramp(a, 0, shape) == 1
+    assert ramp(-1 - a, iters, shape) == ramp(-1, 0, shape) == 0
 
 
 def test_shapes_of_the_ramp():
@@ -471,26 +472,33 @@ def test_shapes_of_the_ramp():
 
 
 @pytest.mark.parametrize(
-    ("iters", "shape", "message"),
-    [(10, "cosine", "RAMP.SHAPE is 'cosine'; choose from"), (-1, "linear", "RAMP.ITERS is -1")],
+    ("start", "iters", "shape", "message"),
+    [
+        (0, 10, "cosine", "RAMP.SHAPE is 'cosine'; choose from"),
+        (0, -1, "linear", "RAMP.ITERS is -1"),
+        (-1, 0, "linear", "RAMP.START is -1"),
+    ],
 )
-def test_a_wrong_ramp_is_refused_before_training(iters, shape, message):
+def test_a_wrong_ramp_is_refused_before_training(start, iters, shape, message):
     distillation = SimpleNamespace(alpha=1.0, alpha_scale=1.0)
     with pytest.raises(ValueError, match=message):
-        PathRamp(distillation, iters=iters, shape=shape)
+        PathRamp(distillation, iters=iters, shape=shape, start=start)
 
 
 def test_the_hook_scales_what_distillation_adds_and_logs_it(storage):
     distiller = make_distiller([{"TYPE": "FeatureMSE"}, {"TYPE": "SoftDetection"}], ALPHA=0.5)
     distiller.train()
     full = distiller([sample()])
-    hook = PathRamp(distiller.distillation, iters=4, shape="linear")
-    hook.trainer = SimpleNamespace(iter=1, storage=storage)
+    hook = PathRamp(distiller.distillation, iters=4, shape="linear", start=10)
+    hook.trainer = SimpleNamespace(iter=9, storage=storage)
+    hook.before_step()
+    assert distiller.distillation.alpha_scale == 0
+    hook.trainer.iter = 11
     hook.before_step()
     early = distiller([sample()])
     for name, loss in full.items():
         torch.testing.assert_close(early[name], loss * (0.25 if "kd" in name else 1))
     assert storage.latest()["path_alpha"][0] == 0.125
-    hook.trainer.iter = 4
+    hook.trainer.iter = 14
     hook.before_step()
     assert distiller.distillation.alpha_scale == 1

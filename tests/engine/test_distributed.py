@@ -1,5 +1,6 @@
 """Two ranks equal one process with the double batch, whatever the aggregation."""
 
+import copy
 import os
 import runpy
 import subprocess
@@ -14,7 +15,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator
+from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator, Teacher
+from multas.distillation.teacher import Following
+from multas.engine.ema import MeanTeachers
 from multas.engine.step import DistillationStep
 
 STEPS = 5
@@ -50,7 +53,8 @@ class Dice(GradientAggregator):
 
 
 def train(options, batch, wrap: bool) -> dict:
-    """Parameters, v of every step and what the aggregator remembers after five steps."""
+    """After five steps: parameters, those of a mean teacher, v of every step and what the
+    aggregator remembers."""
     tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
     distiller = tiny["make_distiller"](tiny["PATHS"], *options)
     model = DistributedDataParallel(distiller) if wrap else distiller
@@ -63,13 +67,18 @@ def train(options, batch, wrap: bool) -> dict:
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     weights = []
+    follower = Teacher(copy.deepcopy(distiller.student), following=Following(0.5))
+    mean_teachers = MeanTeachers(model, [follower])
+    mean_teachers.before_train()
     torch.manual_seed(comm.get_rank())
     with EventStorage():
         for _ in range(STEPS):
             trainer.run_step()
+            mean_teachers.after_step()
             weights.append(distiller.distillation.monitors["path_weight"].clone())
     return {
         "parameters": {n: p.detach() for n, p in distiller.named_parameters()},
+        "mean_teacher": dict(follower.model.named_parameters()),
         "weights": torch.stack(weights),
         "aggregator": distiller.distillation.aggregator.state_dict(),
     }
@@ -128,7 +137,7 @@ def test_all_ranks_have_the_same_weights_and_parameters(ranks, name):
         pytest.importorskip("torchjd")
     first, second = (result[name] for result in ranks)
     assert torch.equal(first["weights"], second["weights"])
-    for kind in ("parameters", "aggregator"):
+    for kind in ("parameters", "mean_teacher", "aggregator"):
         for key, value in first[kind].items():
             assert torch.equal(value, second[kind][key]), key
 

@@ -3,6 +3,25 @@
 from detectron2.config import CfgNode as CN
 
 
+def teacher_node() -> CN:
+    """The keys of one teacher, with their defaults."""
+    teacher = CN()
+    # Its own config file and its trained weights (relative paths: from the working directory).
+    teacher.CONFIG_FILE = ""
+    teacher.WEIGHTS = ""
+    # KEY VALUE pairs merged into its config.
+    teacher.OPTS = []
+    # 0 = a fixed teacher. Above 0, a mean teacher: t = d t + (1 - d) s after every step, with the
+    # student's weights s (unbiased teacher: 0.9996; an average over 1 / (1 - d) iterations). It
+    # needs the student's network, which it has with CONFIG_FILE "", and starts from WEIGHTS, with
+    # "" as a copy of the student. It sees the same augmented images as the student.
+    teacher.EMA_DECAY = 0.0
+    # Iterations of burn-in before it follows: until then it stays as loaded, without WEIGHTS equal
+    # to the student. A copy of a young student teaches nonsense: set RAMP.START to the same.
+    teacher.EMA_START = 0
+    return teacher
+
+
 def add_distillation_config(cfg: CN) -> None:
     """Add the keys below, in place."""
     d = cfg.MODEL.DISTILLATION = CN()
@@ -10,14 +29,9 @@ def add_distillation_config(cfg: CN) -> None:
     # what META_ARCHITECTURE was before. The rest of the config describes the student.
     d.STUDENT = "MultiTaskNetwork"
 
-    d.TEACHER = CN()
-    # Its own config file and its trained weights (relative paths: from the working directory).
-    d.TEACHER.CONFIG_FILE = ""
-    d.TEACHER.WEIGHTS = ""
-    # KEY VALUE pairs merged into its config.
-    d.TEACHER.OPTS = []
-    # Further teachers: a list of mappings with the same three keys. A path says by TEACHER_ID
-    # whom it listens to: 0 is TEACHER, 1 the first of these.
+    d.TEACHER = teacher_node()
+    # Further teachers: a list of mappings with the same keys. A path says by TEACHER_ID whom it
+    # listens to: 0 is TEACHER, 1 the first of these.
     d.MORE_TEACHERS = []
 
     # The paths, in order (the order of z): a list of mappings with the keys
@@ -34,8 +48,9 @@ def add_distillation_config(cfg: CN) -> None:
     # task loss. 0 = no distillation: the run equals the student's own training bit for bit.
     d.ALPHA = 1.0
     d.RAMP = CN()
-    # Iterations during which alpha grows to its value; 0 = it has it from the start. A young
-    # student and a weak teacher can throw each other off.
+    # Iterations without distillation, then those during which alpha grows to its value; 0 and 0 =
+    # it has it from the start. A young student and a weak teacher can throw each other off.
+    d.RAMP.START = 0
     d.RAMP.ITERS = 0
     # "linear", or "sigmoid" = exp(-5 (1 - t)^2), flat at both ends.
     d.RAMP.SHAPE = "sigmoid"

@@ -53,5 +53,6 @@ def add_solver_config(cfg: CN) -> None:
     # on the test set itself, as it is in the reference implementation on VOC.
     stop.SELECT_ON_TEST = False
 
-    # Evaluate the teachers, too, once, with the student's test images ("teacher/bbox/AP").
+    # Evaluate the teachers, too, with the student's test images ("teacher/bbox/AP"): fixed ones
+    # once, those that follow the student every time.
     cfg.TEST.EVALUATE_TEACHER = False

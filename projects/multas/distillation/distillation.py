@@ -22,7 +22,7 @@ from multas.distillation.paths.base import Path, Shapes, Targets
 from multas.distillation.paths.spec import PathSpec, parse_paths
 from multas.distillation.ranks import mean_over_ranks
 from multas.distillation.taps import Taps, leaves
-from multas.distillation.teacher import Teacher
+from multas.distillation.teacher import Teacher, build_teachers
 from multas.modeling.losses import full_precision
 
 BOX_SOURCES = ("auto", "teacher", "ground_truth")
@@ -36,13 +36,13 @@ class Distillation(nn.Module):
 
     Args:
         student: the student network; only read, through taps.
-        teachers: one or more frozen teachers.
+        teachers: one or more.
         specs: the paths.
         cfg: the student's config (MODEL.DISTILLATION, INPUT.FORMAT).
 
     Raises:
         ValueError: a path names a teacher that does not exist, layers that do not, or layers
-            that do not fit each other.
+            that do not fit each other; a teacher is to follow a student of another network.
     """
 
     def __init__(
@@ -65,6 +65,8 @@ class Distillation(nn.Module):
                     f"MODEL.DISTILLATION.PATHS, path '{spec.name}': TEACHER_ID is "
                     f"{spec.teacher_id}, but there are {len(teachers)} teachers (counted from 0)."
                 )
+        for teacher in teachers:
+            teacher.check_network(student, cfg.INPUT.FORMAT)
         self.alpha: float = options.ALPHA
         # What a warm-up multiplies alpha with in the current step; see schedule.py.
         self.alpha_scale: float = 1.0
@@ -153,7 +155,9 @@ class Distillation(nn.Module):
         header = ["path", "loss", "student layer", "teacher layer"]
         header += ["student shape", "teacher shape", "adapter", "weight"]
         title = f"Distillation paths, aggregation {type(self.aggregator).__name__}, "
-        return title + f"alpha {self.alpha:g}:\n" + tabulate(rows, header, tablefmt="simple_grid")
+        table = title + f"alpha {self.alpha:g}:\n" + tabulate(rows, header, tablefmt="simple_grid")
+        follow = [(i, t.following) for i, t in enumerate(self.teachers) if t.following]
+        return "\n".join([table, *(f"Teacher {i} {following}." for i, following in follow)])
 
     def path_losses(
         self, student_record: Mapping[str, Any], batched_inputs: list[dict], targets: Targets
@@ -314,16 +318,6 @@ def build_distillation(
     # the student's own training sees.
     with torch.random.fork_rng():
         if teachers is None:
-            named = [options.TEACHER, *map(_teacher_node, options.MORE_TEACHERS)]
-            teachers = [
-                Teacher.from_config(t.CONFIG_FILE, t.WEIGHTS, t.OPTS, cfg.MODEL.DEVICE)
-                for t in named
-            ]
+            teachers = build_teachers(cfg)
         distillation = Distillation(student, teachers, specs, cfg)
     return distillation.to(torch.device(cfg.MODEL.DEVICE))
-
-
-def _teacher_node(entry: Mapping[str, Any]) -> CfgNode:
-    node = CfgNode({"CONFIG_FILE": "", "WEIGHTS": "", "OPTS": []})
-    node.merge_from_other_cfg(CfgNode(dict(entry)))
-    return node

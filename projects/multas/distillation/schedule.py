@@ -12,7 +12,7 @@ def ramp(iteration: int, iters: int, shape: str = "linear") -> float:
     Aila, ICLR 2017, section 2.1), flat at both ends.
 
     Args:
-        iteration: counted from 0.
+        iteration: counted from 0; before it (negative) there is no distillation.
         iters: length of the ramp; 0 = none.
         shape: one of :data:`RAMP_SHAPES`.
 
@@ -28,6 +28,8 @@ def ramp(iteration: int, iters: int, shape: str = "linear") -> float:
         )
     if iters < 0:
         raise ValueError(f"MODEL.DISTILLATION.RAMP.ITERS is {iters}; give 0 (none) or more.")
+    if iteration < 0:
+        return 0.0
     if iteration >= iters:
         return 1.0
     share = iteration / iters

@@ -1,13 +1,15 @@
-"""The exponential moving average of a model's weights."""
+"""Exponential moving averages of a model's weights: one to keep, and teachers that follow it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from detectron2.engine import HookBase
 from torch import Tensor, nn
 
-from multas.engine.named_models import live_weights
+from multas.distillation import Teacher
+from multas.engine.named_models import Weights, copy_weights, live_weights
 
 
 def ema_decay(update: int, decay: float, ramp: float) -> float:
@@ -15,11 +17,23 @@ def ema_decay(update: int, decay: float, ramp: float) -> float:
     return decay * -math.expm1(-update / ramp) if ramp > 0 else decay
 
 
-class WeightAverage(HookBase):
-    """Averages all floating-point state after every step: ``e = d e + (1 - d) x``.
+def update_average(average: Weights, live: Weights, decay: float) -> None:
+    """``e = d e + (1 - d) x`` in place, for all floating-point state.
 
     That is parameters and BatchNorm's running statistics. Integer state (BatchNorm's counter of
-    batches) stays what it was at the start. The average starts as a copy of the model.
+    batches) stays what it was at the start.
+
+    Args:
+        average: e, tensors without gradient.
+        live: x, by the same names.
+        decay: d.
+    """
+    names = [name for name, tensor in live.items() if tensor.is_floating_point()]
+    torch._foreach_lerp_([average[n] for n in names], [live[n] for n in names], 1 - decay)
+
+
+class WeightAverage(HookBase):
+    """Averages a model after every step, see :func:`update_average`; starts as a copy of it.
 
     Args:
         model: what is averaged; of a Distiller, its student.
@@ -32,8 +46,8 @@ class WeightAverage(HookBase):
         self.decay = decay
         self.ramp = ramp
         self.updates = 0
+        self._live: Weights = {}
         self._weights: dict[str, Tensor] = {}
-        self._pairs: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -42,17 +56,14 @@ class WeightAverage(HookBase):
 
     def before_train(self) -> None:
         # Not earlier: the weights to start from are loaded after the hooks are built.
-        live = live_weights(self._model)
+        self._live = live_weights(self._model)
         if not self._weights:
-            self._weights = {name: tensor.clone() for name, tensor in live.items()}
-        floating = [name for name, tensor in live.items() if tensor.is_floating_point()]
-        self._pairs = [self._weights[n] for n in floating], [live[n] for n in floating]
+            self._weights = {name: tensor.clone() for name, tensor in self._live.items()}
 
     def after_step(self) -> None:
         self.updates += 1
-        average, live = self._pairs
-        weight = 1 - ema_decay(self.updates, self.decay, self.ramp)
-        torch._foreach_lerp_(average, live, weight)
+        decay = ema_decay(self.updates, self.decay, self.ramp)
+        update_average(self._weights, self._live, decay)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "weights": self._weights}
@@ -61,3 +72,44 @@ class WeightAverage(HookBase):
         live = live_weights(self._model)
         self.updates = state["updates"]
         self._weights = {n: t.to(live[n].device) for n, t in state["weights"].items()}
+
+
+class MeanTeachers(HookBase):
+    """Lets teachers follow the student after every step of the optimiser (mean teacher).
+
+    The average is kept in the teacher's own network, so that whatever asks the teacher asks the
+    current one, and goes into the trainer's part of a checkpoint, beside the student under
+    "model". Processes need not talk: after a step all hold the same parameters (running statistics
+    are each one's own, as the student's are).
+
+    Args:
+        model: the model that is trained; of a Distiller, its student is followed.
+        teachers: of the run; the fixed ones are left alone.
+    """
+
+    def __init__(self, model: nn.Module, teachers: Sequence[Teacher]) -> None:
+        self._model = model
+        self._followers = {i: t.following for i, t in enumerate(teachers) if t.following}
+        self._weights = {i: live_weights(teachers[i].model) for i in self._followers}
+        self._live: Weights = {}
+        self.updates = 0
+
+    def before_train(self) -> None:
+        # Not earlier: the weights to start from are loaded after the hooks are built.
+        self._live = live_weights(self._model)
+        for i, following in self._followers.items():
+            if following.from_student and self.updates == 0:
+                copy_weights(self._weights[i], self._live)
+
+    def after_step(self) -> None:
+        self.updates += 1
+        for i, following in self._followers.items():
+            update_average(self._weights[i], self._live, following.decay_at(self.updates))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "weights": self._weights}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        for i, weights in self._weights.items():
+            copy_weights(weights, state["weights"][i])

@@ -40,15 +40,16 @@ def replaced(model: nn.Module, weights: Weights | None) -> Iterator[None]:
             f"{', '.join(different[:5])}. Continue a run with its own config."
         )
     own = {name: tensor.clone() for name, tensor in live.items()}
-    _copy(live, weights)
+    copy_weights(live, weights)
     try:
         yield
     finally:
-        _copy(live, own)
+        copy_weights(live, own)
 
 
 @torch.no_grad()
-def _copy(target: Weights, source: Weights) -> None:
+def copy_weights(target: Weights, source: Weights) -> None:
+    """Copy tensors by name, in place."""
     for name, tensor in target.items():
         tensor.copy_(source[name])
 
@@ -66,7 +67,7 @@ class TeacherModel(nn.Module):
     """A teacher that predicts on the student's test images, for Detectron2's evaluators.
 
     Args:
-        teacher: frozen.
+        teacher: fixed, or as it is at that moment.
         input_format: channel order of the student's images.
     """
 

@@ -108,11 +108,13 @@ class Product:
         return {**product, **named, **self._teacher_results}
 
     def _evaluate_teachers(self) -> None:
-        # They do not change, so neither do their results.
-        if not self._cfg.TEST.EVALUATE_TEACHER or self._teacher_results:
+        if not self._cfg.TEST.EVALUATE_TEACHER:
             return
         for i, teacher in enumerate(self._teachers):
             name = f"teacher{i}" if i else "teacher"
+            # A fixed one does not change, so neither do its results.
+            if name in self._teacher_results and teacher.following is None:
+                continue
             logger.info(f"Evaluating '{name}'.")
             model = TeacherModel(teacher, self._cfg.INPUT.FORMAT)
             self._teacher_results[name] = self._test(self._cfg, model)

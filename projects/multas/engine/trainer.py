@@ -27,6 +27,7 @@ from multas.distillation import Distillation, Distiller
 from multas.engine.build_step import build_step
 from multas.engine.checkpointer import Checkpointer
 from multas.engine.checks import check_annotations, check_classes, check_test_sets
+from multas.engine.ema import MeanTeachers
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import PathMonitor, RunState, SaveStudent
 from multas.engine.path_ramp import PathRamp
@@ -146,7 +147,7 @@ class Trainer(DefaultTrainer):
         # which comes last, what they logged.
         own: list[HookBase | None] = [
             RunState(model),
-            *([] if distillation is None else _path_hooks(cfg, distillation)),
+            *([] if distillation is None else _path_hooks(cfg, model, distillation)),
             *self._product.hooks,
         ]
         default = [
@@ -205,12 +206,15 @@ class Trainer(DefaultTrainer):
         self._trainer.data_loader.sampler.start = self.start_iter
 
 
-def _path_hooks(cfg: CfgNode, distillation: Distillation) -> list[HookBase]:
+def _path_hooks(cfg: CfgNode, model: nn.Module, distillation: Distillation) -> list[HookBase]:
     ramp = cfg.MODEL.DISTILLATION.RAMP
-    return [
+    hooks: list[HookBase] = [
         PathMonitor(distillation),
-        PathRamp(distillation, iters=ramp.ITERS, shape=ramp.SHAPE),
+        PathRamp(distillation, iters=ramp.ITERS, shape=ramp.SHAPE, start=ramp.START),
     ]
+    if any(teacher.following for teacher in distillation.teachers):
+        hooks.append(MeanTeachers(model, distillation.teachers))
+    return hooks
 
 
 def find_distillation(model: nn.Module) -> Distillation | None:

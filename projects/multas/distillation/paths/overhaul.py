@@ -71,35 +71,42 @@ class Overhaul(LayerPath):
             given = len(self.layer_weights)
             raise ValueError(f"LAYER_WEIGHTS has {given} entries for {count} feature maps.")
         self.divisor = divisor
-        for i, name in enumerate(norms):
-            margin = _margin(teacher_model, name).float()
+        # In a tuple, so that the teacher's layers become no submodules of the student's path.
+        self._norms = tuple(_norm(teacher_model, name) for name in norms)
+        for i, (name, norm) in enumerate(zip(norms, self._norms, strict=True)):
             width = self._width(teacher_shapes, i)
-            if len(margin) != width:
-                raise ValueError(f"NORMS: '{name}' has {len(margin)} channels, its map {width}.")
-            self.register_buffer(f"margin_{i}", margin, persistent=False)
+            if len(norm.weight) != width:
+                raise ValueError(
+                    f"NORMS: '{name}' has {len(norm.weight)} channels, its map {width}."
+                )
 
     @staticmethod
     def _width(shapes: Sequence[Shapes], position: int) -> int:
         return flatten_shapes(shapes)[position][1]
 
+    def margins(self) -> list[Tensor]:
+        """One (C,) for each map; anew every time, since a teacher may follow the student."""
+        return [ofd_margin(norm.weight, norm.bias).float() for norm in self._norms]
+
     def forward(
         self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
     ) -> dict[str, Tensor]:
+        margins = self.margins()
         maps = zip(self.adapters, flatten(student), flatten(teacher), strict=True)
         losses = {}
         for i, (adapter, s, t) in enumerate(maps):
             s, t = match_size(adapter(s), t, self.resize)
             losses[str(i)] = ofd_loss(
                 s,
-                margin_relu(t, self.get_buffer(f"margin_{i}")),
+                margin_relu(t, margins[i]),
                 divisor=self.divisor,
                 weight=self.layer_weights[i],
             )
         return losses
 
 
-def _margin(teacher: nn.Module, name: str) -> Tensor:
-    """Margins of the channels behind one BatchNorm of the teacher."""
+def _norm(teacher: nn.Module, name: str) -> Any:
+    """The teacher's BatchNorm of that name, or inside the convolution of that name."""
     modules = dict(teacher.named_modules())
     if name not in modules:
         raise ValueError(f"NORMS: the teacher has no layer '{name}'.{did_you_mean(name, modules)}")
@@ -116,4 +123,4 @@ def _margin(teacher: nn.Module, name: str) -> Tensor:
             "wrong then; use a teacher with its own BatchNorm statistics.",
             name,
         )
-    return ofd_margin(norm.weight, norm.bias)
+    return norm
