@@ -419,6 +419,8 @@ def test_features_of_a_segmentation_teacher_are_imitated_but_not_its_predictions
     layers = {"STUDENT": ["backbone", "heads.det"], "TEACHER": ["backbone", "heads.seg"]}
     with pytest.raises(ValueError, match=r"path 'pdf': PDFDistil compares detections.*DeFeat"):
         make_distiller([{"TYPE": "PDFDistil", **layers}], teacher_tasks=("seg",))
+    with pytest.raises(ValueError, match="teacher gives sem_seg alone"):
+        make_distiller(paths, teacher_tasks=("seg",)).train()([sample(annotated=False)])
 
 
 class _NoTransfer(TorchDispatchMode):

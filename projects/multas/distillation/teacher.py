@@ -175,9 +175,19 @@ class Teacher:
     def record_with_boxes(
         self, inputs: list[dict], score_thresh: float
     ) -> tuple[dict[str, Any], list[Boxes]]:
-        """Taps and detections above ``score_thresh`` (pixels of the network input)."""
+        """Taps and detections above ``score_thresh`` (pixels of the network input).
+
+        Raises:
+            ValueError: this teacher detects no objects.
+        """
         with self.taps.record() as record:
             outputs = self.model(inputs)
+        if "instances" not in outputs[0]:
+            raise ValueError(
+                "A path needs the boxes of objects (DeFeat: its foreground), but the teacher gives "
+                f"{', '.join(outputs[0])} alone. Train on images annotated with boxes and leave "
+                "MODEL.DISTILLATION.BOXES on 'auto', or use a teacher that detects."
+            )
         instances = [output["instances"] for output in outputs]
         return record, [x.pred_boxes[x.scores > score_thresh] for x in instances]
 
