@@ -4,15 +4,14 @@ Reference features are [batch, cells, channels]; ours are pyramids of (N, C, H, 
 """
 
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.autograd import gradcheck
 
+import golden_cases
 from multas.distillation.functional.feature_imitation import (
     cell_distances,
     defeat_imitation,
@@ -22,17 +21,10 @@ from multas.distillation.functional.feature_imitation import (
 )
 from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
 DTYPES = [torch.float64, torch.float32]
 
 
-def load(name, dtype=torch.float64):
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        arrays = {key: torch.from_numpy(file[key]) for key in file}
-    return {
-        key: value.to(dtype) if key.startswith("in_") and value.is_floating_point() else value
-        for key, value in arrays.items()
-    }
+load = partial(golden_cases.load, "multas")
 
 
 def to_levels(features, sizes=None):

@@ -1,9 +1,7 @@
 """Losses: reference numbers, gradients, mathematical properties, degenerate batches."""
 
 from functools import partial
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +9,7 @@ from hypothesis import strategies as st
 from torch.autograd import gradcheck
 from torch.nn import functional as F
 
+import golden_cases
 from multas.modeling.losses import (
     balanced_l1_elements,
     balanced_l1_loss,
@@ -22,18 +21,10 @@ from multas.modeling.losses import (
     soft_focal_loss,
 )
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
 DTYPES = [torch.float64, torch.float32]
 
 
-def load(name, dtype):
-    """Arrays of one golden file; inputs in ``dtype``, outputs as stored."""
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        arrays = {key: torch.from_numpy(file[key]) for key in file}
-    return {
-        key: value.to(dtype) if key.startswith("in_") and value.is_floating_point() else value
-        for key, value in arrays.items()
-    }
+load = partial(golden_cases.load, "multas")
 
 
 def check(loss, inputs, value, gradients):

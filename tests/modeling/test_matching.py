@@ -4,29 +4,22 @@ Reference boxes are relative to the image; overlaps and deltas do not depend on 
 tests use them as they are.
 """
 
-from pathlib import Path
+from functools import partial
 
-import numpy as np
 import pytest
 import torch
 from detectron2.structures import Boxes, Instances
 
+import golden_cases
 import multas.modeling.matchers as matchers
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.matchers import match_iou, match_mutual_guidance, pad_objects
 from multas.modeling.matching import PaddedObjects, assign_iou, assign_mutual_guidance
 
-GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
 DTYPES = [torch.float64, torch.float32]
 
 
-def load(name, dtype=torch.float64):
-    with np.load(GOLDEN / f"{name}.npz") as file:
-        arrays = {key: torch.from_numpy(file[key]) for key in file}
-    return {
-        key: value.to(dtype) if key.startswith("in_") and value.is_floating_point() else value
-        for key, value in arrays.items()
-    }
+load = partial(golden_cases.load, "multas")
 
 
 def to_corners(priors):
@@ -121,7 +114,7 @@ def dense_loss_of(data):
 
 @pytest.mark.parametrize("case", DETECTION_CASES)
 def test_dense_targets_equal_the_reference(case):
-    data = load(f"det_loss_{case}")
+    data = load(f"det_loss_{case}", torch.float64)
     objects = to_objects(data, len(data["in_loc_data"]), torch.float64)
     targets = dense_loss_of(data).assign(
         objects, to_corners(data["in_priors"]), data["in_conf_data"], data["in_loc_data"]

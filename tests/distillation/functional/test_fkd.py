@@ -1,0 +1,155 @@
+"""Feature-based distillation of detectors (FKD): golden numbers and mathematics."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+import golden_cases
+from golden_cases import assert_gradient, assert_value, double
+from multas.distillation.functional.fkd import (
+    attention_mask,
+    batch_distance,
+    channel_attention,
+    joint_mask,
+    masked_distance,
+    non_local,
+    spatial_attention,
+)
+
+load = partial(golden_cases.load, "adaptive")
+cases = partial(golden_cases.cases, "adaptive")
+
+
+def test_attention_masks_golden():
+    golden = load("fkd_masks")
+    student, teacher = golden["in_fs"], golden["in_ft"]
+    for kind, attention in (("spatial", spatial_attention), ("channel", channel_attention)):
+        for i, temperature in enumerate(golden["in_T"].tolist()):
+            for name, features in (("s", student), ("t", teacher)):
+                mask = attention_mask(attention(features), temperature)
+                assert_value(mask, golden[f"out_{kind}_mask_{name}"][i], 1e-12)
+            joint = joint_mask(
+                attention(student), attention(teacher), temperature, softmax_of_sum=False
+            )
+            assert_value(joint, golden[f"out_{kind}_mask"][i], 1e-12)
+
+
+@given(temperature=st.floats(0.05, 5.0), seed=st.integers(0, 99))
+def test_masks_have_mean_one_in_both_forms(temperature, seed):
+    torch.manual_seed(seed)
+    student, teacher = double(2, 6, 4, 5, grad=True), double(2, 6, 4, 5)
+    for attention in (spatial_attention, channel_attention):
+        for softmax_of_sum in (False, True):
+            mask = joint_mask(
+                attention(student), attention(teacher), temperature, softmax_of_sum=softmax_of_sum
+            )
+            assert not mask.requires_grad
+            torch.testing.assert_close(mask.mean((1, 2, 3)), torch.ones(2).double())
+
+
+def non_local_block(golden, prefix, features, pool):
+    """The block around the relation: 1x1 convolutions, pooling, BatchNorm, residual."""
+
+    def project(name):
+        weight, bias = golden[f"in_w{prefix}_{name}"], golden[f"in_b{prefix}_{name}"]
+        return F.conv2d(features, weight, bias)
+
+    theta, phi, g = project("theta"), project("phi"), project("g")
+    if pool > 1:
+        phi, g = F.max_pool2d(phi, pool), F.max_pool2d(g, pool)
+    out = F.conv2d(
+        non_local(theta, phi, g), golden[f"in_w{prefix}_out"], golden.get(f"in_b{prefix}_out")
+    )
+    scale, shift = golden[f"in_w{prefix}_bn_gamma"], golden[f"in_w{prefix}_bn_beta"]
+    return features + F.batch_norm(out, None, None, scale, shift, training=True)
+
+
+def fkd_terms(golden, student, teacher, level, pool, masks):
+    """The four distances of one level, before their weights."""
+
+    def weights(name):
+        return golden[f"in_w{level}_{name}"], golden[f"in_b{level}_{name}"]
+
+    adapted = F.conv2d(student, *weights("adapt"))
+    channel = F.linear(channel_attention(student, absolute=False).flatten(1), *weights("channel"))
+    spatial = F.conv2d(spatial_attention(student, absolute=False), *weights("spatial"), padding=1)
+    relation = F.conv2d(non_local_block(golden, f"{level}_snl", student, pool), *weights("nladapt"))
+    return {
+        "feat": masked_distance(adapted, teacher, *masks),
+        "channel": batch_distance(channel, channel_attention(teacher, absolute=False).flatten(1)),
+        "spatial": batch_distance(spatial, spatial_attention(teacher, absolute=False)),
+        "nonlocal": batch_distance(
+            relation, non_local_block(golden, f"{level}_tnl", teacher, pool)
+        ),
+    }
+
+
+def check_all_gradients(golden, loss, tolerance):
+    names = [name for name in golden if name.startswith("grad_")]
+    assert names
+    leaves = [golden[name.replace("grad_", "in_")] for name in names]
+    gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+    for name, leaf, actual in zip(names, leaves, gradients, strict=True):
+        actual = torch.zeros_like(leaf) if actual is None else actual
+        assert_gradient(actual, golden[name], tolerance)
+
+
+def require_gradients(golden):
+    for name in [k for k in golden if k.startswith("grad_")]:
+        golden[name.replace("grad_", "in_")].requires_grad_()
+
+
+@pytest.mark.parametrize("case", cases("fkd_twostage_*"))
+def test_two_stage_fkd_golden(case):
+    golden = load(case)
+    require_gradients(golden)
+    student, teacher = golden["in_fs"], golden["in_ft"]
+    mask = joint_mask(
+        spatial_attention(student),
+        spatial_attention(teacher),
+        float(golden["in_temperature"]),
+        softmax_of_sum=False,
+    )
+    assert_value(mask, golden["out_spatial_mask"], 1e-12)
+    terms = fkd_terms(golden, student, teacher, "", int(golden["in_pool"]), [mask])
+    for name, value in terms.items():
+        assert_value(value, golden[f"out_raw_{name}"], 1e-9)
+    loss = (torch.stack(list(terms.values())) * golden["in_weights"]).sum()
+    assert_value(loss, golden["out_loss"], 1e-9)
+    check_all_gradients(golden, loss, 1e-7)
+
+
+def test_one_stage_fkd_golden():
+    golden = load("fkd_onestage")
+    require_gradients(golden)
+    levels = []
+    for i in range(int(golden["in_num_levels"])):
+        student, teacher = golden[f"in_fs{i}"], golden[f"in_ft{i}"]
+        masks = [
+            joint_mask(
+                attention(student),
+                attention(teacher),
+                float(golden["in_temperature"]),
+                softmax_of_sum=False,
+            )
+            for attention in (spatial_attention, channel_attention)
+        ]
+        pool = int(golden["in_pool"][i])
+        terms = fkd_terms(golden, student, teacher, str(i), pool, masks)
+        levels.append(torch.stack(list(terms.values())))
+    weighted = torch.stack(levels).sum(0) * golden["in_weights"]
+    for name, value in zip(("feat", "channel", "spatial", "nonlocal"), weighted, strict=True):
+        assert_value(value, golden[f"out_loss_{name}"], 1e-9)
+    assert_value(weighted.sum(), golden["out_loss"], 1e-9)
+    check_all_gradients(golden, weighted.sum(), 1e-7)
+
+
+def test_relation_equals_the_product_over_positions():
+    theta, phi, g = double(2, 3, 4, 5), double(2, 3, 2, 3), double(2, 6, 2, 3)
+    pairwise = theta.flatten(2).mT @ phi.flatten(2) / 6
+    expected = (pairwise @ g.flatten(2).mT).mT.unflatten(2, (4, 5))
+    torch.testing.assert_close(non_local(theta, phi, g), expected)
