@@ -317,6 +317,18 @@ def test_pdf_without_a_confident_teacher_is_finite():
     assert logits.grad.isfinite().all()
 
 
+@given(score=st.floats(0.05, 0.95))
+def test_pdf_divides_its_classification_term_by_the_positives_of_the_teacher(score):
+    inputs = random_case()
+    count = int((inputs[4].sigmoid() > score).sum())
+    everything = pdf_imitation(*inputs, positive_score=0.0)
+    terms = pdf_imitation(*inputs, positive_score=score)
+    expected = everything["cls"] * inputs[4].numel() / max(count, 1)
+    torch.testing.assert_close(terms["cls"], expected)
+    for term in ("feature", "box_reg"):
+        assert terms[term] == everything[term]
+
+
 def test_pdf_without_disagreement_imitates_no_feature():
     student, teacher, logits, deltas, *_ = random_case()
     levels = [leaf(level) for level in student]

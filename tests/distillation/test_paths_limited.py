@@ -253,6 +253,7 @@ def refusals():
     yield "PDFDistil", (maps[:1], dense), (maps, dense), {}, "features of the student have the size"
     yield "PDFDistil", (maps, dense), (features(**other), dense), {}, "features of the teacher"
     yield "PDFDistil", (maps, dense), (maps, dense), {"ADAPTER": "lin"}, "choose from none, conv"
+    yield "PDFDistil", (maps, dense), (maps, dense), {"POSITIVE_SCORE": 1.0}, "in \\[0, 1\\)"
     wide = features(channels=8)
     yield "PDFDistil", (maps, dense), (wide, dense), {"ADAPTER": "none"}, "channels differ"
     yield "SoftDetection", (dense,), (segmentation,), {}, "use FeatureMSE or DeFeat"

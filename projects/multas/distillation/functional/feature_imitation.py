@@ -47,6 +47,7 @@ def pdf_imitation(
     teacher_deltas: Tensor,
     *,
     weight: float = FEATURE_WEIGHT,
+    positive_score: float = 0.5,
 ) -> dict[str, Tensor]:
     """PDF-Distil (Zhang et al., BMVC 2021): imitation where the predictions disagree.
 
@@ -54,11 +55,12 @@ def pdf_imitation(
 
         u = mean over a cell's anchors of sqrt(sum over classes of D);   w = u / (C * sum of u)
         feature = weight * sum of w (student - teacher)^2
-        cls     = sum of D * BCE(student_logits, p) / max(1, #(p > 0.5))
+        cls     = sum of D * BCE(student_logits, p) / max(1, #(p > positive_score))
         box_reg = mean of |student_deltas - teacher_deltas|
 
     The published implementation lacks both guards: it is infinite without a teacher score above
-    0.5, and NaN where student and teacher agree exactly.
+    0.5, and NaN where student and teacher agree exactly. Where a weak teacher is seldom that sure,
+    the classification term grows out of proportion; a lower ``positive_score`` tames it.
 
     Args:
         student: L levels (N, C, Hi, Wi).
@@ -68,6 +70,8 @@ def pdf_imitation(
         teacher_logits: (N, R, K).
         teacher_deltas: (N, R, 4).
         weight: factor of the feature term.
+        positive_score: teacher score above which an entry counts as positive; 0.5 in the published
+            implementation.
 
     Returns:
         ``{"feature", "cls", "box_reg"}``: finite scalars; their sum is the loss.
@@ -83,7 +87,7 @@ def pdf_imitation(
     distances = cell_distances(student, teacher)
     cell_weights = pdf_cell_weights(disagreement, distances.shape[1])
     entropy = F.binary_cross_entropy_with_logits(logits, scores, reduction="none")
-    confident = (scores > 0.5).sum().clamp(min=1)
+    confident = (scores > positive_score).sum().clamp(min=1)
     offsets = (deltas - full_precision(teacher_deltas).detach()).abs()
     return {
         "feature": weight * (cell_weights * distances).sum() / student[0].shape[1],

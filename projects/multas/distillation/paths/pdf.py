@@ -23,6 +23,8 @@ class PDFDistil(LayerPath):
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
         feature_weight: factor of the feature term alone; the published results have 5.
+        positive_score: teacher score above which an entry counts in the divisor of the
+            classification term; lower it for a weak teacher (0.5 in the published results).
         adapter: see :class:`LayerPath`.
 
     Raises:
@@ -39,8 +41,11 @@ class PDFDistil(LayerPath):
         student_shapes: Sequence[Shapes],
         teacher_shapes: Sequence[Shapes],
         feature_weight: float = FEATURE_WEIGHT,
+        positive_score: float = 0.5,
         adapter: str = "conv_always",
     ) -> None:
+        if not 0 <= positive_score < 1:
+            raise ValueError(f"POSITIVE_SCORE is {positive_score}; it must be in [0, 1).")
         sides = {"student": student_shapes, "teacher": teacher_shapes}
         for side, shapes in sides.items():
             if len(shapes) < 2:
@@ -67,6 +72,7 @@ class PDFDistil(LayerPath):
         )
         self.layout = layout
         self.feature_weight = feature_weight
+        self.positive_score = positive_score
 
     def labels(self) -> list[str]:
         return ["feature", "cls", "box_reg"]
@@ -79,4 +85,5 @@ class PDFDistil(LayerPath):
             *self.layout.flatten(student[-1]),
             *self.layout.flatten(teacher[-1]),
             weight=self.feature_weight,
+            positive_score=self.positive_score,
         )
