@@ -212,7 +212,7 @@ def test_unlabeled_splits_open_no_annotation(card, root):
 def test_cards_that_do_not_fit_are_refused(card, root):
     with pytest.raises(DatasetError, match="VEDAI has no class 'trucks', did you mean 'truck'"):
         load(card, classes=["car", "trucks"])
-    with pytest.raises(DatasetError, match="format voc finds images by their whole name"):
+    with pytest.raises(DatasetError, match="format voc has no use for `suffix`"):
         load(card, name="devkit", format="voc")
     with pytest.raises(DatasetError, match=r"no id list 'fold11', tried .*Annotations512/fold11"):
         load(card, name="folds", splits={"trainval": "fold11"})

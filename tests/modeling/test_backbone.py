@@ -71,6 +71,27 @@ def test_strides_with_and_without_max_pooling(depth, max_pool):
         assert features[name].shape == (1, shape.channels, height, width)
 
 
+@pytest.mark.parametrize("depth", [18, 50])
+def test_the_stem_of_cifar_keeps_the_size(depth):
+    cfg = make_cfg("build_multas_resnet_backbone", depth)
+    cfg.merge_from_list(["MODEL.RESNETS.STEM_MAX_POOL", False])
+    cfg.merge_from_list(["MODEL.RESNETS.STEM_KERNEL_SIZE", 3, "MODEL.RESNETS.STEM_STRIDE", 1])
+    cfg.MODEL.RESNETS.OUT_FEATURES = ["stem", *STAGES]
+    with torch.device("meta"):
+        resnet = build_backbone(cfg).eval()
+    assert resnet.stem.conv1.weight.shape == (64, 3, 3, 3)
+    features = resnet(torch.zeros(1, 3, 32, 40, device="meta"))
+    for name, stride in zip(["stem", *STAGES], [1, 1, 2, 4, 8], strict=True):
+        assert resnet.output_shape()[name].stride == stride
+        assert features[name].shape[2:] == (32 // stride, 40 // stride)
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 3)])
+def test_a_stem_that_does_not_fit_its_stride_is_refused(kernel, stride):
+    with pytest.raises(ValueError, match=rf"STEM_KERNEL_SIZE is {kernel} and STEM_STRIDE {stride}"):
+        build_resnet(18, STAGES, stem_kernel=kernel, stem_stride=stride)
+
+
 @pytest.mark.parametrize(("depth", "width"), [(18, 8), (34, 6), (50, 4)])
 def test_narrow_variants_train(depth, width):
     torch.manual_seed(0)

@@ -29,9 +29,15 @@ def add_data_config(cfg: CN) -> None:
     # ratio not kept (paper A: 320 or 512). 0 = Detectron2's INPUT.MIN_SIZE_* and MAX_SIZE_*.
     cfg.INPUT.STRETCH = 0
     # Training augmentation: "" = Detectron2's INPUT.RANDOM_FLIP and CROP, "single_shot" = colour
-    # distortion, crop-or-expand and mirror of paper A, or one of your own in
+    # distortion, crop-or-expand and mirror of paper A, "padded_crop" = CIFAR's shift by up to 4 px
+    # and INPUT.RANDOM_FLIP, "resized_crop" = ImageNet's window of any size, resized to
+    # INPUT.MIN_SIZE_TRAIN squared, and INPUT.RANDOM_FLIP, or one of your own in
     # AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = ""
+    # Side in pixels of the square that is cut out of the middle of test images, after they were
+    # resized to MIN_SIZE_TEST (ImageNet: 224 of 256); 0 = the whole image. For classification:
+    # boxes and masks would be judged against the whole image.
+    cfg.INPUT.CENTER_CROP_TEST = 0
     # Independently augmented copies of every image in a batch (2: "double augmentation" of paper
     # A). A batch holds COPIES times SOLVER.IMS_PER_BATCH images.
     cfg.INPUT.COPIES = 1

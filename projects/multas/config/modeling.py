@@ -12,6 +12,7 @@ def add_modeling_config(cfg: CN) -> None:
     _add_backbone_config(cfg)
     _add_network_config(cfg)
     _add_dense_head_config(cfg)
+    _add_gfl_head_config(cfg)
     _add_other_heads_config(cfg)
 
 
@@ -21,6 +22,10 @@ def _add_backbone_config(cfg: CN) -> None:
     # Whether the stem ends with the 3x3 stride-2 max-pooling. False halves all strides
     # (ScratchDet; paper A).
     cfg.MODEL.RESNETS.STEM_MAX_POOL = True
+    # The stem's convolution. 3 and 1, without the pooling, make the ResNet of CIFAR, whose res2 …
+    # res5 have the strides 1 … 8.
+    cfg.MODEL.RESNETS.STEM_KERNEL_SIZE = 7
+    cfg.MODEL.RESNETS.STEM_STRIDE = 2
 
     # build_multas_fpn_backbone: coarser levels made from the last stage (2 = RetinaNet's p6, p7).
     cfg.MODEL.FPN.NUM_EXTRA_LEVELS = 0
@@ -45,8 +50,8 @@ def _add_network_config(cfg: CN) -> None:
     cfg.MODEL.MULTITASK = CN()
     # Names of the tasks: heads are called `heads.<task>` in taps and checkpoints.
     cfg.MODEL.MULTITASK.TASKS = ["det"]
-    # The head of each task: DenseDetectionHead, SemanticFPNHead, LinearClassificationHead, or a
-    # class of your own in TASK_HEAD_REGISTRY.
+    # The head of each task: DenseDetectionHead, GFLHead, SemanticFPNHead, LinearClassificationHead,
+    # or a class of your own in TASK_HEAD_REGISTRY.
     cfg.MODEL.MULTITASK.HEADS = ["DenseDetectionHead"]
     # Factor of each task's losses; empty = all 1.
     cfg.MODEL.MULTITASK.LOSS_WEIGHTS = []
@@ -104,6 +109,45 @@ def _add_dense_head_config(cfg: CN) -> None:
     # True: one NMS over the anchors ranked by their best class, as the reference implementation
     # of paper A does, and every class above the threshold of a survivor is a detection.
     head.CLASS_AGNOSTIC_NMS = False
+
+
+def _add_gfl_head_config(cfg: CN) -> None:
+    # GFLHead: RetinaNet with Generalized Focal Loss (paper B's detector). Its anchors are
+    # MODEL.ANCHOR_GENERATOR.*: GFL has one per place, a square of 8 strides, OFFSET 0.
+    head = cfg.MODEL.GFL_HEAD = CN()
+    # Maps to detect on, all of one width; empty = all that the backbone returns.
+    head.IN_FEATURES = []
+    # Classes, without background.
+    head.NUM_CLASSES = 80
+    # 3x3 convolutions in front of the output of each of the two sub-networks.
+    head.NUM_CONVS = 4
+    # Norm of these convolutions: "GN" (GFL; 32 groups, fewer where the width is no multiple of 64),
+    # "BN" and "SyncBN" (with statistics of their own for every level), "FrozenBN" or "" (none).
+    head.NORM = "GN"
+    # Score that every class has at every anchor before training.
+    head.PRIOR_PROB = 0.01
+    # A box side is a distribution over the distances 0 … REG_MAX, in strides, from the centre of
+    # the anchor; a teacher's must be the student's for LocalizationDistillation.
+    head.REG_MAX = 16
+
+    # "atss" (GFL) or "iou" (RetinaNet).
+    head.ASSIGNMENT = "atss"
+    # "atss": anchors of each level, nearest to an object, that may become its positives.
+    head.ATSS_TOPK = 9
+    # "iou": background below the first, positive from the second, ignored between.
+    head.IOU_THRESHOLDS = [0.4, 0.5]
+    # Exponent of the quality focal loss, and the factors of the three losses.
+    head.QUALITY_FOCAL_BETA = 2.0
+    head.CLS_LOSS_WEIGHT = 1.0
+    head.GIOU_LOSS_WEIGHT = 2.0
+    head.DFL_LOSS_WEIGHT = 0.25
+
+    # Inference: scores above SCORE_THRESH_TEST, the best TOPK_CANDIDATES_TEST of all levels
+    # together (0 = all; GFL takes so many of each level), NMS per class at this IoU, then the best
+    # TEST.DETECTIONS_PER_IMAGE (0 = all).
+    head.SCORE_THRESH_TEST = 0.05
+    head.TOPK_CANDIDATES_TEST = 1000
+    head.NMS_THRESH_TEST = 0.6
 
 
 def _add_other_heads_config(cfg: CN) -> None:

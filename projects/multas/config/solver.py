@@ -54,5 +54,6 @@ def add_solver_config(cfg: CN) -> None:
     stop.SELECT_ON_TEST = False
 
     # Evaluate the teachers, too, with the student's test images ("teacher/bbox/AP"): fixed ones
-    # once, those that follow the student every time.
+    # once, those that follow the student every time. Of classifiers also how far the student and
+    # the first teacher disagree ("classification/top1_agreement_error").
     cfg.TEST.EVALUATE_TEACHER = False

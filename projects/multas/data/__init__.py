@@ -11,6 +11,7 @@ from .pseudo_labels import PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from .split_check import SplitReport, check_splits
 from .splits import class_counts, make_splits, write_splits
 from .toy import check_toy, make_toy
+from .toy_classes import make_toy_classes
 
 __all__ = [
     "AUGMENTATION_REGISTRY",
@@ -28,6 +29,7 @@ __all__ = [
     "load_pseudo_labels",
     "make_splits",
     "make_toy",
+    "make_toy_classes",
     "read_card",
     "read_mask",
     "register_card",

@@ -7,7 +7,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from fvcore.common.registry import Registry
 
-from .windows import CropOrExpand
+from .windows import CenterCrop, CropOrExpand, RandomWindow, ShiftedWindow
 
 AUGMENTATION_REGISTRY = Registry("AUGMENTATION")
 AUGMENTATION_REGISTRY.__doc__ = """
@@ -164,6 +164,20 @@ def single_shot(cfg: CfgNode) -> list[T.Augmentation]:
     return [*first, PhotometricDistortion(cfg.INPUT.FORMAT), CropOrExpand(), *flip]
 
 
+@AUGMENTATION_REGISTRY.register()
+def padded_crop(cfg: CfgNode) -> list[T.Augmentation]:
+    """CIFAR's recipe: shift by up to 4 pixels, INPUT.RANDOM_FLIP."""
+    _, *flip = utils.build_augmentation(cfg, is_train=True)
+    return [ShiftedWindow(4), *flip]
+
+
+@AUGMENTATION_REGISTRY.register()
+def resized_crop(cfg: CfgNode) -> list[T.Augmentation]:
+    """ImageNet's recipe: a window stretched to INPUT.MIN_SIZE_TRAIN squared, INPUT.RANDOM_FLIP."""
+    _, *flip = utils.build_augmentation(cfg, is_train=True)
+    return [RandomWindow(), Stretch(cfg.INPUT.MIN_SIZE_TRAIN[0]), *flip]
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """What comes before the final :class:`Stretch`, or with INPUT.STRETCH 0 everything.
 
@@ -174,7 +188,8 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     last = [] if cfg.INPUT.STRETCH else [resize]
     name = cfg.INPUT.AUGMENTATION
     if not is_train:
-        return last
+        crop_size = cfg.INPUT.CENTER_CROP_TEST
+        return [*last, CenterCrop(crop_size)] if crop_size else last
     if name:
         if name not in AUGMENTATION_REGISTRY:
             choices = ", ".join(repr(n) for n, _ in AUGMENTATION_REGISTRY)

@@ -3,16 +3,20 @@
 Keys of a card (`datasets/README.md` shows examples):
 
 - name: prefix of the registered names `<name>_<split>` and `<name>_<split>_unlabeled`
-- format: voc | coco | masks | images | vedai
+- format: voc | coco | masks | images | vedai | folders | cifar10 | cifar100
 - root: folder of the data; a relative one is looked for beside the card, then in
   $DETECTRON2_DATASETS
-- splits: {split name: list of ids, or for coco the annotation file; or a table, see `_SPLIT_KEYS`}
-- classes: names in order; may be left out for voc (all names found, sorted), coco (by category id)
-  and vedai (all eleven)
+- splits: {split name: list of ids; for coco the annotation file, for folders the folder that has
+  one sub-folder per class, for cifar10 and cifar100 "train" or "test"; or a table, see
+  `_SPLIT_KEYS`}
+- classes: names in order; may be left out for voc and folders (all names found, sorted), coco (by
+  category id) and vedai (all eleven); cifar10 and cifar100 have them in their files
 - images, annotations, masks: folders below root; the defaults are those of the VOC devkit, or of
   VEDAI at 512 px
 - suffix: vedai and images only; what the names of the images have between id and extension, for
   vedai _co (colour, default) or _ir (infrared)
+- labels: folders only; a text file below root, on each line an image of `images` and its class,
+  where images do not lie in folders by class (Tiny ImageNet's val_annotations.txt)
 - annotates: what voc splits hand out, of [det, seg]; default [det]
 - year: voc only; 2007 scores AP by VOC2007's 11 points, 2012 (default) by the area under the curve
 - ignore_label: mask value that does not count, default 255
@@ -32,20 +36,34 @@ from .checks import STRICTNESS, DatasetError
 
 UNLABELED = "_unlabeled"
 
-_ANNOTATES: dict[str, tuple[str, ...]] = {
+# Formats, and what their splits hand out unless the card says otherwise.
+FORMATS: dict[str, tuple[str, ...]] = {
     "voc": ("det",),
     "coco": ("det",),
     "masks": ("seg",),
     "images": (),
     "vedai": ("det",),
+    "folders": ("cls",),
+    "cifar10": ("cls",),
+    "cifar100": ("cls",),
+}
+_CIFAR_PARTS = ("train", "test")
+# What the value of a split is that is no table.
+_MAIN_KEYS = {"coco": "json", "folders": "images", "cifar10": "part", "cifar100": "part"}
+# Keys that mean something to these formats alone.
+_OWN_KEYS = {
+    "suffix": ("vedai", "images"),
+    "labels": ("folders",),
+    "part": ("cifar10", "cifar100"),
 }
 # Where a format keeps its files; what it does not say is as in _PLACES.
-_PLACES = {"images": ".", "annotations": "Annotations", "masks": "SegmentationClass", "suffix": ""}
+_PLACES = {"images": ".", "annotations": "Annotations", "masks": "SegmentationClass"}
+_PLACES |= dict.fromkeys(_OWN_KEYS, "")
 _OWN_PLACES = {
     "voc": {"images": "JPEGImages"},
     "vedai": {"images": "Vehicules512", "annotations": "Annotations512", "suffix": "_co"},
 }
-_SPLIT_KEYS = ["ids", "json", "images", "annotations", "masks", "suffix", "annotates"]
+_SPLIT_KEYS = ["ids", "json", "images", "annotations", "masks", *_OWN_KEYS, "annotates"]
 _CARD_KEYS = ["name", "format", "root", "splits", "classes", "year", "ignore_label", "strictness"]
 _CARD_KEYS += _SPLIT_KEYS[2:]
 
@@ -53,8 +71,9 @@ _CARD_KEYS += _SPLIT_KEYS[2:]
 @dataclass(frozen=True)
 class Split:
     """One split of a card. Paths are as written: `ids` a list file, `json` a COCO file, the others
-    folders; `suffix` stands between id and extension of its images; `annotates` says which of
-    "det" and "seg" they are annotated for."""
+    folders; `suffix` stands between id and extension of its images, `labels` is a file of their
+    classes, `part` one of CIFAR's two; `annotates` says which of "det", "seg" and "cls" they are
+    annotated for."""
 
     name: str
     ids: str | None
@@ -63,6 +82,8 @@ class Split:
     annotations: str
     masks: str
     suffix: str
+    labels: str
+    part: str
     annotates: tuple[str, ...]
 
 
@@ -154,8 +175,8 @@ def _parse(content: dict, source: str, folder: Path) -> Card:
     where = f"card {source}"
     _require_keys(content, _CARD_KEYS, ("name", "format", "root"), where)
     kind = content["format"]
-    if kind not in _ANNOTATES:
-        raise DatasetError(f"{where}: format {kind!r}, choose from {', '.join(_ANNOTATES)}")
+    if kind not in FORMATS:
+        raise DatasetError(f"{where}: format {kind!r}, choose from {', '.join(FORMATS)}")
     strictness = content.get("strictness", "stop")
     if strictness not in STRICTNESS:
         raise DatasetError(
@@ -168,6 +189,8 @@ def _parse(content: dict, source: str, folder: Path) -> Card:
     if classes is not None:
         if not isinstance(classes, (list, tuple)):
             raise DatasetError(f"{where}: classes must be a list of names, got {classes!r}")
+        if kind in _OWN_KEYS["part"]:
+            raise DatasetError(f"{where}: the files of {kind} name its classes, drop `classes`")
         classes = tuple(str(name) for name in classes)
         twice = sorted({name for name in classes if classes.count(name) > 1})
         if twice:
@@ -200,14 +223,13 @@ def _parse_split(name: str, value: object, card: dict, where: str) -> Split:
     if name.endswith(UNLABELED):
         raise DatasetError(f"{where}: names ending in {UNLABELED} are made by themselves")
     kind = card["format"]
-    main_key = "json" if kind == "coco" else "ids"
-    table = value if isinstance(value, dict) else {main_key: value}
+    table = value if isinstance(value, dict) else {_MAIN_KEYS.get(kind, "ids"): value}
     _require_keys(table, _SPLIT_KEYS, ("json",) if kind == "coco" else (), where)
     if kind == "voc" and table.get("ids") is None:
         raise DatasetError(f"{where}: needs a list of ids, like Main/train")
-    annotates = table.get("annotates", card.get("annotates", _ANNOTATES[kind]))
+    annotates = table.get("annotates", card.get("annotates", FORMATS[kind]))
     annotates = (annotates,) if isinstance(annotates, str) else tuple(annotates)
-    allowed = ("det", "seg") if kind == "voc" else _ANNOTATES[kind]
+    allowed = ("det", "seg") if kind == "voc" else FORMATS[kind]
     if not set(annotates) <= set(allowed):
         raise DatasetError(
             f"{where}: annotates {list(annotates)}, but format {kind} can give {list(allowed)}"
@@ -219,10 +241,13 @@ def _parse_split(name: str, value: object, card: dict, where: str) -> Split:
     }
     if kind == "masks" and not given.get("masks"):
         raise DatasetError(f"{where}: format masks needs `masks`, the folder of the masks")
-    if "suffix" in given and kind not in ("vedai", "images"):
-        raise DatasetError(
-            f"{where}: format {kind} finds images by their whole name, drop `suffix`"
-        )
+    for key, kinds in _OWN_KEYS.items():
+        if key in given and kind not in kinds:
+            raise DatasetError(
+                f"{where}: format {kind} has no use for `{key}` ({', '.join(kinds)} have), drop it"
+            )
+    if kind in _OWN_KEYS["part"] and given.get("part") not in _CIFAR_PARTS:
+        raise DatasetError(f"{where}: format {kind} has the splits {' and '.join(_CIFAR_PARTS)}")
     ids = table.get("ids")
     return Split(
         name=name,

@@ -9,7 +9,9 @@ from pathlib import Path
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from .card import UNLABELED, Card, Split, read_card
+from .card_metadata import set_classes, set_places
 from .checks import DatasetError, Problems
+from .classification import CIFAR, find_label_classes, load_cifar, load_class_folders, load_labels
 from .coco import load_coco, match_classes, read_json
 from .folder import load_images, read_ids
 from .masks import MaskFolder, load_masks
@@ -64,8 +66,8 @@ def _register(name: str, card: Card, split: Split, unlabeled: bool) -> None:
         ignore_label=card.ignore_label,
     )
     if card.classes is not None:
-        _set_classes(metadata, card, card.classes)
-    _set_places(metadata, card, split, unlabeled)
+        set_classes(metadata, card, card.classes)
+    set_places(metadata, card, split, unlabeled)
     DatasetCatalog.register(name, partial(_load, name, card, split, unlabeled))
 
 
@@ -73,63 +75,11 @@ def _fingerprint(card: Card) -> str:
     return repr(replace(card, source=""))
 
 
-def _set_classes(metadata, card: Card, classes: Sequence[str]) -> None:
-    if card.format == "masks":
-        metadata.set(stuff_classes=list(classes))
-    else:
-        metadata.set(thing_classes=list(classes))
-        if card.format == "voc":
-            metadata.set(stuff_classes=["background", *classes])
-
-
-def _set_places(metadata, card: Card, split: Split, unlabeled: bool) -> None:
-    """Tell the evaluators where the ground truth lies, if the data is there already.
-
-    It may appear later (a generated set, lists yet to be made), so this is called again on loading.
-    """
-    if metadata.get("image_root") is not None:
-        return
-    try:
-        root = card.find_root()
-        file = card.find_ids(split, root)
-    except DatasetError:
-        return
-    metadata.set(image_root=str(root / split.images))
-    if unlabeled:
-        return
-    types = []
-    if card.format == "coco":
-        types.append("coco")
-    elif card.format == "vedai":
-        types.append("pascal_voc")  # without a devkit it takes the loaded annotations
-    elif "det" in split.annotates and split.annotations != "Annotations":
-        # Detectron2's VOC evaluator looks for <dirname>/Annotations; its COCO evaluator needs none.
-        types.append("coco")
-    elif "det" in split.annotates and file is not None:
-        types.append("pascal_voc")
-        metadata.set(dirname=str(root), split=_main_split(file, root), year=card.year)
-    if "seg" in split.annotates:
-        types.append("sem_seg")
-    if types:
-        metadata.set(evaluator_type=types[0] if len(types) == 1 else types)
-
-
-def _main_split(file: Path, root: Path) -> str:
-    """What Detectron2 has to append to <root>/ImageSets/Main, without .txt, to get at a list."""
-    main = root / "ImageSets" / "Main"
-    path = file.with_suffix("") if file.suffix == ".txt" else file
-    if path.parent == main:
-        return path.name
-    if main.is_dir() and (root / "ImageSets") in path.parents:
-        return os.path.relpath(path, main)
-    return str(path.absolute())
-
-
 def _load(name: str, card: Card, split: Split, unlabeled: bool) -> list[dict]:
     problems = Problems(f"{name!r} (card {card.source})", card.strictness)
     root = card.find_root()
     metadata = MetadataCatalog.get(name)
-    _set_places(metadata, card, split, unlabeled)
+    set_places(metadata, card, split, unlabeled)
     file = card.find_ids(split, root)
     ids = None if file is None else read_ids(file, problems)
     images = root / split.images
@@ -154,7 +104,7 @@ def _load_voc(
     card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
 ) -> list[dict]:
     classes = card.classes or _found_classes(card, root)
-    _set_classes(metadata, card, classes)
+    set_classes(metadata, card, classes)
     masks = None
     if "seg" in split.annotates:
         masks = MaskFolder(root / split.masks, 1 + len(classes), card.ignore_label)
@@ -190,14 +140,36 @@ def _load_vedai(
     card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
 ) -> list[dict]:
     classes = select_classes(card.classes, card.source)
-    _set_classes(metadata, card, classes)
+    set_classes(metadata, card, classes)
     annotations = root / split.annotations
     return load_vedai(root / split.images, ids, classes, problems, annotations, split.suffix)
+
+
+def _load_folders(
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+) -> list[dict]:
+    classes = card.classes or find_label_classes(card, root)
+    set_classes(metadata, card, classes)
+    if split.labels:
+        return load_labels(root / split.images, ids, classes, problems, root / split.labels)
+    return load_class_folders(root / split.images, ids, classes, problems)
+
+
+def _load_cifar(
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+) -> list[dict]:
+    records, classes = load_cifar(card.format, root, split.part, ids, problems)
+    set_classes(metadata, card, classes)
+    return records
 
 
 def _load_unlabeled(
     card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
 ) -> list[dict]:
+    if card.format in ("folders", *CIFAR) and not split.labels:
+        # The labels are the names of the folders, or lie in the files of the images.
+        records = _LOADERS[card.format](card, split, root, ids, metadata, problems)
+        return [{k: v for k, v in record.items() if k != "label"} for record in records]
     images = root / split.images
     if ids is None and card.format == "coco":
         shared = [
@@ -227,7 +199,7 @@ def _load_coco(
     file = root / split.json
     content = read_json(file)
     classes = match_classes(content["categories"], card.classes, str(file), problems)
-    _set_classes(metadata, card, classes.names)
+    set_classes(metadata, card, classes.names)
     records = load_coco(content, str(file), root / split.images, ids, classes, problems)
     # Without a file of its own the evaluator writes one from the records: needed where those are
     # fewer than, or classed differently from, what the file has.
@@ -242,4 +214,6 @@ _LOADERS = {
     "masks": _load_masks,
     "images": _load_unlabeled,
     "vedai": _load_vedai,
+    "folders": _load_folders,
+    **dict.fromkeys(CIFAR, _load_cifar),
 }

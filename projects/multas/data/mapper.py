@@ -11,6 +11,7 @@ from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
+from PIL import Image
 
 from multas.data.augmentation import Stretch, build_augmentations
 from multas.data.masks import read_mask
@@ -82,7 +83,8 @@ class MultasMapper:
     def __call__(self, dataset_dict: dict, size: int = 0) -> dict:
         """
         Args:
-            dataset_dict: of one image, Detectron2's standard format.
+            dataset_dict: of one image, Detectron2's standard format; "pixels", (H, W, 3) uint8 RGB,
+                may stand for the image in "file_name".
             size: replaces ``stretch`` (multi-scale training); 0 = it does not.
 
         Returns:
@@ -90,7 +92,7 @@ class MultasMapper:
             "instances" (pixels of the augmented image), "sem_seg" (int64, (H, W)), "label".
         """
         dataset_dict = copy.deepcopy(self.pseudo_labels.join(dataset_dict))
-        image = utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        image = self._read_image(dataset_dict)
         utils.check_image_size(dataset_dict, image)
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
@@ -114,6 +116,13 @@ class MultasMapper:
             shape = tuple(dataset_dict["image"].shape[1:])
             dataset_dict["instances"] = self._instances(annotations, transforms, shape)
         return dataset_dict
+
+    def _read_image(self, dataset_dict: dict) -> np.ndarray:
+        """(H, W, C) from the file, or from "pixels" (RGB) where the dict carries the image."""
+        pixels = dataset_dict.pop("pixels", None)
+        if pixels is None:
+            return utils.read_image(dataset_dict["file_name"], format=self.image_format)
+        return utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
 
     def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:
         """What is left inside the augmented image; crowds are left out."""

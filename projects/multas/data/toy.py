@@ -12,23 +12,19 @@ The lists under ImageSets:
 - Segmentation: as Main; every image has a mask
 """
 
-import hashlib
 import io
-import json
-import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 from PIL import Image
 
+from .manifest import MANIFEST, check_toy, is_intact, read_manifest, write_file, write_manifest
 from .masks import voc_palette
 from .splits import make_splits
 from .toy_scene import Scene, draw_scene
 from .voc import read_xml
 
-MANIFEST = "manifest.json"
 VERSION = 2
 
 _HALF_SEED = 1  # det/seg must not coincide with Half/Half2
@@ -52,7 +48,7 @@ def make_toy(
     """
     root = Path(root)
     recipe = {"version": VERSION, "seed": seed, "train": train, "val": val, "test": test}
-    known = _read_manifest(root, recipe)
+    known = read_manifest(root, recipe)
     if not check_toy(root, known):
         return root
     made = _make_images(root, seed, train + val + test, known)
@@ -60,62 +56,13 @@ def make_toy(
     if any(made[path] != entry for path, entry in known.items()):
         # Another version of an image library writes other bytes: then all files must come from it.
         return _remake(root, seed, train=train, val=val, test=test)
-    for path in _read_manifest(root).keys() - made.keys():
-        (root / path).unlink(missing_ok=True)  # of an earlier, larger set
-    content = {"recipe": recipe, "files": dict(sorted(made.items()))}
-    _write(root / MANIFEST, json.dumps(content, indent=0).encode())
+    write_manifest(root, recipe, made)
     return root
-
-
-def check_toy(root: str | Path, files: dict[str, list] | None = None) -> list[str]:
-    """Paths, relative to `root`, of missing or damaged files; the manifest itself when there is
-    none.
-
-    Args:
-        root: folder of the devkit.
-        files: size and SHA-256 by path; None reads them from the manifest.
-    """
-    root = Path(root)
-    files = _read_manifest(root) if files is None else files
-    if not files:
-        return [MANIFEST]
-    return [path for path, entry in files.items() if not _is_intact(root / path, entry)]
 
 
 def _remake(root: Path, seed: int, **sizes: int) -> Path:
     (root / MANIFEST).unlink()
     return make_toy(root, seed, **sizes)
-
-
-def _read_manifest(root: Path, recipe: dict | None = None) -> dict[str, list]:
-    try:
-        content = json.loads((root / MANIFEST).read_text())
-        fits = recipe is None or content["recipe"] == recipe
-        return content["files"] if fits else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-
-
-def _is_intact(file: Path, entry: list) -> bool:
-    try:
-        return file.stat().st_size == entry[0] and _entry(file.read_bytes()) == entry
-    except OSError:
-        return False
-
-
-def _entry(content: bytes) -> list:
-    return [len(content), hashlib.sha256(content).hexdigest()]
-
-
-def _write(file: Path, content: bytes) -> list:
-    """Write so that an interruption leaves the old file or the new one, never a part."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=file.suffix)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-    os.chmod(name, 0o644)
-    os.replace(name, file)
-    return _entry(content)
 
 
 def image_id(index: int) -> str:
@@ -133,12 +80,12 @@ def _make_images(root: Path, seed: int, count: int, known: dict[str, list]) -> d
     for index in range(count):
         name = image_id(index)
         paths = {template.format(name): encode for template, encode in encoders.items()}
-        if all(path in known and _is_intact(root / path, known[path]) for path in paths):
+        if all(path in known and is_intact(root / path, known[path]) for path in paths):
             entries.update({path: known[path] for path in paths})
             continue
         scene = draw_scene(seed, index)
         for path, encode in paths.items():
-            entries[path] = _write(root / path, encode(name, scene))
+            entries[path] = write_file(root / path, encode(name, scene))
     return entries
 
 
@@ -195,7 +142,7 @@ def _make_lists(root: Path, recipe: dict) -> dict[str, list]:
     lists |= {"det/train": halves["Half"], "seg/train": halves["Half2"]}
     lists |= {"det/val": parts["val"], "seg/val": parts["val"]}
     return {
-        (path := f"ImageSets/{name}.txt"): _write(
+        (path := f"ImageSets/{name}.txt"): write_file(
             root / path, "".join(f"{member}\n" for member in members).encode()
         )
         for name, members in lists.items()

@@ -1,7 +1,9 @@
-"""Crop or expand in one step: a random window that may reach beyond the image."""
+"""Windows on an image: crop or expand in one step for detection, the crops of classification."""
 
 import numpy as np
+import torch
 from detectron2.data import transforms as T
+from torchvision.transforms import RandomResizedCrop
 
 
 class WindowTransform(T.Transform):
@@ -158,3 +160,39 @@ class CropOrExpand(T.Augmentation):
         known = sem_seg != self.mask_value
         extents = [np.flatnonzero(known.any(axis=axis)) for axis in (0, 1)]
         return all(len(e) and e[-1] - e[0] + 1 > self.min_labelled for e in extents)
+
+
+class ShiftedWindow(T.Augmentation):
+    """A window of the image's own size, moved by up to ``border`` pixels to each side; what lies
+    outside of the image is black."""
+
+    def __init__(self, border: int) -> None:
+        self.border = border
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = image.shape[:2]
+        x, y = np.random.randint(-self.border, self.border + 1, size=2).tolist()
+        return WindowTransform(x, y, width, height, image_value=0)
+
+
+class RandomWindow(T.Augmentation):
+    """A window of 8 to 100 % of the area, its width 3/4 to 4/3 of its height (Szegedy et al., CVPR
+    2015)."""
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        size = torch.empty(1, *image.shape[:2])
+        window = RandomResizedCrop.get_params(size, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+        y, x, height, width = window
+        return T.CropTransform(x, y, width, height)
+
+
+class CenterCrop(T.Augmentation):
+    """The square of ``size`` pixels in the middle, or as much of it as the image has."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def get_transform(self, image: np.ndarray) -> T.Transform:
+        height, width = (min(self.size, side) for side in image.shape[:2])
+        y, x = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+        return T.CropTransform(x, y, width, height)

@@ -17,7 +17,9 @@ _KEYS = {
     "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES", "thing_classes"),
     "ROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
     "DenseDetectionHead": ("MODEL.DENSE_HEAD.NUM_CLASSES", "thing_classes"),
+    "GFLHead": ("MODEL.GFL_HEAD.NUM_CLASSES", "thing_classes"),
     "SemanticFPNHead": ("MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", "stuff_classes"),
+    "LinearClassificationHead": ("MODEL.LINEAR_HEAD.NUM_CLASSES", "label_classes"),
 }
 _ANNOTATIONS = ("annotations", "sem_seg_file_name", "label")
 

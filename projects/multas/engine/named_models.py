@@ -80,3 +80,26 @@ class TeacherModel(nn.Module):
         images = self._teacher.inputs(batched_inputs, self._input_format)
         inputs = [x | image for x, image in zip(batched_inputs, images, strict=True)]
         return self._teacher.model(inputs)
+
+
+class WithTeacherScores(nn.Module):
+    """A classifier whose results also have "teacher_scores", for the agreement of the two.
+
+    Args:
+        model: what is evaluated.
+        teacher: scores the same images.
+    """
+
+    def __init__(self, model: nn.Module, teacher: TeacherModel) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher = teacher
+        # Detectron2 puts the mode back that it finds.
+        self.training = model.training
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        results = self.model(batched_inputs)
+        for result, taught in zip(results, self.teacher(batched_inputs), strict=True):
+            if "scores" in taught:
+                result["teacher_scores"] = taught["scores"]
+        return results

@@ -15,10 +15,12 @@ from multas.engine.ema import WeightAverage
 from multas.engine.named_models import (
     TeacherModel,
     Weights,
+    WithTeacherScores,
     live_weights,
     replaced,
     undisturbed_training,
 )
+from multas.evaluation.build import evaluator_types
 
 logger = logging.getLogger(__name__)
 
@@ -101,11 +103,21 @@ class Product:
             for name, weights in self.named_weights(finished).items():
                 logger.info(f"Evaluating '{name}'.")
                 with replaced(self._model, weights):
-                    named[name] = product = self._test(self._cfg, self._model)
+                    named[name] = product = self._test(self._cfg, self._judged())
             self._evaluate_teachers()
         if not comm.is_main_process():
             return {}
         return {**product, **named, **self._teacher_results}
+
+    def _judged(self) -> nn.Module:
+        """The model, beside the (first) teacher where their agreement can be judged."""
+        sets = self._cfg.DATASETS.TEST
+        if not (self._teachers and self._cfg.TEST.EVALUATE_TEACHER) or not any(
+            "classification" in evaluator_types(name) for name in sets
+        ):
+            return self._model
+        teacher = TeacherModel(self._teachers[0], self._cfg.INPUT.FORMAT)
+        return WithTeacherScores(self._model, teacher)
 
     def _evaluate_teachers(self) -> None:
         if not self._cfg.TEST.EVALUATE_TEACHER:

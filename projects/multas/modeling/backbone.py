@@ -1,4 +1,4 @@
-"""ResNets of any width, with or without the first max-pooling, alone and with an FPN.
+"""ResNets of any width, with a stem for large or small images, alone and with an FPN.
 
 Blocks, module names and hence weights are those of Detectron2's ResNet and FPN.
 """
@@ -23,23 +23,30 @@ BLOCKS_PER_STAGE = {
 
 
 class Stem(CNNBlockBase):
-    """7x7 stride-2 convolution, norm, ReLU and, if asked for, the 3x3 stride-2 max-pooling.
+    """A convolution, norm, ReLU and, if asked for, the 3x3 stride-2 max-pooling.
 
     Without the pooling all stages have half their usual stride (ScratchDet, CVPR 2019, as paper A
-    uses it: the root stays the pretrained 7x7 convolution).
+    uses it: the root stays the pretrained 7x7 convolution). A 3x3 stride-1 convolution without
+    pooling is the stem for images of 32 px (ResNets on CIFAR, paper B).
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, norm: Norm = "BN", max_pool: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm: Norm = "BN",
+        max_pool: bool = True,
+        kernel_size: int = 7,
+        stride: int = 2,
     ) -> None:
-        super().__init__(in_channels, out_channels, 4 if max_pool else 2)
+        super().__init__(in_channels, out_channels, 2 * stride if max_pool else stride)
         self.max_pool = max_pool
         self.conv1 = Conv2d(
             in_channels,
             out_channels,
-            kernel_size=7,
-            stride=2,
-            padding=3,
+            kernel_size=kernel_size,
+            stride=stride,
+            padding=kernel_size // 2,
             bias=False,
             norm=get_norm(norm, out_channels),
         )
@@ -63,6 +70,8 @@ def build_resnet(
     stride_in_1x1: bool = False,
     norm: Norm = "BN",
     max_pool: bool = True,
+    stem_kernel: int = 7,
+    stem_stride: int = 2,
     freeze_at: int = 0,
 ) -> ResNet:
     """A ResNet whose widths are free.
@@ -76,14 +85,21 @@ def build_resnet(
         width_per_group, num_groups, stride_in_1x1: bottleneck blocks only (from 50 layers).
         max_pool: whether the stem ends with the max-pooling (strides of res2 … res5: 4 … 32) or
             not (2 … 16).
+        stem_kernel, stem_stride: of the stem's convolution, odd kernel; stride 1 halves all strides
+            once more.
         freeze_at: how many stages are frozen, the stem being the first.
 
     Raises:
-        ValueError: for an unknown depth.
+        ValueError: for an unknown depth, or a stem that does not keep sizes multiples of strides.
     """
     if depth not in BLOCKS_PER_STAGE:
         raise ValueError(
             f"MODEL.RESNETS.DEPTH is {depth}; choose one of {sorted(BLOCKS_PER_STAGE)}."
+        )
+    if stem_kernel % 2 == 0 or stem_stride not in (1, 2):
+        raise ValueError(
+            f"MODEL.RESNETS.STEM_KERNEL_SIZE is {stem_kernel} and STEM_STRIDE {stem_stride}; the "
+            "kernel must be odd (7, or 3 for CIFAR), the stride 2 (or 1 for CIFAR)."
         )
     norm = norm_factory(norm)
     basic = depth < 50
@@ -112,13 +128,14 @@ def build_resnet(
             )
         )
         previous = channels << index
-    stem = Stem(in_channels, stem_channels, norm, max_pool)
+    stem = Stem(in_channels, stem_channels, norm, max_pool, stem_kernel, stem_stride)
     return ResNet(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
 
 
 @BACKBONE_REGISTRY.register()
 def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """``MODEL.RESNETS.*`` as in Detectron2, plus narrow R18/R34 and ``STEM_MAX_POOL``."""
+    """``MODEL.RESNETS.*`` as in Detectron2, plus narrow R18/R34 and
+    ``STEM_{MAX_POOL,KERNEL_SIZE,STRIDE}``."""
     resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE) or resnets.RES5_DILATION != 1:
         raise ValueError(
@@ -142,6 +159,8 @@ def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
         stride_in_1x1=resnets.STRIDE_IN_1X1,
         norm=resnets.NORM,
         max_pool=resnets.STEM_MAX_POOL,
+        stem_kernel=resnets.STEM_KERNEL_SIZE,
+        stem_stride=resnets.STEM_STRIDE,
         freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
     )
 
