@@ -6,6 +6,7 @@ from .fold import fold_batch_norm
 from .heads import (
     TASK_HEAD_REGISTRY,
     DenseDetectionHead,
+    GFLHead,
     LinearClassificationHead,
     SemanticFPNHead,
     TaskHead,
@@ -18,6 +19,7 @@ __all__ = [
     "ClippedAnchorGenerator",
     "ContextPyramid",
     "DenseDetectionHead",
+    "GFLHead",
     "LinearClassificationHead",
     "MultiTaskNetwork",
     "SemanticFPNHead",

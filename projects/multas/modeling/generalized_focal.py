@@ -5,9 +5,10 @@ bottom. A side has ``bins = reg_max + 1`` logits; the four sides of a location l
 other.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from fvcore.nn import giou_loss as elementwise_giou_loss
 from torch import Tensor
 
 from multas.modeling.box_coding import pairwise_overlaps
@@ -121,6 +122,32 @@ def quality_focal_loss(
     return weighted_sum(elements.sum(dim=1), weight, avg_factor)
 
 
+def iou_and_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+    """Intersection over union and its generalisation (Rezatofighi et al., CVPR 2019) of pairs.
+
+    ``GIoU = IoU - (C - union) / C`` with the area C of the enclosing box. Without the checks of
+    fvcore's function, for which the host waits.
+
+    Args:
+        boxes: (..., 4) XYXY, any unit.
+        targets: (..., 4) in the same unit.
+        eps: added to union and C; boxes without area have GIoU 0 with each other.
+
+    Returns:
+        (...) in [0, 1) and (...) in (-1, 1).
+    """
+    boxes, targets = full_precision(boxes), full_precision(targets)
+    low, high = torch.maximum(boxes, targets), torch.minimum(boxes, targets)
+    width, height = (high[..., 2:] - low[..., :2]).clamp(min=0).unbind(-1)
+    intersection = width * height
+    areas = [(b[..., 2] - b[..., 0]) * (b[..., 3] - b[..., 1]) for b in (boxes, targets)]
+    union = areas[0] + areas[1] - intersection
+    width, height = (low[..., 2:] - high[..., :2]).unbind(-1)
+    enclosing = width * height
+    iou = intersection / (union + eps)
+    return iou, iou - (enclosing - union) / (enclosing + eps)
+
+
 def giou_loss(
     boxes: Tensor,
     targets: Tensor,
@@ -129,46 +156,60 @@ def giou_loss(
     avg_factor: Tensor | float | None = None,
 ) -> Tensor:
     """``1 - GIoU`` of N pairs of boxes (N, 4) XYXY in one unit, reduced by :func:`weighted_sum`."""
-    loss = elementwise_giou_loss(full_precision(boxes), full_precision(targets))
-    return weighted_sum(loss, weight, avg_factor)
+    return weighted_sum(1.0 - iou_and_giou(boxes, targets)[1], weight, avg_factor)
 
 
 @torch.no_grad()
 def atss_match(
-    level_anchors: list[Tensor], boxes: Tensor, *, topk: int = 9
+    level_anchors: Sequence[Tensor], boxes: Tensor, *, topk: int = 9
 ) -> tuple[Tensor, Tensor]:
     """Adaptive training sample selection (Zhang et al., CVPR 2020), the matching of GFL.
 
     For each box, the ``topk`` anchors of each level with the nearest centres are candidates; those
     whose IoU reaches mean + standard deviation of the candidates' IoUs, and whose centre lies in
     the box, are positives. An anchor that is positive for several boxes takes that of the largest
-    IoU.
+    IoU, of equal ones the first.
 
     Args:
         level_anchors: (Ai, 4) XYXY for each level.
-        boxes: (G, 4) XYXY, annotated boxes of the image.
+        boxes: (..., G, 4) XYXY, annotated boxes of one image or of several. Boxes without area (so
+            padding) match nothing.
         topk: Candidates of a level, fewer where the level has fewer anchors.
 
     Returns:
-        (A,) index of the matched box, -1 for background; (G,) IoU threshold of each box.
+        (..., A) index of the matched box, -1 for background; (..., G) IoU threshold of each box.
     """
-    anchors = torch.cat(level_anchors)
-    if len(boxes) == 0:
-        return anchors.new_full((len(anchors),), -1, dtype=torch.long), anchors.new_zeros(0)
+    anchors = torch.cat(list(level_anchors))
+    if boxes.shape[-2] == 0:
+        index = anchors.new_full((*boxes.shape[:-2], len(anchors)), -1, dtype=torch.long)
+        return index, anchors.new_zeros(boxes.shape[:-1])
     ious = pairwise_overlaps(boxes, anchors)
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2.0
-    distances = torch.cdist((boxes[:, :2] + boxes[:, 2:]) / 2.0, centres)
+    # Not by matrix products, which lose the difference of near centres far from the origin.
+    distances = torch.cdist(
+        (boxes[..., :2] + boxes[..., 2:]) / 2.0,
+        centres,
+        compute_mode="donot_use_mm_for_euclid_dist",
+    )
     nearest, start = [], 0
     for level in level_anchors:
-        part = distances[:, start : start + len(level)]
+        part = distances[..., start : start + len(level)]
         nearest.append(part.topk(min(topk, len(level)), largest=False).indices + start)
         start += len(level)
-    candidates = torch.cat(nearest, dim=1)
-    candidate_ious = ious.gather(1, candidates)
-    spread = candidate_ious.std(dim=1, correction=min(1, candidate_ious.shape[1] - 1))
-    thresholds = candidate_ious.mean(dim=1) + spread
-    is_candidate = torch.zeros_like(ious, dtype=torch.bool).scatter_(1, candidates, True)
-    sides = torch.cat([centres - boxes[:, None, :2], boxes[:, None, 2:] - centres], dim=-1)
-    positive = is_candidate & (ious >= thresholds[:, None]) & (sides.amin(dim=-1) > 0.01)
-    best, index = torch.where(positive, ious, -1.0).max(dim=0)
+    candidates = torch.cat(nearest, dim=-1)
+    candidate_ious = ious.gather(-1, candidates)
+    spread = candidate_ious.std(dim=-1, correction=min(1, candidate_ious.shape[-1] - 1))
+    thresholds = candidate_ious.mean(dim=-1) + spread
+    is_candidate = torch.zeros_like(ious, dtype=torch.bool).scatter_(-1, candidates, True)
+    positive = is_candidate & (ious >= thresholds[..., None]) & _inside(boxes, centres)
+    best, index = torch.where(positive, ious, -1.0).max(dim=-2)
     return torch.where(best >= 0, index, -1), thresholds
+
+
+def _inside(boxes: Tensor, points: Tensor, margin: float = 0.01) -> Tensor:
+    """Whether points (A, 2) lie in boxes (..., G, 4), further than ``margin`` from each side."""
+    x, y = points.unbind(-1)
+    left, top, right, bottom = boxes.unsqueeze(-2).unbind(-1)
+    horizontal = torch.minimum(x - left, right - x)
+    vertical = torch.minimum(y - top, bottom - y)
+    return torch.minimum(horizontal, vertical) > margin

@@ -24,6 +24,7 @@ from .losses import full_precision
 __all__ = [
     "Match",
     "PaddedObjects",
+    "by_images",
     "match_iou",
     "match_mutual_guidance",
     "pad_boxes",
@@ -104,7 +105,7 @@ def match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
         object). Thresholds are not applied.
     """
     anchors = full_precision(anchors)
-    return Match(*_by_images(lambda group: _match_iou(group, anchors), len(anchors), objects))
+    return Match(*by_images(lambda group: _match_iou(group, anchors), len(anchors), objects))
 
 
 def _match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
@@ -159,7 +160,7 @@ def match_mutual_guidance(
     anchors = full_precision(anchors)
     predicted = decode_boxes(full_precision(deltas), anchors, box_weights)
     gain = (full_precision(logits).sigmoid() / sigma).exp()
-    matches = _by_images(
+    matches = by_images(
         lambda group, *dense: _match_mutual(group, anchors, dense[0], dense[1], topk),
         len(anchors),
         objects,
@@ -209,13 +210,20 @@ def _choose(values: Tensor, topk: int) -> Match:
     return Match(quality, index, torch.zeros_like(chosen).scatter_(1, order, chosen))
 
 
-def _by_images(
+def by_images(
     match: Callable[..., tuple[Tensor, ...]],
     num_anchors: int,
     objects: PaddedObjects,
     *dense: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Call ``match`` on groups of images, of at most MAX_PAIRS pairs or one image, and join."""
+    """Call ``match`` on groups of images, of at most MAX_PAIRS pairs or one image, and join.
+
+    Args:
+        match: from objects of some images and their rows of ``dense`` to tensors (images, ...).
+        num_anchors: A.
+        objects: padded objects of N images.
+        dense: further tensors (N, ...).
+    """
     num_images, num_objects = objects.valid.shape
     group = max(1, MAX_PAIRS // max(1, num_objects * num_anchors))
     if num_images <= group:

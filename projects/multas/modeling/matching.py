@@ -1,19 +1,22 @@
-"""Dense targets: what each anchor of a batch has to predict, by IoU or by mutual guidance.
+"""Dense targets: what each anchor of a batch has to predict, by IoU, ATSS or mutual guidance.
 
 Shapes: N images, A anchors of an image, G padded objects, K classes. Boxes are XYXY in pixels.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from .box_coding import BOX_WEIGHTS
-from .matchers import PaddedObjects, match_iou, match_mutual_guidance, pad_objects
+from .generalized_focal import atss_match
+from .matchers import PaddedObjects, by_images, match_iou, match_mutual_guidance, pad_objects
 
 __all__ = [
     "DenseTargets",
     "PaddedObjects",
+    "assign_atss",
     "assign_iou",
     "assign_mutual_guidance",
     "pad_objects",
@@ -63,6 +66,33 @@ def assign_iou(
     index = torch.where(positive, match.object_index, -1)
     boxes = _matched_boxes(objects, anchors, index)
     return DenseTargets(classes, mask, index, boxes, quality, index)
+
+
+def assign_atss(
+    objects: PaddedObjects, level_anchors: Sequence[Tensor], num_classes: int, *, topk: int = 9
+) -> DenseTargets:
+    """Dense targets by :func:`multas.modeling.generalized_focal.atss_match`; nothing is ignored.
+
+    Args:
+        objects: padded objects of N images, with classes in [0, num_classes).
+        level_anchors: (Ai, 4) XYXY for each level.
+        num_classes: K.
+        topk: candidates of an object on each level.
+
+    Returns:
+        DenseTargets with targets and weights of 0 or 1.
+    """
+    anchors = torch.cat(list(level_anchors))
+    index, _ = by_images(
+        lambda group: atss_match(level_anchors, group.boxes.to(anchors.dtype), topk=topk),
+        len(anchors),
+        objects,
+    )
+    positive = (index >= 0).to(anchors.dtype)
+    classes = _spread(objects.classes, index.clamp(min=0), positive, num_classes)
+    mask = torch.ones_like(classes, dtype=torch.bool)
+    boxes = _matched_boxes(objects, anchors, index)
+    return DenseTargets(classes, mask, index, boxes, positive, index)
 
 
 def assign_mutual_guidance(

@@ -5,6 +5,8 @@ from .dense import DenseDetectionHead
 from .dense_inference import DenseInference
 from .dense_loss import DenseLoss
 from .dense_predictor import LevelwisePredictor
+from .gfl import GFLHead
+from .gfl_loss import GFLLoss
 from .linear import LinearClassificationHead
 from .semantic_fpn import SemanticFPNHead
 
@@ -13,6 +15,8 @@ __all__ = [
     "DenseDetectionHead",
     "DenseInference",
     "DenseLoss",
+    "GFLHead",
+    "GFLLoss",
     "LevelwisePredictor",
     "LinearClassificationHead",
     "SemanticFPNHead",

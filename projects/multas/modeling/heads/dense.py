@@ -1,5 +1,6 @@
 """The dense detection head: predictor, anchors, losses and inference put together."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
+from ..box_coding import decode_boxes
 from ..layers import connected_zero
 from .build import (
     TASK_HEAD_REGISTRY,
@@ -110,7 +112,7 @@ class DenseDetectionHead(TaskHead):
                 topk=head.TOPK_CANDIDATES_TEST,
                 max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
                 class_agnostic=head.CLASS_AGNOSTIC_NMS,
-                box_weights=tuple(head.BBOX_REG_WEIGHTS),
+                decode=partial(decode_boxes, weights=tuple(head.BBOX_REG_WEIGHTS)),
             ),
         }
 

@@ -1,5 +1,6 @@
 """From scores and deltas of all anchors to the detections of one image."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -7,7 +8,7 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..box_coding import BOX_WEIGHTS, decode_boxes
+from ..box_coding import decode_boxes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,8 @@ class DenseInference:
         class_agnostic: one NMS over all anchors, ranked by their best class; every class above
             the threshold of a surviving anchor is a detection (the reference implementation of
             paper A). Otherwise NMS is per class, as in Detectron2.
-        box_weights: factors of dx, dy, dw, dh.
+        decode: from what is predicted for boxes (C, D) and the anchors (C, P) of C candidates to
+            boxes (C, 4) XYXY, pixels.
     """
 
     score_thresh: float = 0.05
@@ -30,7 +32,7 @@ class DenseInference:
     topk: int = 1000
     max_detections: int = 100
     class_agnostic: bool = False
-    box_weights: tuple[float, float, float, float] = BOX_WEIGHTS
+    decode: Callable[[Tensor, Tensor], Tensor] = decode_boxes
 
     def __call__(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_size: tuple[int, int]
@@ -39,8 +41,8 @@ class DenseInference:
 
         Args:
             logits: (R, K).
-            deltas: (R, 4).
-            anchors: (R, 4) XYXY, pixels.
+            deltas: (R, D), as ``decode`` takes them: for deltas (R, 4).
+            anchors: (R, P), as ``decode`` takes them: for deltas (R, 4) XYXY, pixels.
             image_size: (H, W) of the image without padding, pixels.
 
         Returns:
@@ -86,6 +88,6 @@ class DenseInference:
         return values[above], index[above]
 
     def _decode(self, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
-        boxes = Boxes(decode_boxes(deltas.to(anchors.dtype), anchors, self.box_weights))
+        boxes = Boxes(self.decode(deltas.to(anchors.dtype), anchors))
         boxes.clip(size)
         return boxes.tensor

@@ -83,10 +83,11 @@ def shared_predictor(
     """Detectron2's own RetinaNet head: one pair of sub-networks (ReLU) for all levels.
 
     Arguments as for :class:`LevelwisePredictor`. With "BN" and "SyncBN" every level has its own
-    statistics, as in Detectron2.
+    statistics, as in Detectron2; "GN" has 32 groups, fewer where the width is
+    no multiple of 64.
     """
     own = {"BN": BatchNorm2d, "SyncBN": SyncBatchNorm}
-    per_level: Norm = norm
+    per_level: Norm = _group_norm if norm == "GN" else norm
     if norm in own:
         per_level = partial(_cycled_norm, len(input_shape), own[norm])
     return RetinaNetHead(
@@ -101,3 +102,10 @@ def shared_predictor(
 
 def _cycled_norm(length: int, norm: type[nn.Module], channels: int) -> CycleBatchNormList:
     return CycleBatchNormList(length, norm, num_features=channels)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    # Detectron2's head tries out its norm on one channel, which 32 groups refuse; PyTorch refuses
+    # groups of one channel on the 1x1 map of one image, where they have a single value.
+    groups = math.gcd(32, channels)
+    return nn.GroupNorm(groups if groups < channels else max(groups // 2, 1), channels)

@@ -1,0 +1,190 @@
+"""The generalized focal loss head: box sides as distributions, scores as quality of the box."""
+
+from functools import partial
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, configurable
+from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import build_anchor_generator
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
+from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
+from detectron2.modeling.postprocessing import detector_postprocess
+from detectron2.structures import Instances
+from torch import Tensor, nn
+
+from ..layers import connected_zero
+from .build import TASK_HEAD_REGISTRY, TaskHead, annotated_images, pick_images, select_features
+from .dense_inference import DenseInference
+from .dense_predictor import shared_predictor
+from .gfl_loss import GFLLoss, anchor_places, decode_sides
+
+GFLPredictions = tuple[list[Tensor], list[Tensor]]
+
+
+@TASK_HEAD_REGISTRY.register()
+class GFLHead(TaskHead):
+    """RetinaNet's head with the losses of Generalized Focal Loss (Li et al., NeurIPS 2020).
+
+    What it returns fits the path ``LocalizationDistillation``.
+
+    Args:
+        in_features: names of the maps to use, finest first.
+        strides: their strides, pixels.
+        predictor: module ``list of (N, D, Hi, Wi) -> (logits, sides)``, per level (N, A*K, Hi, Wi)
+            and (N, A*4*(reg_max+1), Hi, Wi).
+        anchor_generator: module from the maps to one ``Boxes`` of Hi*Wi*A anchors per level.
+        loss: losses in training; also knows reg_max and the number of classes.
+        detect: inference on one image.
+    """
+
+    annotation = "instances"
+    result = "instances"
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        in_features: list[str],
+        strides: list[int],
+        predictor: nn.Module,
+        anchor_generator: nn.Module,
+        loss: GFLLoss,
+        detect: DenseInference,
+    ) -> None:
+        super().__init__()
+        self.in_features = list(in_features)
+        self.strides = list(strides)
+        self.predictor = predictor
+        self.anchor_generator = anchor_generator
+        self.loss = loss
+        self.detect = detect
+        self.num_classes = loss.num_classes
+        # One predictor serves all levels; the factor lets each have its own sharpness.
+        self.scales = nn.Parameter(torch.ones(len(self.in_features)))
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
+        head = cfg.MODEL.GFL_HEAD
+        names, shapes = select_features(head.IN_FEATURES, input_shape, "MODEL.GFL_HEAD.IN_FEATURES")
+        anchor_generator = build_anchor_generator(cfg, shapes)
+        counts = set(anchor_generator.num_anchors)
+        if len(counts) != 1:
+            raise ValueError(
+                f"MODEL.ANCHOR_GENERATOR gives {anchor_generator.num_anchors} anchors per place on "
+                f"the levels {names}: SIZES x ASPECT_RATIOS must be equally many on each."
+            )
+        return {
+            "in_features": names,
+            "strides": [shape.stride for shape in shapes],
+            "predictor": gfl_predictor(
+                input_shape=shapes,
+                num_classes=head.NUM_CLASSES,
+                num_anchors=counts.pop(),
+                num_convs=head.NUM_CONVS,
+                norm=head.NORM,
+                prior_prob=head.PRIOR_PROB,
+                reg_max=head.REG_MAX,
+            ),
+            "anchor_generator": anchor_generator,
+            "loss": GFLLoss(
+                num_classes=head.NUM_CLASSES,
+                reg_max=head.REG_MAX,
+                assignment=head.ASSIGNMENT,
+                atss_topk=head.ATSS_TOPK,
+                iou_thresholds=tuple(head.IOU_THRESHOLDS),
+                beta=head.QUALITY_FOCAL_BETA,
+                cls_weight=head.CLS_LOSS_WEIGHT,
+                box_weight=head.GIOU_LOSS_WEIGHT,
+                dfl_weight=head.DFL_LOSS_WEIGHT,
+            ),
+            "detect": DenseInference(
+                score_thresh=head.SCORE_THRESH_TEST,
+                nms_thresh=head.NMS_THRESH_TEST,
+                topk=head.TOPK_CANDIDATES_TEST,
+                max_detections=cfg.TEST.DETECTIONS_PER_IMAGE,
+                decode=partial(decode_sides, reg_max=head.REG_MAX),
+            ),
+        }
+
+    def forward(self, features: dict[str, Tensor]) -> GFLPredictions:
+        """Logits and distributions (logits as well) of every level, see ``predictor``."""
+        logits, sides = self.predictor([features[name] for name in self.in_features])
+        return logits, [side * scale for side, scale in zip(sides, self.scales, strict=True)]
+
+    def level_anchors(self, features: dict[str, Tensor]) -> list[Tensor]:
+        """(Ri, 4) anchors of each level, XYXY in pixels, in the order of :meth:`flatten`."""
+        maps = [features[name] for name in self.in_features]
+        return [boxes.tensor for boxes in self.anchor_generator(maps)]
+
+    def flatten(self, predictions: GFLPredictions) -> tuple[Tensor, Tensor]:
+        """Per level maps -> logits (N, R, K) and distributions (N, R, 4 (reg_max + 1))."""
+        logits, sides = predictions
+        width = 4 * (self.loss.reg_max + 1)
+        return (
+            torch.cat([permute_to_N_HWA_K(x, self.num_classes) for x in logits], dim=1),
+            torch.cat([permute_to_N_HWA_K(x, width) for x in sides], dim=1),
+        )
+
+    def losses(
+        self,
+        predictions: GFLPredictions,
+        features: dict[str, Tensor],
+        annotations: list[Instances | None],
+        image_size: tuple[int, int],
+    ) -> dict[str, Tensor]:
+        """Losses "loss_cls", "loss_box_reg" and "loss_dfl" over the annotated images."""
+        logits, sides = self.flatten(predictions)
+        index, objects = annotated_images(annotations)
+        if not index:
+            nothing = connected_zero(sides)
+            return {
+                "loss_cls": connected_zero(logits),
+                "loss_box_reg": nothing,
+                "loss_dfl": nothing,
+            }
+        logits, sides = pick_images(logits, index), pick_images(sides, index)
+        objects = [instances.to(logits.device) for instances in objects]
+        return self.loss(logits, sides, self.level_anchors(features), self.strides, objects)
+
+    def inference(
+        self,
+        predictions: GFLPredictions,
+        features: dict[str, Tensor],
+        image_sizes: list[tuple[int, int]],
+        output_sizes: list[tuple[int, int]],
+    ) -> list[Instances]:
+        """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes``."""
+        logits, sides = self.flatten(predictions)
+        places = anchor_places(self.level_anchors(features), self.strides)
+        sizes = zip(image_sizes, output_sizes, strict=True)
+        return [
+            detector_postprocess(self.detect(logits[i], sides[i], places, size), *output_size)
+            for i, (size, output_size) in enumerate(sizes)
+        ]
+
+
+def gfl_predictor(
+    *,
+    input_shape: list[ShapeSpec],
+    num_classes: int,
+    num_anchors: int,
+    num_convs: int,
+    norm: str,
+    prior_prob: float,
+    reg_max: int,
+) -> RetinaNetHead:
+    """Detectron2's RetinaNet head whose last box layer gives reg_max + 1 logits for each side."""
+    width = input_shape[0].channels
+    predictor = shared_predictor(
+        input_shape=input_shape,
+        num_classes=num_classes,
+        num_anchors=num_anchors,
+        conv_dims=[width] * num_convs,
+        norm=norm,
+        prior_prob=prior_prob,
+    )
+    predictor.bbox_pred = nn.Conv2d(width, num_anchors * 4 * (reg_max + 1), 3, padding=1)
+    nn.init.normal_(predictor.bbox_pred.weight, std=0.01)
+    nn.init.zeros_(predictor.bbox_pred.bias)
+    return predictor

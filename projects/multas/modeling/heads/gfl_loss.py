@@ -1,0 +1,150 @@
+"""Losses of a generalized focal loss head: quality focal loss, GIoU, distribution focal loss.
+
+Shapes: n annotated images, R anchors of one image, K classes, B = reg_max + 1 bins of a box side.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from detectron2.structures import Instances
+from torch import Tensor
+
+from ..generalized_focal import (
+    decode_logits,
+    distribution_focal_loss,
+    encode_distances,
+    iou_and_giou,
+)
+from ..losses import full_precision, quality_focal_loss
+from ..matching import DenseTargets, PaddedObjects, assign_atss, assign_iou, pad_objects
+
+ASSIGNMENTS = ("atss", "iou")
+
+
+def anchor_places(level_anchors: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
+    """Where the distances of box sides start, and their unit.
+
+    Args:
+        level_anchors: (Ri, 4) XYXY for each level, pixels.
+        strides: of the levels, pixels.
+
+    Returns:
+        (R, 3): x and y of the centre of each anchor, pixels, and the stride of its level.
+    """
+    return torch.cat([
+        torch.cat([(a[:, :2] + a[:, 2:]) / 2.0, torch.full_like(a[:, :1], stride)], dim=1)
+        for a, stride in zip(level_anchors, strides, strict=True)
+    ])  # fmt: skip
+
+
+def decode_sides(sides: Tensor, places: Tensor, reg_max: int) -> Tensor:
+    """Boxes (..., R, 4) XYXY in pixels from logits (..., R, 4 B) and places (R, 3)."""
+    centres, stride = places[..., :2], places[..., 2:]
+    return decode_logits(centres / stride, sides, reg_max) * stride
+
+
+@dataclass(frozen=True, kw_only=True)
+class GFLLoss:
+    """Losses of Generalized Focal Loss (Li et al., NeurIPS 2020) against objects.
+
+    The target of a positive's class is the IoU of its predicted box (QFL, eq. 5). Its box counts
+    in proportion to the score that the head gives it (the highest of its classes), and the sums of
+    GIoU and DFL (eq. 6) are divided by the sum of these weights; QFL by the number of positives.
+    As in the other heads these divisors are of the images of one process.
+
+    Args:
+        num_classes: K.
+        reg_max: largest bin of a side.
+        assignment: "atss" (GFL) or "iou" (RetinaNet).
+        atss_topk: candidates of an object on each level.
+        iou_thresholds: "iou": background below the first, positive from the second, ignored
+            between.
+        beta: exponent of QFL.
+        cls_weight, box_weight, dfl_weight: factors of QFL, GIoU and DFL (mean of four sides).
+
+    Raises:
+        ValueError: for an unknown assignment.
+    """
+
+    num_classes: int
+    reg_max: int = 16
+    assignment: str = "atss"
+    atss_topk: int = 9
+    iou_thresholds: tuple[float, float] = (0.4, 0.5)
+    beta: float = 2.0
+    cls_weight: float = 1.0
+    box_weight: float = 2.0
+    dfl_weight: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.assignment not in ASSIGNMENTS:
+            raise ValueError(
+                f"MODEL.GFL_HEAD.ASSIGNMENT is '{self.assignment}'; choose from {ASSIGNMENTS}."
+            )
+
+    def __call__(
+        self,
+        logits: Tensor,
+        sides: Tensor,
+        level_anchors: Sequence[Tensor],
+        strides: Sequence[int],
+        instances: list[Instances],
+    ) -> dict[str, Tensor]:
+        """Losses of n annotated images.
+
+        Args:
+            logits: (n, R, K).
+            sides: (n, R, 4 B).
+            level_anchors: (Ri, 4) XYXY for each level, pixels.
+            strides: of the levels, pixels.
+            instances: n images with ``gt_boxes`` and ``gt_classes`` on the device of ``logits``.
+
+        Returns:
+            Scalars "loss_cls", "loss_box_reg", "loss_dfl"; without an object the last two are 0.
+        """
+        logits, sides = full_precision(logits), full_precision(sides)
+        targets = self.assign(pad_objects(instances), level_anchors)
+        places = anchor_places(level_anchors, strides).to(sides.dtype)
+        centres, stride = places[:, :2] / places[:, 2:], places[:, 2:]
+        wanted = targets.boxes.to(sides.dtype) / stride
+        # All anchors are decoded: to pick the positives the host would have to wait for their
+        # number. Background has weight 0 and its own anchor as target, so that it stays finite.
+        iou, giou = iou_and_giou(decode_logits(centres, sides, self.reg_max), wanted)
+        positive = targets.box_index >= 0
+        weight = torch.where(positive, logits.detach().sigmoid().amax(dim=-1), 0.0)
+        total = weight.sum()
+        weight = weight / torch.where(total > 0, total, 1.0)
+        distances = encode_distances(centres, wanted, self.reg_max)
+        loss_cls = quality_focal_loss(
+            logits,
+            targets.classes * iou.detach()[..., None],
+            mask=targets.class_mask,
+            gamma=self.beta,
+            weight=self.cls_weight,
+            normalizer=positive.sum().clamp(min=1),
+        )
+        loss_dfl = distribution_focal_loss(
+            sides.reshape(-1, self.reg_max + 1),
+            distances.flatten(),
+            weight=weight.flatten().repeat_interleave(4),
+            avg_factor=4.0,
+        )
+        return {
+            "loss_cls": loss_cls,
+            "loss_box_reg": self.box_weight * (weight * (1.0 - giou)).sum(),
+            "loss_dfl": self.dfl_weight * loss_dfl,
+        }
+
+    def assign(self, objects: PaddedObjects, level_anchors: Sequence[Tensor]) -> DenseTargets:
+        """What each anchor has to predict; carries no gradient."""
+        if self.assignment == "atss":
+            return assign_atss(objects, level_anchors, self.num_classes, topk=self.atss_topk)
+        low, high = self.iou_thresholds
+        return assign_iou(
+            objects,
+            torch.cat(list(level_anchors)),
+            self.num_classes,
+            positive_overlap=high,
+            negative_overlap=low,
+        )

@@ -1,0 +1,231 @@
+"""The recipes of Tables 1, 4 and 5 of "Adaptive Distillation": detection and segmentation."""
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+
+import multas.data
+from multas.config import add_multas_config
+from multas.distillation import Distiller, Teacher
+from multas.engine import Trainer, load_config
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+RECIPES = Path("configs") / "adaptive"
+FEATURES = ("feats_b", "feats_p")
+AGGREGATIONS = ("hand_tuned", "multiobjective", "equal", "adaptive")
+ROWS = {
+    "detection": {"teacher", "student", "single_box"}
+    | {f"{how}_{x}" for how in (*AGGREGATIONS, "single") for x in FEATURES if how != "equal"},
+    "segmentation": {"teacher", "student", "single_at", "single_st", *AGGREGATIONS},
+}
+DATA = {
+    "detection": ("cityscapes", "coco", "toy"),
+    "segmentation": ("cityscapes", "ade20k", "toy"),
+}
+
+
+def rows(*folders: str) -> list[str]:
+    return [
+        str(RECIPES / task / data / f"{row}.yaml")
+        for task in ROWS
+        for data in folders or DATA[task]
+        if data in DATA[task]
+        for row in sorted(ROWS[task])
+    ]
+
+
+def expected(file: str) -> tuple[set[str], str]:
+    """Names of the paths of a row, and its aggregation; nothing for a network without a teacher."""
+    task, _, row = Path(file).with_suffix("").parts[-3:]
+    if row in ("teacher", "student"):
+        return set(), ""
+    if row.startswith("single_"):
+        return {row.removeprefix("single_")}, "single"
+    how = next(name for name in AGGREGATIONS if row.startswith(name))
+    paths = {"at", "st"} if task == "segmentation" else {"box", row.removeprefix(f"{how}_")}
+    return paths, "mgda" if how == "multiobjective" else how
+
+
+@pytest.fixture(autouse=True)
+def working_directory(monkeypatch):
+    """Relative paths in configs start at the root of the repository."""
+    monkeypatch.chdir(REPOSITORY)
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory) -> str:
+    """A card of the embedded set's format, of a tiny set."""
+    root = multas.data.make_toy(tmp_path_factory.mktemp("devkit"), train=8, val=2, test=2)
+    content = yaml.safe_load((REPOSITORY / "datasets" / "cards" / "toy.yaml").read_text())
+    multas.data.register_card({**content, "name": "tinydense", "root": str(root)})
+    return "tinydense"
+
+
+@cache
+def from_file(file: str) -> CfgNode:
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.merge_from_file(file)
+    cfg.freeze()
+    return cfg
+
+
+def shrunk(file: str) -> list:
+    """KEY VALUE pairs that leave a network's structure and make it narrow, on the CPU."""
+    cfg = from_file(file)
+    deep = cfg.MODEL.RESNETS.DEPTH >= 50
+    return [
+        "MODEL.DEVICE", "cpu",
+        "MODEL.WEIGHTS", "",
+        "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS", 8 if deep else 4,
+        "MODEL.RESNETS.WIDTH_PER_GROUP", 4 if deep else 64,
+        "MODEL.FPN.OUT_CHANNELS", 12 if "teacher" in file else 8,
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8,
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 9,
+        "MODEL.GFL_HEAD.NUM_CLASSES", 8,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory):
+    """``teachers(file)``: random weights of a shrunk teacher, made once."""
+    made: dict[str, str] = {}
+    folder = tmp_path_factory.mktemp("teachers")
+
+    def weights(file: str) -> str:
+        if file not in made:
+            made[file] = str(folder / f"{len(made)}.pth")
+            torch.manual_seed(5)
+            model = build_model(Teacher.load_config(file, shrunk(file)))
+            torch.save({"model": model.state_dict()}, made[file])
+        return made[file]
+
+    return weights
+
+
+@pytest.fixture
+def tiny(card, teachers, tmp_path):
+    """``tiny(file)``: a recipe on the tiny set, narrow, for two iterations."""
+
+    def build(file: str) -> CfgNode:
+        cfg = from_file(file)
+        part = "both_" if "segmentation" in file else ""
+        pairs = [
+            *shrunk(file),
+            "DATASETS.CARDS", [],
+            "DATASETS.TRAIN", [f"{card}_{part}train"],
+            "DATASETS.TEST", [f"{card}_{part}test"],
+            "INPUT.MIN_SIZE_TRAIN", [64],
+            "INPUT.MIN_SIZE_TEST", 64,
+            "DATALOADER.NUM_WORKERS", 0,
+            "SOLVER.IMS_PER_BATCH", 2,
+            "SOLVER.MAX_ITER", 2,
+            "SOLVER.STEPS", [],
+            "SOLVER.WARMUP_ITERS", 0,
+            "OUTPUT_DIR", str(tmp_path / "run"),
+        ]  # fmt: skip
+        teacher = cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE
+        if teacher:
+            pairs += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teachers(teacher),
+                      "MODEL.DISTILLATION.TEACHER.OPTS", shrunk(teacher)]  # fmt: skip
+        return load_config(file, pairs)
+
+    return build
+
+
+@pytest.mark.parametrize("task", ROWS)
+def test_the_tables_are_complete(task):
+    folders = {f.name: {x.stem for x in f.glob("*.yaml")} for f in (RECIPES / task).iterdir()
+               if f.is_dir() and f.name != "base"}  # fmt: skip
+    assert folders == dict.fromkeys(DATA[task], ROWS[task])
+
+
+@pytest.mark.parametrize("file", rows())
+def test_a_row_is_what_its_name_says(file):
+    cfg = from_file(file)
+    task, data, row = Path(file).with_suffix("").parts[-3:]
+    paths, aggregation = expected(file)
+    assert f"output/adaptive/{task}/{data}/{row}" == cfg.OUTPUT_DIR
+    assert "# Paper" in Path(file).read_text()
+    toy = yaml.safe_load(Path(file).read_text().replace(f"/{data}/", "/toy/"))
+    assert toy == yaml.safe_load((RECIPES / task / "toy" / f"{row}.yaml").read_text())
+    if not paths:
+        assert cfg.MODEL.META_ARCHITECTURE != "Distiller"
+        return
+    options = cfg.MODEL.DISTILLATION
+    assert aggregation == options.AGGREGATION.NAME
+    names = {entry.get("NAME", entry["TYPE"]) for entry in options.PATHS}
+    long = {"at": "AttentionTransfer", "st": "SoftTarget"}
+    assert names == {long.get(name, name) for name in paths}
+    student = from_file(str(RECIPES / task / data / "student.yaml"))
+    assert student.MODEL.META_ARCHITECTURE == options.STUDENT
+    assert cfg.MODEL.WEIGHTS == student.MODEL.WEIGHTS
+    assert cfg.SOLVER == student.SOLVER
+
+
+def test_schedules_are_those_of_the_paper():
+    solver = from_file(str(RECIPES / "detection/cityscapes/student.yaml")).SOLVER
+    assert (solver.MAX_ITER, solver.STEPS[0]) == (64 * 372, 56 * 372)
+    assert (solver.BASE_LR, solver.IMS_PER_BATCH, 2975 // 8 + 1) == (0.01, 8, 372)
+    solver = from_file(str(RECIPES / "detection/coco/student.yaml")).SOLVER
+    assert (solver.MAX_ITER, *solver.STEPS) == (12 * 14658, 8 * 14658, 11 * 14658)
+    assert (solver.BASE_LR, solver.IMS_PER_BATCH) == (0.02, 8)
+    for data in ("cityscapes", "ade20k"):
+        cfg = from_file(str(RECIPES / f"segmentation/{data}/student.yaml"))
+        assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH) == (80000, 8)
+        assert cfg.INPUT.CROP.SIZE == [512, 1024]
+
+
+@pytest.mark.parametrize(
+    ("file", "weights"),
+    [
+        ("detection/cityscapes/student", "detection/coco/student"),
+        ("detection/cityscapes/teacher", "detection/coco/teacher"),
+    ],
+)
+def test_cityscapes_starts_from_a_run_on_coco(file, weights):
+    cfg, other = (from_file(str(RECIPES / f"{name}.yaml")) for name in (file, weights))
+    assert f"{other.OUTPUT_DIR}/student.pth" == cfg.MODEL.WEIGHTS
+
+
+# One of each network and kind of row where the data set is not the embedded one: the rest of their
+# files equals the toy rows, which all run below.
+BUILT = [
+    file
+    for file in rows("cityscapes", "coco", "ade20k")
+    if Path(file).stem in ("teacher", "student", "adaptive", "adaptive_feats_b", "adaptive_feats_p")
+]
+
+
+@pytest.mark.parametrize("file", BUILT)
+def test_networks_of_the_paper_build(file, tiny):
+    cfg = tiny(file)
+    model = Trainer.build_model(cfg)
+    assert isinstance(model, Distiller) == ("adaptive" in Path(file).stem)
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+
+
+@pytest.mark.parametrize("file", rows("toy"))
+def test_every_kind_of_row_trains_for_two_iterations(file, tiny):
+    cfg = tiny(file)
+    paths, aggregation = expected(file)
+    trainer = Trainer(cfg)
+    model = trainer.model
+    before = [p.detach().clone() for p in model.parameters()]
+    trainer.train()
+    latest = trainer.storage.latest()
+    losses = {name.removeprefix("loss_kd_") for name in latest if name.startswith("loss_kd_")}
+    assert losses - {"z"} == paths
+    assert ("z" in losses) == (aggregation == "adaptive")
+    moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
+    assert sum(moved) > len(moved) / 2
+    product = torch.load(f"{cfg.OUTPUT_DIR}/student.pth", weights_only=True)["model"]
+    assert product.keys() == model.state_dict().keys()
+    metric = "sem_seg/mACC" if "segmentation" in file else "bbox/AP50"
+    assert metric in latest
