@@ -91,7 +91,7 @@ def watched_step(step: Step) -> dict[str, float]:
         for owner, method, name in (
             (Teacher, "record", "teacher forward"),
             (Teacher, "record_with_boxes", "teacher forward"),
-            (MultiTaskNetwork, "raw_outputs", "student forward"),
+            (step.student, "raw_outputs", "student forward"),  # not the teacher's
             (DenseDetectionHead, "losses", "detection losses"),
             (DenseLoss, "assign", "assignment"),
             (Path, "__call__", "path losses and adapters"),

@@ -88,8 +88,8 @@ class Parts:
 
     @contextmanager
     def watch(self, owner: Any, method: str, name: str) -> Iterator[None]:
-        """Time every call of ``owner.method`` inside the block; an owner is a class."""
-        original = getattr(owner, method)
+        """Time every call of ``owner.method`` inside the block; an owner is a class or an object."""
+        original, inherited = getattr(owner, method), method not in vars(owner)
 
         @functools.wraps(original)
         def timed(*args, **kwargs):
@@ -100,7 +100,10 @@ class Parts:
         try:
             yield
         finally:
-            setattr(owner, method, original)
+            if inherited:
+                delattr(owner, method)
+            else:
+                setattr(owner, method, original)
 
     def _charge(self) -> None:
         synchronize()
