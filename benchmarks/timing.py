@@ -88,7 +88,7 @@ class Parts:
 
     @contextmanager
     def watch(self, owner: Any, method: str, name: str) -> Iterator[None]:
-        """Time every call of ``owner.method`` inside the block; an owner is a class or an object."""
+        """Time every call of ``owner.method`` inside the block; owner: a class or an object."""
         original, inherited = getattr(owner, method), method not in vars(owner)
 
         @functools.wraps(original)
