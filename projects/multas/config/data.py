@@ -10,6 +10,22 @@ def add_data_config(cfg: CN) -> None:
     # with `_unlabeled` is that split with its annotations withheld (they are never opened).
     cfg.DATASETS.CARDS = ()
 
+    # Multi-task learning with one mini-batch per task in place of DATASETS.TRAIN: a list of
+    # mappings with the keys
+    #   TASK           of MODEL.MULTITASK.TASKS: the images count for this task alone, whatever
+    #                  else they are annotated with, and its head alone runs on them
+    #   TRAIN          data sets; each mini-batch has an epoch of its own, shorter ones start anew
+    #   IMS_PER_BATCH  default: SOLVER.IMS_PER_BATCH
+    #   OPTS           KEY VALUE pairs that hold for these images (INPUT.* and DATALOADER.*)
+    # Without it, images of DATASETS.TRAIN may have any subset of annotations, too: each loss is
+    # the mean over the images that are annotated for it.
+    cfg.DATASETS.TASK_BATCHES = []
+    # "separate": an iteration takes one mini-batch of each; they pass through the network one after
+    # the other (BatchNorm statistics of their own), their gradients add up, one optimiser step
+    # (section 3 of "Self-training and multi-task learning …"). "mixed": they pass as one batch.
+    # "alternate": an iteration takes one of them, in turn.
+    cfg.DATASETS.TASK_MODE = "separate"
+
     cfg.DATASETS.PSEUDO_LABELS = CN()
     # Files written by tools/pseudo_label.py. Their boxes join the ground truth of images they
     # name: an annotated image keeps its ground truth alone, an unannotated one gets the boxes.

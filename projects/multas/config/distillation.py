@@ -42,6 +42,7 @@ def add_distillation_config(cfg: CN) -> None:
     #   WEIGHT   hand-tuned weight v of this path; default: the class's own (the papers')
     #   LAYERWISE  true = each term of the path is a path of its own
     #   TEACHER_ID  which teacher, when there are several (0; see MORE_TEACHERS)
+    #   TASKS    tasks of DATASETS.TASK_BATCHES on whose images the path works; default: on all
     #   and the options of the class in capitals (POWER, RESIZE, …).
     d.PATHS = []
     # alpha of eqs. 3 and 5 of "Adaptive Distillation": weight of all distillation against the

@@ -55,6 +55,12 @@ def _add_network_config(cfg: CN) -> None:
     cfg.MODEL.MULTITASK.HEADS = ["DenseDetectionHead"]
     # Factor of each task's losses; empty = all 1.
     cfg.MODEL.MULTITASK.LOSS_WEIGHTS = []
+    # How the tasks' gradients of shared parameters become one: "sum", or "mgda", T times the
+    # min-norm point of the T gradients, which lowers every task's loss or is zero.
+    cfg.MODEL.MULTITASK.GRADIENTS = "sum"
+    # mgda: gradients are divided by "none" 1, "l2" their length, "loss" their loss, "loss+" both
+    # before the problem is solved (see MODEL.DISTILLATION.AGGREGATION.NORMALISATION).
+    cfg.MODEL.MULTITASK.NORMALISATION = "l2"
 
 
 def _add_dense_head_config(cfg: CN) -> None:
@@ -141,6 +147,8 @@ def _add_gfl_head_config(cfg: CN) -> None:
     head.CLS_LOSS_WEIGHT = 1.0
     head.GIOU_LOSS_WEIGHT = 2.0
     head.DFL_LOSS_WEIGHT = 0.25
+    # Whether positives count in proportion to the score of their pseudo-label (field gt_scores).
+    head.WEIGHT_BY_SCORE = False
 
     # Inference: scores above SCORE_THRESH_TEST, the best TOPK_CANDIDATES_TEST of all levels
     # together (0 = all; GFL takes so many of each level), NMS per class at this IoU, then the best

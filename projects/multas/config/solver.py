@@ -55,5 +55,6 @@ def add_solver_config(cfg: CN) -> None:
 
     # Evaluate the teachers, too, with the student's test images ("teacher/bbox/AP"): fixed ones
     # once, those that follow the student every time. Of classifiers also how far the student and
-    # the first teacher disagree ("classification/top1_agreement_error").
+    # the first teacher disagree ("classification/top1_agreement_error"). --eval-only then loads the
+    # fixed ones; without, it needs no teacher.
     cfg.TEST.EVALUATE_TEACHER = False

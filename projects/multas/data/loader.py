@@ -59,18 +59,21 @@ def require_registered(names: Sequence[str], key: str) -> None:
             )
 
 
-def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
+def load_training_dicts(
+    names: Sequence[str], filter_empty: bool, key: str = "DATASETS.TRAIN"
+) -> list[dict]:
     """Dataset dicts of several data sets.
 
     Args:
         names: registered data sets.
         filter_empty: DATALOADER.FILTER_EMPTY_ANNOTATIONS: drop images that are annotated with
             nothing. Images that are not annotated always stay.
+        key: of the config that has the names, for messages.
 
     Raises:
         ValueError: no image is left, or the data sets disagree on their classes.
     """
-    require_registered(names, "DATASETS.TRAIN")
+    require_registered(names, key)
     # Before the classes are compared: those of a card that does not list them are found by loading.
     dicts = list(itertools.chain.from_iterable(DatasetCatalog.get(name) for name in names))
     classes = {n: MetadataCatalog.get(n).get("thing_classes", None) for n in names}
@@ -79,13 +82,12 @@ def load_training_dicts(names: Sequence[str], filter_empty: bool) -> list[dict]:
         first, theirs = declared[0]
         if own != theirs:
             raise ValueError(
-                f"DATASETS.TRAIN: '{name}' has the classes {own}, '{first}' has {theirs}; they "
-                "must agree."
+                f"{key}: '{name}' has the classes {own}, '{first}' has {theirs}; they must agree."
             )
     if filter_empty:
         dicts = [d for d in dicts if not _annotated_as_empty(d)]
     if not dicts:
-        raise ValueError(f"DATASETS.TRAIN {tuple(names)} has no image to train on.")
+        raise ValueError(f"{key} {tuple(names)} has no image to train on.")
     return dicts
 
 
@@ -207,6 +209,10 @@ class TrainLoader:
         self.dataset = dataset
         self.sampler = sampler
         self.num_workers = num_workers
+
+    def start_at(self, iteration: int) -> None:
+        """Skip so many batches (of the iteration to resume at)."""
+        self.sampler.start = iteration
 
     def __iter__(self) -> Iterator[list[dict]]:
         # A generator, so that workers start only with the first batch: a trainer learns the

@@ -1,6 +1,7 @@
 """All paths from the teachers to one student, and the aggregator that weighs them."""
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, cast
 
 import torch
@@ -76,6 +77,10 @@ class Distillation(nn.Module):
         self.specs = tuple(specs)
         self.teachers = tuple(teachers)
         self.student_taps = Taps(student, [n for s in specs for n in s.student], "student")
+        self._check_tasks(cfg)
+        require_heads = getattr(student, "require_heads", None)
+        if require_heads is not None:
+            require_heads(_tapped_heads(specs))
 
         probe = [_blank_image(student, cfg)]
         records = self._probe(student, probe)
@@ -98,7 +103,7 @@ class Distillation(nn.Module):
         self.cuts = Cuts(student, self.scope.cuts if by_gradient else (), SCOPE_KEY)
         self.table = self._path_table(records)
         self.monitors: dict[str, Tensor] = {}
-        self._seen_gradient = False
+        self._seen_gradient: set[str] = set()
         self._pending: tuple[list[Tensor], list[Cut]] | None = None
 
     def teacher_of(self, spec: PathSpec) -> Teacher:
@@ -159,66 +164,99 @@ class Distillation(nn.Module):
         follow = [(i, t.following) for i, t in enumerate(self.teachers) if t.following]
         return "\n".join([table, *(f"Teacher {i} {following}." for i, following in follow)])
 
+    def _check_tasks(self, cfg: CfgNode) -> None:
+        known = [entry["TASK"] for entry in cfg.DATASETS.TASK_BATCHES]
+        for spec in self.specs:
+            unknown = [task for task in spec.tasks if task not in known]
+            where = f"MODEL.DISTILLATION.PATHS, path '{spec.name}': TASKS"
+            if unknown:
+                raise ValueError(
+                    f"{where} names '{unknown[0]}', but DATASETS.TASK_BATCHES has "
+                    f"{', '.join(known) or 'no entries'}."
+                )
+            if spec.tasks and cfg.DATASETS.TASK_MODE != "separate":
+                raise ValueError(
+                    f"{where} needs every mini-batch in every iteration and on its own: set "
+                    f"DATASETS.TASK_MODE to separate (it is {cfg.DATASETS.TASK_MODE})."
+                )
+
+    def taps_for(self, task: str | None) -> list[str]:
+        """Student layers that the paths on images of a task tap (None: of no one's batch)."""
+        return [n for spec in self.specs if spec.applies_to(task) for n in spec.student]
+
     def path_losses(
-        self, student_record: Mapping[str, Any], batched_inputs: list[dict], targets: Targets
-    ) -> list[Tensor]:
+        self,
+        student_record: Mapping[str, Any],
+        batched_inputs: list[dict],
+        targets: Targets,
+        task: str | None = None,
+    ) -> list[Tensor | None]:
         """Run the teachers and compute every path loss.
 
         Args:
             student_record: what the student's taps returned for this batch.
             batched_inputs: the same images.
             targets: what is known of them.
+            task: whose batch it is; paths that do not apply to it are left out.
 
         Returns:
-            K raw losses (scalars) in the order of ``names``. Not stacked: the gradient of one of
-            them would run, as zeros, through all others.
+            K raw losses (scalars) in the order of ``names``, None for those left out. Not stacked:
+            the gradient of one of them would run, as zeros, through all others.
         """
         teacher_records = []
         for i, teacher in enumerate(self.teachers):
-            specs = [spec for spec in self.specs if spec.teacher_id == i]
+            specs = [s for s in self.specs if s.teacher_id == i and s.applies_to(task)]
             inputs = teacher.inputs(batched_inputs, self.input_format)
             if any(self._wants_detections(spec, targets) for spec in specs):
                 record, boxes = teacher.record_with_boxes(inputs, self.box_score_thresh)
-                targets.boxes = self._choose_boxes(targets, boxes)
+                self._choose_boxes(targets, boxes)
             elif specs:
                 record = teacher.record(inputs)
                 if any(self.path_of(spec).needs_boxes for spec in specs):
-                    targets.boxes = self._choose_boxes(targets, [])
+                    self._choose_boxes(targets, [])
             teacher_records.append(record if specs else {})
-        losses: list[Tensor] = []
+        losses: list[Tensor | None] = []
         for spec in self.specs:
             path = self.path_of(spec)
+            if not spec.applies_to(task):
+                losses.extend(None for _ in self._labels_of(spec))
+                continue
             student = tuple(student_record[n] for n in spec.student)
-            if torch.is_grad_enabled() and not self._seen_gradient:
+            if torch.is_grad_enabled() and spec.name not in self._seen_gradient:
                 self._check_gradient(spec, student)
+                self._seen_gradient.add(spec.name)
             taught = tuple(teacher_records[spec.teacher_id][n] for n in spec.teacher)
             terms = path(student, taught, targets)
             if spec.layerwise:
                 losses.extend(terms[label] for label in path.labels())
             else:
                 losses.append(torch.stack([full_precision(t) for t in terms.values()]).sum())
-        self._seen_gradient = self._seen_gradient or torch.is_grad_enabled()
-        return [full_precision(loss) for loss in losses]
+        return [loss if loss is None else full_precision(loss) for loss in losses]
 
     def _wants_detections(self, spec: PathSpec, targets: Targets) -> bool:
         if not self.path_of(spec).needs_boxes:
             return False
-        known = all(x is not None for x in targets.instances)
+        pairs = zip_longest(targets.instances, targets.sem_seg)
+        known = all(instances is not None or mask is not None for instances, mask in pairs)
         return self.boxes == "teacher" or (self.boxes == "auto" and not known)
 
-    def _choose_boxes(self, targets: Targets, detected: Sequence[Boxes]) -> list[Boxes]:
-        chosen = []
-        for i, instances in enumerate(targets.instances):
-            if detected and (self.boxes == "teacher" or instances is None):
-                chosen.append(detected[i])
-            elif instances is None:
+    def _choose_boxes(self, targets: Targets, detected: Sequence[Boxes]) -> None:
+        """Fill ``boxes`` and ``from_masks`` of the targets."""
+        targets.boxes, targets.from_masks = [], []
+        pairs = zip_longest(targets.instances, targets.sem_seg)
+        for i, (instances, mask) in enumerate(pairs):
+            if self.boxes != "teacher" and instances is not None:
+                targets.boxes.append(instances.gt_boxes)
+            elif self.boxes != "teacher" and mask is not None:
+                targets.boxes.append(Boxes(mask.new_zeros((0, 4), dtype=torch.float32)))
+                targets.from_masks.append(i)
+            elif detected:
+                targets.boxes.append(detected[i])
+            else:
                 raise ValueError(
                     "MODEL.DISTILLATION.BOXES is 'ground_truth', but the batch has an image "
                     "without annotation. Set it to 'auto' or 'teacher'."
                 )
-            else:
-                chosen.append(instances.gt_boxes)
-        return chosen
 
     def _check_gradient(self, spec: PathSpec, student: tuple[Any, ...]) -> None:
         if not any(leaf.requires_grad for leaf in leaves(list(student))):
@@ -286,6 +324,16 @@ class Distillation(nn.Module):
             raise RuntimeError("No forward pass in training mode has left path losses.")
         pending, self._pending = self._pending, None
         return pending
+
+
+def _tapped_heads(specs: Sequence[PathSpec]) -> set[str]:
+    """Tasks whose heads a path taps on images that are another task's, too."""
+    taps = [(name.split("."), spec) for spec in specs for name in spec.student]
+    return {
+        parts[1]
+        for parts, spec in taps
+        if len(parts) > 1 and parts[0] == "heads" and spec.tasks != (parts[1],)
+    }
 
 
 def _blank_image(student: nn.Module, cfg: CfgNode) -> dict:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from multas.distillation.cuts import Cut
 from multas.distillation.distillation import Distillation, build_distillation
 from multas.distillation.paths.base import Targets
+from multas.modeling.multitask_network import add_losses, mini_batches
 
 # Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
 ANNOTATION_KEYS = ("instances", "sem_seg", "label")
@@ -100,40 +101,40 @@ class Distiller(nn.Module):
 
     def _distill(self, distillation: Distillation, batched_inputs: list[dict]) -> dict[str, Tensor]:
         losses: dict[str, Tensor] = {}
-        parts: list[list[Tensor]] = []
+        parts: list[tuple[int, list[Tensor | None]]] = []
         cuts: list[Cut] = []
         for inputs, learn in self._groups(batched_inputs):
+            (task,) = {x.get("task") for x in inputs} if "mini_batch" in inputs[0] else {None}
+            taps = distillation.taps_for(task)
             # In this order: a tap behind a cut is to see what lies behind it.
             with (
                 distillation.cuts.record() as part_of_cuts,
-                distillation.student_taps.record(stop_early=not learn) as record,
+                distillation.student_taps.record(stop_early=not learn, names=taps) as record,
             ):
                 task_losses = self.student(self._visible(inputs))
             if learn:
-                losses.update(task_losses)
+                losses = add_losses(losses, task_losses)
             own_boxes = distillation.boxes == "ground_truth"
             targets = self._targets(inputs if own_boxes else self._visible(inputs))
-            part = distillation.path_losses(record, inputs, targets)
-            share = len(inputs) / len(batched_inputs)
-            parts.append([share * loss for loss in part])
+            parts.append((len(inputs), distillation.path_losses(record, inputs, targets, task)))
             cuts.extend(part_of_cuts)
-        path_losses = [torch.stack(same).sum() for same in zip(*parts, strict=True)]
-        return losses | distillation.aggregate(path_losses, cuts)
+        return losses | distillation.aggregate(_mean_over_images(parts), cuts)
 
     def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
         """The batch in parts that the student can take, and whether it learns from their labels.
 
-        A student that handles missing annotations itself gets the whole batch. Any other model
+        Mini-batches of tasks stay apart. A student that handles missing annotations itself gets the whole batch. Any other model
         gets annotated and unannotated images apart; of the latter only the taps are computed.
         """
         if getattr(self.student, "accepts_unannotated", False):
-            yield batched_inputs, True
+            yield from ((part, True) for part in mini_batches(batched_inputs))
             return
-        annotated = [self.hard_labels and _is_annotated(x) for x in batched_inputs]
-        for learn in (True, False):
-            part = [x for x, a in zip(batched_inputs, annotated, strict=True) if a == learn]
-            if part:
-                yield part, learn
+        for whole in mini_batches(batched_inputs):
+            annotated = [self.hard_labels and _is_annotated(x) for x in whole]
+            for learn in (True, False):
+                part = [x for x, a in zip(whole, annotated, strict=True) if a == learn]
+                if part:
+                    yield part, learn
 
     def _visible(self, inputs: list[dict]) -> list[dict]:
         """What the student's own losses may see of each image."""
@@ -146,12 +147,28 @@ class Distiller(nn.Module):
         divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0) or 1
         height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
         instances = [x.get("instances") for x in inputs]
+        masks = [x.get("sem_seg") for x in inputs]
         device = self.device
         return Targets(
             image_sizes=sizes,
             padded_size=(height, width),
             instances=[None if x is None else x.to(device) for x in instances],
+            sem_seg=[None if x is None else x.to(device) for x in masks],
         )
+
+
+def _mean_over_images(parts: list[tuple[int, list[Tensor | None]]]) -> list[Tensor]:
+    """K path losses of parts of a batch -> those of the batch.
+
+    Args:
+        parts: images and path losses of each part; None where a path does not apply to it.
+    """
+    means = []
+    for k in range(len(parts[0][1])):
+        own = [(count, loss) for count, losses in parts if (loss := losses[k]) is not None]
+        total = sum(count for count, _ in own)
+        means.append(torch.stack([count / total * loss for count, loss in own]).sum())
+    return means
 
 
 def _is_annotated(sample: dict) -> bool:

@@ -8,7 +8,7 @@ results in call order. The model itself is never changed: hooks live only while 
 """
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -82,18 +82,22 @@ class Taps:
         return f"Its parts are: {', '.join(n for n in names if '.' not in n)}."
 
     @contextmanager
-    def record(self, stop_early: bool = False) -> Iterator[dict[str, Any]]:
+    def record(
+        self, stop_early: bool = False, names: Collection[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Record one forward pass made inside the ``with`` block.
 
         Args:
+            names: of the taps that this pass reaches and that are wanted; None = all.
             stop_early: end the forward pass as soon as all taps have fired (known from
                 :meth:`probe`): nothing behind the last tap is computed, no output is returned.
 
         Yields:
             A dict that holds ``{tap name: value}`` after the block.
         """
-        results: dict[str, list[Any]] = {name: [] for name in self._calls}
-        remaining = sum(self._calls.values())
+        taps = {n: r for n, r in self._resolved.items() if names is None or n in names}
+        results: dict[str, list[Any]] = {module: [] for module, _ in taps.values()}
+        remaining = sum(self._calls[module] for module in results)
         versions: list[tuple[str, Tensor, int]] = []
 
         def hook_of(name: str):
@@ -108,7 +112,7 @@ class Taps:
 
             return hook
 
-        handles = [self._modules[n].register_forward_hook(hook_of(n)) for n in self._calls]
+        handles = [self._modules[n].register_forward_hook(hook_of(n)) for n in results]
         record: dict[str, Any] = {}
         try:
             yield record
@@ -119,7 +123,7 @@ class Taps:
                 handle.remove()
         if not self._probed:
             self._learn(results, versions)
-        record.update({name: self._pick(name, results) for name in self._resolved})
+        record.update({name: self._pick(name, results) for name in taps})
 
     def _learn(self, results: Mapping[str, list], versions: Sequence[tuple]) -> None:
         """Keep how often each module is called and whose result is overwritten in place later.

@@ -45,9 +45,9 @@ class BilevelStep(DistillationStep):
     def _next_batch(self) -> list[dict]:
         if self._batches is None:
             # A resumed run goes on with the batch that an uninterrupted one would see.
-            sampler = getattr(self._validation, "sampler", None)
-            if sampler is not None:
-                sampler.start = getattr(self, "iter", 0)
+            start_at = getattr(self._validation, "start_at", None)
+            if start_at is not None:
+                start_at(getattr(self, "iter", 0))
             self._batches = iter(self._validation)
         return next(self._batches)
 

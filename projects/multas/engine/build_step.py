@@ -10,6 +10,7 @@ from multas.distillation import Distiller, GradientAggregator
 from multas.distillation.aggregation import Bilevel
 from multas.engine.bilevel import BilevelStep
 from multas.engine.step import DistillationStep
+from multas.engine.task_gradients import TaskGradientStep
 
 
 def build_step(
@@ -33,7 +34,12 @@ def build_step(
     """
     distiller = getattr(trainer.model, "module", trainer.model)
     distillation = distiller.distillation if isinstance(distiller, Distiller) else None
-    if distillation is None or not isinstance(distillation.aggregator, GradientAggregator):
+    by_gradient = distillation is not None and isinstance(
+        distillation.aggregator, GradientAggregator
+    )
+    if cfg.MODEL.MULTITASK.GRADIENTS != "sum":
+        return _task_step(cfg, trainer, by_gradient)
+    if distillation is None or not by_gradient:
         return trainer
     on_gpu = torch.device(distiller.device).type == "cuda"
     autocast, scaler = None, None
@@ -52,9 +58,29 @@ def build_step(
     validation = cfg.clone()
     validation.defrost()
     validation.DATASETS.TRAIN = tuple(names)
+    validation.DATASETS.TASK_BATCHES = []
     return BilevelStep(
         *parts,
         autocast=autocast,
         grad_scaler=scaler,
         validation=build_train_loader(validation),
+    )
+
+
+def _task_step(cfg: CfgNode, trainer: SimpleTrainer, by_gradient: bool) -> TaskGradientStep:
+    options, key = cfg.MODEL.MULTITASK, "MODEL.MULTITASK.GRADIENTS"
+    if options.GRADIENTS != "mgda":
+        raise ValueError(f"{key} is '{options.GRADIENTS}'; choose from sum, mgda.")
+    if by_gradient:
+        raise ValueError(
+            f"{key} is mgda and MODEL.DISTILLATION.AGGREGATION.NAME weighs gradients, too: set one "
+            "of them to sum or to an aggregation by losses (adaptive)."
+        )
+    if cfg.SOLVER.AMP.ENABLED:
+        raise ValueError(f"{key} mgda has no mixed precision: set SOLVER.AMP.ENABLED to False.")
+    return TaskGradientStep(
+        trainer.model,
+        trainer.data_loader,
+        trainer.optimizer,
+        normalisation=options.NORMALISATION,
     )

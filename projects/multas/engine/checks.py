@@ -9,6 +9,7 @@ from torch import nn
 
 from multas.data.loader import SeededDataset, TrainLoader, require_registered
 from multas.data.mapper import MultasMapper
+from multas.data.task_batches import TaskLoader
 from multas.distillation import Distiller
 from multas.evaluation.build import evaluator_types
 
@@ -19,9 +20,12 @@ _KEYS = {
     "DenseDetectionHead": ("MODEL.DENSE_HEAD.NUM_CLASSES", "thing_classes"),
     "GFLHead": ("MODEL.GFL_HEAD.NUM_CLASSES", "thing_classes"),
     "SemanticFPNHead": ("MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", "stuff_classes"),
+    "SemSegFPNHead": ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "stuff_classes"),
     "LinearClassificationHead": ("MODEL.LINEAR_HEAD.NUM_CLASSES", "label_classes"),
 }
-_ANNOTATIONS = ("annotations", "sem_seg_file_name", "label")
+# Key of a model input -> key of the dataset dict that it is made of.
+_IN_DICT = {"instances": "annotations", "sem_seg": "sem_seg_file_name", "label": "label"}
+_ANNOTATIONS = tuple(_IN_DICT.values())
 
 
 def check_test_sets(cfg: CfgNode) -> None:
@@ -73,13 +77,18 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
     heads = getattr(model, "heads", None)
-    parts: list[Any] = [model, getattr(model, "roi_heads", None)]
+    parts: list[Any] = [model, *(getattr(model, x, None) for x in ("roi_heads", "sem_seg_head"))]
     if isinstance(heads, nn.ModuleDict):
         parts.extend(heads.values())
     for part in parts:
         for base in type(part).__mro__:
             if base.__name__ in _KEYS:
-                yield *_KEYS[base.__name__], part.num_classes
+                yield *_KEYS[base.__name__], _num_classes(part)
+
+
+def _num_classes(head: Any) -> int:
+    # Detectron2's SemSegFPNHead does not remember the number.
+    return head.num_classes if hasattr(head, "num_classes") else head.predictor.out_channels
 
 
 def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:
@@ -97,7 +106,7 @@ def _shortened(names: Sequence[str], count: int = 8) -> str:
     return ", ".join([*names[: count - len(more)], *more])
 
 
-def check_annotations(model: nn.Module, loader: TrainLoader) -> None:
+def check_annotations(model: nn.Module, loader: TrainLoader | TaskLoader) -> None:
     """Make sure that there is something to learn from, and nothing that the model cannot take.
 
     Args:
@@ -105,14 +114,17 @@ def check_annotations(model: nn.Module, loader: TrainLoader) -> None:
         loader: its data.
 
     Raises:
-        ValueError: no image is annotated and nothing is distilled, or a model that needs
-            annotations meets images without.
+        ValueError: no image is annotated and nothing is distilled, a model that needs annotations
+            meets images without, or a task's mini-batch has none that is annotated for it.
     """
     model = getattr(model, "module", model)
     if isinstance(model, Distiller):
         if model.distillation is not None:
             return
         model = model.student
+    if isinstance(loader, TaskLoader):
+        _check_tasks(model, loader)
+        return
     dataset = loader.dataset
     if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
         return  # a user's own loader
@@ -131,3 +143,19 @@ def check_annotations(model: nn.Module, loader: TrainLoader) -> None:
         + "Name pseudo-labels for them in DATASETS.PSEUDO_LABELS.FILES (tools/pseudo_label.py), "
         "distill (MODEL.META_ARCHITECTURE Distiller), or leave them out."
     )
+
+
+def _check_tasks(model: Any, loader: TaskLoader) -> None:
+    for number, (task, part) in enumerate(zip(loader.tasks, loader.loaders, strict=True)):
+        dataset = part.dataset
+        if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
+            continue
+        wanted = _IN_DICT[model.annotation_of(task)]
+        joined = [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
+        if not any(wanted in d for d in joined):
+            raise ValueError(
+                f"DATASETS.TASK_BATCHES[{number}]: none of its {len(joined)} images is annotated "
+                f"for the task '{task}' (no '{wanted}'; the first image is "
+                f"{joined[0]['file_name']}), and nothing is distilled. Name other data sets in "
+                "TRAIN, or another TASK."
+            )

@@ -13,6 +13,7 @@ from torch import nn
 from multas.distillation import Distillation
 from multas.engine.named_models import Weights, live_weights
 from multas.engine.product import Product
+from multas.modeling import MultiTaskNetwork
 
 
 class RunState(HookBase):
@@ -80,6 +81,23 @@ class PathMonitor(HookBase):
                 # Unsmoothed: a median over 20 steps would hide what an aggregator does.
                 key = "/".join(filter(None, [monitor, "~".join(place)]))
                 self.trainer.storage.put_scalar(key, shares[place], smoothing_hint=False)
+
+
+class TaskImages(HookBase):
+    """Logs how many images of each step were annotated for each task, "images/<task>".
+
+    Args:
+        network: whose counts are taken.
+    """
+
+    def __init__(self, network: MultiTaskNetwork) -> None:
+        self._network = network
+
+    def after_step(self) -> None:
+        counts = self._network.annotated_images
+        self._network.annotated_images = {}
+        for task, count in counts.items():
+            self.trainer.storage.put_scalar(f"images/{task}", count, smoothing_hint=False)
 
 
 class SaveStudent(HookBase):

@@ -15,25 +15,21 @@ from detectron2.solver.build import get_default_optimizer_params, maybe_add_grad
 from detectron2.utils import comm
 from torch import nn
 
-from multas.data.loader import (
-    TrainLoader,
-    build_test_loader,
-    build_train_loader,
-    load_training_dicts,
-)
-from multas.data.mapper import MultasMapper
-from multas.data.multi_scale import build_batch_sizes
+from multas.data.loader import TrainLoader, build_test_loader
+from multas.data.task_batches import TaskLoader, training_sets
+from multas.data.training import build_training_loader
 from multas.distillation import Distillation, Distiller
 from multas.engine.build_step import build_step
 from multas.engine.checkpointer import Checkpointer
 from multas.engine.checks import check_annotations, check_classes, check_test_sets
 from multas.engine.ema import MeanTeachers
 from multas.engine.finite import LossRecord, describe_losses
-from multas.engine.hooks import PathMonitor, RunState, SaveStudent
+from multas.engine.hooks import PathMonitor, RunState, SaveStudent, TaskImages
 from multas.engine.path_ramp import PathRamp
 from multas.engine.product import Product
 from multas.engine.schedule import build_lr_scheduler
 from multas.evaluation import build_evaluator
+from multas.modeling import MultiTaskNetwork
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +58,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         check_test_sets(cfg)
         super().__init__(cfg)
-        check_classes(self._trainer.model, [*cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST])
+        check_classes(self._trainer.model, [*training_sets(cfg), *cfg.DATASETS.TEST])
         check_annotations(self._trainer.model, self._trainer.data_loader)
         self._trainer = build_step(cfg, self._trainer, self.build_train_loader)
 
@@ -102,26 +98,8 @@ class Trainer(DefaultTrainer):
         return build_lr_scheduler(cfg, optimizer)
 
     @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader:
-        if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-            raise ValueError(
-                f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; multas' loader, "
-                "which resumes exactly, knows 'TrainingSampler' only."
-            )
-        dicts = load_training_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS)
-        seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-        mapper = MultasMapper(cfg, is_train=True)
-        mapper.pseudo_labels.check(dicts, cfg.DATASETS.TRAIN)
-        return build_train_loader(
-            dicts,
-            mapper,
-            total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-            seed=seed,
-            num_workers=cfg.DATALOADER.NUM_WORKERS,
-            group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
-            copies=cfg.INPUT.COPIES,
-            batch_sizes=build_batch_sizes(cfg, seed),
-        )
+    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader | TaskLoader:
+        return build_training_loader(cfg)
 
     @classmethod
     def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
@@ -147,6 +125,7 @@ class Trainer(DefaultTrainer):
         # which comes last, what they logged.
         own: list[HookBase | None] = [
             RunState(model),
+            *_task_hooks(model),
             *([] if distillation is None else _path_hooks(cfg, model, distillation)),
             *self._product.hooks,
         ]
@@ -203,7 +182,7 @@ class Trainer(DefaultTrainer):
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)
-        self._trainer.data_loader.sampler.start = self.start_iter
+        self._trainer.data_loader.start_at(self.start_iter)
 
 
 def _path_hooks(cfg: CfgNode, model: nn.Module, distillation: Distillation) -> list[HookBase]:
@@ -215,6 +194,12 @@ def _path_hooks(cfg: CfgNode, model: nn.Module, distillation: Distillation) -> l
     if any(teacher.following for teacher in distillation.teachers):
         hooks.append(MeanTeachers(model, distillation.teachers))
     return hooks
+
+
+def _task_hooks(model: nn.Module) -> list[HookBase]:
+    network = getattr(model, "module", model)
+    network = network.student if isinstance(network, Distiller) else network
+    return [TaskImages(network)] if isinstance(network, MultiTaskNetwork) else []
 
 
 def find_distillation(model: nn.Module) -> Distillation | None:

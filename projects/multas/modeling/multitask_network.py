@@ -1,5 +1,7 @@
 """The meta-architecture: one backbone, any number of task heads, partly annotated batches."""
 
+from collections.abc import Iterable
+from itertools import groupby
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -16,7 +18,22 @@ class RawOutputs(NamedTuple):
 
     images: ImageList
     features: dict[str, Tensor]  # per level (N, D, Hi, Wi)
-    predictions: dict[str, Any]  # per task what its head returned
+    predictions: dict[str, Any]  # per task whose head ran what it returned
+
+
+def mini_batches(batched_inputs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    """The parts of a batch that pass through the network one after the other.
+
+    Args:
+        batched_inputs: images of one part stand together and share "mini_batch", its number;
+            without the key all are one part.
+    """
+    return [list(part) for _, part in groupby(batched_inputs, lambda x: x.get("mini_batch"))]
+
+
+def add_losses(total: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Sums by name; a name that only one side has is kept as it is."""
+    return total | {name: total[name] + x if name in total else x for name, x in more.items()}
 
 
 @META_ARCH_REGISTRY.register()
@@ -62,6 +79,10 @@ class MultiTaskNetwork(nn.Module):
         self.heads = nn.ModuleDict(heads)
         self.loss_weights = dict(loss_weights or {})
         self.input_format = input_format
+        self.always_run: frozenset[str] = frozenset()
+        # Filled in training: loss -> its task; task -> annotated images, until somebody takes them.
+        self.task_of_loss: dict[str, str] = {}
+        self.annotated_images: dict[str, int] = {}
         # Not persistent: they are config, and a checkpoint must load under another one.
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
@@ -104,11 +125,27 @@ class MultiTaskNetwork(nn.Module):
         images = [(image - self.pixel_mean) / self.pixel_std for image in images]
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
+    def require_heads(self, tasks: Iterable[str]) -> None:
+        """Run these heads in every training pass: someone taps them whatever the task is."""
+        self.always_run = frozenset(tasks) & frozenset(self.heads)
+
+    def annotation_of(self, task: str) -> str:
+        """The key of a model input that holds the annotation of a task."""
+        return dict(self._task_heads())[task].annotation
+
     def raw_outputs(self, batched_inputs: list[dict[str, Any]]) -> RawOutputs:
-        """Backbone and heads only: no annotation is read, nothing is decoded."""
+        """Backbone and heads only: no annotation is read, nothing is decoded.
+
+        In training, images that name their "task" run its head alone.
+        """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        predictions = {task: head(features) for task, head in self._task_heads()}
+        tasks = {x.get("task") for x in batched_inputs} if self.training else {None}
+        predictions = {
+            task: head(features)
+            for task, head in self._task_heads()
+            if None in tasks or task in tasks or task in self.always_run
+        }
         return RawOutputs(images, features, predictions)
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
@@ -118,25 +155,44 @@ class MultiTaskNetwork(nn.Module):
             batched_inputs: one dict per image: "image" (C, H, W); "height", "width" of the
                 wanted output (inference); and in training the annotations it has: "instances"
                 (empty = annotated as empty), "sem_seg" (H, W), "label". A missing key means not
-                annotated: the image has no part in that task's losses.
+                annotated: the image has no part in that task's losses. "task": it has a part in
+                the losses of this task alone. "mini_batch": see :func:`mini_batches`; losses of
+                the parts add up.
 
         Returns:
             Training: all losses of all heads, scalars; exact zeros for a task without annotated
             image. Inference: per image one entry per head: "instances", "sem_seg", "scores".
         """
-        outputs = self.raw_outputs(batched_inputs)
-        if self.training:
-            return self._losses(outputs, batched_inputs)
-        return self._results(outputs, batched_inputs)
+        if not self.training:
+            return self._results(self.raw_outputs(batched_inputs), batched_inputs)
+        losses: dict[str, Tensor] = {}
+        for part in mini_batches(batched_inputs):
+            losses = add_losses(losses, self._losses(self.raw_outputs(part), part))
+        return losses
 
     def _losses(self, outputs: RawOutputs, batched_inputs: list[dict]) -> dict[str, Tensor]:
         image_size = tuple(outputs.images.tensor.shape[-2:])
         losses: dict[str, Tensor] = {}
+        idle: list[Tensor] = []
         for task, head in self._task_heads():
-            annotations = [x.get(head.annotation) for x in batched_inputs]
+            if task not in outputs.predictions:
+                idle.extend(p.reshape(-1)[0] for p in head.parameters() if p.requires_grad)
+                continue
+            annotations = [
+                x.get(head.annotation) if x.get("task", task) == task else None
+                for x in batched_inputs
+            ]
             own = head.losses(outputs.predictions[task], outputs.features, annotations, image_size)
             weight = self.loss_weights.get(task, 1.0)
             losses.update({name: loss * weight for name, loss in own.items()})
+            self.task_of_loss.update(dict.fromkeys(own, task))
+            count = sum(annotation is not None for annotation in annotations)
+            self.annotated_images[task] = self.annotated_images.get(task, 0) + count
+        if idle and "mini_batch" not in batched_inputs[0]:
+            # Of a head that does not run in this iteration the gradient is 0, not absent: DDP waits
+            # for it, and with one process and with several the same weights decay.
+            first = next(iter(losses))
+            losses[first] = losses[first] + 0.0 * torch.stack(idle).sum()
         return losses
 
     def _results(self, outputs: RawOutputs, batched_inputs: list[dict]) -> list[dict[str, Any]]:

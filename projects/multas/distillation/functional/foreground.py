@@ -1,6 +1,6 @@
 """Which cells of a feature pyramid lie inside objects.
 
-Shapes: N images, G padded boxes, M = sum over levels of Hi * Wi cells.
+Shapes: N images of H x W pixels, G padded boxes, M = sum over levels of Hi * Wi cells.
 """
 
 from collections.abc import Sequence
@@ -52,3 +52,17 @@ def foreground_mask(boxes: Tensor, valid: Tensor, centers: Tensor) -> Tensor:
     x0, y0, x1, y1 = boxes[..., None].unbind(-2)
     inside = (x0 <= x) & (x <= x1) & (y0 <= y) & (y <= y1)
     return (inside & valid[..., None]).any(1)
+
+
+def mask_foreground(masks: Tensor, centers: Tensor) -> Tensor:
+    """Cells whose centre lies on an object's pixel.
+
+    Args:
+        masks: (N, H, W) bool: pixels of objects, of the padded batch.
+        centers: as in :func:`foreground_mask`.
+
+    Returns:
+        (N, M) bool.
+    """
+    x, y = centers.long().unbind(-1)
+    return masks[:, y, x]

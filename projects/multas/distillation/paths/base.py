@@ -16,7 +16,7 @@ Options of ``__init__`` are keys of the path's entry in ``MODEL.DISTILLATION.PAT
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from detectron2.structures import Boxes, Instances
@@ -42,13 +42,18 @@ class Targets:
         instances: ground truth of each image in network coordinates (pixels); None where the
             image is not annotated.
         boxes: boxes of the objects of each image (pixels): ground truth or the teacher's
-            detections, as MODEL.DISTILLATION.BOXES says. None unless a path ``needs_boxes``.
+            detections, as MODEL.DISTILLATION.BOXES says; none where ``from_masks``. None unless a
+            path ``needs_boxes``.
+        sem_seg: labels of each image, (height, width) integers; None where it has none.
+        from_masks: images whose objects are to be seen in ``sem_seg``: they have no boxes.
     """
 
     image_sizes: list[tuple[int, int]]
     padded_size: tuple[int, int]
     instances: list[Instances | None]
     boxes: list[Boxes] | None = None
+    sem_seg: list[Tensor | None] = field(default_factory=list)
+    from_masks: list[int] = field(default_factory=list)
 
 
 class Path(nn.Module):

@@ -6,13 +6,21 @@ from typing import Any
 import torch
 from detectron2.structures import Boxes
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from multas.distillation.functional.feature_imitation import defeat_imitation
-from multas.distillation.functional.foreground import cell_centers, foreground_mask
+from multas.distillation.functional.foreground import (
+    cell_centers,
+    foreground_mask,
+    mask_foreground,
+)
 from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets
 from multas.distillation.paths.feature_mse import adapted_maps
 from multas.distillation.paths.layers import LayerPath
+
+# Label of pixels without annotation, Detectron2's and VOC's.
+IGNORED = 255
 
 
 @PATH_REGISTRY.register()
@@ -20,7 +28,8 @@ class DeFeat(LayerPath):
     """Features imitated apart inside and outside of the objects.
 
     The same boxes count on all levels. They come from the annotation or the teacher, as
-    MODEL.DISTILLATION.BOXES says; an image without boxes is background.
+    MODEL.DISTILLATION.BOXES says; an image without boxes is background. Where an image is
+    annotated with a mask alone, the objects are its pixels.
 
     Args:
         student_shapes, teacher_shapes, resize: see :class:`LayerPath`.
@@ -29,6 +38,8 @@ class DeFeat(LayerPath):
         background_weight: factor of the background term.
         divisor: of both terms, which sum over the channels: 1, or 256 (the usual width); both
             occur in the reference implementation.
+        object_classes: labels that are objects in masks; empty = all but 0, the background, and
+            255, pixels without annotation (VOC).
 
     Raises:
         ValueError: DIVISOR is not positive, or see :class:`LayerPath`.
@@ -48,6 +59,7 @@ class DeFeat(LayerPath):
         foreground_weight: float = 1.0,
         background_weight: float = 1.0,
         divisor: float = 1.0,
+        object_classes: Sequence[int] = (),
     ) -> None:
         super().__init__(
             student_shapes=student_shapes,
@@ -60,6 +72,7 @@ class DeFeat(LayerPath):
         self.foreground_weight = foreground_weight
         self.background_weight = background_weight
         self.divisor = divisor
+        self.object_classes = tuple(object_classes)
 
     def labels(self) -> list[str]:
         return ["foreground", "background"]
@@ -75,14 +88,33 @@ class DeFeat(LayerPath):
             targets.padded_size,
             device=ours[0].device,
         )
+        foreground = foreground_mask(*pad_boxes(targets.boxes), centers)
+        if targets.from_masks:
+            foreground = foreground | mask_foreground(self._object_masks(targets), centers)
         return defeat_imitation(
             ours,
             theirs,
-            foreground_mask(*pad_boxes(targets.boxes), centers),
+            foreground,
             foreground_weight=self.foreground_weight,
             background_weight=self.background_weight,
             divisor=self.divisor,
         )
+
+    def _object_masks(self, targets: Targets) -> Tensor:
+        """(N, H, W) bool of the padded batch; False where the objects come from boxes."""
+        height, width = targets.padded_size
+        masks = []
+        for i, labels in enumerate(targets.sem_seg):
+            if i not in targets.from_masks or labels is None:
+                masks.append(None)
+                continue
+            if self.object_classes:
+                objects = torch.isin(labels, labels.new_tensor(self.object_classes))
+            else:
+                objects = (labels > 0) & (labels != IGNORED)
+            masks.append(F.pad(objects, (0, width - labels.shape[1], 0, height - labels.shape[0])))
+        some = next(mask for mask in masks if mask is not None)
+        return torch.stack([torch.zeros_like(some) if mask is None else mask for mask in masks])
 
 
 def pad_boxes(boxes: Sequence[Boxes]) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from multas.distillation.functional.feature_imitation import FEATURE_WEIGHT, pdf_imitation
 from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets, flatten_shapes
@@ -22,6 +22,7 @@ class PDFDistil(LayerPath):
 
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
+        teacher_model: tells how many anchors a cell has; held, not owned.
         feature_weight: factor of the feature term alone; the published results have 5.
         positive_score: teacher score above which an entry counts in the divisor of the
             classification term; lower it for a weak teacher (0.5 in the published results).
@@ -40,6 +41,7 @@ class PDFDistil(LayerPath):
         *,
         student_shapes: Sequence[Shapes],
         teacher_shapes: Sequence[Shapes],
+        teacher_model: nn.Module,
         feature_weight: float = FEATURE_WEIGHT,
         positive_score: float = 0.5,
         adapter: str = "conv_always",
@@ -54,7 +56,7 @@ class PDFDistil(LayerPath):
                     f"{side} only one layer is named. Name both, e.g. [backbone, heads.det]; "
                     "between networks of different tasks use FeatureMSE or DeFeat."
                 )
-        layout = common_layout(type(self), student_shapes[-1], teacher_shapes[-1])
+        layout = common_layout(type(self), student_shapes[-1], teacher_shapes[-1], teacher_model)
         for side, shapes in sides.items():
             sizes = tuple(tuple(shape[2:]) for shape in flatten_shapes(shapes[:-1]))
             if sizes != layout.sizes:

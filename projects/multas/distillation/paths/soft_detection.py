@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
+from torch import Tensor, nn
 
 from multas.distillation.functional.soft_detection import (
     SOFT_CLASS_WEIGHT,
@@ -29,6 +30,7 @@ class SoftDetection(Path):
 
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
+        teacher_model: tells how many anchors a cell has; held, not owned.
         soft_weight: factor of the classification term. "Self-training and multi-task learning …"
             has 5e3, "to be in the similar range with localization".
         alpha, gamma: of the focal loss. Its text says no gamma, its results were made with 1.
@@ -45,6 +47,7 @@ class SoftDetection(Path):
         *,
         student_shapes: Sequence[Shapes],
         teacher_shapes: Sequence[Shapes],
+        teacher_model: nn.Module,
         soft_weight: float = SOFT_CLASS_WEIGHT,
         alpha: float = 0.25,
         gamma: float = 1.0,
@@ -59,7 +62,7 @@ class SoftDetection(Path):
                 f"SCORE_WEIGHTED is {score_weighted!r}; it is a list of none, one or both of "
                 f"{', '.join(DETECTION_TERMS)}."
             )
-        self.layout = common_layout(type(self), student_shapes[0], teacher_shapes[0])
+        self.layout = common_layout(type(self), student_shapes[0], teacher_shapes[0], teacher_model)
         self.soft_weight = soft_weight
         self.alpha = alpha
         self.gamma = gamma
@@ -118,24 +121,67 @@ class DenseLayout:
 
 def dense_layout(shapes: Shapes) -> DenseLayout | None:
     """Read the shapes of (logits per level, deltas per level); None if they are not such."""
-    logits, deltas = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
-    if not shapes or len(logits) != len(deltas) or any(len(shape) != 4 for shape in shapes):
+    widths = _dense_widths(shapes)
+    if widths is None:
         return None
-    anchors, rest = divmod(deltas[0][1], 4)
-    same_places = all(a[2:] == b[2:] for a, b in zip(logits, deltas, strict=True))
-    same_widths = len({shape[1] for shape in logits}) == len({shape[1] for shape in deltas}) == 1
-    if rest or not anchors or logits[0][1] % anchors or not (same_places and same_widths):
+    classes, deltas = widths
+    anchors, rest = divmod(deltas, 4)
+    if rest or not anchors or classes % anchors:
         return None
-    sizes = tuple(tuple(shape[2:]) for shape in logits)
-    return DenseLayout(sizes, anchors, logits[0][1] // anchors)
+    sizes = tuple(tuple(shape[2:]) for shape in shapes[: len(shapes) // 2])
+    return DenseLayout(sizes, anchors, classes // anchors)
 
 
-def common_layout(path: type[Path], student: Shapes, teacher: Shapes) -> DenseLayout:
+def values_per_side(shapes: Shapes, model: nn.Module) -> int:
+    """How many values a dense head gives for each side of a box: 1 for deltas.
+
+    The shapes alone do not tell: 17 bins for one anchor and 34 classes look like deltas of 17
+    anchors and 2 classes. So the anchor generators of the model have to say how many a cell has.
+
+    Args:
+        shapes: of what the head returns.
+        model: that it is a part of.
+
+    Returns:
+        1 as well where the model has no anchors, or they fit no such head.
+    """
+    generators = [m for m in model.modules() if isinstance(m, DefaultAnchorGenerator)]
+    counts = {count for generator in generators for count in generator.num_anchors}
+    widths = _dense_widths(shapes)
+    if widths is None:
+        return 1
+    classes, box = widths
+    possible = [box // (4 * a) for a in counts if classes % a == box % (4 * a) == 0]
+    return min(possible, default=1)
+
+
+def _dense_widths(shapes: Shapes) -> tuple[int, int] | None:
+    """Channels of the maps of both kinds, if these are two maps of one size for each level."""
+    first, second = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
+    if not shapes or len(first) != len(second) or any(len(shape) != 4 for shape in shapes):
+        return None
+    same_places = all(a[2:] == b[2:] for a, b in zip(first, second, strict=True))
+    if not same_places or any(len({shape[1] for shape in maps}) > 1 for maps in (first, second)):
+        return None
+    return first[0][1], second[0][1]
+
+
+def common_layout(
+    path: type[Path], student: Shapes, teacher: Shapes, teacher_model: nn.Module
+) -> DenseLayout:
     """The layout of both heads.
 
     Raises:
-        ValueError: one of them is no dense head, or they differ.
+        ValueError: one of them is no dense head, it predicts distributions, or they differ.
     """
+    bins = values_per_side(teacher, teacher_model)
+    if bins > 1:
+        raise ValueError(
+            f"{path.__name__} compares deltas of boxes, but the head that it taps in the teacher "
+            f"gives a distribution over {bins} bins for each side of a box (generalized focal "
+            "loss). TYPE LocalizationDistillation fits such boxes; beside it, FKD, FeatureMSE or "
+            "DeFeat compare the features."
+        )
     layouts = {"student": dense_layout(student), "teacher": dense_layout(teacher)}
     for side, layout in layouts.items():
         if layout is None:

@@ -10,7 +10,7 @@ from torch import nn
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes
 from multas.distillation.registry import did_you_mean, lookup
 
-_KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID")
+_KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID", "TASKS")
 _KEY = "MODEL.DISTILLATION.PATHS"
 # What the builder gives to a path, as opposed to options that the entry may set.
 _GIVEN = ("self", "student_shapes", "teacher_shapes", "teacher_model")
@@ -27,7 +27,12 @@ class PathSpec:
     weight: float
     layerwise: bool = False
     teacher_id: int = 0
+    tasks: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def applies_to(self, task: str | None) -> bool:
+        """Whether images of that task (None: of no one's batch) count for this path."""
+        return task is None or not self.tasks or task in self.tasks
 
     def build(
         self,
@@ -59,7 +64,7 @@ def parse_paths(entries: Sequence[Mapping[str, Any]]) -> list[PathSpec]:
     return specs
 
 
-def _layers(value: Any) -> tuple[str, ...]:
+def _names(value: Any) -> tuple[str, ...]:
     return (value,) if isinstance(value, str) else tuple(value)
 
 
@@ -74,17 +79,18 @@ def _parse(entry: Mapping[str, Any], position: int) -> PathSpec:
             known = [*_KEYS, *(name.upper() for name in options)]
             hint = did_you_mean(key, known)
             raise ValueError(f"{where} ({entry['TYPE']}): unknown key '{key}'.{hint}")
-    student = _layers(entry.get("STUDENT", cls.default_student))
+    student = _names(entry.get("STUDENT", cls.default_student))
     if not student:
         raise ValueError(f"{where} ({entry['TYPE']}): STUDENT must name the layer(s) to tap.")
     return PathSpec(
         type=cls,
         name=str(entry.get("NAME", cls.default_name)),
         student=student,
-        teacher=_layers(entry.get("TEACHER", student)),
+        teacher=_names(entry.get("TEACHER", student)),
         weight=_weight(entry.get("WEIGHT", cls.default_weight), where),
         layerwise=bool(entry.get("LAYERWISE", False)),
         teacher_id=int(entry.get("TEACHER_ID", 0)),
+        tasks=_names(entry.get("TASKS", ())),
         options={k.lower(): v for k, v in entry.items() if k not in _KEYS},
     )
 

@@ -1,0 +1,142 @@
+"""One mini-batch per task: which data each gets, and how an iteration combines them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+import numpy as np
+from detectron2.config import CfgNode
+
+from multas.data.loader import TrainLoader
+
+KEY = "DATASETS.TASK_BATCHES"
+MODES = ("separate", "mixed", "alternate")
+_KEYS = ("TASK", "TRAIN", "IMS_PER_BATCH", "OPTS")
+
+
+@dataclass(frozen=True)
+class TaskBatch:
+    """One checked entry of DATASETS.TASK_BATCHES; see the key.
+
+    Attributes:
+        key: of this entry, for messages.
+        task: name of a task of the network.
+        cfg: the run's config as it holds for these images.
+        seed: of this entry's order of images and augmentation.
+    """
+
+    key: str
+    task: str
+    cfg: CfgNode
+    seed: int
+
+
+def parse_task_batches(cfg: CfgNode, seed: int) -> list[TaskBatch]:
+    """The entries of DATASETS.TASK_BATCHES.
+
+    Args:
+        cfg: of the run.
+        seed: of the run.
+
+    Raises:
+        ValueError: a key or value that is wrong, or DATASETS.TRAIN beside them.
+    """
+    entries = list(cfg.DATASETS.TASK_BATCHES)
+    if not entries:
+        return []
+    if cfg.DATASETS.TASK_MODE not in MODES:
+        raise ValueError(
+            f"DATASETS.TASK_MODE is '{cfg.DATASETS.TASK_MODE}'; choose from {', '.join(MODES)}."
+        )
+    if cfg.DATASETS.TRAIN:
+        raise ValueError(
+            f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} and {KEY} are both given; leave one of "
+            "them empty."
+        )
+    batches = [_parse(cfg, seed, number, entry) for number, entry in enumerate(entries)]
+    for task in cfg.MODEL.MULTITASK.TASKS:
+        if all(batch.task != task for batch in batches):
+            raise ValueError(
+                f"{KEY} has no entry for '{task}' of MODEL.MULTITASK.TASKS: its head would never "
+                "be trained. Add one, or drop the task."
+            )
+    return batches
+
+
+def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> TaskBatch:
+    key = f"{KEY}[{number}]"
+    if not isinstance(entry, Mapping) or not {"TASK", "TRAIN"} <= set(entry):
+        raise ValueError(f"{key} must be a mapping with the keys TASK and TRAIN, is {entry!r}.")
+    for name in entry:
+        if name not in _KEYS:
+            raise ValueError(f"{key}: unknown key '{name}'; known are {', '.join(_KEYS)}.")
+    if entry["TASK"] not in cfg.MODEL.MULTITASK.TASKS:
+        raise ValueError(
+            f"{key}: TASK is '{entry['TASK']}', MODEL.MULTITASK.TASKS are "
+            f"{', '.join(cfg.MODEL.MULTITASK.TASKS)}."
+        )
+    own = cfg.clone()
+    own.defrost()
+    own.merge_from_list(list(entry.get("OPTS", [])))
+    train = entry["TRAIN"]
+    own.DATASETS.TRAIN = (train,) if isinstance(train, str) else tuple(train)
+    own.DATASETS.TASK_BATCHES = []
+    own.SOLVER.IMS_PER_BATCH = int(entry.get("IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH))
+    if cfg.DATASETS.TASK_MODE == "alternate":
+        # Schedules of the data count the batches of this entry.
+        own.SOLVER.MAX_ITER = -(-cfg.SOLVER.MAX_ITER // len(cfg.DATASETS.TASK_BATCHES))
+    if number:
+        # Data sets of one size are not to be gone through in one order.
+        seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    return TaskBatch(key, str(entry["TASK"]), own, seed)
+
+
+def training_sets(cfg: CfgNode) -> list[str]:
+    """Names of all data sets that a config trains on."""
+    sets = [*cfg.DATASETS.TRAIN]
+    for batch in parse_task_batches(cfg, 0):
+        sets.extend(name for name in batch.cfg.DATASETS.TRAIN if name not in sets)
+    return sets
+
+
+class TaskLoader:
+    """Batches that are put together from one mini-batch per task.
+
+    Every image says its "task"; in mode "separate" also the number of its "mini_batch".
+
+    Args:
+        tasks: of the loaders, in order.
+        loaders: of the mini-batches.
+        mode: see DATASETS.TASK_MODE.
+    """
+
+    def __init__(self, tasks: Sequence[str], loaders: Sequence[TrainLoader], mode: str) -> None:
+        self.tasks = list(tasks)
+        self.loaders = list(loaders)
+        self.mode = mode
+        self._start = 0
+
+    def start_at(self, iteration: int) -> None:
+        """Skip what the iterations before ``iteration`` took."""
+        self._start = iteration
+        for number, loader in enumerate(self.loaders):
+            if self.mode == "alternate":
+                loader.start_at(len(range(number, iteration, len(self.loaders))))
+            else:
+                loader.start_at(iteration)
+
+    def __iter__(self) -> Iterator[list[dict]]:
+        streams = [iter(loader) for loader in self.loaders]
+        if self.mode == "alternate":
+            for iteration in count(self._start):
+                number = iteration % len(streams)
+                yield self._named(number, next(streams[number]))
+        while True:
+            yield [x for i, stream in enumerate(streams) for x in self._named(i, next(stream))]
+
+    def _named(self, number: int, batch: list[dict]) -> list[dict]:
+        extra: dict[str, Any] = {"task": self.tasks[number]}
+        if self.mode == "separate":
+            extra["mini_batch"] = number
+        return [x | extra for x in batch]

@@ -1,0 +1,107 @@
+"""One mini-batch per task: order, epochs, resuming, and what a wrong entry says."""
+
+from itertools import islice
+
+import pytest
+from detectron2.config import get_cfg
+
+from multas.config import add_multas_config
+from multas.data.loader import build_train_loader
+from multas.data.task_batches import TaskLoader, parse_task_batches, training_sets
+
+
+def make_cfg(*entries, mode="separate"):
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.DATASETS.TASK_BATCHES = list(entries)
+    cfg.DATASETS.TASK_MODE = mode
+    cfg.MODEL.MULTITASK.TASKS = ["det", "seg"]
+    return cfg
+
+
+DET, SEG = {"TASK": "det", "TRAIN": ["a", "b"]}, {"TASK": "seg", "TRAIN": "c"}
+
+
+def make_loader(mode, sizes=(5, 3), batches=(2, 3)):
+    loaders = [
+        build_train_loader(
+            [{"name": f"{task}{i}"} for i in range(size)],
+            dict,
+            total_batch_size=batch,
+            seed=seed,
+        )
+        for seed, (task, size, batch) in enumerate(zip("ds", sizes, batches, strict=True))
+    ]
+    return TaskLoader(["det", "seg"], loaders, mode)
+
+
+@pytest.mark.parametrize("mode", ["separate", "mixed"])
+def test_an_iteration_has_one_mini_batch_of_each_task(mode):
+    for batch in islice(make_loader(mode), 4):
+        assert [x["task"] for x in batch] == ["det"] * 2 + ["seg"] * 3
+        assert all(x["name"][0] == x["task"][0] for x in batch)
+        assert [x.get("mini_batch") for x in batch] == (
+            [0, 0, 1, 1, 1] if mode == "separate" else [None] * 5
+        )
+
+
+def test_alternating_iterations_have_one_task_each():
+    batches = list(islice(make_loader("alternate"), 5))
+    tasks = ["det", "seg", "det", "seg", "det"]
+    assert [{x["task"] for x in batch} for batch in batches] == [{task} for task in tasks]
+    assert "mini_batch" not in batches[0][0]
+
+
+def test_every_task_has_epochs_of_its_own():
+    batches = list(islice(make_loader("separate"), 5))
+    seen = {t: [x["name"] for b in batches for x in b if x["task"] == t] for t in ("det", "seg")}
+    for start in (0, 5):
+        assert sorted(seen["det"][start : start + 5]) == [f"d{i}" for i in range(5)]
+    for start in range(0, 15, 3):
+        assert sorted(seen["seg"][start : start + 3]) == ["s0", "s1", "s2"]
+
+
+@pytest.mark.parametrize("mode", ["separate", "mixed", "alternate"])
+@pytest.mark.parametrize("start", [0, 1, 2, 5])
+def test_a_resumed_loader_goes_on_with_the_same_batches(mode, start):
+    whole = list(islice(make_loader(mode), 9))
+    later = make_loader(mode)
+    later.start_at(start)
+    assert list(islice(later, 9 - start)) == whole[start:]
+
+
+def test_options_and_sizes_of_an_entry_are_its_own():
+    cfg = make_cfg(DET, SEG | {"IMS_PER_BATCH": 3, "OPTS": ["INPUT.STRETCH", 64]})
+    cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.STRETCH = 7, 32
+    det, seg = parse_task_batches(cfg, seed=5)
+    assert (det.cfg.SOLVER.IMS_PER_BATCH, seg.cfg.SOLVER.IMS_PER_BATCH) == (7, 3)
+    assert (det.cfg.INPUT.STRETCH, seg.cfg.INPUT.STRETCH, cfg.INPUT.STRETCH) == (32, 64, 32)
+    assert det.cfg.DATASETS.TRAIN == ("a", "b") and seg.cfg.DATASETS.TRAIN == ("c",)
+    assert det.seed == 5 != seg.seed
+    assert training_sets(cfg) == ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ([DET], "no entry for 'seg'"),
+        ([DET, {"TASK": "depth", "TRAIN": "c"}], r"TASK_BATCHES\[1\].*'depth'.*det, seg"),
+        ([DET, SEG | {"BATCH": 1}], "unknown key 'BATCH'.*IMS_PER_BATCH"),
+        ([DET, {"TASK": "seg"}], "TASK and TRAIN"),
+    ],
+)
+def test_a_wrong_entry_says_what_would_be_right(entries, message):
+    with pytest.raises(ValueError, match=message):
+        parse_task_batches(make_cfg(*entries), 0)
+
+
+def test_train_sets_beside_task_batches_are_refused():
+    cfg = make_cfg(DET, SEG)
+    cfg.DATASETS.TRAIN = ("a",)
+    with pytest.raises(ValueError, match="both given"):
+        parse_task_batches(cfg, 0)
+
+
+def test_an_unknown_mode_is_refused():
+    with pytest.raises(ValueError, match=r"'joint'.*separate, mixed, alternate"):
+        parse_task_batches(make_cfg(DET, SEG, mode="joint"), 0)

@@ -1,0 +1,244 @@
+"""Training on partly annotated data: gradients of an iteration, with one and two processes."""
+
+import copy
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import EventStorage
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from multas.distillation.min_norm import duality_gap
+from multas.engine.task_gradients import TaskGradientStep, task_weights
+
+MODES = ("separate", "mixed", "alternate")
+
+
+def tools() -> dict:
+    """The tests of the network have what makes small ones, and images for them."""
+    folder = Path(__file__).parents[1] / "modeling"
+    return runpy.run_path(str(folder / "test_multitask_network.py"))
+
+
+def make_network() -> nn.Module:
+    """With two heads; images of a batch do not see each other."""
+    return without_statistics(tools()["make_network"](("det", "seg")).double().train())
+
+
+def without_statistics(network: nn.Module) -> nn.Module:
+    """BatchNorm in eval mode."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    return network
+
+
+def make_batch(mode: str, count: int = 2) -> list[dict]:
+    make_image = tools()["make_image"]
+    batch = []
+    for number, task in enumerate(("det", "seg")):
+        extra = {"task": task} | ({"mini_batch": number} if mode == "separate" else {})
+        # Boxes and masks on all of them: only the task says what counts.
+        batch += [make_image(10 * number + i, ("det", "seg")) | extra for i in range(count)]
+    return batch
+
+
+def gradients(network: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
+    network.zero_grad()
+    torch.stack(list(network(batch).values())).sum().backward()
+    return {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
+
+
+def only(batch: list[dict], task: str) -> list[dict]:
+    """The images of one task, with its annotation alone and no word about tasks."""
+    key = {"det": "instances", "seg": "sem_seg"}[task]
+    return [{"image": x["image"], key: x[key]} for x in batch if x["task"] == task]
+
+
+@pytest.mark.parametrize("mode", ["separate", "mixed"])
+def test_gradients_of_an_iteration_are_the_sum_of_the_single_tasks(mode):
+    network, batch = make_network(), make_batch(mode)
+    single = []
+    for task in ("det", "seg"):
+        alone = copy.deepcopy(network)
+        single.append(gradients(alone, only(batch, task)))
+    together = gradients(network, batch)
+    for name, gradient in together.items():
+        expected = sum(own[name] for own in single if name in own)
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def test_a_mini_batch_has_batch_norm_statistics_of_its_own():
+    """With BatchNorm in training mode, separate is one pass after the other and mixed is not."""
+    network = make_network().train()
+    batch = make_batch("separate")
+    losses = {task: copy.deepcopy(network)(only(batch, task)) for task in ("det", "seg")}
+    separate = copy.deepcopy(network)(batch)
+    torch.testing.assert_close(separate["loss_cls"], losses["det"]["loss_cls"])
+    torch.testing.assert_close(separate["loss_sem_seg"], losses["seg"]["loss_sem_seg"])
+    mixed = copy.deepcopy(network)(make_batch("mixed"))
+    assert not torch.isclose(mixed["loss_sem_seg"], separate["loss_sem_seg"])
+    seen = copy.deepcopy(network)
+    seen(batch)
+    key = "backbone.bottom_up.stem.conv1.norm.num_batches_tracked"
+    assert seen.state_dict()[key] == network.state_dict()[key] + 2
+
+
+def test_only_the_head_of_the_task_runs():
+    network, calls = make_network(), []
+    for task, head in network.heads.items():
+        head.register_forward_hook(lambda *_, task=task: calls.append(task))
+    network(make_batch("separate"))
+    assert calls == ["det", "seg"]
+    network.require_heads(["det", "no head"])
+    network(make_batch("separate"))
+    assert calls[2:] == ["det", "det", "seg"]
+
+
+def test_annotated_images_are_counted_for_each_task():
+    network = make_network()
+    network(make_batch("separate", count=3))
+    assert network.annotated_images == {"det": 3, "seg": 3}
+
+
+def test_a_head_without_a_batch_keeps_a_gradient_of_zero():
+    network = make_network()
+    batch = [x for x in make_batch("alternate") if x["task"] == "det"]
+    found = gradients(network, batch)
+    assert len(found) == len(list(network.parameters()))
+    assert all(not g.any() for n, g in found.items() if n.startswith("heads.seg"))
+
+
+def one_step(kind, network, batch, lr=0.1):
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
+    trainer = kind(network, [batch], optimizer)
+    without_statistics(network)
+    with EventStorage():
+        trainer.run_step()
+    return {n: p.detach().clone() for n, p in network.named_parameters()}
+
+
+@pytest.mark.parametrize("mode", ["separate", "mixed"])
+def test_mgda_lowers_every_task_and_leaves_the_heads_alone(mode):
+    network, batch = make_network(), make_batch(mode)
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    single = {t: gradients(copy.deepcopy(network), only(batch, t)) for t in ("det", "seg")}
+    after = one_step(TaskGradientStep, network, batch, lr=1.0)
+    step = {n: before[n] - after[n] for n in before}
+    shared = [n for n in step if n.startswith("backbone.")]
+    for task, own in single.items():
+        product = sum((step[n] * own[n]).sum() for n in shared)
+        assert product > 0, task
+        for name in (n for n in own if n.startswith(f"heads.{task}")):
+            torch.testing.assert_close(step[name], own[name], rtol=1e-8, atol=1e-12)
+
+
+def test_equal_weights_are_the_sum_of_the_tasks(monkeypatch):
+    network, batch = make_network(), make_batch("separate")
+    other = copy.deepcopy(network)
+    monkeypatch.setattr(
+        "multas.engine.task_gradients.task_weights",
+        lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
+    )
+    weighed = one_step(TaskGradientStep, network, batch)
+    plain = one_step(SimpleTrainer, other, batch)
+    for name, value in plain.items():
+        torch.testing.assert_close(weighed[name], value, rtol=1e-6, atol=1e-9, msg=name)
+
+
+@pytest.mark.parametrize("normalisation", ["none", "l2", "loss", "loss+"])
+def test_task_weights_solve_the_min_norm_problem(normalisation):
+    rows = torch.randn(4, 9, dtype=torch.float64)
+    losses = torch.rand(4, dtype=torch.float64) + 0.1
+    weights = task_weights(rows @ rows.T, losses, normalisation)
+    assert weights.min() >= 0
+    torch.testing.assert_close(weights.sum(), torch.ones((), dtype=torch.float64))
+    assert ((rows @ rows.T) @ weights >= -1e-12).all(), "no task gets worse"
+    if normalisation == "none":
+        assert duality_gap(rows @ rows.T, weights) < 1e-9
+
+
+def test_other_models_are_refused():
+    with pytest.raises(ValueError, match="MultiTaskNetwork, not of Linear"):
+        TaskGradientStep(nn.Linear(1, 1), [], torch.optim.SGD(nn.Linear(1, 1).parameters(), 1.0))
+
+
+# ---- two processes ----------------------------------------------------------------------------
+
+
+def train(kind, mode: str, batches: list[list[dict]], wrap: bool) -> dict[str, torch.Tensor]:
+    """Parameters after one step per batch."""
+    network: nn.Module = make_network()
+    model = DistributedDataParallel(network, broadcast_buffers=False) if wrap else network
+    trainer = kind(model, batches, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
+    without_statistics(network)
+    with EventStorage() as storage:
+        for _ in batches:
+            trainer.run_step()
+            storage.step()
+    return {n: p.detach() for n, p in network.named_parameters()}
+
+
+def batches_of(mode: str, ranks: slice) -> list[list[dict]]:
+    """Three iterations; each rank has one image of each task.
+
+    Those with boxes are alike: a rank divides by its own number of positives, as Detectron2 does.
+    """
+    whole = make_batch(mode)
+    tasks = [[x for x in whole if x["task"] == task] for task in ("det", "seg")]
+    tasks = [([own[0]] * 2 if i == 0 else own)[ranks] for i, own in enumerate(tasks)]
+    if mode == "alternate":
+        return [tasks[0], tasks[1], tasks[0]]
+    return [tasks[0] + tasks[1]] * 3
+
+
+KINDS = {"sum": SimpleTrainer, "mgda": TaskGradientStep}
+CASES = [(how, mode) for how in KINDS for mode in MODES]
+
+
+def rank_main(rank: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    meeting = f"file://{folder / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    results = {
+        (how, mode): train(KINDS[how], mode, batches_of(mode, slice(rank, rank + 1)), wrap=True)
+        for how, mode in CASES
+    }
+    torch.save(results, folder / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def on_two_ranks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(rank), str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in ranks:
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output[-4000:]
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.mark.parametrize(("how", "mode"), CASES)
+def test_two_ranks_equal_one_process_with_the_double_batch(on_two_ranks, how, mode):
+    one = train(KINDS[how], mode, batches_of(mode, slice(None)), wrap=False)
+    first, second = (ranks[how, mode] for ranks in on_two_ranks)
+    for name, value in one.items():
+        assert torch.equal(first[name], second[name]), name
+        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-8, msg=name)
+
+
+if __name__ == "__main__":
+    rank_main(int(sys.argv[1]), Path(sys.argv[2]))
