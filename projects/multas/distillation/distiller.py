@@ -123,8 +123,9 @@ class Distiller(nn.Module):
     def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
         """The batch in parts that the student can take, and whether it learns from their labels.
 
-        Mini-batches of tasks stay apart. A student that handles missing annotations itself gets the whole batch. Any other model
-        gets annotated and unannotated images apart; of the latter only the taps are computed.
+        Mini-batches of tasks stay apart. A student that handles missing annotations itself gets
+        each of them as a whole. Any other model gets annotated and unannotated images apart; of
+        the latter only the taps are computed.
         """
         if getattr(self.student, "accepts_unannotated", False):
             yield from ((part, True) for part in mini_batches(batched_inputs))

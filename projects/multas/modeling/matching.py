@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from detectron2.structures import Instances
 from torch import Tensor
 
 from .box_coding import BOX_WEIGHTS
@@ -19,7 +20,9 @@ __all__ = [
     "assign_atss",
     "assign_iou",
     "assign_mutual_guidance",
+    "object_scores",
     "pad_objects",
+    "scores_at",
 ]
 
 
@@ -135,6 +138,20 @@ def assign_mutual_guidance(
         by_score.positive * by_score.quality,
         box_index,
     )
+
+
+def object_scores(objects: PaddedObjects, instances: Sequence[Instances]) -> Tensor:
+    """(N, G) scores of pseudo-labels (field ``gt_scores``), 1 where an image has no such field."""
+    scores = objects.boxes.new_ones(objects.boxes.shape[:2])
+    for row, image in zip(scores, instances, strict=True):
+        if image.has("gt_scores"):
+            row[: len(image)] = image.gt_scores
+    return scores
+
+
+def scores_at(index: Tensor, scores: Tensor) -> Tensor:
+    """(N, A) score of the object behind each anchor, 1 for anchors without (index -1)."""
+    return torch.where(index >= 0, scores.gather(1, index.clamp(min=0)), 1.0)
 
 
 def _spread(classes: Tensor, index: Tensor, values: Tensor, num_classes: int) -> Tensor:

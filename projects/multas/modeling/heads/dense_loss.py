@@ -17,7 +17,9 @@ from ..matching import (
     PaddedObjects,
     assign_iou,
     assign_mutual_guidance,
+    object_scores,
     pad_objects,
+    scores_at,
 )
 
 CHOICES = {
@@ -93,9 +95,9 @@ class DenseLoss:
         # The divisor is the sum before pseudo scores: unsure labels shrink the loss.
         total = 4.0 * box_weights.sum()
         if self.use_scores:
-            scores = _padded_scores(instances, objects.boxes)
-            cls_weights = _of_objects(scores, targets.class_index)[..., None]
-            box_weights = box_weights * _of_objects(scores, targets.box_index)
+            scores = object_scores(objects, instances)
+            cls_weights = scores_at(targets.class_index, scores)[..., None]
+            box_weights = box_weights * scores_at(targets.box_index, scores)
         box_weights = box_weights / torch.where(total > 0, total, 1.0)
         return {
             "loss_cls": self._classification(logits, targets, cls_weights),
@@ -152,17 +154,3 @@ class DenseLoss:
             full_precision(deltas), wanted, reduction="none", beta=self.smooth_l1_beta
         )
         return (errors * weights).sum()
-
-
-def _padded_scores(instances: list[Instances], boxes: Tensor) -> Tensor:
-    """(n, G) pseudo scores of padded objects, 1 where an image has none."""
-    scores = boxes.new_ones(boxes.shape[:2])
-    for row, image in zip(scores, instances, strict=True):
-        if image.has("gt_scores"):
-            row[: len(image)] = image.gt_scores
-    return scores
-
-
-def _of_objects(scores: Tensor, index: Tensor) -> Tensor:
-    """(n, R) score of each anchor's object, 1 for anchors without (index -1)."""
-    return torch.where(index >= 0, scores.gather(1, index.clamp(min=0)), 1.0)

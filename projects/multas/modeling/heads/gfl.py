@@ -14,10 +14,11 @@ from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from ..layers import connected_zero
+from ..losses import full_precision
 from .build import TASK_HEAD_REGISTRY, TaskHead, annotated_images, pick_images, select_features
 from .dense_inference import DenseInference
 from .dense_predictor import shared_predictor
-from .gfl_loss import GFLLoss, anchor_places, decode_sides
+from .gfl_loss import GFLLoss, anchor_places, decode_sides, divisors
 
 GFLPredictions = tuple[list[Tensor], list[Tensor]]
 
@@ -97,6 +98,7 @@ class GFLHead(TaskHead):
                 cls_weight=head.CLS_LOSS_WEIGHT,
                 box_weight=head.GIOU_LOSS_WEIGHT,
                 dfl_weight=head.DFL_LOSS_WEIGHT,
+                use_scores=head.WEIGHT_BY_SCORE,
             ),
             "detect": DenseInference(
                 score_thresh=head.SCORE_THRESH_TEST,
@@ -137,6 +139,8 @@ class GFLHead(TaskHead):
         logits, sides = self.flatten(predictions)
         index, objects = annotated_images(annotations)
         if not index:
+            none = full_precision(logits.detach()).new_zeros(0)
+            divisors(none > 0, none)  # the other processes wait for it
             nothing = connected_zero(sides)
             return {
                 "loss_cls": connected_zero(logits),

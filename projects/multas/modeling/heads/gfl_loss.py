@@ -17,7 +17,16 @@ from ..generalized_focal import (
     iou_and_giou,
 )
 from ..losses import full_precision, quality_focal_loss
-from ..matching import DenseTargets, PaddedObjects, assign_atss, assign_iou, pad_objects
+from ..matching import (
+    DenseTargets,
+    PaddedObjects,
+    assign_atss,
+    assign_iou,
+    object_scores,
+    pad_objects,
+    scores_at,
+)
+from ..ranks import mean_over_ranks
 
 ASSIGNMENTS = ("atss", "iou")
 
@@ -44,6 +53,23 @@ def decode_sides(sides: Tensor, places: Tensor, reg_max: int) -> Tensor:
     return decode_logits(centres / stride, sides, reg_max) * stride
 
 
+def divisors(positive: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """What the losses are divided by: means over the processes, so that each object counts equally.
+
+    Every process has to call it in every step, as the others wait for its numbers.
+
+    Args:
+        positive: bool, any shape; empty without an annotated image.
+        weight: of the same shape, detached.
+
+    Returns:
+        Scalars: the number of positives, at least 1, and the sum of the weights, 1 if it is 0.
+    """
+    own = torch.stack([positive.sum().to(weight.dtype), weight.sum()])
+    count, total = mean_over_ranks(own)
+    return count.clamp(min=1), torch.where(total > 0, total, 1.0)
+
+
 @dataclass(frozen=True, kw_only=True)
 class GFLLoss:
     """Losses of Generalized Focal Loss (Li et al., NeurIPS 2020) against objects.
@@ -51,7 +77,7 @@ class GFLLoss:
     The target of a positive's class is the IoU of its predicted box (QFL, eq. 5). Its box counts
     in proportion to the score that the head gives it (the highest of its classes), and the sums of
     GIoU and DFL (eq. 6) are divided by the sum of these weights; QFL by the number of positives.
-    As in the other heads these divisors are of the images of one process.
+    Both are means over the processes, as in GFL: see :func:`divisors`.
 
     Args:
         num_classes: K.
@@ -62,6 +88,8 @@ class GFLLoss:
             between.
         beta: exponent of QFL.
         cls_weight, box_weight, dfl_weight: factors of QFL, GIoU and DFL (mean of four sides).
+        use_scores: positives count in proportion to the field ``gt_scores`` of their object
+            (pseudo-labels); objects without the field count fully.
 
     Raises:
         ValueError: for an unknown assignment.
@@ -76,6 +104,7 @@ class GFLLoss:
     cls_weight: float = 1.0
     box_weight: float = 2.0
     dfl_weight: float = 0.25
+    use_scores: bool = False
 
     def __post_init__(self) -> None:
         if self.assignment not in ASSIGNMENTS:
@@ -104,7 +133,8 @@ class GFLLoss:
             Scalars "loss_cls", "loss_box_reg", "loss_dfl"; without an object the last two are 0.
         """
         logits, sides = full_precision(logits), full_precision(sides)
-        targets = self.assign(pad_objects(instances), level_anchors)
+        objects = pad_objects(instances)
+        targets = self.assign(objects, level_anchors)
         places = anchor_places(level_anchors, strides).to(sides.dtype)
         centres, stride = places[:, :2] / places[:, 2:], places[:, 2:]
         wanted = targets.boxes.to(sides.dtype) / stride
@@ -113,8 +143,14 @@ class GFLLoss:
         iou, giou = iou_and_giou(decode_logits(centres, sides, self.reg_max), wanted)
         positive = targets.box_index >= 0
         weight = torch.where(positive, logits.detach().sigmoid().amax(dim=-1), 0.0)
-        total = weight.sum()
-        weight = weight / torch.where(total > 0, total, 1.0)
+        # The divisors are those before pseudo scores: unsure labels shrink the loss.
+        count, total = divisors(positive, weight)
+        weight = weight / total
+        cls_weights = None
+        if self.use_scores:
+            scores = object_scores(objects, instances).to(weight.dtype)
+            cls_weights = scores_at(targets.class_index, scores)[..., None]
+            weight = weight * scores_at(targets.box_index, scores)
         distances = encode_distances(centres, wanted, self.reg_max)
         loss_cls = quality_focal_loss(
             logits,
@@ -122,7 +158,8 @@ class GFLLoss:
             mask=targets.class_mask,
             gamma=self.beta,
             weight=self.cls_weight,
-            normalizer=positive.sum().clamp(min=1),
+            weights=cls_weights,
+            normalizer=count,
         )
         loss_dfl = distribution_focal_loss(
             sides.reshape(-1, self.reg_max + 1),
