@@ -2,10 +2,13 @@
 
     python tools/split.py make --card datasets/cards/bccd.yaml --split trainval --out DIR
     python tools/split.py make --split voc_2007_trainval --out DIR --fractions 1/10 1/5
+    python tools/split.py partial --card my.yaml --split train --tasks det seg --out DIR
     python tools/split.py check datasets/VOC2007 datasets/VOC2012
 
 `make` writes DIR/Half/trainval.txt and so on: nested, complementary, class-balanced (see
-multas/data/splits.py). `check` prints sizes and overlaps and exits with 1 if it finds a problem.
+multas/data/splits.py). `partial` divides the images among tasks: DIR/det/train.txt and
+DIR/seg/train.txt without a common image, and half of each as det2 and seg2. `check` prints sizes
+and overlaps and exits with 1 if it finds a problem.
 """
 
 import argparse
@@ -18,40 +21,81 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from multas.data.card import read_card
 from multas.data.cards import register_card
 from multas.data.split_check import check_splits, read_lists
-from multas.data.splits import FRACTIONS, class_counts, make_splits, write_splits
+from multas.data.splits import (
+    FRACTIONS,
+    class_counts,
+    make_partial_splits,
+    make_splits,
+    mask_counts,
+    write_splits,
+)
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make and check split lists.")
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="divide a data set into nested fractions")
-    make.add_argument("--card", help="data card; without it --split is a registered name")
-    make.add_argument("--split", required=True, help="what to divide: a split of the card")
-    make.add_argument("--out", type=Path, required=True, help="folder for <name>/<part>.txt")
+    add_source(make, part="trainval")
     make.add_argument("--fractions", type=Fraction, nargs="+", default=list(FRACTIONS))
-    make.add_argument("--seed", type=int, default=0)
-    make.add_argument("--part", default="trainval", help="file name of the lists, without .txt")
-    make.add_argument("--force", action="store_true", help="overwrite lists that differ")
+    make.set_defaults(run=make_fractions)
+    partial = commands.add_parser("partial", help="divide a data set among tasks")
+    add_source(partial, part="train")
+    partial.add_argument("--tasks", nargs="+", default=["det", "seg"], help="names of the lists")
+    partial.add_argument(
+        "--nested", type=int, nargs="*", default=[2], help="2: also half of each list, as det2"
+    )
+    partial.set_defaults(run=make_partial)
     check = commands.add_parser("check", help="sizes, overlaps, nesting, repetitions, leaks")
     check.add_argument("folders", type=Path, nargs="+", help="with ImageSets or the lists in it")
     check.add_argument("--test", nargs="*", default=[], help="further scored lists: MXEdet/val")
+    check.set_defaults(run=check_lists)
     return parser.parse_args(argv)
 
 
-def make(args: argparse.Namespace) -> int:
+def add_source(parser: argparse.ArgumentParser, part: str) -> None:
+    """What is divided, and where the lists go."""
+    parser.add_argument("--card", help="data card; without it --split is a registered name")
+    parser.add_argument("--split", required=True, help="what to divide: a split of the card")
+    parser.add_argument("--out", type=Path, required=True, help="folder for <name>/<part>.txt")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--part", default=part, help="file name of the lists, without .txt")
+    parser.add_argument("--force", action="store_true", help="overwrite lists that differ")
+
+
+def make_fractions(args: argparse.Namespace) -> int:
+    counts = load_counts(args)
+    write(make_splits(counts, args.fractions, args.seed), counts, args)
+    return 0
+
+
+def make_partial(args: argparse.Namespace) -> int:
+    counts = load_counts(args)
+    write(make_partial_splits(counts, args.tasks, args.nested, args.seed), counts, args)
+    return 0
+
+
+def load_counts(args: argparse.Namespace) -> dict[str, dict[str, int]]:
+    """Classes of every image of the split: of its boxes, or of its masks where it has no boxes."""
     name = args.split
     if args.card:
         register_card(args.card)
         name = f"{read_card(args.card).name}_{args.split}"
     records = DatasetCatalog.get(name)
     metadata = MetadataCatalog.get(name)
-    counts = class_counts(records, metadata.thing_classes, metadata.get("image_root"))
-    splits = make_splits(counts, args.fractions, args.seed)
+    # Detectron2 names the folder differently for Cityscapes.
+    root = metadata.get("image_root") or metadata.get("image_dir")
+    keys = {key for record in records for key in record}
+    if "annotations" not in keys and "sem_seg_file_name" in keys:
+        return mask_counts(records, metadata.stuff_classes, root, metadata.get("ignore_label", 255))
+    kind = "label_classes" if "label" in keys else "thing_classes"
+    return class_counts(records, metadata.get(kind, ()), root)
+
+
+def write(splits: dict[str, list[str]], counts: dict, args: argparse.Namespace) -> None:
     if not args.force:
         refuse_overwriting(splits, args.out, args.part)
     write_splits(splits, args.out, args.part)
     print_shares({"all": sorted(counts), **splits}, counts)
-    return 0
 
 
 def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> None:
@@ -76,7 +120,7 @@ def print_shares(splits: dict[str, list[str]], counts: dict[str, dict[str, int]]
         print(f"{name:10s} {len(ids):7d}  " + "  ".join(cells))
 
 
-def check(args: argparse.Namespace) -> int:
+def check_lists(args: argparse.Namespace) -> int:
     report = check_splits(
         {path.resolve().name: read_lists(path) for path in args.folders}, args.test
     )
@@ -86,7 +130,7 @@ def check(args: argparse.Namespace) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    return make(args) if args.command == "make" else check(args)
+    return args.run(args)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,19 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
+import yaml
+from detectron2.data import DatasetCatalog
 from hypothesis import given
 from hypothesis import strategies as st
 
 import split as split_tool
-from multas.data import check_splits, class_counts, make_splits, write_splits
+from multas.data import (
+    check_splits,
+    class_counts,
+    make_splits,
+    make_toy_classes,
+    write_splits,
+)
 from multas.data.split_check import read_lists
 from multas.data.splits import split_names
 
@@ -118,6 +126,34 @@ def test_counts_of_numbered_images_use_file_names():
         class_counts([{"image_id": "a", "file_name": "a.jpg"}], ["a"])
     with pytest.raises(ValueError, match="occurs twice"):
         class_counts(records + records[:1], ["a", "b"])
+
+
+def test_classes_of_whole_images_are_counted():
+    records = [
+        {"image_id": "train/a/0", "file_name": "x/train/a/0.png", "label": 0},
+        {"image_id": "train/00001", "file_name": "x/train/00001", "label": 1},  # CIFAR
+    ]
+    wanted = {"train/a/0": {"a": 1}, "train/00001": {"b": 1}}
+    assert class_counts(records, ["a", "b"], "x") == wanted
+    with pytest.raises(ValueError, match="occurs twice"):
+        class_counts(records[:1] * 2, ["a", "b"], "x")
+
+
+def test_tool_balances_class_folders(tmp_path, repository, capsys):
+    content = yaml.safe_load((repository / "datasets/cards/toy_classes.yaml").read_text())
+    root = make_toy_classes(tmp_path / "set", train=24, val=4, test=4)
+    card = tmp_path / "card.yaml"
+    card.write_text(yaml.safe_dump(content | {"root": str(root), "strictness": "skip"}))
+    source = ["--card", str(card), "--split", "train", "--out", str(tmp_path / "out")]
+    assert split_tool.main(["make", *source]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    classes = [list(map(int, line[2::3])) for line in lines if line[0] in ("all", "Half")]
+    everything, half = classes
+    assert len(everything) == 8 and all(everything)
+    assert all(abs(b - a / 2) <= 1 for a, b in zip(everything, half, strict=True))
+    ids = read_lists(tmp_path / "out")["Half/trainval"]
+    registered = DatasetCatalog.get(f"{content['name']}_train")
+    assert set(ids) < {record["image_id"] for record in registered}
 
 
 def test_checker_finds_what_is_wrong():

@@ -9,7 +9,13 @@ from .mapper import MultasMapper
 from .masks import read_mask
 from .pseudo_labels import PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from .split_check import SplitReport, check_splits
-from .splits import class_counts, make_splits, write_splits
+from .splits import (
+    class_counts,
+    make_partial_splits,
+    make_splits,
+    mask_counts,
+    write_splits,
+)
 from .toy import check_toy, make_toy
 from .toy_classes import make_toy_classes
 
@@ -27,9 +33,11 @@ __all__ = [
     "check_toy",
     "class_counts",
     "load_pseudo_labels",
+    "make_partial_splits",
     "make_splits",
     "make_toy",
     "make_toy_classes",
+    "mask_counts",
     "read_card",
     "read_mask",
     "register_card",

@@ -4,8 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .card import FORMATS, Card, Split
+from .card import Card
+from .card_split import FORMATS, Split
 from .checks import DatasetError
+from .masks import read_mask
 
 
 def set_classes(metadata, card: Card, classes: Sequence[str]) -> None:
@@ -43,11 +45,15 @@ def set_places(metadata, card: Card, split: Split, unlabeled: bool) -> None:
     elif "det" in split.annotates and split.annotations != "Annotations":
         # Detectron2's VOC evaluator looks for <dirname>/Annotations; its COCO evaluator needs none.
         types.append("coco")
+    elif "det" in split.annotates and split.only_complete:
+        types.append("pascal_voc")  # the list also has images that are left out
+        metadata.set(year=card.year)
     elif "det" in split.annotates and file is not None:
         types.append("pascal_voc")
         metadata.set(dirname=str(root), split=_main_split(file, root), year=card.year)
     if "seg" in split.annotates:
         types.append("sem_seg")
+        metadata.set(read_sem_seg=read_mask)
     if "cls" in split.annotates:
         types.append("classification")
     if types:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .card import UNLABELED, Card, Split, read_card
+from .card import Card, read_card
 from .card_metadata import set_classes, set_places
+from .card_split import UNLABELED, Split
 from .checks import DatasetError, Problems
 from .classification import CIFAR, find_label_classes, load_cifar, load_class_folders, load_labels
 from .coco import load_coco, match_classes, read_json
 from .folder import load_images, read_ids
-from .masks import MaskFolder, load_masks
+from .masks import MaskFolders, load_masks
 from .vedai import load_vedai, select_classes
 from .voc import find_classes, load_voc
 
@@ -82,6 +83,9 @@ def _load(name: str, card: Card, split: Split, unlabeled: bool) -> list[dict]:
     set_places(metadata, card, split, unlabeled)
     file = card.find_ids(split, root)
     ids = None if file is None else read_ids(file, problems)
+    if ids is not None and split.suffix:
+        # Lists that were made from the names of the files have the suffix.
+        ids = [image_id.removesuffix(split.suffix) for image_id in ids]
     images = root / split.images
     if not images.is_dir():
         raise DatasetError(
@@ -107,7 +111,7 @@ def _load_voc(
     set_classes(metadata, card, classes)
     masks = None
     if "seg" in split.annotates:
-        masks = MaskFolder(root / split.masks, 1 + len(classes), card.ignore_label)
+        masks = _mask_folders(card, split, root, 1 + len(classes))
     return load_voc(
         root / split.images,
         ids,
@@ -115,6 +119,7 @@ def _load_voc(
         problems,
         annotation_dir=root / split.annotations if "det" in split.annotates else None,
         masks=masks,
+        only_complete=split.only_complete,
     )
 
 
@@ -132,8 +137,21 @@ def _found_classes(card: Card, root: Path) -> list[str]:
 def _load_masks(
     card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
 ) -> list[dict]:
-    masks = MaskFolder(root / split.masks, len(card.classes or ()), card.ignore_label)
-    return load_masks(root / split.images, ids, masks, problems)
+    masks = _mask_folders(card, split, root, len(card.classes or ()))
+    images = root / split.images
+    return load_masks(images, ids, masks, problems, split.suffix, split.only_complete)
+
+
+def _mask_folders(card: Card, split: Split, root: Path, num_values: int) -> MaskFolders:
+    # By name alone: where root is a link, "../SBD" lies beside the link and not beside its target.
+    folders = [Path(os.path.normpath(root / folder)) for folder in split.masks]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DatasetError(
+                f"card {card.source}: split {split.name!r}: no mask folder {folder}; put the masks "
+                "there, or correct `masks`"
+            )
+    return MaskFolders(folders, num_values, card.ignore_label, split.mask_suffix)
 
 
 def _load_vedai(

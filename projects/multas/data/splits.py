@@ -2,7 +2,8 @@
 
 The lists have the names and relations of those used with VOC in the paper "Self-training and
 multi-task learning for limited data" (Le and Pham, ICCVW 2023), section 4.1: Eighth within Quarter
-within Half, and Half2, 3Quarter, 7Eighth as their exact complements.
+within Half, and Half2, 3Quarter, 7Eighth as their exact complements. For its section 4.4 each image
+belongs to one task alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+
+from .masks import read_mask
 
 FRACTIONS = (Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
 
@@ -66,6 +69,55 @@ def make_splits(
     return splits
 
 
+def make_partial_splits(
+    counts: Counts, tasks: Sequence[str], nested: Sequence[int] = (2,), seed: int = 0
+) -> dict[str, list[str]]:
+    """Divide images among tasks, for training sets whose images are annotated for one task each.
+
+    Parts are drawn and improved as in `make_splits`.
+
+    Args:
+        counts: see `make_splits`.
+        tasks: names of the lists, which share no image and are of one size (or one image more).
+        nested: 2 also gives half of each list, 4 a quarter, which lies within the half if there is
+            one.
+        seed: of the random draw; the order of `counts` does not matter.
+
+    Returns:
+        Lists of sorted ids: `det` for the task "det", `det2` for the half of it.
+
+    Raises:
+        ValueError: a name that would stand for two lists, a part that is no fraction, or one
+            without an image.
+    """
+    names = [f"{task}{part}" for task in tasks for part in ("", *nested)]
+    if not tasks or len(set(names)) != len(names) or not all(part >= 2 for part in nested):
+        raise ValueError(
+            f"tasks must have names of their own and nested parts be 2 or more, got {list(tasks)} "
+            f"and {list(nested)}"
+        )
+    ids = sorted(counts)
+    features = _features([counts[image_id] for image_id in ids])
+    rng = np.random.default_rng(seed)
+    rest = np.arange(len(ids))
+    splits: dict[str, list[str]] = {}
+    for number, task in enumerate(tasks):
+        own = _balanced_part(
+            features, rest, len(rest) // (len(tasks) - number), 1 / len(tasks), rng
+        )
+        rest = np.setdiff1d(rest, own)
+        splits[task] = [ids[i] for i in np.sort(own)]
+        inside = np.sort(own)
+        for part in sorted(nested):
+            size = (2 * len(own) + part) // (2 * part)
+            inside = np.sort(_balanced_part(features, inside, size, 1 / (part * len(tasks)), rng))
+            splits[f"{task}{part}"] = [ids[i] for i in inside]
+    empty = [name for name, members in splits.items() if not members]
+    if empty:
+        raise ValueError(f"{len(ids)} images are too few: {', '.join(empty)} would have none")
+    return splits
+
+
 def split_names(fraction: float | Fraction) -> tuple[str, str]:
     """Names of a part and of its complement: Half/Half2, Quarter/3Quarter, Eighth/7Eighth,
     10pct/90pct."""
@@ -91,7 +143,8 @@ def write_splits(
 def class_counts(
     records: Sequence[dict], class_names: Sequence[str], image_root: str | Path | None = None
 ) -> dict[str, dict[str, int]]:
-    """Objects per class of each image of a data set in Detectron2's form.
+    """Objects per class of each image of a data set in Detectron2's form; for classification, the
+    image is the object.
 
     Images are known by `image_id` when that is text (VOC), else by the file name below `image_root`
     without extension: COCO numbers its images, but cards list them by name.
@@ -101,19 +154,55 @@ def class_counts(
     """
     counts: dict[str, dict[str, int]] = {}
     for record in records:
-        image_id = record["image_id"]
-        if not isinstance(image_id, str):
-            file = Path(record["file_name"]).with_suffix("")
-            image_id = file.name if image_root is None else file.relative_to(image_root).as_posix()
-        if image_id in counts:
-            raise ValueError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
-        if "annotations" not in record:
-            raise ValueError(f"image {image_id} is not annotated: its classes cannot be balanced")
-        own = counts[image_id] = {}
+        if "label" in record:
+            image_id = _new_id(record, image_root, counts, "label")
+            counts[image_id] = {class_names[record["label"]]: 1}
+            continue
+        own = counts[_new_id(record, image_root, counts, "annotations")] = {}
         for annotation in record["annotations"]:
             name = class_names[annotation["category_id"]]
             own[name] = own.get(name, 0) + 1
     return counts
+
+
+def mask_counts(
+    records: Sequence[dict],
+    class_names: Sequence[str],
+    image_root: str | Path | None = None,
+    ignore_label: int = 255,
+) -> dict[str, dict[str, int]]:
+    """As `class_counts`, of the masks: 1 for each class that an image shows.
+
+    Raises:
+        ValueError: two images of the same id, one without a mask, or a value beyond the classes.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for record in records:
+        own = counts[_new_id(record, image_root, counts, "sem_seg_file_name")] = {}
+        for value in np.unique(read_mask(record["sem_seg_file_name"])).tolist():
+            if value == ignore_label:
+                continue
+            if value >= len(class_names):
+                raise ValueError(
+                    f"{record['sem_seg_file_name']}: value {value} is beyond the "
+                    f"{len(class_names)} classes and not the ignore label {ignore_label}"
+                )
+            own[class_names[value]] = 1
+    return counts
+
+
+def _new_id(record: dict, image_root: str | Path | None, known: Counts, annotation: str) -> str:
+    image_id = record.get("image_id")
+    file = Path(record["file_name"])
+    if not isinstance(image_id, str) or (file.suffix and Path(image_id).name == file.name):
+        # Detectron2 has no ids for Cityscapes' masks, and whole file names for its objects.
+        file = file.with_suffix("")
+        image_id = file.name if image_root is None else file.relative_to(image_root).as_posix()
+    if image_id in known:
+        raise ValueError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
+    if annotation not in record:
+        raise ValueError(f"image {image_id} is not annotated: its classes cannot be balanced")
+    return image_id
 
 
 def _as_fraction(value: float | Fraction) -> Fraction:

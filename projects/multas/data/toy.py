@@ -8,7 +8,7 @@ The lists under ImageSets:
 - Main/val: chosen on; Main/test: reported on; both without any image of the others
 - Half … 7Eighth/trainval: fractions of Main/trainval by `make_splits`
 - det/train, seg/train: two halves of Main/train, for learning from partly annotated images;
-  det/val and seg/val: Main/val
+  det2/train, seg2/train: a half of each; det/val and seg/val: Main/val
 - Segmentation: as Main; every image has a mask
 """
 
@@ -139,7 +139,10 @@ def _make_lists(root: Path, recipe: dict) -> dict[str, list]:
     for name, members in make_splits(counts, seed=recipe["seed"]).items():
         lists[f"{name}/trainval"] = members
     halves = make_splits(counts, [1 / 2], seed=recipe["seed"] + _HALF_SEED)
-    lists |= {"det/train": halves["Half"], "seg/train": halves["Half2"]}
+    for task, members in (("det", halves["Half"]), ("seg", halves["Half2"])):
+        lists[f"{task}/train"] = members
+        own = {name: counts[name] for name in members}
+        lists[f"{task}2/train"] = make_splits(own, [1 / 2], seed=recipe["seed"])["Half"]
     lists |= {"det/val": parts["val"], "seg/val": parts["val"]}
     return {
         (path := f"ImageSets/{name}.txt"): write_file(

@@ -10,10 +10,11 @@ from detectron2.structures import BoxMode
 
 from .checks import Problems
 from .folder import load_images
-from .masks import MaskFolder
+from .masks import NO_MASK, MaskFolders
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 _FLAGS = ("difficult", "truncated")
+_NO_BOXES = "no boxes"
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def load_voc(
     class_names: Sequence[str],
     problems: Problems,
     annotation_dir: str | Path | None,
-    masks: MaskFolder | None,
+    masks: MaskFolders | None,
+    only_complete: bool = False,
 ) -> list[dict]:
     """Detectron2 dicts of VOC images.
 
@@ -101,14 +103,22 @@ def load_voc(
             because all its boxes were faulty.
         annotation_dir: folder of the XML files, or None: no box is asked for and none of them is
             opened.
-        masks: folder of the segmentation masks, or None: none is asked for.
+        masks: folders of the segmentation masks, or None: none is asked for.
+        only_complete: an image that lacks a file of what is asked for is left out and no fault; so
+            is one whose mask shows objects but whose file has none.
     """
     class_ids = {name: i for i, name in enumerate(class_names)}
+    wanted = {"annotations": annotation_dir is not None, "sem_seg_file_name": masks is not None}
+    enough = all if only_complete else any
     records = []
     for record in load_images(image_dir, ids, problems):
         image_id = record["image_id"]
-        if annotation_dir is not None:
-            file = Path(annotation_dir) / f"{image_id}.xml"
+        file = None if annotation_dir is None else Path(annotation_dir) / f"{image_id}.xml"
+        lacking = _lacking(image_id, file, masks) if only_complete else None
+        if lacking:
+            problems.leave_out(image_id, lacking)
+            continue
+        if file is not None:
             annotations = _read_annotations(file, record, class_ids, problems)
             if annotations is not None:
                 record["annotations"] = annotations
@@ -116,11 +126,27 @@ def load_voc(
             mask = masks.find(image_id, record, problems)
             if mask is not None:
                 record["sem_seg_file_name"] = mask
-        if "annotations" in record or "sem_seg_file_name" in record:
+        if only_complete and masks is not None and _is_boxless(record, masks):
+            problems.leave_out(image_id, _NO_BOXES)
+        elif enough(key in record for key, asked in wanted.items() if asked):
             records.append(record)
     if masks is not None and annotation_dir is not None:
         _compare_class_order(records, masks, class_names, problems)
     return records
+
+
+def _lacking(image_id: str, file: Path | None, masks: MaskFolders | None) -> str | None:
+    if file is not None and not file.is_file():
+        return _NO_BOXES
+    if masks is not None and image_id not in masks:
+        return NO_MASK
+    return None
+
+
+def _is_boxless(record: dict, masks: MaskFolders) -> bool:
+    if record.get("annotations") != [] or "sem_seg_file_name" not in record:
+        return False
+    return bool(masks.foreground(record["image_id"]))
 
 
 def _read_annotations(
@@ -183,7 +209,7 @@ def box_fault(box: tuple[float, float, float, float], size: tuple[int, int]) -> 
 
 
 def _compare_class_order(
-    records: Sequence[dict], masks: MaskFolder, class_names: Sequence[str], problems: Problems
+    records: Sequence[dict], masks: MaskFolders, class_names: Sequence[str], problems: Problems
 ) -> None:
     """Report a wrong class order: most masks show classes of which the XML has no object."""
     both = [record for record in records if {"annotations", "sem_seg_file_name"} <= record.keys()]
@@ -194,7 +220,7 @@ def _compare_class_order(
             differing.append(record["image_id"])
     if len(differing) * 2 > len(both):
         problems.add(
-            str(masks.folder),
+            masks.place,
             f"{len(differing)} of {len(both)} masks show classes without a box (first "
             f"{differing[0]}): are the card's classes in the order of the mask values? "
             + ", ".join(class_names),

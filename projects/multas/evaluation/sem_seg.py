@@ -86,6 +86,12 @@ def segmentation_metrics(
     return figures, {"IoU": iou, "ACC": accuracy}
 
 
+def read_labels(file: str) -> np.ndarray:
+    """Read a label image as (H, W) integers; palette images yield their indices."""
+    with PathManager.open(file, "rb") as stream:
+        return np.asarray(Image.open(stream))
+
+
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Nearest-neighbour resize of a label map (H, W) to ``size`` (rows, columns)."""
     (height, width), (rows, columns) = labels.shape, size
@@ -111,7 +117,8 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         """
         Args:
             dataset_name: registered name; its metadata needs ``stuff_classes`` (all K, with
-                background) and may have ``ignore_label`` (default 255).
+                background) and may have ``ignore_label`` (default 255) and ``read_sem_seg``, a
+                function from a label file to (H, W) integers (default: :func:`read_labels`).
             distributed: gather the counts of all ranks.
             output_dir: folder for the predictions (COCO stuff JSON) and the metrics, or None.
             resolution: "image" compares at the size of the label file; "network" at the size of
@@ -136,6 +143,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         self._class_names = list(meta.stuff_classes)
         self._num_classes = len(self._class_names)
         self._ignore_label = meta.get("ignore_label", 255)
+        self._read_labels = meta.get("read_sem_seg", read_labels)
         to_contiguous = meta.get("stuff_dataset_id_to_contiguous_id")
         self._contiguous_id_to_dataset_id = (
             {new: old for old, new in to_contiguous.items()} if to_contiguous else None
@@ -169,8 +177,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                 continue
             scores = output["sem_seg"].detach()
             label_file = self.input_file_to_gt_file[name]
-            with PathManager.open(label_file, "rb") as file:
-                truth = np.asarray(Image.open(file))
+            truth = self._read_labels(label_file)
             if self._resolution == "network":
                 size = tuple(record["image"].shape[-2:])
                 truth = resize_labels(truth, size)

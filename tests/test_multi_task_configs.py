@@ -1,0 +1,97 @@
+"""Tables 5 and 6: every row builds, trains and has the losses that its name promises."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from test_configs import (  # noqa: F401  (fixtures)
+    MULTI_TASK,
+    card,
+    loaded,
+    teachers,
+    tiny,
+    working_directory,
+)
+
+from multas.engine import Trainer
+
+SAMPLES = [
+    f"configs/limited-data/{row}.yaml"
+    for row in (
+        "table5/toy/teacher_seg2",
+        "table5/voc/det2_defeat_from_all_seg",
+        "table6/toy/multi_task",
+        "table6/voc/multi_task_self_trained_pdf",
+    )
+]
+
+
+def wanted_losses(name: str) -> tuple[set[str], set[str]]:
+    """Paths, and losses on annotations, of a row."""
+    words = set(name.split("_"))
+    paths = words & {"mse", "pdf", "defeat"} | ({"soft"} if "trained" in words else set())
+    boxes, masks = {"loss_cls", "loss_box_reg"}, {"loss_sem_seg"}
+    if name.startswith("teacher_"):
+        return paths, masks
+    return paths, boxes | masks if name.startswith("multi_task") else boxes
+
+
+def test_the_tables_are_complete():
+    names = {(Path(f).parts[2], Path(f).parts[3]): set() for f in MULTI_TASK}
+    for file in MULTI_TASK:
+        names[Path(file).parts[2], Path(file).parts[3]].add(Path(file).stem)
+    sets, teachers_ = ("det2", "det"), ("seg2", "seg", "all_seg")
+    table5 = {f"teacher_{t}" for t in teachers_} | set(sets)
+    table5 |= {f"{s}_{kd}_from_{t}" for s in sets for kd in ("mse", "defeat") for t in teachers_}
+    assert names["table5", "voc"] == names["table5", "toy"] == table5
+    assert names["table6", "voc"] == names["table6", "toy"]
+    assert len(names["table6", "toy"]) == 12
+
+
+@pytest.mark.parametrize("file", MULTI_TASK)
+def test_every_row_builds_and_trains_for_two_iterations(file, tiny):  # noqa: F811
+    cfg = tiny(file)
+    model = Trainer.build_model(cfg).train()
+    optimizer = Trainer.build_optimizer(cfg, model)
+    batches = iter(Trainer.build_train_loader(cfg))
+    with EventStorage():
+        for _ in range(2):
+            losses = model(next(batches))
+            optimizer.zero_grad()
+            sum(losses.values()).backward()
+            optimizer.step()
+    assert all(torch.isfinite(loss) for loss in losses.values())
+    paths, own = wanted_losses(Path(file).stem)
+    assert {name.split("_")[2] for name in losses if name.startswith("loss_kd_")} == paths
+    assert {name for name in losses if not name.startswith("loss_kd_")} == own
+    if "trained" in file:
+        assert losses["loss_cls"] == losses["loss_box_reg"] == 0, "no box is read"
+    if "loss_sem_seg" in own:
+        assert losses["loss_sem_seg"] > 0
+    assert all(p.grad is not None for p in model.parameters())
+
+
+@pytest.mark.parametrize("file", SAMPLES)
+def test_a_row_runs_from_the_first_hook_to_the_last(file, tiny):  # noqa: F811
+    trainer = Trainer(tiny(file))
+    trainer.resume_or_load(resume=False)
+    trainer.train()
+    name = Path(file).stem
+    tasks = {"bbox", "sem_seg"} if name.startswith("multi_task") else {"bbox"}
+    wanted = {"sem_seg"} if name.startswith("teacher_") else tasks
+    assert set(trainer._last_eval_results) >= wanted
+    assert (Path(trainer.cfg.OUTPUT_DIR) / "student.pth").is_file()
+    if name.startswith("multi_task"):
+        latest = trainer.storage.latest()
+        assert (
+            latest["images/seg"][0] == trainer.cfg.SOLVER.IMS_PER_BATCH * trainer.cfg.INPUT.COPIES
+        )
+
+
+def test_multi_task_rows_have_disjoint_annotations():
+    for file in (f for f in MULTI_TASK if "multi_task" in Path(f).stem):
+        det, seg = loaded(file).DATASETS.TASK_BATCHES
+        assert (det["TASK"], seg["TASK"]) == ("det", "seg")
+        assert all("seg" not in name for name in det["TRAIN"])
+        assert all(name.endswith("_seg") for name in seg["TRAIN"])
