@@ -182,6 +182,15 @@ def test_schedules_are_those_of_the_paper():
         assert cfg.INPUT.CROP.SIZE == [512, 1024]
 
 
+@pytest.mark.parametrize("file", [x for x in rows() if Path(x).stem.startswith("adaptive")])
+def test_z_is_trained_like_the_network(file):
+    """As in the code that the tables were made with."""
+    cfg = from_file(file)
+    aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
+    assert aggregation.Z_WEIGHT_DECAY == cfg.SOLVER.WEIGHT_DECAY
+    assert aggregation.Z_MOMENTUM == -1 and aggregation.MAX_WEIGHTED_LOSS == 0
+
+
 @pytest.mark.parametrize(
     ("file", "weights"),
     [

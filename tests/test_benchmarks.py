@@ -1,7 +1,20 @@
-"""The clockwork of the benchmarks; the figures themselves are not tested."""
+"""The clockwork of the benchmarks, and each of them in the small; no figure is tested."""
 
+import numpy as np
 import pytest
+import torch
+from detectron2.data import DatasetCatalog
 
+import aggregation
+import assignment
+import certified
+import evaluation
+import inference
+import loading
+import min_norm
+import runtimes
+import scaling
+import tables
 import timing
 
 
@@ -48,6 +61,121 @@ def test_alternatives_take_turns_and_the_first_round_does_not_count():
     assert {name: len(times) for name, times in seconds.items()} == {"a": 3, "b": 3}
 
 
-def test_ratios_are_those_of_the_minima():
-    table = timing.ratio_table({"base": [2.0, 4.0], "other": [3.0, 9.0]}, "network")
-    assert [line.split("|")[-2].strip() for line in table.splitlines()[2:]] == ["1.00", "1.50"]
+def test_what_does_not_work_is_told_and_not_measured():
+    def broken():
+        raise ImportError("no such library\nand more")
+
+    calls, missing = timing.attempt({"good": lambda: lambda: None, "bad": broken})
+    assert list(calls) == ["good"]
+    assert missing == {"bad": "ImportError: no such library"}
+
+
+def test_peak_memory_covers_what_is_held():
+    block = b"1" * (1 << 28)
+    assert timing.peak_memory() > len(block)
+
+
+def cells(table: str) -> list[list[str]]:
+    return [[c.strip() for c in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+
+
+def test_ratios_of_the_minima_and_within_a_round():
+    seconds = {"base": [2.0, 4.0], "other": [3.0, 9.0]}
+    table = tables.ratio_table(seconds, "network", missing={"third": "no compiler"})
+    assert cells(table) == [
+        ["base", "2.000 / 3.000 / 4.000", "1.00", "1.00 / 1.00 / 1.00"],
+        ["other", "3.000 / 6.000 / 9.000", "1.50", "1.50 / 1.88 / 2.25"],
+        ["third", "no compiler", "-", "-"],
+    ]
+    barred = tables.ratio_table(seconds, "network", bars={"other": "≤ 2"})
+    assert [row[-1] for row in cells(barred)] == ["", "≤ 2"]
+
+
+def test_twice_as_fast_is_a_speed_of_two():
+    table = tables.rate_table({"base": [2.0, 4.0], "other": [1.0, 2.0]}, "network", 8)
+    assert cells(table)[1] == ["other", "4.0 / 6.0 / 8.0", "2.00", "2.00 / 2.00 / 2.00"]
+
+
+def test_the_excess_of_a_point_is_exact():
+    gradients = np.array([[1.0, 0.0], [0.0, 2.0]])
+    best = np.array([0.8, 0.2])
+    worse, worst = np.array([0.5, 0.5]), np.array([0.0, 1.0])
+    # Squared lengths 0.8, 1.25 and 4.
+    assert certified.excess(gradients, [best, worse, worst]) == pytest.approx([0, 0.5625, 4])
+    # Whoever is asked alone is measured by the same yardstick, as long as no weight is zero.
+    assert certified.excess(gradients, [worse]) == pytest.approx([0.5625])
+    assert certified.angle_residual(gradients, best) < 1e-15
+    assert certified.angle_residual(gradients, worse) > 0.1
+
+
+@pytest.mark.parametrize("kind", min_norm.KINDS)
+def test_solvers_agree_on_small_problems(kind):
+    rows = min_norm.KINDS[kind](np.random.default_rng(0), 3)
+    gram = torch.from_numpy(rows @ rows.T)
+    points = [s(gram).numpy() for s in (min_norm.min_norm_weights, min_norm.frank_wolfe)]
+    assert max(certified.excess(rows, points)) < 1e-6
+
+
+@pytest.fixture
+def small(monkeypatch, repository):
+    """``small(module, NAME=value, ...)``: for this test, run a benchmark in the small."""
+    monkeypatch.chdir(repository)
+
+    def set_constants(module, **constants):
+        for name, value in constants.items():
+            monkeypatch.setattr(module, name, value)
+        return module
+
+    return set_constants
+
+
+def test_min_norm(small):
+    text = small(min_norm, SIZES=(2, 3), PROBLEMS=2, DIMENSIONS=20).run(1)
+    assert "| degenerate" in text
+    assert "| ours" in text
+
+
+def test_assignment_has_equal_losses_on_both_sides(small):
+    text = small(assignment, CASES=((96, 3), (96, 30)), BATCH=2).run(1)
+    assert "| mutual_guidance | 1,746     | 30" in text
+
+
+def test_evaluation_has_the_figures_of_detectron2(small):
+    text = small(evaluation, IMAGES=12, CLASSES=3).run(1)
+    assert "are equal" in text
+    assert evaluation.VOC not in DatasetCatalog.list()
+
+
+def test_loading(small):
+    text = small(loading, IMAGES=2).run(1)
+    assert "MultasMapper, pseudo-labels" in text
+
+
+def test_aggregation(small):
+    text = small(
+        aggregation, SIZE=64, BATCH=1, TEACHER_DEPTH=18, PATH_COUNTS=(2,), _memory=lambda *_: "",
+        OURS={k: aggregation.OURS[k] for k in ("Distiller without paths", "mgda, features")},
+        TORCHJD={"torchjd mtl_backward, sequential": {"shared_only": True}, "bad": {"chunk": -1}},
+    ).run(1)  # fmt: skip
+    names = [row[0] for row in cells(text.split("\n\n")[2])]
+    assert names[:3] == [aggregation.STOCK, "Distiller without paths", "mgda, features"]
+    assert names[-1] == "bad"
+
+
+def test_aggregation_measures_memory_of_a_process(capsys):
+    aggregation.main(aggregation.STOCK, "2", "64", "1")
+    assert int(capsys.readouterr().out) > 0
+
+
+def test_scaling_measures_steps_in_one_process():
+    job = scaling.Job(aggregation.STOCK, processes=1, threads=1, size=64, batch=1, steps=2)
+    assert len(scaling.work(job, rank=0)) == 2
+
+
+def test_inference(small):
+    chosen = ("channels last", "TorchScript", "bfloat16", "int8, dynamic (PyTorch)")
+    text = small(
+        inference, SIZE=64, BATCHES=(1,), RUNTIMES={k: runtimes.RUNTIMES[k] for k in chosen}
+    ).run(1)
+    assert "covers linear layers alone" in text
+    assert float(text.split("TorchScript ")[-1].split(",")[0]) < 1e-4

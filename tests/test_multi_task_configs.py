@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.utils.events import EventStorage
+
+from multas.engine import Trainer
 from test_configs import (  # noqa: F401  (fixtures)
     MULTI_TASK,
     card,
@@ -13,8 +15,6 @@ from test_configs import (  # noqa: F401  (fixtures)
     tiny,
     working_directory,
 )
-
-from multas.engine import Trainer
 
 SAMPLES = [
     f"configs/limited-data/{row}.yaml"

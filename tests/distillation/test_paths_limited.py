@@ -275,6 +275,33 @@ def test_what_cannot_be_compared_is_refused_at_build_time(kind, student, teacher
         build(kind, student, teacher, **options)
 
 
+@pytest.mark.parametrize("classes", [2 * 17, 20])
+@pytest.mark.parametrize("kind", ["SoftDetection", "PDFDistil"])
+def test_distributions_are_not_taken_for_deltas(kind, classes):
+    """With 34 classes, 17 bins of one anchor have the shapes of deltas of 17 anchors."""
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    cfg.MODEL.DEVICE = "cpu"
+    cfg.MODEL.META_ARCHITECTURE = "MultiTaskNetwork"
+    cfg.MODEL.MULTITASK.HEADS = ["GFLHead"]
+    cfg.MODEL.BACKBONE.NAME = "build_multas_fpn_backbone"
+    cfg.MODEL.RESNETS.DEPTH = 18
+    cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = 64
+    cfg.MODEL.RESNETS.OUT_FEATURES = cfg.MODEL.FPN.IN_FEATURES = ["res3", "res4"]
+    cfg.MODEL.FPN.OUT_CHANNELS = 8
+    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[64.0], [128.0]]
+    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0]]
+    cfg.MODEL.GFL_HEAD.NUM_CLASSES = classes
+    cfg.MODEL.GFL_HEAD.NUM_CONVS = 1
+    cfg.MODEL.DISTILLATION.PATHS = [{"TYPE": kind}]
+    student, teacher = build_model(cfg), Teacher(build_model(cfg))
+    message = f"path '.*': {kind} compares deltas .* 17 bins .* LocalizationDistillation fits"
+    with pytest.raises(ValueError, match=message):
+        build_distillation(cfg, student, [teacher])
+    cfg.MODEL.DISTILLATION.PATHS = [{"TYPE": "LocalizationDistillation", "STUDENT": "heads.det"}]
+    assert build_distillation(cfg, student, [teacher])
+
+
 # Paths in a Distiller
 
 

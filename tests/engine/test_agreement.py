@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+import yaml
 from detectron2.evaluation import inference_on_dataset
+from detectron2.modeling import build_model
 
+from multas.data import make_toy_classes
 from multas.distillation import Teacher
+from multas.engine import load_config
 from multas.engine.named_models import TeacherModel, WithTeacherScores
 from multas.evaluation import ClassificationEvaluator
 
@@ -38,3 +42,71 @@ def test_a_classifier_is_judged_beside_its_teacher(training):
     }
     assert student.training is training
     assert not teacher.model.training
+
+
+# train_net.py --eval-only
+
+NARROW = [
+    "MODEL.DEVICE", "cpu",
+    "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
+    "MODEL.RESNETS.RES2_OUT_CHANNELS", 16,
+    "MODEL.RESNETS.WIDTH_PER_GROUP", 4,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job(repository, tmp_path_factory):
+    """Config of a distillation row of paper B on a tiny set, with weights of both networks."""
+    folder = tmp_path_factory.mktemp("job")
+    root = make_toy_classes(folder / "set", train=8, val=8, test=16)
+    card = yaml.safe_load((repository / "datasets/cards/toy_classes.yaml").read_text())
+    card |= {"name": "judged", "root": str(root), "strictness": "skip"}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    recipes = repository / "configs/adaptive/classification/toy"
+    teacher, student = folder / "teacher.pth", folder / "student.pth"
+    torch.manual_seed(3)
+    model = build_model(Teacher.load_config(str(recipes / "teacher.yaml"), NARROW))
+    torch.save({"model": model.state_dict()}, teacher)
+    cfg = load_config(str(recipes / "single_st.yaml"), [
+        "MODEL.DEVICE", "cpu",
+        "MODEL.WEIGHTS", str(student),
+        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(recipes / "teacher.yaml"),
+        "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(teacher),
+        "MODEL.DISTILLATION.TEACHER.OPTS", NARROW,
+        "DATASETS.CARDS", [str(folder / "card.yaml")],
+        "DATASETS.TEST", ["judged_test"],
+        "OUTPUT_DIR", str(folder / "run"),
+    ])  # fmt: skip
+    torch.save({"model": build_model(cfg).state_dict()}, student)
+    return cfg
+
+
+def test_evaluating_alone_reports_the_agreement_where_the_config_asks(job, train_net):
+    results = train_net(job, eval_only=True)
+    judged, taught = results["classification"], results["teacher"]["classification"]
+    assert judged["teacher_top1_error"] == taught["top1_error"]
+    assert 0 <= judged["top1_agreement_error"] <= 100
+    # The student is its own teacher: they agree on every image.
+    options = job.MODEL.DISTILLATION.TEACHER
+    itself = [
+        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", options.CONFIG_FILE.replace("teacher", "student"),
+        "MODEL.DISTILLATION.TEACHER.WEIGHTS", job.MODEL.WEIGHTS,
+        "MODEL.DISTILLATION.TEACHER.OPTS", [],
+    ]  # fmt: skip
+    alone = train_net(job, *itself, eval_only=True)["classification"]
+    assert (alone["top1_agreement_error"], alone["top1_error"]) == (0, judged["top1_error"])
+
+
+def test_evaluating_alone_needs_no_teacher_where_the_config_does_not_ask(job, train_net):
+    without = ["MODEL.DISTILLATION.TEACHER.WEIGHTS", "none.pth"]
+    results = train_net(job, *without, "TEST.EVALUATE_TEACHER", False, eval_only=True)
+    assert results["classification"].keys() == {"top1_error", "top5_error"}
+    with pytest.raises(FileNotFoundError, match=r"TEACHER.WEIGHTS is 'none.pth'"):
+        train_net(job, *without, eval_only=True)
+
+
+def test_a_teacher_that_follows_the_student_is_not_there_to_be_evaluated(job, train_net):
+    following = ["MODEL.DISTILLATION.TEACHER.EMA_DECAY", 0.9]
+    results = train_net(job, *following, eval_only=True)
+    assert results.keys() == {"classification"}
+    assert "top1_agreement_error" not in results["classification"]

@@ -73,6 +73,27 @@ def test_another_number_of_mask_classes_than_the_data_has(tiny_cfg, card):
         check_classes(build_model(cfg), [f"{card['name']}_seg"])
 
 
+@pytest.mark.parametrize("network", ["SemanticSegmentor", "PanopticFPN"])
+def test_mask_classes_of_detectron2s_own_networks(tiny_cfg, card, network):
+    cfg = tiny_cfg(
+        "MODEL.META_ARCHITECTURE", network,
+        "MODEL.ROI_HEADS.NUM_CLASSES", 8,
+        "MODEL.ROI_HEADS.NAME", "StandardROIHeads",
+        "MODEL.ROI_HEADS.IN_FEATURES", ["p2", "p3", "p4"],
+        "MODEL.ROI_BOX_HEAD.NAME", "FastRCNNConvFCHead",
+        "MODEL.ROI_BOX_HEAD.NUM_FC", 1,
+        "MODEL.ROI_BOX_HEAD.FC_DIM", 8,
+        "MODEL.RPN.IN_FEATURES", ["p2", "p3", "p4"],
+        "MODEL.SEM_SEG_HEAD.IN_FEATURES", ["p2", "p3", "p4"],
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 32,
+        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 9,
+    )  # fmt: skip
+    check_classes(build_model(cfg), [f"{card['name']}_seg"])
+    cfg.MODEL.SEM_SEG_HEAD.NUM_CLASSES = 54
+    with pytest.raises(ValueError, match=r"SEM_SEG_HEAD.NUM_CLASSES is 54, .* 9 classes: back"):
+        check_classes(build_model(cfg), [f"{card['name']}_seg"])
+
+
 def test_test_data_with_the_classes_in_another_order(tiny_cfg, more_cards, card):
     cards = more_cards(name="reversed", classes=card["classes"][::-1])
     cfg = tiny_cfg(*cards, "DATASETS.TEST", ["reversed_test"])

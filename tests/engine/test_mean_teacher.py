@@ -335,7 +335,7 @@ def test_only_a_teacher_that_follows_is_evaluated_every_time(mean_cfg, files, mo
 
     def test(cfg, model):
         if isinstance(model, TeacherModel):
-            tested.append(copies(live_weights(model._teacher.model)))
+            tested.append(copies(live_weights(model.teacher.model)))
         return {"bbox": {"AP": float(len(tested))}}
 
     monkeypatch.setattr(Trainer, "test", staticmethod(test))

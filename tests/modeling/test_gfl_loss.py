@@ -235,6 +235,36 @@ def test_images_without_objects_are_background_and_unannotated_ones_nothing():
     torch.testing.assert_close(alone, both)
 
 
+@pytest.mark.parametrize("assignment", ["atss", "iou"])
+def test_pseudo_scores_weight_positives_only(assignment):
+    levels = level_anchors()
+    logits, sides = random_outputs(levels)
+
+    def losses(scores: list, use_scores: bool) -> torch.Tensor:
+        instances = [make_instances(*image) for image in SCENE]
+        for image, score in zip(instances, scores, strict=True):
+            if score is not None:
+                image.gt_scores = torch.full((len(image),), score)
+        loss = GFLLoss(
+            num_classes=CLASSES, reg_max=REG_MAX, assignment=assignment, use_scores=use_scores
+        )
+        return torch.stack(list(loss(logits, sides, levels, STRIDES, instances).values()))
+
+    plain = losses([1.0, 1.0], False)
+    torch.testing.assert_close(losses([0.3, 0.6], False), plain)
+    torch.testing.assert_close(losses([1.0, None], True), plain)
+    low, middle = losses([0.0, 0.0], True), losses([0.5, 0.5], True)
+    assert not low[1:].any()
+    # Linear in the score, and the background part stays.
+    torch.testing.assert_close(2 * middle, low + plain)
+    assert 0 < low[0] < plain[0]
+
+
+def test_the_config_says_whether_pseudo_scores_count():
+    assert make_head(WEIGHT_BY_SCORE=True).loss.use_scores
+    assert not make_head().loss.use_scores
+
+
 def test_losses_are_computed_in_full_precision():
     levels = level_anchors()
     logits, sides = (x.to(torch.bfloat16) for x in random_outputs(levels))

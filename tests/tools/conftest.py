@@ -1,0 +1,87 @@
+"""What the tests of tools/reproduce.py share: the working directory, and made-up runs."""
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from reproduction.runs import Run
+
+
+@pytest.fixture(autouse=True)
+def working_directory(monkeypatch, repository):
+    """Relative paths in configs start at the root of the repository."""
+    monkeypatch.chdir(repository)
+
+
+def fabricate(run: Run, **numbers: float) -> None:
+    """Leave behind what a training leaves, with made-up numbers: `bbox__AP=30` is bbox/AP."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    metrics = {name.replace("__", "/"): value for name, value in numbers.items()}
+    paths = [
+        {f"path_{what}/{name}": 0.5 + i + j for what in ("weight", "loss") for i, name in names}
+        for j, names in enumerate([list(enumerate(("at", "st")))] * 3)
+    ]
+    records = [{"iteration": 20 * i + 19, "time": 1.5, **path} for i, path in enumerate(paths)]
+    records[-1] |= metrics
+    lines = "".join(f"{json.dumps(record)}\n" for record in records)
+    (run.folder / "metrics.json").write_text(lines)
+    (run.folder / "config.yaml").write_text(yaml.safe_dump({"MODEL": {"DEVICE": "cpu"}}))
+    (run.folder / "log.txt").write_text("TEST FIXTURE: nothing was trained here\n")
+    run.console.write_text(f"$ OMP_NUM_THREADS=2 {run.command_line}\n")
+    torch.save({}, run.weights)
+
+
+class FakeRunner:
+    """Trains nothing; runs whose title has one of the words fail, the others get an AP of 10."""
+
+    def __init__(self, *failing: str) -> None:
+        self.failing = failing
+        self.trained: list[str] = []
+        self.at_a_time = 0
+        self.most_at_a_time = 0
+        self.stopped = False
+        self.wait = threading.Event()
+        self._lock = threading.Lock()
+
+    def train(self, run: Run) -> bool:
+        with self._lock:
+            self.trained.append(run.digest)
+            self.at_a_time += 1
+            self.most_at_a_time = max(self.most_at_a_time, self.at_a_time)
+        self.wait.wait(0.05)
+        with self._lock:
+            self.at_a_time -= 1
+        if any(word in run.title for word in self.failing):
+            run.folder.mkdir(parents=True, exist_ok=True)
+            run.console.write_text("TEST FIXTURE: RuntimeError: out of luck\n")
+            return False
+        fabricate(run, bbox__AP=10.0)
+        return True
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@pytest.fixture
+def fake_runner():
+    return FakeRunner
+
+
+@pytest.fixture(name="fabricate")
+def fabricate_fixture():
+    return fabricate
+
+
+@pytest.fixture
+def own_configs(repository, tmp_path, monkeypatch) -> Path:
+    """A folder with a copy of the recipes and cards, to be changed; the working directory."""
+    import shutil
+
+    for folder in ("configs/limited-data", "datasets/cards"):
+        shutil.copytree(repository / folder, tmp_path / "copy" / folder)
+    monkeypatch.chdir(tmp_path / "copy")
+    return tmp_path / "copy"

@@ -1,0 +1,87 @@
+"""Recipes on a user's card: its splits and classes take the place of their own."""
+
+import pytest
+import yaml
+
+from multas.data import DatasetError, make_toy
+from reproduction.own_data import opts_on_card
+from reproduction.runs import merged
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_toy(tmp_path_factory.mktemp("devkit"), train=8, val=2, test=2)
+
+
+@pytest.fixture
+def card(root, tmp_path):
+    """``card(name, *splits)``: a card of three classes with these splits."""
+
+    def write(name: str, *splits: str) -> str:
+        file = tmp_path / f"{name}.yaml"
+        lists = dict.fromkeys(splits, "Main/train")
+        content = {"name": name, "format": "voc", "root": str(root), "splits": lists}
+        file.write_text(yaml.safe_dump(content))
+        return str(file)
+
+    return write
+
+
+def opts_of(card: str, recipe: str) -> dict[str, str]:
+    opts = opts_on_card(card, merged(f"configs/{recipe}.yaml", []))
+    return dict(zip(opts[::2], opts[1::2], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "splits", "train", "test"),
+    [
+        ("limited-data/toy/half/supervised", "half test", ["_half"], ["_test"]),
+        ("limited-data/voc/half/supervised", "half test", ["_half"], ["_test"]),
+        (
+            "limited-data/voc/half_to_half2/self_trained",
+            "half2 test",
+            ["_half2_unlabeled"],
+            ["_test"],
+        ),
+        ("adaptive/detection/coco/student", "train val", ["_train"], ["_val"]),
+        ("limited-data/table5/toy/teacher_seg", "seg test", ["_seg"], ["_test"]),
+        ("adaptive/segmentation/toy/student", "train test", ["_train"], ["_test"]),
+        ("adaptive/segmentation/cityscapes/student", "train val", ["_train"], ["_val"]),
+        ("adaptive/classification/toy/student", "train test", ["_train"], ["_test"]),
+    ],
+)
+def test_splits_keep_their_names(card, recipe, splits, train, test):
+    name = f"my{recipe.replace('/', '')}"  # no two cards of one name can be registered
+    file = card(name, *splits.split())
+    opts = opts_of(file, recipe)
+    assert opts["DATASETS.CARDS"] == repr([file])
+    assert opts["DATASETS.TRAIN"] == repr([f"{name}{split}" for split in train])
+    assert opts["DATASETS.TEST"] == repr([f"{name}{split}" for split in test])
+    stop = "voc" in recipe
+    assert opts.get("SOLVER.EARLY_STOPPING.DATASET") == (f"{name}_test" if stop else None)
+
+
+def test_batches_of_tasks_are_on_the_card_as_well(card):
+    file = card("mytasks", "det2", "seg", "test")
+    opts = opts_of(file, "limited-data/table6/toy/multi_task")
+    batches = [
+        {"TASK": "det", "TRAIN": ["mytasks_det2"]},
+        {"TASK": "seg", "TRAIN": ["mytasks_seg"]},
+    ]
+    assert opts["DATASETS.TASK_BATCHES"] == repr(batches)
+    assert opts["DATASETS.TRAIN"] == "[]" and opts["DATASETS.TEST"] == "['mytasks_test']"
+
+
+def test_heads_get_the_classes_of_the_card(card):
+    opts = opts_of(card("myclasses", "train", "half", "test"), "limited-data/toy/half/supervised")
+    assert opts["MODEL.DENSE_HEAD.NUM_CLASSES"] == opts["MODEL.GFL_HEAD.NUM_CLASSES"]
+    count = int(opts["MODEL.DENSE_HEAD.NUM_CLASSES"])
+    assert 0 < count <= 8, "found in the annotations: the card does not list them"
+    assert opts["MODEL.SEM_SEG_HEAD.NUM_CLASSES"] == str(count + 1), "and the background"
+
+
+def test_a_missing_split_is_named_with_the_recipes(card):
+    with pytest.raises(
+        DatasetError, match=r"no split 'quarter'.* toy_quarter .*half, test.*split\.py"
+    ):
+        opts_of(card("mygap", "half", "test"), "limited-data/toy/quarter/supervised")

@@ -1,0 +1,160 @@
+"""The command line of tools/reproduce.py, up to a table that is really computed."""
+
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+import reproduce
+from multas.data import make_toy
+from reproduction import data_check
+from reproduction.runs import Planner
+
+
+@pytest.fixture
+def call(tmp_path):
+    """``call(...)``: reproduce.main with its output in a temporary folder."""
+    return lambda *args: reproduce.main([*map(str, args), "--output", str(tmp_path / "out")])
+
+
+@pytest.fixture
+def no_runner(monkeypatch):
+    """Fails when anything is trained or made."""
+
+    def refuse(*args):
+        raise AssertionError("nothing may start")
+
+    monkeypatch.setattr(reproduce, "execute", refuse)
+    monkeypatch.setattr(reproduce, "make_embedded", refuse)
+
+
+def test_dry_run_prints_every_command_line(call, no_runner, capsys, tmp_path):
+    assert call("A1", "--dry-run", "--seeds", 2, "SOLVER.MAX_ITER", 7) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("python")]
+    assert len(lines) == 2 * 9
+    outputs = set()
+    for line in lines:
+        words = shlex.split(line)
+        assert words[:4] == ["python", "train_net.py", "--resume", "--config-file"]
+        pairs = dict(zip(words[5::2], words[6::2], strict=True))
+        assert pairs["SOLVER.MAX_ITER"] == "7" and pairs["SEED"] in ("1", "2")
+        teacher = pairs.get("MODEL.DISTILLATION.TEACHER.WEIGHTS")
+        assert ("self_trained" not in words[4]) or Path(teacher).parent in outputs
+        outputs.add(Path(pairs["OUTPUT_DIR"]))
+    assert len(outputs) == len(lines)
+    assert not (tmp_path / "out").exists()
+
+
+def test_rows_bring_what_they_need(call, no_runner, capsys):
+    call("A2", "--dry-run", "--rows", "half/self_trained,eighth/supervised")
+    lines = capsys.readouterr().out.splitlines()
+    files = [shlex.split(line)[4] for line in lines if line.startswith("python")]
+    assert [Path(file).parts[-2:] for file in files] == [
+        ("half", "teacher.yaml"),
+        ("half", "self_trained.yaml"),
+        ("eighth", "supervised.yaml"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["A7"], "invalid choice: 'A7'"),
+        (["A1", "SOLVER.MAX_ITER"], "give pairs of KEY VALUE"),
+        (["A1", "OUTPUT_DIR", "x"], "OUTPUT_DIR is set by --output"),
+        (["A1", "SEED", "2"], "SEED is set by --seeds"),
+        (["A1", "--jobs", "0"], "1 or more"),
+    ],
+)
+def test_wrong_arguments_are_refused(call, no_runner, capsys, args, message):
+    with pytest.raises(SystemExit):
+        call(*args)
+    assert message in capsys.readouterr().err
+
+
+def test_a_row_that_is_not_there_is_refused(call, no_runner):
+    with pytest.raises(SystemExit, match="--rows tutor: fits none of teacher"):
+        call("A1", "--rows", "tutor")
+
+
+def test_full_scale_names_the_data_that_is_missing(call, no_runner, monkeypatch, own_configs):
+    # Neither in DETECTRON2_DATASETS nor beside the cards.
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(own_configs / "empty"))
+    monkeypatch.setattr(reproduce, "REPOSITORY", own_configs)
+    monkeypatch.setattr(reproduce, "make_embedded", lambda runs: None)
+    with pytest.raises(SystemExit) as stopped:
+        call("A1", "--scale", "full")
+    lines = str(stopped.value).splitlines()
+    assert lines[0] == "Nothing was started; this is missing:"
+    for name in ("VOC2007", "VOC2012", "VEDAI"):
+        (line,) = [line for line in lines if f"root '{name}'" in line]
+        assert "DETECTRON2_DATASETS" in line and "datasets/README.md" in line
+    (line,) = [line for line in lines if "resnet50.pth" in line]
+    assert "tools/convert_weights.py resnet50.pth output/weights/resnet50.pth" in line
+
+
+def test_missing_lists_and_folders_of_a_card_are_named(own_configs):
+    content = yaml.safe_load(Path("datasets/cards/toy.yaml").read_text())
+    root = make_toy(own_configs / "devkit", train=8, val=2, test=2)
+    card = own_configs / "gaps.yaml"
+    card.write_text(yaml.safe_dump({**content, "name": "gaps", "root": str(root)}))
+    (root / "ImageSets" / "Half" / "trainval.txt").unlink()
+    run = Planner(own_configs / "runs", (), str(card)).plan(
+        "configs/limited-data/toy/half/supervised.yaml", 1
+    )
+    (line,) = data_check.missing([run])
+    assert "gaps.yaml" in line and "'half'" in line and "Half/trainval" in line
+    (root / "JPEGImages").rename(root / "Pictures")
+    assert any("JPEGImages is not there" in line for line in data_check.missing([run]))
+
+
+def test_data_sets_of_detectron2_are_checked_too(tmp_path, monkeypatch):
+    metadata = data_check.MetadataCatalog.get("coco_2017_val")
+    gone = {"json_file": str(tmp_path / "a.json"), "image_root": str(tmp_path / "images")}
+    monkeypatch.setattr(type(metadata), "as_dict", lambda self: gone)
+    (line,) = data_check._missing_data("coco_2017_val", [])
+    assert line.startswith(f"coco_2017_val: no {gone['json_file']} and no {gone['image_root']}.")
+    assert "DETECTRON2_DATASETS" in line
+
+
+def test_a_card_without_the_splits_of_the_rows_is_refused(call, no_runner, tmp_path):
+    root = make_toy(tmp_path / "devkit", train=8, val=2, test=2)
+    card = tmp_path / "few.yaml"
+    splits = {"train": "Main/train", "test": "Main/test"}
+    card.write_text(
+        yaml.safe_dump({"name": "few", "format": "voc", "root": str(root), "splits": splits})
+    )
+    with pytest.raises(SystemExit, match=r"--data: card .*few\.yaml: no split 'half'"):
+        call("A1", "--data", card)
+
+
+def test_a_table_is_computed_and_not_repeated(call, tmp_path, repository, capfd, monkeypatch):
+    """Teacher and self-trained student, two iterations each, on a few images."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(tmp_path))
+    content = yaml.safe_load((repository / "datasets/cards/toy.yaml").read_text())
+    root = make_toy(tmp_path / "devkit", train=16, val=2, test=4)
+    card = tmp_path / "few.yaml"
+    card.write_text(yaml.safe_dump({**content, "name": "fewscenes", "root": str(root)}))
+    command = ("A1", "--data", card, "--rows", "teacher,self_trained_pdf", "SOLVER.MAX_ITER", 2)
+    command += ("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0)
+
+    assert call(*command) == 0
+    said = capfd.readouterr().out
+    assert "[2/2] limited-data/toy/half/self_trained_pdf, seed 1: finished after" in said
+    folder = tmp_path / "out" / "A1-tiny-few"
+    text = (folder / "report.md").read_text()
+    teacher, student = (
+        next(line for line in text.splitlines() if line.startswith(f"| {label}")).split("|")
+        for label in ("teacher, half", "self-trained + PDF")
+    )
+    for row in (teacher, student):
+        assert float(row[3]) >= 0, "our AP"
+    assert (folder / "report.html").stat().st_size > 5_000
+    runs = sorted((tmp_path / "out" / "runs").iterdir())
+    assert len(runs) == 2
+    before = [(run / "student.pth").stat().st_mtime_ns for run in runs]
+
+    assert call(*command) == 0
+    assert "2 trainings, 2 of them finished before." in capfd.readouterr().out
+    assert [(run / "student.pth").stat().st_mtime_ns for run in runs] == before

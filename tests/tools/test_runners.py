@@ -1,0 +1,145 @@
+"""What trains a run: processes with their share of the cores, jobs of a cluster."""
+
+import sys
+import threading
+import time
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from reproduction import runners
+from reproduction.runs import Run
+
+SCRIPT = """
+import os, sys, time
+print("arguments", sys.argv[1:], "threads", os.environ["OMP_NUM_THREADS"])
+if "fail" in sys.argv[2:]:
+    raise RuntimeError("out of luck")
+if "sleep" in sys.argv[2:]:
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """``run(*opts)``: a run of a script in place of train_net.py."""
+    (tmp_path / "train_net.py").write_text(SCRIPT)
+    monkeypatch.setattr(runners, "REPOSITORY", tmp_path)
+    return lambda *opts: Run("configs/a.yaml", 1, opts, tmp_path / "runs" / "abc", (), 10)
+
+
+def test_a_run_has_its_share_of_the_cores_and_leaves_what_it_says(run, monkeypatch):
+    monkeypatch.setattr(runners, "usable_cores", lambda: 7)
+    assert runners.Local(jobs=2).train(run("KEY", "x"))
+    told = run("KEY", "x").console.read_text()
+    assert told.startswith("$ OMP_NUM_THREADS=3 python train_net.py --resume ")
+    assert "'KEY', 'x', 'OUTPUT_DIR'" in told and "threads 3" in told
+    assert runners.Local(jobs=9).threads == 1
+
+
+def test_a_failure_is_told_and_the_next_try_is_added(run):
+    local = runners.Local(jobs=1)
+    assert not local.train(run("fail", ""))
+    assert "RuntimeError: out of luck" in run().console.read_text()
+    assert local.train(run())
+    assert run().console.read_text().count("$ OMP_NUM_THREADS") == 2
+
+
+def test_what_another_call_has_finished_is_not_repeated(run, fabricate):
+    fabricate(run(), bbox__AP=1.0)
+    before = run().console.read_text()
+    assert runners.Local(jobs=1).train(run("fail", ""))
+    assert run().console.read_text() == before
+
+
+def test_a_run_is_waited_for_while_another_call_is_at_it(run):
+    done: list[bool] = []
+    thread = threading.Thread(target=lambda: done.append(runners.Local(1).train(run())))
+    with runners.claimed(run()):
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+    thread.join(30)
+    assert done == [True]
+
+
+def test_stopping_ends_the_processes(run):
+    local, done = runners.Local(jobs=1), []
+    thread = threading.Thread(target=lambda: done.append(local.train(run("sleep", ""))))
+    thread.start()
+    while not (run().console.is_file() and "arguments" in run().console.read_text()):
+        time.sleep(0.05)
+    local.stop()
+    thread.join(30)
+    assert done == [False]
+
+
+def test_gpus_are_shared_out(run, monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    local = runners.Local(jobs=3)
+    assert [local._gpus.get() for _ in range(3)] == [0, 1, 0]
+    assert local._environment(1)["CUDA_VISIBLE_DEVICES"] == "1"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
+    assert local._environment(1)["CUDA_VISIBLE_DEVICES"] == "6"
+
+
+@pytest.fixture
+def submitit(monkeypatch):
+    """Stands for submitit: `jobs` are the commands that came in; those with "fail" fail."""
+    fake = ModuleType("submitit")
+
+    class Job(SimpleNamespace):
+        __hash__ = object.__hash__
+
+    fake.jobs, fake.parameters, fake.cancelled = [], {}, []
+
+    class Executor:
+        def __init__(self, folder, cluster):
+            fake.parameters |= {"folder": folder, "cluster": cluster}
+
+        def update_parameters(self, **parameters):
+            fake.parameters |= parameters
+
+        def submit(self, function):
+            fake.jobs.append(function.command)
+            error = RuntimeError("node lost") if "fail" in function.command else None
+            return Job(
+                exception=lambda: error,
+                stdout=lambda: "it said\n",
+                stderr=lambda: None,
+                cancel=lambda: fake.cancelled.append(function.command),
+            )
+
+    def command_function(command, cwd):
+        return SimpleNamespace(command=command, cwd=cwd)
+
+    fake.AutoExecutor = Executor
+    fake.helpers = SimpleNamespace(CommandFunction=command_function)
+    monkeypatch.setitem(sys.modules, "submitit", fake)
+    return fake
+
+
+def test_jobs_go_to_the_cluster(run, submitit, tmp_path):
+    options = ["slurm_partition=gpu", "timeout_min=90"]
+    cluster = runners.Cluster("slurm", tmp_path / "jobs", options)
+    assert cluster.train(run("KEY", "x"))
+    assert submitit.parameters == {
+        "folder": str(tmp_path / "jobs"),
+        "cluster": "slurm",
+        "name": "reproduce",
+        "slurm_partition": "gpu",
+        "timeout_min": 90,
+    }
+    assert submitit.jobs == [[sys.executable, *run("KEY", "x").arguments]]
+    assert "it said" in run().console.read_text()
+    assert not cluster.train(run("fail", ""))
+    assert "node lost" in run().console.read_text()
+
+
+def test_wrong_options_and_a_missing_submitit_say_what_to_do(submitit, tmp_path, monkeypatch):
+    with pytest.raises(SystemExit, match=r"--submit-option gpu: give KEY=VALUE"):
+        runners.Cluster("slurm", tmp_path, ["gpu"])
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(SystemExit, match=r"pip install 'multas\[cluster\]'"):
+        runners.Cluster("slurm", tmp_path)

@@ -1,0 +1,135 @@
+"""Trainings and their hashes: what is the same is computed once, what differs is not mistaken."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from reproduction.rows import rows_of
+from reproduction.runs import Planner, Run, in_order, trained_by
+from reproduction.tables import TABLES
+
+HALF = "configs/limited-data/toy/half"
+
+
+@pytest.fixture
+def planner(tmp_path):
+    """``planner(*opts, card="")``: a planner whose runs lie in a temporary folder."""
+    return lambda *opts, card="": Planner(tmp_path / "runs", opts, card)
+
+
+def change(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def test_the_same_config_has_the_same_hash(planner):
+    first, second = (planner().plan(f"{HALF}/supervised.yaml", 1) for _ in range(2))
+    assert first == second
+    assert len(first.digest) == 12 and first.folder.parent.name == "runs"
+
+
+def test_where_a_recipe_writes_to_does_not_matter(planner, own_configs):
+    file = Path(HALF, "supervised.yaml")
+    before = planner().plan(str(file), 1).digest
+    change(file, "OUTPUT_DIR: output/", "OUTPUT_DIR: elsewhere/")
+    change(file, "# Table", "# A comment, Table")
+    assert planner().plan(str(file), 1).digest == before
+
+
+def test_seed_options_and_cards_have_hashes_of_their_own(planner, own_configs):
+    def digest(seed=1, *opts):
+        return planner(*opts).plan(f"{HALF}/supervised.yaml", seed).digest
+
+    found = [digest(), digest(2), digest(1, "SOLVER.MAX_ITER", "7")]
+    change(Path("datasets/cards/toy.yaml"), "Half/trainval", "Half/other")
+    found.append(digest())
+    assert len(set(found)) == 4
+
+
+def test_another_teacher_makes_another_student(planner, own_configs):
+    def digests():
+        rows = ("teacher", "supervised", "supervised_mse", "self_trained")
+        plan = planner()
+        return [plan.plan(f"{HALF}/{row}.yaml", 1).digest for row in rows]
+
+    before = digests()
+    change(Path(HALF, "teacher.yaml"), "OUTPUT_DIR:", "SOLVER: {WARMUP_ITERS: 7}\nOUTPUT_DIR:")
+    after = digests()
+    assert [a == b for a, b in zip(before, after, strict=True)] == [False, True, False, False]
+
+
+def test_a_student_listens_to_the_run_of_its_teacher(planner):
+    run = planner().plan(f"{HALF}/self_trained_pdf.yaml", 3)
+    (teacher,) = run.needs
+    assert (teacher.config_file, teacher.seed) == (f"{HALF}/teacher.yaml", 3)
+    pairs = dict(zip(run.opts[::2], run.opts[1::2], strict=True))
+    assert pairs == {
+        "SEED": "3",
+        "MODEL.DISTILLATION.TEACHER.WEIGHTS": str(teacher.folder / "student.pth"),
+    }
+    assert run.arguments[-2:] == ["OUTPUT_DIR", str(run.folder)]
+    assert {"--resume", run.config_file} < set(run.arguments)
+    assert run.iterations > 0
+
+
+def test_a_network_may_start_from_another_row(planner):
+    plan = planner()
+    student = plan.plan("configs/adaptive/detection/cityscapes/student.yaml", 1)
+    assert [need.config_file for need in student.needs] == [
+        "configs/adaptive/detection/coco/student.yaml"
+    ]
+    own = planner("MODEL.WEIGHTS", "mine.pth").plan(student.config_file, 1)
+    assert own.needs == ()
+
+
+def test_weights_tell_the_recipe_that_makes_them():
+    assert trained_by("output/limited-data/toy/half/teacher/student.pth") == f"{HALF}/teacher.yaml"
+    assert trained_by("output/mine/student.pth") == ""
+
+
+def test_teachers_are_told_of_the_network_that_they_were_trained_with(planner):
+    opts = ["SOLVER.MAX_ITER", "2", "MODEL.NECK.OUT_CHANNELS", "8", "MODEL.DEVICE", "cpu"]
+    opts += ["MODEL.DISTILLATION.ALPHA", "0.5"]
+    run = planner(*opts).plan(f"{HALF}/self_trained.yaml", 1)
+    told = run.opts[run.opts.index("MODEL.DISTILLATION.TEACHER.OPTS") + 1]
+    assert told == repr(["MODEL.NECK.OUT_CHANNELS", "8", "MODEL.DEVICE", "cpu"])
+    assert "MODEL.DISTILLATION.TEACHER.OPTS" not in run.needs[0].opts
+
+
+def test_tables_share_teachers_and_supervised_students(planner):
+    plan = planner()
+
+    def runs(*tables: str) -> list[Run]:
+        rows = [row for name in tables for row in rows_of(TABLES[name], "tiny")]
+        return in_order(plan.plan(row.file, 1) for row in rows)
+
+    assert len(runs("A1")) == 9
+    assert len(runs("A1", "A2")) == 27, "the column of half is Table 1"
+    # New in Tables 3 and 4 are the students on what their teacher has not seen, one of six sets.
+    assert len(runs("A1", "A2", "A3", "A4")) == 27 + 6 * 4
+    assert len(runs("B2", "BF2")) == len(runs("B2")) + 10
+
+
+def test_needs_come_first_and_once(planner):
+    plan = planner()
+    rows = rows_of(TABLES["A2"], "tiny")
+    runs = in_order(plan.plan(row.file, seed) for row in reversed(rows) for seed in (1, 2))
+    assert len({run.digest for run in runs}) == len(runs) == 2 * len(rows)
+    place = {run.digest: i for i, run in enumerate(runs)}
+    assert all(place[need.digest] < place[run.digest] for run in runs for need in run.needs)
+
+
+def test_finished_is_what_has_weights_and_final_metrics(planner, fabricate):
+    run = planner().plan(f"{HALF}/supervised.yaml", 1)
+    assert not run.is_finished
+    fabricate(run, total_loss=1.0)
+    assert not run.is_finished, "it was never evaluated"
+    fabricate(run, bbox__AP=20.0)
+    assert run.is_finished
+    run.weights.unlink()
+    assert not run.is_finished
+    torch.save({}, run.weights)
+    (run.folder / "metrics.json").unlink()
+    assert not run.is_finished

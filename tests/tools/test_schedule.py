@@ -1,0 +1,104 @@
+"""The order in which runs are trained, and what a failure or an interruption leaves."""
+
+import pytest
+
+from reproduction.rows import rows_of
+from reproduction.runs import Planner, in_order
+from reproduction.schedule import State, duration, execute, states_of
+from reproduction.tables import TABLES
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Those of Table A1, teacher and supervised student first."""
+    plan = Planner(tmp_path / "runs")
+    return in_order(plan.plan(row.file, 1) for row in rows_of(TABLES["A1"], "tiny"))
+
+
+@pytest.fixture
+def work(runs):
+    """``work(runner, jobs=1)`` executes them and returns (states, lines that were printed)."""
+
+    def run(runner, jobs=1):
+        states, lines = states_of(runs), []
+        execute(runs, runner, jobs, states, lines.append)
+        return states, lines
+
+    return run
+
+
+def by_name(runs, states):
+    return {run.title.split("/")[-1].removesuffix(", seed 1"): states[run.digest] for run in runs}
+
+
+def test_teachers_come_first(runs, work, fake_runner):
+    runner = fake_runner()
+    states, lines = work(runner, jobs=2)
+    place = {digest: i for i, digest in enumerate(runner.trained)}
+    assert place.keys() == {run.digest for run in runs}
+    assert all(place[need.digest] < place[run.digest] for run in runs for need in run.needs)
+    assert set(states.values()) == {State.FINISHED}
+    assert lines[0] == "9 trainings, 0 of them finished before."
+    assert lines[-1].startswith("[9/9]")
+    assert any("left." in line for line in lines)
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_so_many_are_trained_at_a_time(work, fake_runner, jobs):
+    runner = fake_runner()
+    work(runner, jobs)
+    assert runner.most_at_a_time == jobs
+
+
+def test_a_failure_stops_only_what_needs_it(runs, work, fake_runner):
+    states, lines = work(fake_runner("half/teacher"), jobs=2)
+    found = by_name(runs, states)
+    assert found.pop("teacher") is State.FAILED
+    assert found.pop("supervised") is State.FINISHED
+    assert set(found.values()) == {State.BLOCKED}
+    (failed,) = [line for line in lines if "failed after" in line]
+    assert str(runs[0].console) in failed
+
+
+def test_another_row_is_not_stopped(runs, work, fake_runner):
+    found = by_name(runs, work(fake_runner("supervised_mse"))[0])
+    assert found.pop("supervised_mse") is State.FAILED
+    assert set(found.values()) == {State.FINISHED}
+
+
+def test_what_is_finished_is_not_trained_again(runs, work, fake_runner):
+    work(fake_runner("self_trained_pdf"))
+    runner = fake_runner()
+    states, lines = work(runner)
+    (again,) = runner.trained
+    assert [run.digest for run in runs if "self_trained_pdf" in run.title] == [again]
+    assert list(states.values()).count(State.KEPT) == 8
+    assert lines[0] == "9 trainings, 8 of them finished before."
+
+
+def test_a_run_that_leaves_no_product_has_failed(runs, work, fake_runner):
+    runner = fake_runner()
+    runner.train = lambda run: True
+    assert by_name(runs, work(runner)[0])["teacher"] is State.FAILED
+
+
+def test_an_interruption_stops_the_trainings(runs, fake_runner):
+    class Interrupted(fake_runner):
+        def train(self, run):
+            if "self_trained" in run.title:
+                raise KeyboardInterrupt
+            return super().train(run)
+
+    runner, states = Interrupted(), states_of(runs)
+    with pytest.raises(KeyboardInterrupt):
+        execute(runs, runner, 1, states, lambda line: None)
+    assert runner.stopped
+    found = by_name(runs, states)
+    assert found["teacher"] is State.FINISHED and found["self_trained"] is State.WAITING
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(4.4, "4 s"), (89, "89 s"), (200, "3 min"), (9000, "2.5 h")]
+)
+def test_durations_are_said_in_words(seconds, words):
+    assert duration(seconds) == words
