@@ -11,6 +11,7 @@ from detectron2.utils import comm
 
 from multas.engine import Trainer, setup
 from multas.engine.checks import check_classes, check_test_sets
+from multas.engine.evaluate import evaluate
 from multas.engine.inference import load_model, weights_to_evaluate
 
 
@@ -20,7 +21,7 @@ def main(args):
         check_test_sets(cfg)
         model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
         check_classes(model, cfg.DATASETS.TEST)
-        results = Trainer.test(cfg, model)
+        results = evaluate(cfg, model, Trainer.test)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results

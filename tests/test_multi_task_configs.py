@@ -95,3 +95,23 @@ def test_multi_task_rows_have_disjoint_annotations():
         assert (det["TASK"], seg["TASK"]) == ("det", "seg")
         assert all("seg" not in name for name in det["TRAIN"])
         assert all(name.endswith("_seg") for name in seg["TRAIN"])
+
+
+@pytest.mark.parametrize("mode", ["separate", "mixed", "alternate"])
+def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(mode, tiny, tmp_path):  # noqa: F811
+    opts = ["SOLVER.MAX_ITER", 5, "SOLVER.CHECKPOINT_PERIOD", 3, "DATASETS.TASK_MODE", mode]
+    weights = []
+    for folder, stops in (("whole", [5]), ("parts", [3, 5])):
+        for stop in stops:
+            cfg = tiny("configs/limited-data/table6/toy/multi_task.yaml", *opts)
+            cfg.defrost()
+            cfg.OUTPUT_DIR = str(tmp_path / folder)
+            (tmp_path / folder).mkdir(exist_ok=True)
+            torch.manual_seed(cfg.SEED)
+            trainer = Trainer(cfg)
+            trainer.resume_or_load(resume=True)
+            trainer.max_iter = stop
+            trainer.train()
+        weights.append(torch.load(tmp_path / folder / "student.pth", weights_only=True)["model"])
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -1,13 +1,15 @@
 """The models of a run that are evaluated by name: sets of weights, and the teachers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
 from multas.distillation.teacher import Teacher
+from multas.evaluation.build import evaluator_types
 
 Weights = Mapping[str, Tensor]
 
@@ -73,13 +75,13 @@ class TeacherModel(nn.Module):
 
     def __init__(self, teacher: Teacher, input_format: str) -> None:
         super().__init__()
-        self._teacher = teacher
+        self.teacher = teacher
         self._input_format = input_format
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        images = self._teacher.inputs(batched_inputs, self._input_format)
+        images = self.teacher.inputs(batched_inputs, self._input_format)
         inputs = [x | image for x, image in zip(batched_inputs, images, strict=True)]
-        return self._teacher.model(inputs)
+        return self.teacher.model(inputs)
 
 
 class WithTeacherScores(nn.Module):
@@ -103,3 +105,29 @@ class WithTeacherScores(nn.Module):
             if "scores" in taught:
                 result["teacher_scores"] = taught["scores"]
         return results
+
+
+def teacher_models(cfg: CfgNode, teachers: Sequence[Teacher]) -> dict[str, TeacherModel]:
+    """Name -> teacher that is evaluated, in order; none unless TEST.EVALUATE_TEACHER asks."""
+    if not cfg.TEST.EVALUATE_TEACHER:
+        return {}
+    return {
+        f"teacher{i}" if i else "teacher": TeacherModel(teacher, cfg.INPUT.FORMAT)
+        for i, teacher in enumerate(teachers)
+    }
+
+
+def beside_teacher(
+    cfg: CfgNode, model: nn.Module, teachers: Mapping[str, TeacherModel]
+) -> nn.Module:
+    """The model, beside the first teacher where their agreement can be judged.
+
+    Args:
+        cfg: of the run.
+        model: what is evaluated on DATASETS.TEST.
+        teachers: see :func:`teacher_models`.
+    """
+    sets = cfg.DATASETS.TEST
+    if "teacher" in teachers and any("classification" in evaluator_types(name) for name in sets):
+        return WithTeacherScores(model, teachers["teacher"])
+    return model

@@ -15,12 +15,12 @@ from multas.engine.ema import WeightAverage
 from multas.engine.named_models import (
     TeacherModel,
     Weights,
-    WithTeacherScores,
+    beside_teacher,
     live_weights,
     replaced,
+    teacher_models,
     undisturbed_training,
 )
-from multas.evaluation.build import evaluator_types
 
 logger = logging.getLogger(__name__)
 
@@ -99,34 +99,22 @@ class Product:
         """Results of the product, and below its name of every model; only on the main process."""
         named: dict[str, Results] = {}
         product: Results = {}
+        teachers = teacher_models(self._cfg, self._teachers)
+        judged = beside_teacher(self._cfg, self._model, teachers)
         with undisturbed_training():
             for name, weights in self.named_weights(finished).items():
                 logger.info(f"Evaluating '{name}'.")
                 with replaced(self._model, weights):
-                    named[name] = product = self._test(self._cfg, self._judged())
-            self._evaluate_teachers()
+                    named[name] = product = self._test(self._cfg, judged)
+            self._evaluate_teachers(teachers)
         if not comm.is_main_process():
             return {}
         return {**product, **named, **self._teacher_results}
 
-    def _judged(self) -> nn.Module:
-        """The model, beside the (first) teacher where their agreement can be judged."""
-        sets = self._cfg.DATASETS.TEST
-        if not (self._teachers and self._cfg.TEST.EVALUATE_TEACHER) or not any(
-            "classification" in evaluator_types(name) for name in sets
-        ):
-            return self._model
-        teacher = TeacherModel(self._teachers[0], self._cfg.INPUT.FORMAT)
-        return WithTeacherScores(self._model, teacher)
-
-    def _evaluate_teachers(self) -> None:
-        if not self._cfg.TEST.EVALUATE_TEACHER:
-            return
-        for i, teacher in enumerate(self._teachers):
-            name = f"teacher{i}" if i else "teacher"
+    def _evaluate_teachers(self, teachers: Mapping[str, TeacherModel]) -> None:
+        for name, model in teachers.items():
             # A fixed one does not change, so neither do its results.
-            if name in self._teacher_results and teacher.following is None:
+            if name in self._teacher_results and model.teacher.following is None:
                 continue
             logger.info(f"Evaluating '{name}'.")
-            model = TeacherModel(teacher, self._cfg.INPUT.FORMAT)
             self._teacher_results[name] = self._test(self._cfg, model)

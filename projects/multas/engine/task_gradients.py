@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
+from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -137,7 +138,7 @@ class TaskGradientStep(SimpleTrainer):
         # A task without annotated image has the gradient 0, and no say in the scale.
         active = int((gram.diagonal() > 0).sum())
         result = dict(zip(rows, (active * weights).tolist(), strict=True))
-        storage = getattr(self, "storage", None)
-        for task, weight in result.items() if storage is not None else ():
+        storage = get_event_storage()
+        for task, weight in result.items():
             storage.put_scalar(f"task_weight/{task}", weight, smoothing_hint=False)
         return list(result.values())

@@ -1,7 +1,7 @@
 """Decoupled features (DeFeat) as a path."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from detectron2.structures import Boxes
@@ -103,18 +103,16 @@ class DeFeat(LayerPath):
     def _object_masks(self, targets: Targets) -> Tensor:
         """(N, H, W) bool of the padded batch; False where the objects come from boxes."""
         height, width = targets.padded_size
-        masks = []
-        for i, labels in enumerate(targets.sem_seg):
-            if i not in targets.from_masks or labels is None:
-                masks.append(None)
-                continue
+        masks: dict[int, Tensor] = {}
+        for i in targets.from_masks:
+            labels = cast(Tensor, targets.sem_seg[i])
             if self.object_classes:
                 objects = torch.isin(labels, labels.new_tensor(self.object_classes))
             else:
                 objects = (labels > 0) & (labels != IGNORED)
-            masks.append(F.pad(objects, (0, width - labels.shape[1], 0, height - labels.shape[0])))
-        some = next(mask for mask in masks if mask is not None)
-        return torch.stack([torch.zeros_like(some) if mask is None else mask for mask in masks])
+            masks[i] = F.pad(objects, (0, width - labels.shape[1], 0, height - labels.shape[0]))
+        nothing = torch.zeros_like(next(iter(masks.values())))
+        return torch.stack([masks.get(i, nothing) for i in range(len(targets.sem_seg))])
 
 
 def pad_boxes(boxes: Sequence[Boxes]) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,58 @@
+"""Evaluation of a trained model apart from its training, as train_net.py --eval-only does it."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import nn
+
+from multas.distillation import Distiller
+from multas.distillation.teacher import build_teachers
+from multas.engine.named_models import TeacherModel, beside_teacher, teacher_models
+
+logger = logging.getLogger(__name__)
+
+Results = Mapping[str, Any]
+
+
+def evaluate(
+    cfg: CfgNode, model: nn.Module, test: Callable[[CfgNode, nn.Module], Results]
+) -> Results:
+    """Results of a model and, with TEST.EVALUATE_TEACHER, of its teachers, loaded for it.
+
+    Args:
+        cfg: of any model; of a distillation, it names the teachers.
+        model: with trained weights; a Distiller is its student.
+        test: Detectron2's ``Trainer.test``.
+
+    Returns:
+        As after training: the model's own results ("bbox", "classification" …, of a classifier
+        with its agreement with the first teacher) and below "teacher", "teacher1" … those of the
+        teachers; only on the main process.
+
+    Raises:
+        FileNotFoundError: a teacher's config or weights are missing.
+    """
+    teachers = _fixed_teachers(cfg) if isinstance(model, Distiller) else {}
+    results = dict(test(cfg, beside_teacher(cfg, model, teachers)))
+    for name, teacher in teachers.items():
+        logger.info(f"Evaluating '{name}'.")
+        results[name] = test(cfg, teacher)
+    return results if comm.is_main_process() else {}
+
+
+def _fixed_teachers(cfg: CfgNode) -> dict[str, TeacherModel]:
+    if not cfg.TEST.EVALUATE_TEACHER:
+        return {}
+    fixed = {}
+    for name, model in teacher_models(cfg, build_teachers(cfg)).items():
+        if model.teacher.following is None:
+            fixed[name] = model
+        else:
+            logger.warning(
+                f"'{name}' follows the student: its weights are in the checkpoints of the run "
+                "alone, so it is evaluated in training and not here."
+            )
+    return fixed
