@@ -1,74 +1,97 @@
 """Images per second of paper A's student against Detectron2's RetinaNet-R18."""
 
-import statistics
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
-from detectron2 import model_zoo
 from detectron2.modeling import build_model
-from tabulate import tabulate
-from torch import nn
+from torch import Tensor, nn
 
 from multas.engine import load_config
 from multas.modeling.fold import fold_batch_norm
-from timing import take_turns
+from runtimes import RUNTIMES, Network, RawNetwork, deviation
+from stock import retinanet_config
+from tables import rate_table
+from timing import attempt, take_turns
 
 SIZE, CLASSES = 320, 20
+BATCHES = (1, 4)
+FILE = "configs/limited-data/voc/half/supervised.yaml"
+STOCK, STUDENT = "RetinaNet R18-FPN (Detectron2)", "student R18-FPN"
+FOLDED_STOCK, FOLDED = f"{STOCK}, folded", f"{STUDENT}, folded"
 
 
-def students() -> dict[str, nn.Module]:
-    """The networks that take turns, in eval mode, with random weights."""
+def networks() -> dict[str, nn.Module]:
+    """Both models in eval mode, with random weights, as trained and folded for deployment."""
     torch.manual_seed(0)
-    file = "configs/limited-data/voc/half/supervised.yaml"
-    student = build_model(load_config(file, ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()"]))
-    folded = fold_batch_norm(student)
+    stock = build_model(retinanet_config(18, CLASSES, ["MODEL.RESNETS.NORM", "BN"])).eval()
+    cfg = load_config(FILE, ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()"])
+    student = build_model(cfg).eval()
     return {
-        "RetinaNet R18-FPN (Detectron2)": retinanet().eval(),
-        "student R18-FPN": student.eval(),
-        "student, folded": folded,
-        "student, folded, channels last": fold_batch_norm(student).to(
-            memory_format=torch.channels_last  # type: ignore[call-overload]
-        ),
+        STOCK: stock,
+        FOLDED_STOCK: fold_batch_norm(stock),
+        STUDENT: student,
+        FOLDED: fold_batch_norm(student),
     }
 
 
-def retinanet() -> nn.Module:
-    """Detectron2's RetinaNet with a ResNet-18 and as many classes."""
-    cfg = model_zoo.get_config("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
-    cfg.merge_from_list(
-        ["MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", 18, "MODEL.RESNETS.RES2_OUT_CHANNELS", 64,
-         "MODEL.RETINANET.NUM_CLASSES", CLASSES, "MODEL.RESNETS.NORM", "BN",
-         "MODEL.DEVICE", "cuda" if torch.cuda.is_available() else "cpu"]
-    )  # fmt: skip
-    return build_model(cfg)
+def whole(models: dict[str, nn.Module], batch: int, rounds: int) -> str:
+    """The table of models from images to boxes."""
+    inputs = [{"image": torch.randint(256, (3, SIZE, SIZE)).byte()} for _ in range(batch)]
+    last = fold_batch_norm(models[FOLDED])
+    last = last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    alternatives = {**models, f"{FOLDED}, channels last": last}
+    calls = {name: partial(_call, model, inputs) for name, model in alternatives.items()}
+    return rate_table(take_turns(calls, rounds), f"batch {batch}", batch)
+
+
+@torch.no_grad()
+def _call(network: Callable[[Any], Any], inputs: Any) -> Any:
+    return network(inputs)
+
+
+def raw(models: dict[str, nn.Module], batch: int, rounds: int) -> str:
+    """The table of networks alone, and of ways to run the folded student's."""
+    plain = {name: RawNetwork(model).eval() for name, model in models.items()}
+    network = plain[FOLDED]
+    example = torch.randn(batch, 3, SIZE, SIZE, device=next(network.parameters()).device)
+    made: dict[str, Network] = {}
+
+    def make(name: str) -> Callable[[], Any]:
+        with torch.no_grad():
+            made[name] = RUNTIMES[name](network, example)
+        return partial(_call, made[name], example)
+
+    calls = {name: partial(_call, plain[name], example) for name in plain}
+    others = {f"{FOLDED}, {name}": partial(make, name) for name in RUNTIMES}
+    works, missing = attempt(others)
+    seconds = take_turns(calls | works, rounds)
+    expected: list[Tensor] = _call(network, example)
+    wrong = ", ".join(
+        f"{name} {deviation(_call(call, example), expected):.0e}"
+        for name, call in made.items()
+        if f"{FOLDED}, {name}" in works
+    )
+    table = rate_table(seconds, f"batch {batch}, network alone", batch, missing=missing)
+    return f"{table}\n\nLargest deviation, relative to the largest output: {wrong}."
 
 
 def run(rounds: int) -> str:
     """The Markdown section of this benchmark."""
-    models = students()
-    rows = []
-    for batch in (1, 4):
-        inputs = [{"image": torch.randint(256, (3, SIZE, SIZE)).byte()} for _ in range(batch)]
-
-        def predict(model: nn.Module, inputs: list[dict] = inputs) -> Callable[[], None]:
-            @torch.no_grad()
-            def call() -> None:
-                model(inputs)
-
-            return call
-
-        seconds = take_turns({n: predict(m) for n, m in models.items()}, rounds)
-        base = min(next(iter(seconds.values())))
-        for name, times in seconds.items():
-            best, median = batch / min(times), batch / statistics.median(times)
-            rows.append([batch, name, best, median, base / min(times)])
-    header = ["batch", "network", "images/s (best)", "images/s (median)", "speed ratio"]
-    table = tabulate(rows, header, tablefmt="github", floatfmt=("", "", ".1f", ".1f", ".2f"))
+    models = networks()
     parameters = ", ".join(
-        f"{n}: {sum(p.numel() for p in m.parameters()) / 1e6:.1f} M" for n, m in models.items()
+        f"{name}: {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M"
+        for name, model in models.items()
     )
-    return (
-        f"## Inference: {SIZE} px, {rounds} rounds\n\nForward, decoding and NMS of one batch. "
-        f"Random weights give few detections above the threshold, for all alike.\n\n{table}\n\n"
-        f"Parameters: {parameters}."
+    return "\n\n".join(
+        [
+            f"## Inference: {SIZE} px, {rounds} rounds",
+            "From images to boxes. Random weights give few detections above the threshold, for "
+            "all alike.",
+            *(whole(models, batch, rounds) for batch in BATCHES),
+            "The network alone, from a normalised tensor to logits and deltas.",
+            *(raw(models, batch, rounds) for batch in BATCHES),
+            f"Parameters: {parameters}.",
+        ]
     )

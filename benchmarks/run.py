@@ -1,19 +1,37 @@
 #!/usr/bin/env python
 """Run benchmarks and write benchmarks/results/<machine>.md.
 
-python benchmarks/run.py [--rounds 9] [step inference ...]
+python benchmarks/run.py [--rounds 9] [step aggregation ...]
 """
 
 import argparse
+import logging
 import os
 import platform
 from pathlib import Path
 
+import aggregation
+import assignment
+import evaluation
 import inference
+import loading
+import min_norm
+import multi_task
+import scaling
 import step
 from timing import machine
 
-BENCHMARKS = {"step": step.run, "inference": inference.run}
+BENCHMARKS = {
+    "step": step.run,
+    "aggregation": aggregation.run,
+    "min_norm": min_norm.run,
+    "assignment": assignment.run,
+    "evaluation": evaluation.run,
+    "multi_task": multi_task.run,
+    "loading": loading.run,
+    "scaling": scaling.run,
+    "inference": inference.run,
+}
 FOLDER = Path(__file__).resolve().parent
 
 
@@ -27,6 +45,8 @@ def main() -> None:
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
     os.chdir(FOLDER.parent)
+    # Detectron2 reports every config that it reads.
+    logging.disable(logging.WARNING)
     sections = [f"# Benchmarks\n\n{machine()}"]
     for name in args.names or BENCHMARKS:
         sections.append(BENCHMARKS[name](args.rounds))

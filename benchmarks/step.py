@@ -8,19 +8,19 @@ from contextlib import ExitStack
 import torch
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 from torch import Tensor, nn
 
 from multas.distillation import Distiller, Teacher
-from multas.distillation.distillation import build_distillation
 from multas.distillation.paths.base import Path
 from multas.engine import Trainer, load_config
 from multas.modeling.heads import DenseDetectionHead
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.multitask_network import MultiTaskNetwork
-from timing import Parts, Seconds, ratio_table, take_turns
+from stock import given_teacher, random_batch
+from tables import ratio_table
+from timing import Parts, Seconds, take_turns
 
 FOLDER = "configs/limited-data/voc/half"
 ROWS = (
@@ -34,18 +34,6 @@ ROWS = (
 SIZE, BATCH, OBJECTS, CLASSES = 320, 4, 6, 20
 
 
-def random_batch() -> list[dict]:
-    """BATCH images of SIZE pixels with OBJECTS random boxes each."""
-    images = []
-    for _ in range(BATCH):
-        corner = torch.rand(OBJECTS, 2) * SIZE * 0.7
-        boxes = torch.cat([corner, corner + 16 + torch.rand(OBJECTS, 2) * SIZE * 0.25], dim=1)
-        classes = torch.randint(CLASSES, (OBJECTS,))
-        instances = Instances((SIZE, SIZE), gt_boxes=Boxes(boxes), gt_classes=classes)
-        images.append({"image": torch.randint(256, (3, SIZE, SIZE)).byte(), "instances": instances})
-    return images
-
-
 class Step:
     """Forward, backward and optimiser of one row of the tables, on one batch."""
 
@@ -57,10 +45,7 @@ class Step:
         if isinstance(self.model, Distiller):
             teacher_cfg = _config(self.cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE)
             teacher = Teacher(build_model(teacher_cfg), teacher_cfg.INPUT.FORMAT)
-            self.model.distillation = build_distillation(
-                self.cfg, self.model.student, teachers=[teacher]
-            )
-            self.model._prepared = True
+            given_teacher(self.model, self.cfg, teacher)
         self.model.train()
         self.optimizer = Trainer.build_optimizer(self.cfg, self.model)
 
@@ -126,7 +111,7 @@ def detached_detection_losses(step: Step) -> Callable[[], None]:
 def run(rounds: int) -> str:
     """The Markdown section of this benchmark."""
     torch.manual_seed(0)
-    batch = random_batch()
+    batch = random_batch(BATCH, SIZE, OBJECTS, CLASSES)
     steps = {row: Step(row, batch) for row in ROWS}
     assigning = {"iou (student)": steps["supervised"], "mutual guidance (teacher)": _teacher(batch)}
     with EventStorage():

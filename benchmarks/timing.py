@@ -1,8 +1,8 @@
-"""What all benchmarks share: rounds of alternatives, and the parts of a step."""
+"""The clocks that all benchmarks share: rounds of alternatives, and the parts of a step."""
 
 import functools
 import platform
-import statistics
+import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from tabulate import tabulate
 
 Seconds = list[float]
+Call = Callable[[], Any]
 
 
 def machine() -> str:
@@ -39,7 +39,21 @@ def synchronize() -> None:
         torch.cuda.synchronize()
 
 
-def take_turns(alternatives: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Seconds]:
+def peak_memory() -> int:
+    """Most bytes that this process has held so far: on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    try:
+        # Not getrusage: what it gives for a child process starts from its parent's size.
+        with open("/proc/self/status") as file:
+            lines = dict(line.split(":", 1) for line in file)
+        return 1024 * int(lines["VmHWM"].split()[0])
+    except (OSError, KeyError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if platform.system() == "Darwin" else 1024 * peak
+
+
+def take_turns(alternatives: Mapping[str, Call], rounds: int) -> dict[str, Seconds]:
     """Seconds of each alternative in each round, after one round that is not counted."""
     seconds: dict[str, Seconds] = {name: [] for name in alternatives}
     for number in range(rounds + 1):
@@ -53,15 +67,25 @@ def take_turns(alternatives: Mapping[str, Callable[[], Any]], rounds: int) -> di
     return seconds
 
 
-def ratio_table(seconds: Mapping[str, Seconds], first_column: str) -> str:
-    """A table of minima and medians, with ratios to the first alternative."""
-    base = min(next(iter(seconds.values())))
-    rows = [
-        [name, min(times), statistics.median(times), max(times), min(times) / base]
-        for name, times in seconds.items()
-    ]
-    header = [first_column, "min (s)", "median (s)", "max (s)", "ratio"]
-    return tabulate(rows, header, tablefmt="github", floatfmt=("", ".3f", ".3f", ".3f", ".2f"))
+def attempt(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], dict[str, str]]:
+    """Make alternatives that depend on what is installed, and call each once.
+
+    Returns:
+        The calls that work here, and why the others do not.
+    """
+    calls: dict[str, Call] = {}
+    missing: dict[str, str] = {}
+    for name, make in makers.items():
+        try:
+            call = make()
+            call()
+        except Exception as error:
+            # An optional library may fail in any way; what it says is the result.
+            lines = str(error).strip().splitlines() or ["no message"]
+            missing[name] = f"{type(error).__name__}: {lines[0][:100]}"
+        else:
+            calls[name] = call
+    return calls, missing
 
 
 class Parts:

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.utils.events import EventStorage
 
 import aggregation
 import assignment
@@ -12,6 +13,7 @@ import evaluation
 import inference
 import loading
 import min_norm
+import multi_task
 import runtimes
 import scaling
 import tables
@@ -179,3 +181,9 @@ def test_inference(small):
     ).run(1)
     assert "covers linear layers alone" in text
     assert float(text.split("TorchScript ")[-1].split(",")[0]) < 1e-4
+
+
+@pytest.mark.parametrize("name", list(multi_task.ALTERNATIVES))
+def test_multi_task_steps(name):
+    with EventStorage():
+        multi_task.new_step(name, images=2, size=64)()

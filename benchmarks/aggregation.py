@@ -1,0 +1,188 @@
+"""What it costs to weigh K distillation paths, against the step of Detectron2's plain student.
+
+python benchmarks/aggregation.py ALTERNATIVE K SIZE BATCH prints the peak memory of a few steps.
+"""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import repeat
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+from torch import nn
+
+from multas.distillation import Teacher
+from multas.engine import Trainer
+from multas.engine.build_step import build_step
+from stock import given_teacher, random_batch, retinanet_config
+from tables import ratio_table
+from timing import attempt, peak_memory, take_turns
+from torchjd_step import TorchJDStep
+
+SIZE, BATCH, OBJECTS, CLASSES = 320, 2, 6, 20
+STUDENT_DEPTH, TEACHER_DEPTH = 18, 50
+PATH_COUNTS, BAR_PATHS = (2, 5, 10), 5
+MEMORY_STEPS, MEMORY_ROUNDS = 3, 3
+
+LEVELS = ("p3", "p4", "p5", "p6", "p7")
+PATHS = [
+    {"TYPE": "FeatureMSE", "NAME": f"mse_{p}", "STUDENT": f"backbone.{p}", "ADAPTER": "conv"}
+    for p in LEVELS
+] + [{"TYPE": "AttentionTransfer", "NAME": f"at_{p}", "STUDENT": f"backbone.{p}"} for p in LEVELS]
+
+STOCK = "stock student (Detectron2)"
+# Where the pyramid starts: all paths pass through these maps.
+_FEATURES = ["SCOPE", "features", "SCOPE_LAYERS", [f"backbone.bottom_up.res{i}" for i in (3, 4, 5)]]
+_PARAMETERS = ["NAME", "mgda"]
+# Keys below MODEL.DISTILLATION.AGGREGATION; None = no path at all.
+OURS: dict[str, list | None] = {
+    "Distiller without paths": None,
+    "equal, hand_tuned": ["NAME", "equal"],
+    "adaptive": ["NAME", "adaptive"],
+    "mgda, features": ["NAME", "mgda", *_FEATURES],
+    "mgda, parameters": _PARAMETERS,
+    "mgda, parameters, LOW_MEMORY": [*_PARAMETERS, "LOW_MEMORY", True],
+}
+TORCHJD: dict[str, dict[str, Any]] = {
+    "torchjd backward, sequential": {},
+    "torchjd backward, sequential, Gramian": {"gramian": True},
+    "torchjd backward, vmap": {"chunk": None},
+    "torchjd mtl_backward, sequential": {"shared_only": True},
+}
+BARS = {
+    "Distiller without paths": "1.00",
+    "adaptive": "≤ 1.25",
+    "mgda, features": "≤ 1.35",
+    "mgda, parameters": "≤ 2.3",
+}
+MEMORY_BARS = {name: "≤ 1.25" for name, keys in OURS.items() if keys}
+
+
+def student_config(size: int, count: int, keys: list | None) -> CfgNode:
+    """The student with the first ``count`` paths, weighed as ``keys`` say; None = no path."""
+    below = "MODEL.DISTILLATION.AGGREGATION."
+    pairs = zip((keys or [])[::2], (keys or [])[1::2], strict=True)
+    return _config(
+        STUDENT_DEPTH,
+        ["INPUT.MIN_SIZE_TRAIN", (size,),
+         "MODEL.META_ARCHITECTURE", "Distiller", "MODEL.DISTILLATION.STUDENT", "RetinaNet",
+         "MODEL.DISTILLATION.PATHS", PATHS[:count] if keys else [],
+         *(x for key, value in pairs for x in (below + key, value))],
+    )  # fmt: skip
+
+
+def _config(depth: int, opts: Sequence[Any] = ()) -> CfgNode:
+    # Random weights under a usual rate would soon be no numbers any more.
+    return retinanet_config(depth, CLASSES, ["SOLVER.BASE_LR", 1e-7, *opts])
+
+
+def new_teacher() -> Teacher:
+    """Detectron2's RetinaNet with the deeper ResNet."""
+    cfg = _config(TEACHER_DEPTH)
+    return Teacher(build_model(cfg), cfg.INPUT.FORMAT)
+
+
+def new_trainer(
+    name: str,
+    count: int,
+    batch: list[dict],
+    *,
+    make_teacher: Callable[[], Teacher] = new_teacher,
+    wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
+) -> SimpleTrainer:
+    """The inner trainer of an alternative; it never runs out of the one batch.
+
+    Args:
+        name: STOCK, or a key of OURS or TORCHJD.
+        count: K.
+        batch: what every step sees.
+        make_teacher: gives the teacher, where there are paths.
+        wrap: what is done to the model for data parallelism.
+    """
+    torch.manual_seed(0)
+    if name == STOCK:
+        cfg = _config(STUDENT_DEPTH)
+        model = build_model(cfg)
+    else:
+        size = batch[0]["image"].shape[-1]
+        cfg = student_config(size, count, OURS.get(name, _PARAMETERS))
+        model = build_model(cfg)
+        if cfg.MODEL.DISTILLATION.PATHS:
+            given_teacher(model, cfg, make_teacher())
+        else:
+            model.prepare()
+    loader, optimizer = repeat(batch), Trainer.build_optimizer(cfg, model)
+    if name in TORCHJD:
+        return TorchJDStep(model, loader, optimizer, **TORCHJD[name])
+    plain = SimpleTrainer(wrap(model), loader, optimizer)
+    return build_step(cfg, plain, Trainer.build_train_loader)
+
+
+def _steps(count: int, rounds: int) -> str:
+    """The table of times for K = count."""
+    torch.manual_seed(0)
+    batch = random_batch(BATCH, SIZE, OBJECTS, CLASSES)
+    network = new_teacher()
+
+    def step(name: str) -> Callable[[], None]:
+        # One network for all of them, each with taps of its own.
+        own = partial(Teacher, network.model, network.input_format)
+        return new_trainer(name, count, batch, make_teacher=own).run_step
+
+    ours = {name: step(name) for name in (STOCK, *OURS)}
+    with EventStorage():
+        others, missing = attempt({name: partial(step, name) for name in TORCHJD})
+        seconds = take_turns(ours | others, rounds)
+    table = ratio_table(
+        seconds, "alternative", bars=BARS if count == BAR_PATHS else None, missing=missing
+    )
+    return f"K = {count}: {', '.join(path['NAME'] for path in PATHS[:count])}.\n\n{table}"
+
+
+def _memory(count: int, rounds: int) -> str:
+    """The table of peak memory for K = count, each time in a process of its own."""
+    names, missing = [STOCK, *OURS, *TORCHJD], {}
+    gigabytes: dict[str, list[float]] = {}
+    for name in names:
+        for _ in range(rounds):
+            command = [sys.executable, __file__, name, *map(str, (count, SIZE, BATCH))]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                missing[name] = (done.stderr.strip().splitlines() or ["killed"])[-1][:100]
+                break
+            gigabytes.setdefault(name, []).append(float(done.stdout.split()[-1]) / 1e9)
+    return ratio_table(
+        gigabytes, "alternative", bars=MEMORY_BARS, missing=missing, unit="GB", digits=2
+    )
+
+
+def run(rounds: int) -> str:
+    """The Markdown section of this benchmark."""
+    title = (
+        f"## Aggregation: RetinaNet R{STUDENT_DEPTH} from R{TEACHER_DEPTH}, {SIZE} px, batch "
+        f"{BATCH}, {rounds} rounds"
+    )
+    tables = [_steps(count, rounds) for count in PATH_COUNTS]
+    note = f"K = {BAR_PATHS}, peak memory of a process that takes a few steps, imports included:"
+    return "\n\n".join([title, *tables, note, _memory(BAR_PATHS, min(rounds, MEMORY_ROUNDS))])
+
+
+def main(name: str, count: str, size: str, images: str) -> None:
+    """Print the peak memory (bytes) of a few steps of one alternative."""
+    torch.manual_seed(0)
+    batch = random_batch(int(images), int(size), OBJECTS, CLASSES)
+    trainer = new_trainer(name, int(count), batch)
+    with EventStorage():
+        for _ in range(MEMORY_STEPS):
+            trainer.run_step()
+    print(peak_memory())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

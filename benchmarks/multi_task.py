@@ -1,0 +1,95 @@
+"""What an iteration with two tasks costs, against the iterations of the single tasks."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from itertools import repeat
+
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.modeling import build_model
+from detectron2.utils.events import EventStorage
+
+from multas.engine import Trainer, load_config
+from multas.engine.build_step import build_step
+from stock import random_batch
+from tables import ratio_table
+from timing import peak_memory, take_turns
+
+CONFIG = "configs/limited-data/table6/voc/multi_task.yaml"
+SIZE, BATCH, OBJECTS, CLASSES = 320, 4, 6, 20
+# name -> tasks, how their images are put together, how their gradients are.
+ALTERNATIVES = {
+    "detection alone": (("det",), "separate", "sum"),
+    "segmentation alone": (("seg",), "separate", "sum"),
+    "both, separate": (("det", "seg"), "separate", "sum"),
+    "both, mixed": (("det", "seg"), "mixed", "sum"),
+    "both, separate, MGDA": (("det", "seg"), "separate", "mgda"),
+}
+MEMORY_STEPS = 3
+
+
+def task_batch(tasks: tuple[str, ...], mode: str, images: int, size: int) -> list[dict]:
+    """So many images for each task, as a loader gives them."""
+    batch = []
+    for number, task in enumerate(tasks):
+        extra = {"task": task} | ({"mini_batch": number} if mode == "separate" else {})
+        for x in random_batch(images, size, OBJECTS, CLASSES):
+            x["sem_seg"] = torch.randint(CLASSES + 1, (size, size))
+            batch.append(x | extra)
+    return batch
+
+
+def new_step(name: str, images: int, size: int) -> Callable[[], None]:
+    """Forward, backward and optimiser of one alternative; a task alone has its head alone."""
+    tasks, mode, gradients = ALTERNATIVES[name]
+    heads = {"det": "DenseDetectionHead", "seg": "SemanticFPNHead"}
+    cfg = load_config(
+        CONFIG,
+        ["MODEL.WEIGHTS", "", "MODEL.MULTITASK.GRADIENTS", gradients,
+         "MODEL.MULTITASK.TASKS", list(tasks), "MODEL.MULTITASK.HEADS", [heads[t] for t in tasks]],
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = build_model(cfg)
+    loader = repeat(task_batch(tasks, mode, images, size))
+    plain = SimpleTrainer(model, loader, Trainer.build_optimizer(cfg, model))
+    return build_step(cfg, plain, Trainer.build_train_loader).run_step
+
+
+def _with_sum(values: dict[str, list[float]]) -> dict[str, list[float]]:
+    """The single tasks one after the other come first: what ratios refer to."""
+    det, seg = values["detection alone"], values["segmentation alone"]
+    return {"sum of the single tasks": [x + y for x, y in zip(det, seg, strict=True)]} | values
+
+
+def _memory(rounds: int) -> str:
+    gigabytes: dict[str, list[float]] = {}
+    for name in ALTERNATIVES:
+        for _ in range(rounds):
+            command = [sys.executable, __file__, name, str(BATCH), str(SIZE)]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            gigabytes.setdefault(name, []).append(float(done.stdout.split()[-1]) / 1e9)
+    return ratio_table(_with_sum(gigabytes), "alternative", unit="GB", digits=2)
+
+
+def run(rounds: int) -> str:
+    """The Markdown section of this benchmark."""
+    with EventStorage():
+        steps = {name: new_step(name, BATCH, SIZE) for name in ALTERNATIVES}
+        times = ratio_table(_with_sum(take_turns(steps, rounds)), "alternative")
+    title = f"## Two tasks: R18-FPN, {SIZE} px, {BATCH} images for each task, {rounds} rounds"
+    note = "Peak memory of a process that takes a few steps, imports included:"
+    return "\n\n".join([title, times, note, _memory(min(rounds, 3))])
+
+
+def main(name: str, images: str, size: str) -> None:
+    """Print the peak memory (bytes) of a few steps of one alternative."""
+    with EventStorage():
+        step = new_step(name, int(images), int(size))
+        for _ in range(MEMORY_STEPS):
+            step()
+    print(peak_memory())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

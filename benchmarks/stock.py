@@ -1,0 +1,42 @@
+"""What benchmarks measure against: Detectron2's RetinaNet, random images, a given teacher."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from detectron2 import model_zoo
+from detectron2.config import CfgNode
+from detectron2.structures import Boxes, Instances
+
+from multas.distillation import Distiller, Teacher, build_distillation
+from multas.engine import load_config
+
+
+def retinanet_config(depth: int, classes: int, opts: Sequence[Any] = ()) -> CfgNode:
+    """Detectron2's RetinaNet with a ResNet of this depth and random weights."""
+    file = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
+    narrow = ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64] if depth < 50 else []
+    return load_config(
+        file,
+        ["MODEL.WEIGHTS", "", "MODEL.RESNETS.DEPTH", depth, *narrow,
+         "MODEL.RETINANET.NUM_CLASSES", classes, *opts],
+    )  # fmt: skip
+
+
+def random_batch(images: int, size: int, objects: int, classes: int) -> list[dict]:
+    """Square images of noise with random boxes, as a loader gives them."""
+    batch = []
+    for _ in range(images):
+        corner = torch.rand(objects, 2) * size * 0.7
+        boxes = torch.cat([corner, corner + 16 + torch.rand(objects, 2) * size * 0.25], dim=1)
+        labels = torch.randint(classes, (objects,))
+        instances = Instances((size, size), gt_boxes=Boxes(boxes), gt_classes=labels)
+        batch.append({"image": torch.randint(256, (3, size, size)).byte(), "instances": instances})
+    return batch
+
+
+def given_teacher(model: Distiller, cfg: CfgNode, teacher: Teacher) -> Distiller:
+    """Prepare a Distiller with a teacher that is not loaded from files."""
+    model.distillation = build_distillation(cfg, model.student, teachers=[teacher])
+    model._prepared = True
+    return model
