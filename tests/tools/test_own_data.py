@@ -43,6 +43,7 @@ def opts_of(card: str, recipe: str) -> dict[str, str]:
             ["_half2_unlabeled"],
             ["_test"],
         ),
+        ("limited-data/toy/half/self_trained", "train test", ["_train_unlabeled"], ["_test"]),
         ("adaptive/detection/coco/student", "train val", ["_train"], ["_val"]),
         ("limited-data/table5/toy/teacher_seg", "seg test", ["_seg"], ["_test"]),
         ("adaptive/segmentation/toy/student", "train test", ["_train"], ["_test"]),

@@ -1,0 +1,145 @@
+#!/usr/bin/env python
+"""Run the rows of a table of either paper, and report them beside the paper's numbers.
+
+    python tools/reproduce.py A1                       # embedded data, CPU, minutes per row
+    python tools/reproduce.py A1 --data mycard.yaml    # the same rows on your own data
+    python tools/reproduce.py B5 --scale full --dry-run
+    python tools/reproduce.py all --seeds 3 --jobs 2 SOLVER.IMS_PER_BATCH 4
+
+--scale full is the paper's data and schedule; what it lacks is said before anything starts.
+
+A training that several rows need (a teacher, a supervised student) runs once, in a folder of
+output/reproduce/runs that is named by a hash of its config, data cards, seed and teacher. The same
+command goes on where it was stopped; a row that fails does not stop the others. Reports (report.md,
+report.html) are in output/reproduce/<table>-<scale>. The hash knows nothing of the code: after a
+change of it delete the runs that it touches.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+
+from multas.data import DatasetError
+from reproduction.data_check import make_embedded, missing
+from reproduction.report import Setting, write_report
+from reproduction.results import read_result
+from reproduction.rows import Row, choose, rows_of
+from reproduction.runners import REPOSITORY, Cluster, Local, Runner
+from reproduction.runs import Planner, Run, in_order
+from reproduction.schedule import States, execute, states_of
+from reproduction.tables import SCALES, TABLES, Table
+
+# What this script sets itself, and how it is told.
+_OWN_KEYS = {"OUTPUT_DIR": "--output", "SEED": "--seeds", "DATASETS.CARDS": "--data"}
+
+Plan = list[tuple[Row, tuple[Run, ...]]]
+
+
+def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("table", choices=[*TABLES, "all"], help="A: paper A, B: paper B, F: figure")
+    parser.add_argument("--scale", choices=SCALES, default="tiny", help="embedded set, or as paper")
+    parser.add_argument("--data", default="", help="data card to run the rows on")
+    parser.add_argument("--rows", default="", help="only these, e.g. teacher,half/self_trained*")
+    parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 1, 2, …")
+    parser.add_argument(
+        "--jobs", type=int, default=1, help="trainings at a time, sharing the cores"
+    )
+    parser.add_argument("--submit", choices=["slurm", "local"], help="as jobs of submitit")
+    parser.add_argument("--submit-option", action="append", default=[], metavar="KEY=VALUE",
+                        help="of submitit, e.g. slurm_partition=gpu; may be repeated")  # fmt: skip
+    parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce")
+    parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
+    parser.add_argument("opts", nargs="*", help="KEY VALUE ... for every run")
+    args = parser.parse_intermixed_args(argv)
+    if len(args.opts) % 2:
+        parser.error(f"{' '.join(args.opts)}: give pairs of KEY VALUE")
+    for key in args.opts[::2]:
+        if key in _OWN_KEYS:
+            parser.error(f"{key} is set by {_OWN_KEYS[key]}")
+    if min(args.seeds, args.jobs) < 1:
+        parser.error("--seeds and --jobs are 1 or more")
+    return args
+
+
+def make_plans(args: argparse.Namespace, planner: Planner) -> dict[str, Plan]:
+    """The rows of the tables and their runs.
+
+    Raises:
+        SystemExit: a table has no rows (of all tables, those that have none are passed over), or
+            the user's card does not suit them.
+    """
+    plans = {}
+    for name in TABLES if args.table == "all" else [args.table]:
+        try:
+            rows = rows_of(TABLES[name], args.scale, one_data_set=bool(args.data))
+        except FileNotFoundError as error:
+            if args.table != "all":
+                raise SystemExit(str(error)) from error
+            print(f"{error} Passed over.", file=sys.stderr)
+            continue
+        seeds = range(1, args.seeds + 1)
+        try:
+            plans[name] = [(row, tuple(planner.plan(row.file, s) for s in seeds)) for row in rows]
+        except DatasetError as error:
+            raise SystemExit(f"--data: {error}") from error
+    return plans
+
+
+def runs_of(plans: Mapping[str, Plan], names: str = "") -> list[Run]:
+    """Of the rows with these names, or all; what they need is in front of them.
+
+    Raises:
+        SystemExit: a name fits no row.
+    """
+    pairs = [pair for plan in plans.values() for pair in plan]
+    try:
+        chosen = choose([row for row, _ in pairs], list(filter(None, names.split(","))))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    return in_order(run for row, runs in pairs if row in chosen for run in runs)
+
+
+def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace) -> None:
+    results = [read_result(row, runs, states) for row, runs in plan]
+    name = "-".join(filter(None, [table.name, args.scale, Path(args.data).stem]))
+    setting = Setting(args.scale, args.seeds, args.data, tuple(args.opts))
+    print(write_report(table, results, states, setting, Path(args.output) / name), flush=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse_args(argv)
+    plt.switch_backend("Agg")
+    args.data = os.path.abspath(args.data) if args.data else ""
+    output = Path(args.output).absolute()
+    os.chdir(REPOSITORY)  # where the recipes' paths start
+    args.output = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
+    plans = make_plans(args, Planner(args.output / "runs", args.opts, args.data))
+    states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
+    if args.dry_run:
+        lines = [run.command_line for run in todo if not states[run.digest].is_good]
+        print("\n".join([*lines, *(f"# missing: {line}" for line in missing(todo))]))
+        return 0
+    make_embedded(todo)
+    if lines := missing(todo):
+        raise SystemExit("\n".join(["Nothing was started; this is missing:", *lines]))
+    runner: Runner = Local(args.jobs)
+    if args.submit:
+        runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
+    try:
+        execute(todo, runner, args.jobs, states)
+    finally:
+        for name, plan in plans.items():
+            report_on(TABLES[name], plan, states, args)
+    return 0 if all(states[run.digest].is_good for run in todo) else 1
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        raise SystemExit("\nInterrupted; run it again to continue.") from None

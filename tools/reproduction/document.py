@@ -1,0 +1,147 @@
+"""A report as a list of blocks, written as Markdown beside its pictures or as one HTML file."""
+
+import base64
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from tabulate import tabulate
+
+
+@dataclass(frozen=True)
+class Link:
+    """A file, linked by its path relative to the report."""
+
+    text: str
+    file: Path
+
+
+Cell = str | Link | tuple[Link, ...]
+
+
+@dataclass(frozen=True)
+class Heading:
+    text: str
+    level: int = 2
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    text: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table; its first column is text, the others are short."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG file."""
+
+    file: Path
+    description: str
+
+
+Block = Heading | Paragraph | Grid | Picture
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; background: #fff; margin: 0 auto;
+       max-width: 62rem; padding: 1.5rem; }
+h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em; }
+h1 { margin-top: 0; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid #d5dae1; padding: .25rem .8rem .25rem 0; text-align: right;
+         white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #8a94a3; }
+img { height: auto; max-width: 100%; }
+figure { margin: 1em 0; }
+"""
+
+
+def to_markdown(blocks: Sequence[Block], folder: Path) -> str:
+    """The blocks as Markdown.
+
+    Args:
+        blocks: in order.
+        folder: that the file will lie in.
+    """
+
+    def link(target: Link) -> str:
+        return f"[{target.text}]({_relative(target.file, folder)})"
+
+    def cell(content: Cell) -> str:
+        if isinstance(content, str):
+            return content.replace("|", "\\|")
+        return " ".join(map(link, [content] if isinstance(content, Link) else content))
+
+    def block(b: Block) -> str:
+        match b:
+            case Heading(text, level):
+                return f"{'#' * level} {text}"
+            case Paragraph(text):
+                return text
+            case Picture(file, description):
+                return f"![{description}]({_relative(file, folder)})"
+            case Grid(header, rows):
+                cells = [[cell(c) for c in row] for row in rows]
+                # Numbers come as text, rounded as they are to be read.
+                return tabulate(cells, header, tablefmt="github", disable_numparse=True)
+
+    return "\n\n".join(map(block, blocks)) + "\n"
+
+
+def to_html(blocks: Sequence[Block], folder: Path) -> str:
+    """The blocks as a page that holds its pictures and needs no network.
+
+    Args:
+        blocks: in order.
+        folder: that the file will lie in.
+    """
+
+    def link(target: Link) -> str:
+        return f'<a href="{escape(_relative(target.file, folder))}">{escape(target.text)}</a>'
+
+    def cell(content: Cell, tag: str) -> str:
+        if isinstance(content, str):
+            return f"<{tag}>{escape(content)}</{tag}>"
+        links = [content] if isinstance(content, Link) else content
+        return f"<{tag}>{' '.join(map(link, links))}</{tag}>"
+
+    def line(cells: Sequence[Cell], tag: str) -> str:
+        return f"<tr>{''.join(cell(c, tag) for c in cells)}</tr>"
+
+    def block(b: Block) -> str:
+        match b:
+            case Heading(text, level):
+                return f"<h{level}>{escape(text)}</h{level}>"
+            case Paragraph(text):
+                return f"<p>{escape(text)}</p>"
+            case Picture(file, description):
+                data = base64.b64encode(file.read_bytes()).decode()
+                source = f"data:image/png;base64,{data}"
+                return f'<figure><img src="{source}" alt="{escape(description)}"></figure>'
+            case Grid(header, rows):
+                body = "\n".join(line(row, "td") for row in rows)
+                head = f"<thead>{line(header, 'th')}</thead>"
+                return f'<div class="scroll"><table>{head}<tbody>\n{body}\n</tbody></table></div>'
+
+    title = next((b.text for b in blocks if isinstance(b, Heading)), "Report")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        + "\n".join(map(block, blocks))
+        + "\n</body>\n</html>\n"
+    )
+
+
+def _relative(file: Path, folder: Path) -> str:
+    return Path(os.path.relpath(file, folder)).as_posix()

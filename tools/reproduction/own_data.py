@@ -1,0 +1,90 @@
+"""A recipe on another data set: the splits and classes of a user's card in place of its own."""
+
+import re
+from collections.abc import Sequence
+from functools import cache
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+
+from multas.data import DatasetError, read_card, register_card
+from multas.data.card_split import UNLABELED
+
+# Which classes a head counts; the segmentation heads have one for the background, too.
+_HEADS = {
+    "thing_classes": ("DENSE_HEAD", "GFL_HEAD", "RETINANET", "ROI_HEADS"),
+    "stuff_classes": ("SEM_SEG_HEAD", "SEMANTIC_FPN_HEAD"),
+    "label_classes": ("LINEAR_HEAD",),
+}
+_ONE_OF_SEVERAL = re.compile(r"^(both|seg)_(?=train$|val$|test$)")
+
+
+def opts_on_card(card: str, cfg: CfgNode) -> list[str]:
+    """KEY VALUE pairs that put a recipe on the data of a card.
+
+    Splits keep their names: what the recipe does on voc2007_half and voc2012_half it does on
+    mine_half, what it does on coco_2017_train on mine_train.
+
+    Args:
+        card: a file.
+        cfg: of the recipe.
+
+    Raises:
+        DatasetError: the card lacks a split of the recipe, or cannot be loaded.
+    """
+    opts = ["DATASETS.CARDS", repr([card])]
+    tasks = [
+        {**batch, "TRAIN": _on_card(card, batch["TRAIN"], cfg.DATASETS.CARDS)}
+        for batch in cfg.DATASETS.TASK_BATCHES
+    ]
+    opts += ["DATASETS.TASK_BATCHES", repr(tasks)] if tasks else []
+    for key, names in (("TRAIN", cfg.DATASETS.TRAIN), ("TEST", cfg.DATASETS.TEST)):
+        opts += [f"DATASETS.{key}", repr(_on_card(card, names, cfg.DATASETS.CARDS))]
+    early = cfg.SOLVER.EARLY_STOPPING.DATASET
+    if early:
+        opts += ["SOLVER.EARLY_STOPPING.DATASET", *_on_card(card, [early], cfg.DATASETS.CARDS)]
+    return opts + _class_opts(card)
+
+
+def _on_card(card: str, names: Sequence[str], cards: Sequence[str]) -> list[str]:
+    own = read_card(card)
+    known = {split.name for split in own.splits}
+    found = []
+    for name in names:
+        labeled = name.removesuffix(UNLABELED)
+        split = _split_of(labeled, cards)
+        # Cards for one task, or with no more than train and test, have shorter names for these.
+        choices = [split, _ONE_OF_SEVERAL.sub("", split), split.replace("trainval", "train")]
+        split = next((choice for choice in choices if choice in known), split)
+        if split not in known:
+            raise DatasetError(
+                f"card {card}: no split '{split}', which stands for {name} of the recipes; its "
+                f"splits are {', '.join(sorted(known))}. Name it in `splits` (half, quarter, … are "
+                "made by tools/split.py make)."
+            )
+        found.append(f"{own.name}_{split}{name.removeprefix(labeled)}")
+    return list(dict.fromkeys(found))
+
+
+def _split_of(name: str, cards: Sequence[str]) -> str:
+    for card in cards:
+        parsed = read_card(card)
+        for split in parsed.splits:
+            if name == f"{parsed.name}_{split.name}":
+                return split.name
+    return name.rpartition("_")[2]  # a data set of Detectron2, like coco_2017_train
+
+
+@cache
+def _class_opts(card: str) -> list[str]:
+    name = register_card(card)[0]
+    DatasetCatalog.get(name)  # finds the classes that a card does not list
+    metadata = MetadataCatalog.get(name)
+    counts = {kind: len(metadata.get(kind, None) or ()) for kind in _HEADS}
+    return [
+        word
+        for kind, heads in _HEADS.items()
+        if counts[kind]
+        for head in heads
+        for word in (f"MODEL.{head}.NUM_CLASSES", str(counts[kind]))
+    ]

@@ -1,0 +1,224 @@
+"""The report on a table: the paper's numbers beside ours, what failed, what it cost."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from .document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
+from .plots import labels_picture, path_pictures
+from .results import Result, cost_of, differences, log_of, order_of, seconds_of
+from .runs import Run, in_order
+from .schedule import State, States, duration
+from .tables import METRICS, Table
+
+_NOTHING = "–"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the rows were run: scale, number of seeds, user's card and KEY VALUE pairs."""
+
+    scale: str
+    seeds: int
+    card: str = ""
+    opts: tuple[str, ...] = ()
+
+
+def write_report(
+    table: Table, results: Sequence[Result], states: States, setting: Setting, folder: Path
+) -> Path:
+    """Write report.md, report.html and their pictures.
+
+    Args:
+        table: of the paper.
+        results: of its rows.
+        states: of all runs.
+        setting: of the call.
+        folder: to write to.
+
+    Returns:
+        The Markdown file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = [*_introduction(table, results, setting), *_summary(table, results)]
+    columns = {name: list(g) for name, g in groupby(results, key=lambda r: r.row.column)}
+    for column, members in columns.items():
+        for metric in _metrics(table, members):
+            title = f"{column}: {METRICS[metric].title}"
+            blocks += [Heading(title), _numbers(table, members, metric)]
+    pictures = labels_picture(results, table.metrics[0], folder)
+    if pictures:
+        blocks += [Heading("Amount of labels"), *pictures]
+    for title, picture in path_pictures(results, folder):
+        blocks += [Heading(f"Path weights, {title}", 3), picture]
+    blocks += _runs(results, states)
+    (folder / "report.html").write_text(to_html(blocks, folder))
+    report = folder / "report.md"
+    report.write_text(to_markdown(blocks, folder))
+    return report
+
+
+def _introduction(table: Table, results: Sequence[Result], setting: Setting) -> list[Block]:
+    blocks: list[Block] = [Heading(f"{table.name}: {table.title}", 1)]
+    where = {"tiny": "small networks and short schedules", "full": "the paper's schedule"}
+    data = f", on the data of {Path(setting.card).name}" if setting.card else ""
+    seeds = (
+        "one seed" if setting.seeds == 1 else f"{setting.seeds} seeds, mean ± standard deviation"
+    )
+    blocks.append(
+        Paragraph(
+            f"{table.place} of paper {table.name[0]}, --scale {setting.scale} "
+            f"({where[setting.scale]}){data}; {seeds}."
+        )
+    )
+    others = sorted({result.row.data for result in results} - {""})
+    if others or setting.card:
+        source = f" are of {', '.join(others)}" if others else " are of its own data"
+        blocks.append(
+            Paragraph(
+                f"The paper's numbers{source} and its networks: what can be compared is the order "
+                "of rows and the sign of differences, not the numbers."
+            )
+        )
+    if setting.opts:
+        blocks.append(Paragraph(f"Every run was changed by: {' '.join(setting.opts)}"))
+    if setting.seeds == 1:
+        blocks.append(Paragraph("One seed says nothing of the spread between seeds: see --seeds."))
+    bad = [state for r in results for state in r.states if not state.is_good]
+    if bad:
+        counts = ", ".join(f"{bad.count(s)} {s.value}" for s in State if s in bad)
+        total = sum(len(r.states) for r in results)
+        blocks.append(
+            Paragraph(
+                f"Not complete: of {total} trainings of rows, {counts}. The last table says which."
+            )
+        )
+    return blocks
+
+
+def _metrics(table: Table, results: Sequence[Result]) -> list[str]:
+    """Those that this column has, in the paper or of ours."""
+    return [
+        metric
+        for metric in table.metrics
+        if any(metric in r.row.paper for r in results) or any(r.values(metric) for r in results)
+    ] or [table.metrics[0]]
+
+
+def _students(results: Sequence[Result]) -> list[Result]:
+    return [result for result in results if not result.row.is_reference]
+
+
+def _summary(table: Table, results: Sequence[Result]) -> list[Block]:
+    rows: list[list[Cell]] = []
+    for column, group in groupby(results, key=lambda r: r.row.column):
+        members = list(group)
+        for metric in _metrics(table, members):
+            order = order_of(members, metric)
+            pairs = zip(members, differences(table, members, metric), strict=True)
+            known = [d for r, d in pairs if d and _are_known(d) and not r.row.is_reference]
+            same = sum(paper * ours > 0 for paper, ours in known)
+            rows.append(
+                [
+                    column,
+                    METRICS[metric].title,
+                    f"{order.rows} of {sum(metric in r.row.paper for r in _students(members))}",
+                    "yes" if order.holds else "no" if order.pairs else _NOTHING,
+                    f"{order.held} of {order.pairs}" if order.pairs else _NOTHING,
+                    _number(order.tau),
+                    f"{same} of {len(known)}" if known else _NOTHING,
+                ]
+            )
+    header = [
+        "column",
+        "metric",
+        "rows compared",
+        "paper's order holds",
+        "pairs in its order",
+        "Kendall's tau",
+        "differences of the same sign",
+    ]
+    note = (
+        "Teachers are shown but do not compete. Pairs that are equal in the paper do not count. A "
+        "difference is that of a row to its baseline, named in the tables below."
+    )
+    return [Heading("Does the paper's order hold?"), Grid(header, rows), Paragraph(note)]
+
+
+def _numbers(table: Table, results: Sequence[Result], metric: str) -> Grid:
+    # Where the paper has numbers, those without are rows of another metric.
+    wanted = any(metric in r.row.paper for r in results)
+    pairs = [
+        (result, difference)
+        for result, difference in zip(results, differences(table, results, metric), strict=True)
+        if not wanted or metric in result.row.paper or result.values(metric)
+    ]
+    bases = {table.baseline(r.row.name) for r, difference in pairs if difference}
+    base = bases.pop() if len(bases) == 1 else "baseline"
+    rows: list[list[Cell]] = []
+    for result, difference in pairs:
+        paper, ours = difference or (math.nan, math.nan)
+        known = difference is not None and _are_known(difference)
+        rows.append(
+            [
+                result.row.label,
+                _number(result.row.paper.get(metric, math.nan)),
+                _ours(result, metric),
+                _number(paper, "+.2f"),
+                _number(ours, "+.2f"),
+                ("yes" if paper * ours > 0 else "no") if known else _NOTHING,
+            ]
+        )
+    header = ["row", "paper", "ours", f"paper − {base}", f"ours − {base}", "same sign"]
+    return Grid(header, rows)
+
+
+def _ours(result: Result, metric: str) -> Cell:
+    values = result.values(metric)
+    pairs = zip(result.runs, result.states, strict=True)
+    missing = [(run, state) for run, state in pairs if not state.is_good]
+    if not values and missing:
+        run, state = missing[0]
+        return Link(state.value, log_of(run)) if state is State.FAILED else state.value
+    if not values:
+        return _NOTHING
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    share = f" ({len(values)} of {len(result.states)} seeds)" if missing else ""
+    return f"{statistics.fmean(values):.2f}{spread}{share}"
+
+
+def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]:
+    runs = in_order(run for result in results for run in result.runs)
+    rows: list[list[Cell]] = [
+        [
+            run.title,
+            states[run.digest].value,
+            duration(seconds_of(run)),
+            _hours([run]),
+            Link("config", Path(run.config_file)),
+            Link("log", log_of(run)) if log_of(run).is_file() else _NOTHING,
+        ]
+        for run in runs
+    ]
+    header = ["run", "state", "training time", "cost", "config", "log"]
+    total = Paragraph(
+        f"{len(runs)} trainings, teachers that several rows share counted once: {_hours(runs)}. "
+        "Times are of training iterations, without evaluation and start."
+    )
+    return [Heading("Runs and their cost"), Grid(header, rows), total]
+
+
+def _hours(runs: Sequence[Run]) -> str:
+    cost = cost_of(runs)
+    return ", ".join(f"{hours:.3g} {kind} h" for kind, hours in cost.items()) or _NOTHING
+
+
+def _are_known(difference: tuple[float, float]) -> bool:
+    return not any(map(math.isnan, difference))
+
+
+def _number(value: float, form: str = ".2f") -> str:
+    return _NOTHING if math.isnan(value) else format(value, form)

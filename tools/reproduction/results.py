@@ -1,0 +1,138 @@
+"""What the runs of a table say: numbers over seeds, differences, order, and what it cost."""
+
+import itertools
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from scipy.stats import kendalltau
+
+from multas.engine.report import last_values, training_seconds
+
+from .rows import Row
+from .runners import THREADS
+from .runs import Run
+from .schedule import State, States
+from .tables import METRICS, Table
+
+
+@dataclass(frozen=True)
+class Result:
+    """A row and its runs, one for each seed, with their last metrics (none of unfinished ones)."""
+
+    row: Row
+    runs: tuple[Run, ...]
+    states: tuple[State, ...]
+    metrics: tuple[Mapping[str, float], ...]
+
+    def values(self, metric: str) -> list[float]:
+        """Of the runs that have it."""
+        key = METRICS[metric].key
+        return [metrics[key] for metrics in self.metrics if key in metrics]
+
+    def mean(self, metric: str) -> float:
+        """NaN where there is nothing."""
+        values = self.values(metric)
+        return statistics.fmean(values) if values else math.nan
+
+
+def read_result(row: Row, runs: Sequence[Run], states: States) -> Result:
+    """What a row's runs left behind."""
+    own = tuple(states[run.digest] for run in runs)
+    pairs = zip(runs, own, strict=True)
+    metrics = (last_values(str(run.folder)) if state.is_good else {} for run, state in pairs)
+    return Result(row, tuple(runs), own, tuple(metrics))
+
+
+@dataclass(frozen=True)
+class Order:
+    """How far the numbers of rows are in the paper's order: so many of their pairs are held."""
+
+    rows: int
+    held: int
+    pairs: int
+    tau: float  # Kendall's, NaN where it is not defined
+
+    @property
+    def holds(self) -> bool:
+        return 0 < self.pairs == self.held
+
+
+def compare_order(paper: Sequence[float], ours: Sequence[float]) -> Order:
+    """Compare two rankings of the same rows; pairs that are equal in the paper do not count."""
+    pairs = [
+        (ours[i] - ours[j]) * (paper[i] - paper[j])
+        for i, j in itertools.combinations(range(len(paper)), 2)
+        if paper[i] != paper[j]
+    ]
+    tau = float(kendalltau(paper, ours).statistic) if len(paper) > 1 else math.nan
+    return Order(len(paper), sum(pair > 0 for pair in pairs), len(pairs), tau)
+
+
+def order_of(results: Sequence[Result], metric: str) -> Order:
+    """Of the rows that compete and have both numbers."""
+    known = [
+        (result.row.paper[metric], result.mean(metric))
+        for result in results
+        if not result.row.is_reference
+        and metric in result.row.paper
+        and not math.isnan(result.mean(metric))
+    ]
+    return compare_order([paper for paper, _ in known], [ours for _, ours in known])
+
+
+def differences(
+    table: Table, results: Sequence[Result], metric: str
+) -> list[tuple[float, float] | None]:
+    """(paper's, our) difference of every row to its baseline; NaN: unknown; None: it has none."""
+    by_name = {result.row.name: result for result in results}
+    found: list[tuple[float, float] | None] = []
+    for result in results:
+        base = by_name.get(table.baseline(result.row.name))
+        if base is None or base is result:
+            found.append(None)
+            continue
+        paper = result.row.paper.get(metric, math.nan) - base.row.paper.get(metric, math.nan)
+        found.append((paper, result.mean(metric) - base.mean(metric)))
+    return found
+
+
+def seconds_of(run: Run) -> float:
+    """Training time by its log, however it ended."""
+    has_log = (run.folder / "metrics.json").is_file()
+    return training_seconds(str(run.folder)) if has_log else 0.0
+
+
+def device_of(run: Run) -> str:
+    """Where it ran, from the config that it wrote down; "" = it never got there."""
+    written = run.folder / "config.yaml"
+    if not written.is_file():
+        return ""
+    return yaml.safe_load(written.read_text())["MODEL"]["DEVICE"].partition(":")[0]
+
+
+def threads_of(run: Run) -> int:
+    """With which it was started last, 1 where that is not known (jobs of a cluster)."""
+    text = run.console.read_text() if run.console.is_file() else ""
+    return int(([1, *re.findall(rf"^\$ {THREADS}=(\d+) ", text, re.MULTILINE)])[-1])
+
+
+def cost_of(runs: Sequence[Run]) -> dict[str, float]:
+    """Hours of GPUs and of CPU cores in these runs, e.g. {"CPU": 1.5}."""
+    hours: dict[str, float] = {}
+    for run in runs:
+        device = device_of(run)
+        if device:
+            kind, count = ("CPU", threads_of(run)) if device == "cpu" else ("GPU", 1)
+            hours[kind] = hours.get(kind, 0.0) + seconds_of(run) * count / 3600
+    return hours
+
+
+def log_of(run: Run) -> Path:
+    """The file to look into."""
+    log = run.folder / "log.txt"
+    return log if log.is_file() and run.is_finished else run.console
