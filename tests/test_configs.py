@@ -62,9 +62,10 @@ def working_directory(monkeypatch):
 @pytest.fixture(scope="module")
 def card(tmp_path_factory) -> dict:
     """The card of the embedded set, pointed at a tiny one."""
-    root = make_toy(tmp_path_factory.mktemp("devkit"), train=16, val=4, test=4)
+    root = make_toy(tmp_path_factory.mktemp("tinyconfigs"), train=16, val=4, test=4)
     content = yaml.safe_load((REPOSITORY / "datasets" / "cards" / "toy.yaml").read_text())
-    return {**content, "name": "tinyconfigs", "root": str(root)}
+    # Every module that uses the fixture has a data set, and a name, of its own.
+    return {**content, "name": root.name, "root": str(root)}
 
 
 def shrunk(file: str) -> list:

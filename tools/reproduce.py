@@ -76,7 +76,7 @@ def make_plans(args: argparse.Namespace, planner: Planner) -> dict[str, Plan]:
     plans = {}
     for name in TABLES if args.table == "all" else [args.table]:
         try:
-            rows = rows_of(TABLES[name], args.scale, one_data_set=bool(args.data))
+            rows = rows_of(TABLES[name], args.scale, own_data=Path(args.data).stem)
         except FileNotFoundError as error:
             if args.table != "all":
                 raise SystemExit(str(error)) from error

@@ -107,3 +107,9 @@ def test_rows_are_chosen_by_name():
     assert len(choose(rows, ["half/self_trained*", "eighth/teacher"])) == 5
     with pytest.raises(ValueError, match=r"--rows tutor: fits none of teacher, supervised"):
         choose(rows, ["teacher", "tutor"])
+
+
+def test_own_data_takes_the_place_of_the_first_data_set():
+    rows = rows_of(TABLES["A1"], "full", own_data="cells")
+    assert {row.column for row in rows} == {"cells, half"}
+    assert [row.file for row in rows] == [r.file for r in rows_of(TABLES["A1"], "full")[:9]]

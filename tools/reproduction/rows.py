@@ -38,13 +38,13 @@ class Row:
         return self.name.startswith("teacher")
 
 
-def rows_of(table: Table, scale: str, *, one_data_set: bool = False) -> list[Row]:
+def rows_of(table: Table, scale: str, own_data: str = "") -> list[Row]:
     """The rows of a table whose recipes exist, in the paper's order.
 
     Args:
         table: of TABLES.
         scale: "tiny": on the embedded set; "full": on the paper's data.
-        one_data_set: only the columns of the first data set.
+        own_data: name of the user's data, on which the rows of the first data set are run.
 
     Raises:
         FileNotFoundError: there is none, naming where they are looked for.
@@ -52,11 +52,12 @@ def rows_of(table: Table, scale: str, *, one_data_set: bool = False) -> list[Row
     data_sets = ("toy",) if scale == "tiny" else table.data
     rows: list[Row] = []
     patterns: list[str] = []
-    for data in data_sets[:1] if one_data_set else data_sets:
+    for data in data_sets[:1] if own_data else data_sets:
         for part in table.parts:
+            title = own_data or DATA_NAMES.get(data, data)
             folder = CONFIGS / table.root / data
             files = [file for pattern in part.files for file in sorted(folder.glob(pattern))]
-            found = filter(None, (_row(table, data, part, file) for file in files))
+            found = filter(None, (_row(table, title, part, file) for file in files))
             rows += sorted(found, key=_place_in_table)
             patterns += [str(folder / pattern) for pattern in part.files]
     if not rows:
@@ -89,7 +90,7 @@ def _row(table: Table, data: str, part: Part, file: Path) -> Row | None:
     head = read_head(file)
     if table.place not in head.places:
         return None
-    column = ", ".join(filter(None, [DATA_NAMES.get(data, data), part.name]))
+    column = ", ".join(filter(None, [data, part.name]))
     paper = {n: v for n, v in head.paper(table.place).items() if n in table.metrics}
     return Row(column, str(file), head.label, paper, head.data, part.labels)
 
