@@ -78,8 +78,9 @@ def student_config(size: int, count: int, keys: list | None) -> CfgNode:
 
 
 def _config(depth: int, opts: Sequence[Any] = ()) -> CfgNode:
-    # Random weights under a usual rate would soon be no numbers any more.
-    return retinanet_config(depth, CLASSES, ["SOLVER.BASE_LR", 1e-7, *opts])
+    # Under a usual rate random weights, with losses of features in the ten thousands, would soon be
+    # no numbers any more.
+    return retinanet_config(depth, CLASSES, ["SOLVER.BASE_LR", 1e-14, *opts])
 
 
 def new_teacher() -> Teacher:

@@ -1,6 +1,7 @@
 """What the tests of tools/reproduce.py share: the working directory, and made-up runs."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -21,11 +22,11 @@ def fabricate(run: Run, **numbers: float) -> None:
     """Leave behind what a training leaves, with made-up numbers: `bbox__AP=30` is bbox/AP."""
     run.folder.mkdir(parents=True, exist_ok=True)
     metrics = {name.replace("__", "/"): value for name, value in numbers.items()}
-    paths = [
-        {f"path_{what}/{name}": 0.5 + i + j for what in ("weight", "loss") for i, name in names}
-        for j, names in enumerate([list(enumerate(("at", "st")))] * 3)
+    names = [f"path_{what}/{path}" for what in ("weight", "loss") for path in ("at", "st")]
+    records: list[dict] = [
+        {"iteration": iteration, "time": 1.5, **{name: 0.5 + i for i, name in enumerate(names)}}
+        for iteration in (19, 39, 59)
     ]
-    records = [{"iteration": 20 * i + 19, "time": 1.5, **path} for i, path in enumerate(paths)]
     records[-1] |= metrics
     lines = "".join(f"{json.dumps(record)}\n" for record in records)
     (run.folder / "metrics.json").write_text(lines)
@@ -79,8 +80,6 @@ def fabricate_fixture():
 @pytest.fixture
 def own_configs(repository, tmp_path, monkeypatch) -> Path:
     """A folder with a copy of the recipes and cards, to be changed; the working directory."""
-    import shutil
-
     for folder in ("configs/limited-data", "datasets/cards"):
         shutil.copytree(repository / folder, tmp_path / "copy" / folder)
     monkeypatch.chdir(tmp_path / "copy")

@@ -60,7 +60,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid #d5dae1; padding: .25rem .8rem .25rem 0; text-align: right;
          white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #8a94a3; }
+th { border-bottom: 2px solid #8a94a3; vertical-align: bottom; white-space: normal; }
 img { height: auto; max-width: 100%; }
 figure { margin: 1em 0; }
 """

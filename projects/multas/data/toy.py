@@ -25,7 +25,7 @@ from .splits import make_splits
 from .toy_scene import Scene, draw_scene
 from .voc import read_xml
 
-VERSION = 2
+VERSION = 3
 
 _HALF_SEED = 1  # det/seg must not coincide with Half/Half2
 
