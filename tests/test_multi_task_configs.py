@@ -115,3 +115,21 @@ def test_a_resumed_run_has_the_weights_of_an_uninterrupted_one(mode, tiny, tmp_p
         weights.append(torch.load(tmp_path / folder / "student.pth", weights_only=True)["model"])
     assert weights[0].keys() == weights[1].keys()
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_wrong_data_for_a_task_is_found_before_training(tiny, card):  # noqa: F811
+    file = "configs/limited-data/table6/toy/multi_task.yaml"
+    name = card["name"]
+    seg = {"TASK": "seg", "TRAIN": [f"{name}_seg"], "OPTS": ["INPUT.RANDOM_FLIP", "none"]}
+    for split in ("seg", "det_unlabeled"):
+        wrong = [{"TASK": "det", "TRAIN": [f"{name}_{split}"]}, seg]
+        with pytest.raises(ValueError, match=r"TASK_BATCHES\[0\].*annotated for the task 'det'"):
+            Trainer(tiny(file, "DATASETS.TASK_BATCHES", wrong))
+    cfg = tiny(file, "MODEL.META_ARCHITECTURE", "RetinaNet", "MODEL.RETINANET.NUM_CLASSES", 8,
+               "MODEL.RETINANET.IN_FEATURES", ["p3", "p4", "p5"])  # fmt: skip
+    with pytest.raises(ValueError, match="for a MultiTaskNetwork, but RetinaNet"):
+        Trainer(cfg)
+    right = [{"TASK": "det", "TRAIN": [f"{name}_det"]}, seg]
+    trainer = Trainer(tiny(file, "DATASETS.TASK_BATCHES", right))
+    assert len(trainer.data_loader.loaders[1].dataset.mapper.augmentations) == 1
+    assert len(trainer.data_loader.loaders[0].dataset.mapper.augmentations) == 2

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from detectron2.utils.events import EventStorage
@@ -17,6 +18,7 @@ from multas.distillation.functional.foreground import (
     foreground_mask,
     mask_foreground,
 )
+from multas.engine.task_gradients import TaskGradientStep
 
 LIMITED = runpy.run_path(str(Path(__file__).with_name("test_paths_limited.py")))
 ENTRIES = [{"TASK": "det", "TRAIN": ["a"]}, {"TASK": "seg", "TRAIN": ["b"]}]
@@ -110,6 +112,24 @@ def test_every_task_has_a_teacher_of_its_own_under_one_aggregation(name):
     else:
         raw = distiller.distillation.monitors["path_loss"]
     assert all(loss > 0 for loss in raw)
+
+
+def test_distillation_adds_its_gradient_to_mgda_over_tasks(monkeypatch):
+    """With equal weights it is the plain sum of everything, adapters and z included."""
+    monkeypatch.setattr(
+        "multas.engine.task_gradients.mgda_weights",
+        lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
+    )
+    results = []
+    for kind in (SimpleTrainer, TaskGradientStep):
+        distiller = make_distiller([{"TYPE": "FeatureMSE"}], ("det",), AGGREGATION__NAME="adaptive")
+        optimizer = torch.optim.SGD(distiller.parameters(), lr=0.01)
+        trainer = kind(distiller, [[image(0, "det"), image(1, "seg")]], optimizer)
+        eval_norms(distiller)
+        trainer.run_step()
+        results.append({n: p.detach() for n, p in distiller.named_parameters()})
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
 
 
 def test_a_detection_teacher_labels_the_images_for_segmentation():

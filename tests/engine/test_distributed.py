@@ -3,7 +3,6 @@
 import copy
 import os
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator, Teacher
 from multas.distillation.teacher import Following
 from multas.engine.ema import MeanTeachers
 from multas.engine.step import DistillationStep
+from two_ranks import run_on_two_ranks
 
 STEPS = 5
 TASK = ["TASK_AS_OBJECTIVE", True]
@@ -112,23 +112,7 @@ def _has_torchjd() -> bool:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two processes has after training all cases one after the other."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(rank)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
+    return run_on_two_ranks(__file__, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("name", CASES)

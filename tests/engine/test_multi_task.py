@@ -2,7 +2,6 @@
 
 import copy
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,8 +12,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.distillation.min_norm import duality_gap
-from multas.engine.task_gradients import TaskGradientStep, task_weights
+from multas.distillation.min_norm import duality_gap, mgda_weights
+from multas.engine.task_gradients import TaskGradientStep
+from two_ranks import run_on_two_ranks
 
 MODES = ("separate", "mixed", "alternate")
 
@@ -142,7 +142,7 @@ def test_equal_weights_are_the_sum_of_the_tasks(monkeypatch):
     network, batch = make_network(), make_batch("separate")
     other = copy.deepcopy(network)
     monkeypatch.setattr(
-        "multas.engine.task_gradients.task_weights",
+        "multas.engine.task_gradients.mgda_weights",
         lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
     )
     weighed = one_step(TaskGradientStep, network, batch)
@@ -151,11 +151,22 @@ def test_equal_weights_are_the_sum_of_the_tasks(monkeypatch):
         torch.testing.assert_close(weighed[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
 
+def test_a_task_without_annotated_image_has_no_say_in_the_scale():
+    network, batch = make_network(), make_batch("mixed")
+    for x in batch:
+        x.pop("sem_seg")
+    other = copy.deepcopy(network)
+    weighed = one_step(TaskGradientStep, network, batch)
+    plain = one_step(SimpleTrainer, other, batch)
+    for name, value in plain.items():
+        torch.testing.assert_close(weighed[name], value, rtol=1e-9, atol=1e-12, msg=name)
+
+
 @pytest.mark.parametrize("normalisation", ["none", "l2", "loss", "loss+"])
 def test_task_weights_solve_the_min_norm_problem(normalisation):
     rows = torch.randn(4, 9, dtype=torch.float64)
     losses = torch.rand(4, dtype=torch.float64) + 0.1
-    weights = task_weights(rows @ rows.T, losses, normalisation)
+    weights = mgda_weights(rows @ rows.T, losses, normalisation)
     assert weights.min() >= 0
     torch.testing.assert_close(weights.sum(), torch.ones((), dtype=torch.float64))
     assert ((rows @ rows.T) @ weights >= -1e-12).all(), "no task gets worse"
@@ -201,7 +212,7 @@ KINDS = {"sum": SimpleTrainer, "mgda": TaskGradientStep}
 CASES = [(how, mode) for how in KINDS for mode in MODES]
 
 
-def rank_main(rank: int, folder: Path) -> None:
+def rank_main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder / 'meeting'}"
     torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
@@ -209,26 +220,13 @@ def rank_main(rank: int, folder: Path) -> None:
         (how, mode): train(KINDS[how], mode, batches_of(mode, slice(rank, rank + 1)), wrap=True)
         for how, mode in CASES
     }
-    torch.save(results, folder / f"{rank}.pt")
+    torch.save(results, folder / f"rank{rank}.pth")
     torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(scope="module")
 def on_two_ranks(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("ranks")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(rank), str(folder)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    for process in ranks:
-        output, _ = process.communicate(timeout=240)
-        assert process.returncode == 0, output[-4000:]
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return run_on_two_ranks(__file__, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize(("how", "mode"), CASES)
@@ -241,4 +239,4 @@ def test_two_ranks_equal_one_process_with_the_double_batch(on_two_ranks, how, mo
 
 
 if __name__ == "__main__":
-    rank_main(int(sys.argv[1]), Path(sys.argv[2]))
+    rank_main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,7 +1,6 @@
 """The recipe on two processes: they stop together, and average and keep the same weights."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.engine import Trainer, load_config
+from two_ranks import run_on_two_ranks
 
 KEY = "SOLVER.EARLY_STOPPING."
 
@@ -49,18 +49,7 @@ def ranks(tiny_cfg, card, tmp_path) -> list[dict]:
     )  # fmt: skip
     os.makedirs(cfg.OUTPUT_DIR)
     (tmp_path / "job.yaml").write_text(cfg.dump())
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path), str(rank)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        output, _ = process.communicate(timeout=120)
-        assert process.returncode == 0, output
-    return [torch.load(tmp_path / f"rank{rank}.pth") for rank in range(2)]
+    return run_on_two_ranks(__file__, tmp_path)
 
 
 def test_processes_stop_together_with_the_same_weights(ranks, tmp_path):

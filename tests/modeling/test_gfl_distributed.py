@@ -1,7 +1,6 @@
 """The generalized focal loss head on two ranks equals one process with both batches."""
 
 import os
-import subprocess
 import sys
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 import torch.distributed as dist
 
 from gfl_scene import SCENE, SIZE, make_features, make_head, make_instances
+from two_ranks import run_on_two_ranks
 
 EMPTY = ([], [])
 # The annotations of two images, one for each rank; None = not annotated.
@@ -44,27 +44,7 @@ def main(folder: str, rank: int) -> None:
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
     """What each of two processes computes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "GLOO_SOCKET_IFNAME": "lo",
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    processes = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(rank)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    try:
-        for process in processes:
-            output, _ = process.communicate(timeout=240)
-            assert process.returncode == 0, output
-    finally:
-        for process in processes:
-            process.kill()
-    return [torch.load(folder / f"rank{rank}.pth") for rank in range(2)]
+    return run_on_two_ranks(__file__, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.mark.parametrize("case", CASES)

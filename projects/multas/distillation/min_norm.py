@@ -187,6 +187,22 @@ def raw_weights(weights: Tensor, scales: Tensor, *, on_simplex: bool = False) ->
     return weights / weights.sum() if on_simplex else weights
 
 
+def mgda_weights(gram: Tensor, losses: Tensor, normalisation: str) -> Tensor:
+    """Weights v >= 0, sum v = 1, of gradients g_i such that sum v_i g_i / n_i has minimum norm.
+
+    Args:
+        gram: (K, K) float64 inner products of the g_i.
+        losses: (K,) float64.
+        normalisation: gives the n_i, see :func:`gradient_scales`.
+
+    Returns:
+        (K,) float64, of the raw gradients; 0 for one that is zero.
+    """
+    scales = gradient_scales(gram, losses, normalisation)
+    solved = min_norm_weights(normalise_gram(gram, scales), skip_zero=True)
+    return raw_weights(torch.as_tensor(solved), scales, on_simplex=True)
+
+
 def _check_finite(matrix: np.ndarray, norms: np.ndarray) -> None:
     if np.isfinite(matrix).all():
         return

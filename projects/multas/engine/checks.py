@@ -10,8 +10,9 @@ from torch import nn
 from multas.data.loader import SeededDataset, TrainLoader, require_registered
 from multas.data.mapper import MultasMapper
 from multas.data.task_batches import TaskLoader
-from multas.distillation import Distiller
+from multas.distillation import Distillation, Distiller
 from multas.evaluation.build import evaluator_types
+from multas.modeling import MultiTaskNetwork
 
 # Of the heads, and of what derives from them: the config key, and the classes that it counts.
 _KEYS = {
@@ -118,13 +119,14 @@ def check_annotations(model: nn.Module, loader: TrainLoader | TaskLoader) -> Non
             meets images without, or a task's mini-batch has none that is annotated for it.
     """
     model = getattr(model, "module", model)
-    if isinstance(model, Distiller):
-        if model.distillation is not None:
-            return
-        model = model.student
+    distillation = model.distillation if isinstance(model, Distiller) else None
+    student = model.student if isinstance(model, Distiller) else model
     if isinstance(loader, TaskLoader):
-        _check_tasks(model, loader)
+        _check_tasks(student, distillation, loader)
         return
+    if distillation is not None:
+        return
+    model = student
     dataset = loader.dataset
     if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
         return  # a user's own loader
@@ -145,17 +147,24 @@ def check_annotations(model: nn.Module, loader: TrainLoader | TaskLoader) -> Non
     )
 
 
-def _check_tasks(model: Any, loader: TaskLoader) -> None:
+def _check_tasks(model: nn.Module, distillation: Distillation | None, loader: TaskLoader) -> None:
+    if not isinstance(model, MultiTaskNetwork):
+        raise ValueError(
+            f"DATASETS.TASK_BATCHES is for a MultiTaskNetwork, but {type(model).__name__} is "
+            "trained: name its data in DATASETS.TRAIN."
+        )
     for number, (task, part) in enumerate(zip(loader.tasks, loader.loaders, strict=True)):
+        if distillation is not None and distillation.taps_for(task):
+            continue
         dataset = part.dataset
         if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
-            continue
+            continue  # a user's own loader
         wanted = _IN_DICT[model.annotation_of(task)]
         joined = [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
         if not any(wanted in d for d in joined):
             raise ValueError(
                 f"DATASETS.TASK_BATCHES[{number}]: none of its {len(joined)} images is annotated "
                 f"for the task '{task}' (no '{wanted}'; the first image is "
-                f"{joined[0]['file_name']}), and nothing is distilled. Name other data sets in "
-                "TRAIN, or another TASK."
+                f"{joined[0]['file_name']}), and no path works on them: there is nothing to learn "
+                "from. Name other data sets in TRAIN, or another TASK."
             )

@@ -14,6 +14,20 @@ from multas.distillation import Distiller
 from multas.distillation.path_gradients import PathGradients
 
 
+def next_batch(trainer: SimpleTrainer) -> tuple[list[dict], float]:
+    """The batch of this step, and how many seconds it was waited for."""
+    if not trainer.model.training:
+        raise RuntimeError("The model was switched to eval mode during training.")
+    start = time.perf_counter()
+    data = next(trainer._data_loader_iter)
+    return data, time.perf_counter() - start
+
+
+def without_reduction(model: nn.Module) -> AbstractContextManager:
+    """In it, backward passes of a DDP-wrapped model leave the gradients of ranks apart."""
+    return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
+
+
 class DistillationStep(SimpleTrainer):
     """Detectron2's SimpleTrainer for a Distiller whose aggregator weighs gradients.
 
@@ -51,12 +65,8 @@ class DistillationStep(SimpleTrainer):
         self.grad_scaler = grad_scaler
 
     def run_step(self) -> None:
-        if not self.model.training:
-            raise RuntimeError("The model was switched to eval mode during training.")
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        with self._without_reduction():
+        data, data_time = next_batch(self)
+        with without_reduction(self.model):
             with self._precision():
                 task_losses = self.model(data)
             self.optimizer.zero_grad()
@@ -68,10 +78,6 @@ class DistillationStep(SimpleTrainer):
         else:
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
-
-    def _without_reduction(self) -> AbstractContextManager:
-        wrapped = isinstance(self.model, DistributedDataParallel)
-        return self.model.no_sync() if wrapped else nullcontext()
 
     def _precision(self) -> AbstractContextManager:
         if self._autocast is None:

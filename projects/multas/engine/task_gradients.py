@@ -1,41 +1,21 @@
 """One training step in which the gradients of tasks are weighed against each other."""
 
-import time
 from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation import Distiller
 from multas.distillation.gram import gram_of_rows
-from multas.distillation.min_norm import (
-    NORMALISATIONS,
-    gradient_scales,
-    min_norm_weights,
-    normalise_gram,
-    raw_weights,
-)
+from multas.distillation.min_norm import NORMALISATIONS, mgda_weights
 from multas.distillation.ranks import average_gradients, from_main_rank, mean_over_ranks
+from multas.engine.step import next_batch, without_reduction
 from multas.modeling import MultiTaskNetwork
 
 Row = list[Tensor | None]
 DISTILLATION = "distillation"
-
-
-def task_weights(gram: Tensor, losses: Tensor, normalisation: str) -> Tensor:
-    """Weights of T tasks on the simplex: the min-norm point (Sener and Koltun 2018, eq. 3).
-
-    Args:
-        gram: (T, T) float64, products of the tasks' gradients of the shared parameters.
-        losses: (T,) float64.
-        normalisation: see :func:`multas.distillation.min_norm.gradient_scales`.
-    """
-    scales = gradient_scales(gram, losses, normalisation)
-    solved = min_norm_weights(normalise_gram(gram, scales), skip_zero=True)
-    return raw_weights(torch.as_tensor(solved), scales, on_simplex=True)
 
 
 class TaskGradientStep(SimpleTrainer):
@@ -82,15 +62,8 @@ class TaskGradientStep(SimpleTrainer):
         self._parameters = [p for p in model.parameters() if p.requires_grad]
 
     def run_step(self) -> None:
-        if not self.model.training:
-            raise RuntimeError("The model was switched to eval mode during training.")
-        start = time.perf_counter()
-        data = next(self._data_loader_iter)
-        data_time = time.perf_counter() - start
-        if isinstance(self.model, DistributedDataParallel):
-            with self.model.no_sync():
-                losses = self.model(data)
-        else:
+        data, data_time = next_batch(self)
+        with without_reduction(self.model):
             losses = self.model(data)
         self.optimizer.zero_grad()
         self._fill_gradients(self._by_task(losses))
@@ -133,7 +106,7 @@ class TaskGradientStep(SimpleTrainer):
         device = self._parameters[0].device
         values = mean_over_ranks(torch.stack([losses[task].detach() for task in rows]))
         weights = from_main_rank(
-            task_weights(gram, values.cpu().double(), self._normalisation), device
+            mgda_weights(gram, values.cpu().double(), self._normalisation), device
         )
         # A task without annotated image has the gradient 0, and no say in the scale.
         active = int((gram.diagonal() > 0).sum())

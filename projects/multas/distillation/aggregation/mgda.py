@@ -3,19 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
 from multas.distillation.aggregation.gradient import GradientAggregator
-from multas.distillation.min_norm import (
-    NORMALISATIONS,
-    gradient_scales,
-    min_norm_weights,
-    normalise_gram,
-    raw_weights,
-)
+from multas.distillation.min_norm import NORMALISATIONS, mgda_weights
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -58,6 +51,4 @@ class MGDA(GradientAggregator):
         return super().options(cfg) | {"normalisation": aggregation.NORMALISATION}
 
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
-        scales = gradient_scales(gram, losses, self.normalisation)
-        solved = min_norm_weights(normalise_gram(gram, scales), skip_zero=True)
-        return raw_weights(torch.as_tensor(solved), scales, on_simplex=True)
+        return mgda_weights(gram, losses, self.normalisation)

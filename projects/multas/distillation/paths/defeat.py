@@ -48,6 +48,7 @@ class DeFeat(LayerPath):
     default_name = "defeat"
     default_student = ("backbone",)
     needs_boxes = True
+    object_classes: Tensor
 
     def __init__(
         self,
@@ -72,7 +73,8 @@ class DeFeat(LayerPath):
         self.foreground_weight = foreground_weight
         self.background_weight = background_weight
         self.divisor = divisor
-        self.object_classes = tuple(object_classes)
+        # On the device of the masks, so that no step has to copy it.
+        self.register_buffer("object_classes", torch.tensor(list(object_classes)), False)
 
     def labels(self) -> list[str]:
         return ["foreground", "background"]
@@ -106,8 +108,8 @@ class DeFeat(LayerPath):
         masks: dict[int, Tensor] = {}
         for i in targets.from_masks:
             labels = cast(Tensor, targets.sem_seg[i])
-            if self.object_classes:
-                objects = torch.isin(labels, labels.new_tensor(self.object_classes))
+            if len(self.object_classes):
+                objects = torch.isin(labels, self.object_classes)
             else:
                 objects = (labels > 0) & (labels != IGNORED)
             masks[i] = F.pad(objects, (0, width - labels.shape[1], 0, height - labels.shape[0]))
