@@ -3,7 +3,6 @@
 python benchmarks/aggregation.py ALTERNATIVE K SIZE BATCH prints the peak memory of a few steps.
 """
 
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,6 +16,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from torch import nn
 
+from memory import peak_gigabytes
 from multas.distillation import Teacher
 from multas.engine import Trainer
 from multas.engine.build_step import build_step
@@ -148,16 +148,8 @@ def _steps(count: int, rounds: int) -> str:
 
 def _memory(count: int, rounds: int) -> str:
     """The table of peak memory for K = count, each time in a process of its own."""
-    names, missing = [STOCK, *OURS, *TORCHJD], {}
-    gigabytes: dict[str, list[float]] = {}
-    for name in names:
-        for _ in range(rounds):
-            command = [sys.executable, __file__, name, *map(str, (count, SIZE, BATCH))]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                missing[name] = (done.stderr.strip().splitlines() or ["killed"])[-1][:100]
-                break
-            gigabytes.setdefault(name, []).append(float(done.stdout.split()[-1]) / 1e9)
+    arguments = {name: (name, count, SIZE, BATCH) for name in (STOCK, *OURS, *TORCHJD)}
+    gigabytes, missing = peak_gigabytes(__file__, arguments, rounds)
     return ratio_table(
         gigabytes, "alternative", bars=MEMORY_BARS, missing=missing, unit="GB", digits=2
     )

@@ -1,6 +1,5 @@
 """What an iteration with two tasks costs, against the iterations of the single tasks."""
 
-import subprocess
 import sys
 from collections.abc import Callable
 from itertools import repeat
@@ -10,6 +9,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
+from memory import peak_gigabytes
 from multas.engine import Trainer, load_config
 from multas.engine.build_step import build_step
 from stock import random_batch
@@ -63,12 +63,10 @@ def _with_sum(values: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def _memory(rounds: int) -> str:
-    gigabytes: dict[str, list[float]] = {}
-    for name in ALTERNATIVES:
-        for _ in range(rounds):
-            command = [sys.executable, __file__, name, str(BATCH), str(SIZE)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            gigabytes.setdefault(name, []).append(float(done.stdout.split()[-1]) / 1e9)
+    arguments = {name: (name, BATCH, SIZE) for name in ALTERNATIVES}
+    gigabytes, missing = peak_gigabytes(__file__, arguments, rounds)
+    if missing:
+        raise RuntimeError(str(missing))
     return ratio_table(_with_sum(gigabytes), "alternative", unit="GB", digits=2)
 
 

@@ -1,9 +1,12 @@
 """What a distillation step costs, against the step of the supervised student."""
 
 import statistics
+import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from detectron2.config import CfgNode
@@ -12,39 +15,67 @@ from detectron2.utils.events import EventStorage
 from tabulate import tabulate
 from torch import Tensor, nn
 
+from memory import peak_gigabytes
 from multas.distillation import Distiller, Teacher
 from multas.distillation.paths.base import Path
+from multas.distillation.precision import teacher_precision
 from multas.engine import Trainer, load_config
 from multas.modeling.heads import DenseDetectionHead
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.multitask_network import MultiTaskNetwork
 from stock import given_teacher, random_batch
 from tables import ratio_table
-from timing import Parts, Seconds, take_turns
+from timing import Parts, Seconds, peak_memory, take_turns
 
 FOLDER = "configs/limited-data/voc/half"
-ROWS = (
-    "supervised",
-    "supervised_mse",
-    "supervised_pdf",
-    "supervised_defeat",
-    "self_trained",
-    "self_trained_pdf",
-)
+_AT = {
+    "TYPE": "AttentionTransfer",
+    "STUDENT": [f"backbone.bottom_up.res{i}" for i in (3, 4, 5)],
+}
+_SOFT = {"TYPE": "SoftDetection"}
+_PATHS = "MODEL.DISTILLATION.PATHS"
+_BFLOAT16 = ["MODEL.DISTILLATION.TEACHER.PRECISION", "auto"]
+# What is distilled with MSE, its teacher in each of three ways, stands for all others.
+PLAIN, FAST, KEPT = "MSE", "MSE, PRECISION auto", "MSE, warm cache"
+# name -> config and what is changed in it.
+ROWS: dict[str, tuple[str, list]] = {
+    "supervised": ("supervised", []),
+    PLAIN: ("supervised_mse", []),
+    FAST: ("supervised_mse", _BFLOAT16),
+    KEPT: ("supervised_mse", []),
+    "PDF, PRECISION auto": ("supervised_pdf", _BFLOAT16),
+    "DeFeat, PRECISION auto": ("supervised_defeat", _BFLOAT16),
+    "soft, PRECISION auto": ("supervised_mse", [*_BFLOAT16, _PATHS, [_SOFT]]),
+    "AT + soft, PRECISION auto": ("supervised_mse", [*_BFLOAT16, _PATHS, [_AT, _SOFT]]),
+    "self-trained": ("self_trained", _BFLOAT16),
+    "self-trained + PDF": ("self_trained_pdf", _BFLOAT16),
+}
+BARS = {FAST: "≤ 1.80", KEPT: "≤ 1.15"}
+MEMORY_STEPS, MEMORY_ROUNDS = 3, 3
 SIZE, BATCH, OBJECTS, CLASSES = 320, 4, 6, 20
 
 
 class Step:
-    """Forward, backward and optimiser of one row of the tables, on one batch."""
+    """Forward, backward and optimiser of one row, on one batch.
 
-    def __init__(self, row: str, batch: list[dict]) -> None:
-        self.cfg = _config(f"{FOLDER}/{row}.yaml")
+    Args:
+        config: name of a file in FOLDER.
+        opts: KEY VALUE pairs.
+        batch: what every step sees.
+    """
+
+    def __init__(self, config: str, opts: Sequence[Any], batch: list[dict]) -> None:
+        self.cfg = _config(f"{FOLDER}/{config}.yaml", opts)
         self.batch = batch
         torch.manual_seed(0)
         self.model = build_model(self.cfg)
         if isinstance(self.model, Distiller):
             teacher_cfg = _config(self.cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE)
-            teacher = Teacher(build_model(teacher_cfg), teacher_cfg.INPUT.FORMAT)
+            network = build_model(teacher_cfg)
+            precision = teacher_precision(
+                self.cfg.MODEL.DISTILLATION.TEACHER.PRECISION, network.device
+            )
+            teacher = Teacher(network, teacher_cfg.INPUT.FORMAT, precision=precision)
             given_teacher(self.model, self.cfg, teacher)
         self.model.train()
         self.optimizer = Trainer.build_optimizer(self.cfg, self.model)
@@ -64,9 +95,16 @@ class Step:
                 self.optimizer.step()
 
 
-def _config(file: str) -> CfgNode:
+def _config(file: str, opts: Sequence[Any] = ()) -> CfgNode:
     # Random weights: what is computed does not depend on them.
-    return load_config(file, ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()"])
+    return load_config(file, ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()", *opts])
+
+
+def new_step(row: str, batch: list[dict], folder: str) -> Step:
+    """The step of a row; ``folder`` is for its cache, if it has one."""
+    config, opts = ROWS[row]
+    cache = ["MODEL.DISTILLATION.CACHE.FOLDER", folder] if row == KEPT else []
+    return Step(config, [*opts, *cache], batch)
 
 
 def watched_step(step: Step) -> dict[str, float]:
@@ -112,9 +150,12 @@ def run(rounds: int) -> str:
     """The Markdown section of this benchmark."""
     torch.manual_seed(0)
     batch = random_batch(BATCH, SIZE, OBJECTS, CLASSES)
-    steps = {row: Step(row, batch) for row in ROWS}
-    assigning = {"iou (student)": steps["supervised"], "mutual guidance (teacher)": _teacher(batch)}
-    with EventStorage():
+    with TemporaryDirectory() as folder, EventStorage():
+        steps = {row: new_step(row, batch, folder) for row in ROWS}
+        assigning = {
+            "iou (student)": steps["supervised"],
+            "mutual guidance (teacher)": Step("teacher", [], batch),
+        }
         whole = take_turns(steps, rounds)
         split: dict[str, dict[str, Seconds]] = {row: defaultdict(list) for row in ROWS}
         for _ in range(rounds):
@@ -129,7 +170,7 @@ def run(rounds: int) -> str:
     return "\n\n".join(
         [
             f"## Step: {SIZE} px, batch {BATCH}, {OBJECTS} objects an image, {rounds} rounds",
-            ratio_table(whole, "row"),
+            ratio_table(whole, "row", bars=BARS),
             "Where the time goes (median seconds; backward is that of everything):",
             _parts_table(split),
             "Assignment and detection losses with their own backward pass, on given predictions "
@@ -140,12 +181,16 @@ def run(rounds: int) -> str:
                 tablefmt="github",
                 floatfmt=("", ".4f", ".3f"),
             ),
+            "Peak memory of a process that takes a few steps, imports included:",
+            _memory(min(rounds, MEMORY_ROUNDS)),
         ]
     )
 
 
-def _teacher(batch: list[dict]) -> Step:
-    return Step("teacher", batch)
+def _memory(rounds: int) -> str:
+    arguments = {row: (row, BATCH, SIZE) for row in ("supervised", PLAIN, FAST, KEPT)}
+    gigabytes, missing = peak_gigabytes(__file__, arguments, rounds)
+    return ratio_table(gigabytes, "row", missing=missing, unit="GB", digits=2)
 
 
 def _parts_table(split: dict[str, dict[str, Seconds]]) -> str:
@@ -161,3 +206,18 @@ def _parts_table(split: dict[str, dict[str, Seconds]]) -> str:
         rows.append([row, *(medians.get(part, 0.0) for part in names), f"{100 * share:.1f} %"])
     header = ["row", *names, "assignment + losses"]
     return tabulate(rows, header, tablefmt="github", floatfmt=".3f")
+
+
+def main(row: str, images: str, size: str) -> None:
+    """Print the peak memory (bytes) of a few steps of one row."""
+    torch.manual_seed(0)
+    batch = random_batch(int(images), int(size), OBJECTS, CLASSES)
+    with TemporaryDirectory() as folder, EventStorage():
+        step = new_step(row, batch, folder)
+        for _ in range(MEMORY_STEPS):
+            step()
+    print(peak_memory())
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -16,6 +16,7 @@ import min_norm
 import multi_task
 import runtimes
 import scaling
+import step
 import tables
 import timing
 
@@ -166,6 +167,18 @@ def test_aggregation(small):
 
 def test_aggregation_measures_memory_of_a_process(capsys):
     aggregation.main(aggregation.STOCK, "2", "64", "1")
+    assert int(capsys.readouterr().out) > 0
+
+
+def test_a_step_is_measured_in_parts(small):
+    kept = (step.PLAIN, step.FAST, step.KEPT, "AT + soft, PRECISION auto")
+    rows = {row: step.ROWS[row] for row in ("supervised", *kept)}
+    text = small(step, SIZE=64, BATCH=1, ROWS=rows, _memory=lambda *_: "").run(1)
+    assert [row[0] for row in cells(text.split("\n\n")[1])] == list(rows)
+
+
+def test_a_step_measures_memory_of_a_process(capsys):
+    step.main("supervised", "1", "64")
     assert int(capsys.readouterr().out) > 0
 
 

@@ -109,6 +109,27 @@ def test_an_image_is_augmented_anew_in_every_epoch(toy):
     assert sum(a[1] == b[1] for a, b in zip(once, twice, strict=True)) < 3
 
 
+@pytest.mark.parametrize(("views", "copies"), [(1, 1), (2, 1), (2, 2), (3, 2)])
+def test_an_image_comes_back_in_so_many_views(toy, views, copies):
+    options = {"total_batch_size": 12, "views": views, "copies": copies}
+    epochs = [
+        sorted(signature([batch])[0])
+        for batch in first_batches(loader_of([toy["half"]], **options), 2 * views)
+    ]
+    # Every image is seen, over all epochs, in exactly its views, each of them equally often.
+    seen = [view for epoch in epochs for view in epoch]
+    assert len(set(seen)) == pytest.approx(12 * views, abs=2)  # two crops may look alike
+    assert epochs[:views] == epochs[views:]
+    assert signature(first_batches(loader_of([toy["half"]], **options, num_workers=1), 2)) == (
+        signature(first_batches(loader_of([toy["half"]], **options), 2))
+    )
+
+
+def test_a_number_of_views_is_not_negative(toy):
+    with pytest.raises(ValueError, match=r"INPUT.VIEWS is -1"):
+        loader_of([toy["half"]], views=-1)
+
+
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 5), st.integers(0, 10**6))
 def test_every_epoch_has_every_image_once(size, batch_size, start, seed):
     sampler = BatchSampler(size, batch_size, seed, start=start)

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator, Teacher
-from multas.distillation.teacher import Following
+from multas.distillation.following import Following
 from multas.engine.ema import MeanTeachers
 from multas.engine.step import DistillationStep
 from two_ranks import run_on_two_ranks

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from multas.distillation import Teacher
-from multas.distillation.teacher import Following
+from multas.distillation.following import Following
 from multas.engine import Trainer
 from multas.engine.ema import MeanTeachers
 from multas.engine.named_models import TeacherModel, live_weights

@@ -19,6 +19,11 @@ def teacher_node() -> CN:
     # Iterations of burn-in before it follows: until then it stays as loaded, without WEIGHTS equal
     # to the student. A copy of a young student teaches nonsense: set RAMP.START to the same.
     teacher.EMA_START = 0
+    # Number format of its convolutions and matrix products: "" = as the student (SOLVER.AMP),
+    # "bfloat16", "float16", or "auto" = bfloat16 where the hardware multiplies it natively (CPUs
+    # with AVX512_BF16 or AMX, GPUs from Ampere on), elsewhere "". The paths get float32 from it.
+    # bfloat16 has 8 significant bits: features differ by about 1 %.
+    teacher.PRECISION = ""
     return teacher
 
 
@@ -66,6 +71,17 @@ def add_distillation_config(cfg: CN) -> None:
     d.BOXES = "auto"
     # Score above which a detection of the teacher counts as such a box.
     d.BOX_SCORE_THRESH = 0.5
+
+    d.CACHE = CN()
+    # Folder that keeps what fixed teachers return for each image, in half precision, so that no
+    # image is shown to them twice; "" = no cache. It pays where images come back: set INPUT.VIEWS.
+    # An entry is found by the content of the image, the size that it is padded to in its batch, and
+    # the teacher's weights. So runs may share a folder, and images of one size (INPUT.STRETCH) are
+    # found from the first repetition on, others only when their batch has that size again. Needs
+    # the libraries of the extra `cache`.
+    d.CACHE.FOLDER = ""
+    # Size limit in GB (10^9 bytes); the least recently used entries go.
+    d.CACHE.MAX_GB = 20.0
 
     d.AGGREGATION = CN()
     # By losses: "single", "equal", "hand_tuned" (fixed v), "adaptive" (v = exp(-z), eqs. 5 and 6)

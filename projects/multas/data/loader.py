@@ -105,6 +105,11 @@ class SeededDataset(Dataset):
         mapper: from a dataset dict to a model input.
         seed: of the run.
         batch_sizes: batch number -> size that the mapper is called with, too; None = without.
+        views: of every image that are different (INPUT.VIEWS); 0 = unlimited.
+        copies: of every image in a batch.
+
+    Raises:
+        ValueError: views is negative.
     """
 
     def __init__(
@@ -113,11 +118,17 @@ class SeededDataset(Dataset):
         mapper: Callable[..., dict],
         seed: int,
         batch_sizes: Callable[[int], int] | None = None,
+        views: int = 0,
+        copies: int = 1,
     ) -> None:
+        if views < 0:
+            raise ValueError(f"INPUT.VIEWS is {views}; give 0 (unlimited) or more.")
         self.dicts = dicts
         self.mapper = mapper
         self.seed = seed
         self.batch_sizes = batch_sizes
+        self.views = views
+        self.copies = copies
 
     def __len__(self) -> int:
         return len(self.dicts)
@@ -127,8 +138,7 @@ class SeededDataset(Dataset):
         # also the training process's own, which must not notice.
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
-            copy = [index.copy] if index.copy else []
-            sequence = np.random.SeedSequence([self.seed, index.position, *copy])
+            sequence = np.random.SeedSequence([self.seed, *self._view(index)])
             seed = sequence.generate_state(1)[0]
             random.seed(int(seed))
             np.random.seed(seed)
@@ -139,6 +149,13 @@ class SeededDataset(Dataset):
             random.setstate(states[0])
             np.random.set_state(states[1])
             torch.set_rng_state(states[2])
+
+    def _view(self, index: Index) -> list[int]:
+        """Numbers that tell this augmentation from all others of the run."""
+        if not self.views:
+            return [index.position, *([index.copy] if index.copy else [])]
+        epoch = index.position // len(self.dicts)
+        return [index.image, (epoch * self.copies + index.copy) % self.views]
 
 
 class BatchSampler:
@@ -242,6 +259,7 @@ def build_train_loader(
     group_by_aspect: bool = True,
     copies: int = 1,
     batch_sizes: Callable[[int], int] | None = None,
+    views: int = 0,
 ) -> TrainLoader:
     """Compose a :class:`TrainLoader`.
 
@@ -254,6 +272,7 @@ def build_train_loader(
         group_by_aspect: landscape and portrait images do not share a batch.
         copies: independently augmented, of every image (INPUT.COPIES).
         batch_sizes: see :class:`SeededDataset`.
+        views: see :class:`SeededDataset`.
 
     Raises:
         ValueError: the batch is empty, or does not divide among the ranks.
@@ -271,7 +290,8 @@ def build_train_loader(
     if group_by_aspect and all("width" in d and "height" in d for d in dicts):
         groups = [int(d["width"] > d["height"]) for d in dicts]
     sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups, copies=copies)
-    return TrainLoader(SeededDataset(dicts, mapper, seed, batch_sizes), sampler, num_workers)
+    dataset = SeededDataset(dicts, mapper, seed, batch_sizes, views, copies)
+    return TrainLoader(dataset, sampler, num_workers)
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:

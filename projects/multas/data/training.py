@@ -42,4 +42,5 @@ def _build_loader(cfg: CfgNode, seed: int, key: str) -> TrainLoader:
         group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         copies=cfg.INPUT.COPIES,
         batch_sizes=build_batch_sizes(cfg, seed),
+        views=cfg.INPUT.VIEWS,
     )

@@ -92,6 +92,11 @@ class Distillation(nn.Module):
                 for spec in self.specs
             }
         )
+        cache = options.CACHE
+        for teacher, record in zip(self.teachers, records[1], strict=True):
+            if cache.FOLDER and record:
+                teacher.keep_outputs(cache.FOLDER, int(cache.MAX_GB * 1e9), record)
+            teacher.streamline()
         self.labels = [(s.name, label) for s in self.specs for label in self._labels_of(s)]
         self.names = ["_".join(filter(None, pair)) for pair in self.labels]
         weight_of = {spec.name: spec.weight for spec in self.specs}

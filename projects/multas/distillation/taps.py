@@ -8,7 +8,7 @@ results in call order. The model itself is never changed: hooks live only while 
 """
 
 import difflib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,13 +35,14 @@ def leaves(value: Any) -> list[Tensor]:
     return []
 
 
-def _clone(value: Any) -> Any:
+def map_leaves(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """The same nest of dicts, lists and tuples, with a function of each of its tensors."""
     if isinstance(value, Tensor):
-        return value.clone()
+        return function(value)
     if isinstance(value, Mapping):
-        return {key: _clone(item) for key, item in value.items()}
+        return {key: map_leaves(function, item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_clone(item) for item in value)
+        return type(value)(map_leaves(function, item) for item in value)
     return value
 
 
@@ -65,6 +66,11 @@ class Taps:
         self._calls = dict.fromkeys(tapped, 0)
         self._rewritten: set[str] = set()
         self._probed = False
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The submodules that are tapped."""
+        return [self._modules[name] for name in self._calls]
 
     def _resolve(self, name: str) -> tuple[str, list[str]]:
         parts = name.split(".")
@@ -103,7 +109,9 @@ class Taps:
         def hook_of(name: str):
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:
                 nonlocal remaining
-                results[name].append(_clone(output) if name in self._rewritten else output)
+                results[name].append(
+                    map_leaves(Tensor.clone, output) if name in self._rewritten else output
+                )
                 if not self._probed:
                     versions.extend((name, leaf, leaf._version) for leaf in leaves(output))
                 remaining -= 1

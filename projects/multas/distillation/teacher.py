@@ -1,62 +1,23 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
-from torch import nn
+from torch import Tensor, nn
 
 from multas.config import add_multas_config
 from multas.config.distillation import teacher_node
-from multas.distillation.taps import Taps
+from multas.distillation.following import Following, check_same_network
+from multas.distillation.precision import teacher_precision
+from multas.distillation.taps import Taps, map_leaves
+from multas.distillation.teacher_cache import Observation, TeacherCache, fingerprint, split
+from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.whole_weights import is_file, load_whole
-
-
-@dataclass(frozen=True)
-class Following:
-    """How a mean teacher's weights follow the student's: ``t = d t + (1 - d) s`` after every step.
-
-    Tarvainen and Valpola, NeurIPS 2017, section 2; with a burn-in for detectors, Liu et al.
-    (unbiased teacher), ICLR 2021.
-
-    Args:
-        decay: d after the burn-in, in [0, 1).
-        start: iterations of the burn-in.
-        from_student: starts as a copy of the student, else from weights of its own.
-
-    Raises:
-        ValueError: decay or start out of range, naming the key.
-    """
-
-    decay: float
-    start: int = 0
-    from_student: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.decay < 1:
-            raise ValueError(
-                f"MODEL.DISTILLATION.TEACHER.EMA_DECAY is {self.decay}; give 0.0 (a fixed teacher) "
-                "or a number below 1 (0.9996: an average over 2500 iterations)."
-            )
-        if self.start < 0:
-            raise ValueError(
-                f"MODEL.DISTILLATION.TEACHER.EMA_START is {self.start}; give 0 or more iterations."
-            )
-
-    def __str__(self) -> str:
-        role = "its copy" if self.from_student else "loaded"
-        burn_in = f", after {self.start} iterations as {role}" if self.start else ""
-        return f"follows the student, decay {self.decay:g}{burn_in}"
-
-    def decay_at(self, update: int) -> float:
-        """d of update k = 1, 2, …: in the burn-in 0 (a copy of the student) or 1 (stays)."""
-        if update > self.start:
-            return self.decay
-        return 0.0 if self.from_student else 1.0
 
 
 class Teacher:
@@ -69,15 +30,26 @@ class Teacher:
         model: the network, on its device.
         input_format: channel order it expects ("BGR" or "RGB").
         following: how its weights follow the student's (the trainer's work); None = fixed.
+        precision: of its convolutions and products; None = the student's.
+        description: of the network, as far as its weights do not tell; for :attr:`cache`.
     """
 
     def __init__(
-        self, model: nn.Module, input_format: str = "BGR", following: Following | None = None
+        self,
+        model: nn.Module,
+        input_format: str = "BGR",
+        following: Following | None = None,
+        precision: torch.dtype | None = None,
+        description: str = "",
     ) -> None:
         self.model = model.eval().requires_grad_(False)
         self.input_format = input_format
         self.following = following
+        self.precision = precision
+        self.description = description
         self.taps = Taps(model, [], owner="teacher")
+        # Where to look for what it said of an image, instead of running it.
+        self.cache: TeacherCache | None = None
 
     @classmethod
     def from_config(cls, options: CfgNode, student_cfg: CfgNode) -> "Teacher":
@@ -118,7 +90,13 @@ class Teacher:
                     f"The teacher's weights do not fit its config: {error}. Check "
                     "MODEL.DISTILLATION.TEACHER.CONFIG_FILE, WEIGHTS and OPTS."
                 ) from error
-        return cls(model, cfg.INPUT.FORMAT, following if following.decay else None)
+        return cls(
+            model,
+            cfg.INPUT.FORMAT,
+            following if following.decay else None,
+            teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE)),
+            cfg.dump(),
+        )
 
     @staticmethod
     def load_config(config_file: str, opts: Sequence) -> CfgNode:
@@ -139,20 +117,9 @@ class Teacher:
         Raises:
             ValueError: naming the first difference and the keys to change.
         """
-        if self.following is None:
-            return
-        own = _anatomy(self.model, self.input_format)
-        wanted = _anatomy(student, input_format)
-        for name in wanted | own:
-            if own.get(name) != wanted.get(name):
-                raise ValueError(
-                    f"MODEL.DISTILLATION.TEACHER.EMA_DECAY is {self.following.decay}: a teacher "
-                    "that follows the student must have its network, but "
-                    f"{name} is {own.get(name, 'absent')} in the teacher and "
-                    f"{wanted.get(name, 'absent')} in the student. Set TEACHER.CONFIG_FILE to "
-                    "'' (the student's own network; see also TEACHER.OPTS), or EMA_DECAY to 0.0 "
-                    "(a fixed teacher)."
-                )
+        if self.following is not None:
+            own, wanted = (self.model, self.input_format), (student, input_format)
+            check_same_network(self.following.decay, own, wanted)
 
     def inputs(self, batched_inputs: Sequence[dict], input_format: str) -> list[dict]:
         """The images alone (no annotation reaches the teacher), in its channel order."""
@@ -164,14 +131,53 @@ class Teacher:
         self.taps = Taps(self.model, names, owner="teacher")
         return self.taps.probe(self.model, inputs)
 
-    @torch.no_grad()
+    def streamline(self) -> None:
+        """Make a fixed network faster, with the same results; nothing else may train it later.
+
+        Batch norms whose own results are not tapped are folded into their convolutions, and
+        weights are stored channels last.
+        """
+        if self.following is None:
+            fold_batch_norm_(self.model, keep=self.taps.modules)
+            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def keep_outputs(self, folder: str, max_bytes: int, template: dict[str, Any]) -> None:
+        """Use a :class:`TeacherCache` from now on.
+
+        Args:
+            folder: of the cache.
+            max_bytes: its limit.
+            template: what :meth:`probe` returned.
+
+        Raises:
+            ValueError: the teacher changes from step to step.
+        """
+        if self.following is not None:
+            raise ValueError(
+                "MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher follows the student "
+                f"(EMA_DECAY {self.following.decay}): what it said before is out of date. Set "
+                "FOLDER to ''."
+            )
+        about = list(template), self.input_format, self.precision, self.description
+        self.cache = TeacherCache(
+            folder,
+            max_bytes,
+            teacher=fingerprint(self.model, *about),
+            template=template,
+            device=self._device,
+            divisor=getattr(getattr(self.model, "backbone", None), "size_divisibility", 0),
+        )
+
+    def bytes_kept(self, inputs: list[dict]) -> int:
+        """Size of what the cache keeps of a batch, without boxes; 0 without a cache."""
+        if self.cache is None:
+            return 0
+        return sum(map(len, split(self._run(inputs, None), len(inputs))))
+
     def record(self, inputs: list[dict]) -> dict[str, Any]:
         """What the taps returned; nothing behind the last tap is computed."""
-        with self.taps.record(stop_early=True) as record:
-            self.model(inputs)
-        return record
+        return self._observe(inputs, None).record
 
-    @torch.no_grad()
     def record_with_boxes(
         self, inputs: list[dict], score_thresh: float
     ) -> tuple[dict[str, Any], list[Boxes]]:
@@ -180,16 +186,49 @@ class Teacher:
         Raises:
             ValueError: this teacher detects no objects.
         """
-        with self.taps.record() as record:
-            outputs = self.model(inputs)
-        if "instances" not in outputs[0]:
-            raise ValueError(
-                "A path needs the boxes of objects (DeFeat: its foreground), but the teacher gives "
-                f"{', '.join(outputs[0])} alone. Train on images annotated with boxes and leave "
-                "MODEL.DISTILLATION.BOXES on 'auto', or use a teacher that detects."
-            )
-        instances = [output["instances"] for output in outputs]
-        return record, [x.pred_boxes[x.scores > score_thresh] for x in instances]
+        observation = self._observe(inputs, score_thresh)
+        return observation.record, observation.boxes
+
+    def _observe(self, inputs: list[dict], score_thresh: float | None) -> Observation:
+        if self.cache is None:
+            return self._run(inputs, score_thresh)
+        return self.cache.observe(inputs, score_thresh, self._run)
+
+    @torch.no_grad()
+    def _run(self, inputs: list[dict], score_thresh: float | None) -> Observation:
+        boxes: list[Boxes] = []
+        with self._autocast():
+            with self.taps.record(stop_early=score_thresh is None) as record:
+                outputs = self.model(inputs)
+            if score_thresh is not None:
+                boxes = _boxes_above(outputs, score_thresh)
+        return Observation({n: map_leaves(self._as_tapped, v) for n, v in record.items()}, boxes)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self.precision)
+
+    def _as_tapped(self, value: Tensor) -> Tensor:
+        # Paths meet what an ordinary network returns, whatever makes this one fast.
+        if self.precision is not None and value.is_floating_point():
+            value = value.float()
+        return value.contiguous()
+
+
+def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
+    if "instances" not in outputs[0]:
+        raise ValueError(
+            "A path needs the boxes of objects (DeFeat: its foreground), but the teacher gives "
+            f"{', '.join(outputs[0])} alone. Train on images annotated with boxes and leave "
+            "MODEL.DISTILLATION.BOXES on 'auto', or use a teacher that detects."
+        )
+    instances = [output["instances"] for output in outputs]
+    return [x.pred_boxes[x.scores > score_thresh] for x in instances]
 
 
 def build_teachers(cfg: CfgNode) -> list[Teacher]:
@@ -204,9 +243,3 @@ def _node(entry: Mapping[str, Any]) -> CfgNode:
     node = teacher_node()
     node.merge_from_other_cfg(CfgNode(dict(entry)))
     return node
-
-
-def _anatomy(model: nn.Module, input_format: str) -> dict[str, Any]:
-    """What two networks must share so that weights of one make sense in the other."""
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    return {"INPUT.FORMAT": input_format} | shapes

@@ -3,6 +3,7 @@
 import itertools
 import os
 import random
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from detectron2.engine import HookBase
 from torch import nn
 
 from multas.distillation import Distillation
+from multas.distillation.teacher_cache import TeacherCache
 from multas.engine.named_models import Weights, live_weights
 from multas.engine.product import Product
 from multas.modeling import MultiTaskNetwork
@@ -81,6 +83,25 @@ class PathMonitor(HookBase):
                 # Unsmoothed: a median over 20 steps would hide what an aggregator does.
                 key = "/".join(filter(None, [monitor, "~".join(place)]))
                 self.trainer.storage.put_scalar(key, shares[place], smoothing_hint=False)
+
+
+class CacheHits(HookBase):
+    """Logs which share of the images of each step the teachers' caches knew, "teacher_cache/hits".
+
+    Args:
+        caches: of the teachers of a run.
+    """
+
+    def __init__(self, caches: Sequence[TeacherCache]) -> None:
+        self._caches = caches
+
+    def after_step(self) -> None:
+        hits = sum(cache.hits for cache in self._caches)
+        asked = hits + sum(cache.misses for cache in self._caches)
+        for cache in self._caches:
+            cache.hits = cache.misses = 0
+        if asked:
+            self.trainer.storage.put_scalar("teacher_cache/hits", hits / asked)
 
 
 class TaskImages(HookBase):

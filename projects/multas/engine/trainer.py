@@ -20,11 +20,12 @@ from multas.data.task_batches import TaskLoader, training_sets
 from multas.data.training import build_training_loader
 from multas.distillation import Distillation, Distiller
 from multas.engine.build_step import build_step
+from multas.engine.cache_size import check_cache
 from multas.engine.checkpointer import Checkpointer
 from multas.engine.checks import check_annotations, check_classes, check_test_sets
 from multas.engine.ema import MeanTeachers
 from multas.engine.finite import LossRecord, describe_losses
-from multas.engine.hooks import PathMonitor, RunState, SaveStudent, TaskImages
+from multas.engine.hooks import CacheHits, PathMonitor, RunState, SaveStudent, TaskImages
 from multas.engine.path_ramp import PathRamp
 from multas.engine.product import Product
 from multas.engine.schedule import build_lr_scheduler
@@ -60,6 +61,7 @@ class Trainer(DefaultTrainer):
         super().__init__(cfg)
         check_classes(self._trainer.model, [*training_sets(cfg), *cfg.DATASETS.TEST])
         check_annotations(self._trainer.model, self._trainer.data_loader)
+        check_cache(cfg, self._trainer.model, self._trainer.data_loader)
         self._trainer = build_step(cfg, self._trainer, self.build_train_loader)
 
     @classmethod
@@ -191,6 +193,9 @@ def _path_hooks(cfg: CfgNode, model: nn.Module, distillation: Distillation) -> l
         PathMonitor(distillation),
         PathRamp(distillation, iters=ramp.ITERS, shape=ramp.SHAPE, start=ramp.START),
     ]
+    caches = [teacher.cache for teacher in distillation.teachers if teacher.cache is not None]
+    if caches:
+        hooks.append(CacheHits(caches))
     if any(teacher.following for teacher in distillation.teachers):
         hooks.append(MeanTeachers(model, distillation.teachers))
     return hooks

@@ -1,6 +1,7 @@
 """A deploy step: convolution + batch norm folded into one convolution."""
 
 import copy
+from collections.abc import Collection
 
 import torch
 from detectron2.layers import Conv2d, FrozenBatchNorm2d
@@ -27,10 +28,25 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         train with, and its checkpoints do not load into the model it came from.
     """
     folded = copy.deepcopy(model).eval()
-    for module in folded.modules():
-        if isinstance(module, Conv2d) and isinstance(module.norm, _BatchNorm | FrozenBatchNorm2d):
-            _fold(module)
+    fold_batch_norm_(folded)
     return folded
+
+
+@torch.no_grad()
+def fold_batch_norm_(model: nn.Module, keep: Collection[nn.Module] = ()) -> None:
+    """The same in place, for a model in eval mode.
+
+    Args:
+        model: loses its batch norms, but for those in ``keep``.
+        keep: norms whose own results are wanted.
+    """
+    for module in model.modules():
+        if (
+            isinstance(module, Conv2d)
+            and isinstance(module.norm, _BatchNorm | FrozenBatchNorm2d)
+            and module.norm not in keep
+        ):
+            _fold(module)
 
 
 def _fold(conv: Conv2d) -> None:

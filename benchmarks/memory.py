@@ -1,0 +1,31 @@
+"""Peak memory of alternatives, each in a process of its own."""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+
+
+def peak_gigabytes(
+    script: str, arguments: Mapping[str, Sequence[object]], rounds: int
+) -> tuple[dict[str, list[float]], dict[str, str]]:
+    """What a script prints in bytes, for each alternative and round.
+
+    Args:
+        script: prints the peak memory of its process last.
+        arguments: name of an alternative -> arguments of the script.
+        rounds: runs of each.
+
+    Returns:
+        GB of each alternative, and why the others did not work.
+    """
+    gigabytes: dict[str, list[float]] = {}
+    missing: dict[str, str] = {}
+    for name, own in arguments.items():
+        for _ in range(rounds):
+            command = [sys.executable, script, *map(str, own)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                missing[name] = (done.stderr.strip().splitlines() or ["killed"])[-1][:100]
+                break
+            gigabytes.setdefault(name, []).append(float(done.stdout.split()[-1]) / 1e9)
+    return gigabytes, missing

@@ -1,0 +1,161 @@
+"""What a teacher said of images, kept on disk, so that no image is shown to it twice.
+
+An entry is found by the content of the image, so it is right whatever made the image; that images
+come back at all is the work of INPUT.VIEWS. It is also found by the size that the image is padded
+to in its batch, which with the image decides what a network in eval mode returns for it.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+from multas.distillation.packing import Packed, pack, unpack
+from multas.distillation.taps import leaves, map_leaves
+
+
+@dataclass
+class Observation:
+    """What a teacher said of a batch.
+
+    Attributes:
+        record: tap name -> what the layer returned.
+        boxes: of each image, in pixels of the network input; empty where they were not asked for.
+    """
+
+    record: dict[str, Any]
+    boxes: list[Boxes]
+
+
+Run = Callable[[list[dict], float | None], Observation]
+
+
+class TeacherCache:
+    """Outputs of a teacher, in half precision, the least recently used dropped at a limit.
+
+    Args:
+        folder: where they are kept; may be shared by processes, and by runs.
+        max_bytes: of all entries together.
+        teacher: names the teacher, its taps and its number format; see :func:`fingerprint`.
+        template: a record of the teacher, for the nest that its tensors are in.
+        device: where outputs are wanted.
+        divisor: of the padded size (Detectron2's ``size_divisibility``).
+
+    Raises:
+        ImportError: a library is missing.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        max_bytes: int,
+        *,
+        teacher: str,
+        template: dict[str, Any],
+        device: torch.device,
+        divisor: int = 1,
+    ) -> None:
+        try:
+            from diskcache import Cache
+        except ImportError as error:
+            raise ImportError(
+                "MODEL.DISTILLATION.CACHE needs diskcache and safetensors: pip install diskcache "
+                "safetensors (the extra `cache`)."
+            ) from error
+        self._store = Cache(folder, size_limit=max_bytes, eviction_policy="least-recently-used")
+        self._teacher = teacher
+        self._template = template
+        self._device = device
+        self._divisor = max(divisor, 1)
+        # Images that were found, and that were not, since someone last looked.
+        self.hits = 0
+        self.misses = 0
+
+    def observe(self, inputs: list[dict], score_thresh: float | None, run: Run) -> Observation:
+        """What the teacher says of a batch; it is run on images that are new to it alone.
+
+        Args:
+            inputs: of the teacher, "image" (C, H, W).
+            score_thresh: of its boxes; None = they are not wanted.
+            run: the teacher itself.
+        """
+        images = [x["image"] for x in inputs]
+        padded = self._padded_size(images)
+        keys = [self._key(image, padded, score_thresh) for image in images]
+        entries = [self._store.get(key) for key in keys]
+        new = [i for i, entry in enumerate(entries) if entry is None]
+        self.hits += len(images) - len(new)
+        self.misses += len(new)
+        if new:
+            # Alone they may be padded less than in the batch, and would be seen differently.
+            alone = self._padded_size([images[i] for i in new]) == padded
+            shown = new if alone else list(range(len(images)))
+            observation = run([inputs[i] for i in shown], score_thresh)
+            for i, entry in zip(shown, split(observation, len(shown)), strict=True):
+                entries[i] = entry
+                self._store.set(keys[i], entry)
+            if len(shown) == len(images):
+                return observation
+        return self._join([unpack(entry) for entry in entries])
+
+    def _padded_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
+        height, width = (
+            -(-max(image.shape[axis] for image in images) // self._divisor) * self._divisor
+            for axis in (-2, -1)
+        )
+        return height, width
+
+    def _key(self, image: Tensor, padded: tuple[int, int], score_thresh: float | None) -> str:
+        content = hashlib.blake2b(_bytes_of(image), digest_size=20)
+        content.update(
+            repr((self._teacher, image.dtype, image.shape, padded, score_thresh)).encode()
+        )
+        return content.hexdigest()
+
+    def _join(self, entries: Sequence[Packed]) -> Observation:
+        tensors = []
+        for k in range(len(entries[0].halves)):
+            halves = torch.stack([entry.halves[k] for entry in entries]).to(self._device)
+            scales = torch.stack([entry.scales[k] for entry in entries]).to(self._device)
+            tensors.append(halves.float() * scales.view(-1, *[1] * (halves.dim() - 1)))
+        rest = iter(tensors)
+        boxes = [Boxes(e.boxes.to(self._device)) for e in entries if e.boxes is not None]
+        return Observation(map_leaves(lambda _: next(rest), self._template), boxes)
+
+
+def split(observation: Observation, count: int) -> Iterable[bytes]:
+    """The entries of a batch of ``count`` images.
+
+    Raises:
+        ValueError: a layer's results are not one row for each image.
+    """
+    for name, value in observation.record.items():
+        shapes = [tuple(tensor.shape) for tensor in leaves(value)]
+        if any(not shape or shape[0] != count for shape in shapes):
+            raise ValueError(
+                f"MODEL.DISTILLATION.CACHE: the teacher's layer '{name}' returned the shapes "
+                f"{shapes} for {count} images; only what has one row for each image can be kept. "
+                "Tap another layer, or set CACHE.FOLDER to ''."
+            )
+    tensors = [tensor.cpu() for tensor in leaves(observation.record)]
+    for i in range(count):
+        boxes = observation.boxes[i].tensor.cpu() if observation.boxes else None
+        yield pack([tensor[i] for tensor in tensors], boxes)
+
+
+def fingerprint(model: nn.Module, *about: object) -> str:
+    """A name for what a network computes: by its weights, its structure and ``about``."""
+    digest = hashlib.sha256(repr((str(model), *about)).encode())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    # NumPy arrays are buffers, whatever their type hints say.
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

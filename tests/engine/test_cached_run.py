@@ -1,0 +1,122 @@
+"""Training with a teacher's cache: the same losses, and a teacher that is soon not run at all."""
+
+import logging
+from collections import namedtuple
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from multas.distillation import Teacher
+from multas.engine import Trainer, cache_size
+
+pytest.importorskip("diskcache")
+pytest.importorskip("safetensors")
+
+PATHS = [
+    {"TYPE": "FeatureMSE", "STUDENT": "backbone", "WEIGHT": 1.0},
+    {"TYPE": "SoftDetection"},
+    {"TYPE": "DeFeat", "STUDENT": "backbone"},
+]
+
+
+@pytest.fixture
+def run_cfg(tiny_cfg, tmp_path, card):
+    """A distillation on 8 images in batches of 4, three epochs long."""
+    teacher_cfg = tiny_cfg("MODEL.RESNETS.STEM_OUT_CHANNELS", 8)
+    torch.manual_seed(5)
+    (tmp_path / "teacher.yaml").write_text(teacher_cfg.dump())
+    torch.save({"model": build_model(teacher_cfg).state_dict()}, tmp_path / "teacher.pth")
+
+    def build(*opts, folder="run"):
+        return tiny_cfg(
+            "MODEL.META_ARCHITECTURE", "Distiller",
+            "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(tmp_path / "teacher.yaml"),
+            "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(tmp_path / "teacher.pth"),
+            "MODEL.DISTILLATION.PATHS", PATHS,
+            "MODEL.DISTILLATION.AGGREGATION.NAME", "equal",
+            "INPUT.VIEWS", 1,
+            "INPUT.STRETCH", 64,
+            "DATALOADER.ASPECT_RATIO_GROUPING", False,
+            "SOLVER.MAX_ITER", 6,
+            *opts, folder=folder,
+        )  # fmt: skip
+
+    return build
+
+
+@pytest.fixture
+def shown(monkeypatch):
+    """How many images each call has shown to a teacher."""
+    counts = []
+    run = Teacher._run
+
+    def counted(self, inputs, score_thresh):
+        counts.append(len(inputs))
+        return run(self, inputs, score_thresh)
+
+    monkeypatch.setattr(Teacher, "_run", counted)
+    return counts
+
+
+def train(cfg) -> list[dict[str, float]]:
+    """Losses and cache hits of every step."""
+    torch.manual_seed(0)
+    trainer = Trainer(cfg)
+    trainer.resume_or_load(False)
+    steps: list[dict[str, float]] = []
+
+    write = trainer._trainer._write_metrics
+
+    def note(losses, *args, **kwargs):
+        steps.append({name: value.item() for name, value in losses.items()})
+        return write(losses, *args, **kwargs)
+
+    trainer._trainer._write_metrics = note
+    trainer.train()
+    history = trainer.storage.histories().get("teacher_cache/hits")
+    for step, (hits, _) in zip(steps, history.values() if history else [], strict=False):
+        step["hits"] = hits
+    return steps
+
+
+@pytest.mark.parametrize("boxes", ["auto", "teacher"])
+def test_losses_are_those_of_a_run_without_cache(run_cfg, tmp_path, shown, boxes):
+    source = ["MODEL.DISTILLATION.BOXES", boxes]
+    plain = train(run_cfg(*source))
+    cache = [*source, "MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache")]
+    shown.clear()
+    cold = train(run_cfg(*cache, folder="cold"))
+    # Once to tell the size, then each of the 8 images once.
+    assert sum(shown) == 1 + 8
+    assert [step.pop("hits") for step in cold] == [0, 0, 1, 1, 1, 1]
+    shown.clear()
+    warm = train(run_cfg(*cache, folder="warm"))
+    assert sum(shown) == 1
+    assert [step.pop("hits") for step in warm] == [1] * 6
+    for steps in (cold, warm):
+        for step, reference in zip(steps, plain, strict=True):
+            assert step == pytest.approx(reference, rel=2**-9, abs=1e-5)
+
+
+def test_a_cache_without_views_is_refused_before_training(run_cfg, tmp_path):
+    cfg = run_cfg("MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache"), "INPUT.VIEWS", 0)
+    with pytest.raises(ValueError, match=r"INPUT.VIEWS is 0"):
+        Trainer(cfg)
+
+
+def test_the_size_is_told_and_compared_with_limit_and_disk(run_cfg, tmp_path, caplog, monkeypatch):
+    folder = ["MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache"), "INPUT.VIEWS", 3]
+    # Detectron2's loggers do not propagate once they are set up.
+    logging.getLogger("multas").propagate = True
+    with caplog.at_level(logging.INFO, logger="multas"):
+        Trainer(run_cfg(*folder))
+    assert "8 images in 3 views of about" in caplog.text
+    assert "before they are used again" not in caplog.text
+    with caplog.at_level(logging.INFO, logger="multas"):
+        Trainer(run_cfg(*folder, "MODEL.DISTILLATION.CACHE.MAX_GB", 1e-4))
+    assert "Raise MODEL.DISTILLATION.CACHE.MAX_GB" in caplog.text
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(cache_size.shutil, "disk_usage", lambda _: usage(1000))
+    with pytest.raises(ValueError, match=r"0.0 GB are free on its disk"):
+        Trainer(run_cfg(*folder))
