@@ -11,6 +11,7 @@ from torch import nn
 from multas.distillation import Distiller
 from multas.distillation.teacher import build_teachers
 from multas.engine.named_models import TeacherModel, beside_teacher, teacher_models
+from multas.evaluation.summary import results_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +37,15 @@ def evaluate(
         FileNotFoundError: a teacher's config or weights are missing.
     """
     teachers = _fixed_teachers(cfg) if isinstance(model, Distiller) else {}
-    results = dict(test(cfg, beside_teacher(cfg, model, teachers)))
+    own = test(cfg, beside_teacher(cfg, model, teachers))
+    taught = {}
     for name, teacher in teachers.items():
         logger.info(f"Evaluating '{name}'.")
-        results[name] = test(cfg, teacher)
-    return results if comm.is_main_process() else {}
+        taught[name] = test(cfg, teacher)
+    if not comm.is_main_process():
+        return {}
+    logger.info("Results:\n" + results_table({"model": own} | taught))
+    return {**own, **taught}
 
 
 def _fixed_teachers(cfg: CfgNode) -> dict[str, TeacherModel]:

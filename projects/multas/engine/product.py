@@ -21,6 +21,7 @@ from multas.engine.named_models import (
     teacher_models,
     undisturbed_training,
 )
+from multas.evaluation.summary import results_table
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,7 @@ class Product:
             self._evaluate_teachers(teachers)
         if not comm.is_main_process():
             return {}
+        logger.info("Results:\n" + results_table(named | self._teacher_results))
         return {**product, **named, **self._teacher_results}
 
     def _evaluate_teachers(self, teachers: Mapping[str, TeacherModel]) -> None:

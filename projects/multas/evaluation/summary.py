@@ -1,0 +1,39 @@
+"""The results of all tasks, data sets and models of an evaluation in one table."""
+
+import numbers
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from tabulate import tabulate
+
+
+def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    """One column for each model, one row for each figure that is not of a single class.
+
+    Args:
+        results: name of a model -> what Detectron2's ``Trainer.test`` returns: task -> metric ->
+            value, of several data sets one level deeper.
+
+    Returns:
+        The table; the task (box AP: "bbox", IoU: "sem_seg") and, if there are several, the data
+        set have columns of their own.
+    """
+    columns = {name: dict(_figures(own)) for name, own in results.items()}
+    rows = []
+    for where in dict.fromkeys(where for figures in columns.values() for where in figures):
+        values = [figures.get(where) for figures in columns.values()]
+        rows.append([*where, *("-" if x is None else f"{x:.2f}" for x in values)])
+    depth = max((len(row) for row in rows), default=0) - len(columns)
+    padded = [[""] * (depth + len(columns) - len(row)) + row for row in rows]
+    header = [*["data set", "task", "metric"][3 - depth :], *columns]
+    return tabulate(padded, header, tablefmt="simple_outline", disable_numparse=True)
+
+
+def _figures(
+    results: Mapping[str, Any], where: tuple[str, ...] = ()
+) -> Iterator[tuple[tuple[str, ...], float]]:
+    for name, value in results.items():
+        if isinstance(value, Mapping):
+            yield from _figures(value, (*where, name))
+        elif isinstance(value, numbers.Real) and "-" not in name:  # AP-dog, IoU-sky
+            yield (*where, name), float(value)
