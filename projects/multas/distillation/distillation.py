@@ -1,14 +1,11 @@
 """All paths from the teachers to one student, and the aggregator that weighs them."""
 
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any, cast
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.structures import Boxes
 from detectron2.utils import comm
-from tabulate import tabulate
 from torch import Tensor, nn
 
 from multas.distillation.aggregation import (
@@ -18,15 +15,15 @@ from multas.distillation.aggregation import (
     GradientScope,
     build_aggregator,
 )
+from multas.distillation.box_source import check_box_source, choose_boxes, wants_detections
 from multas.distillation.cuts import Cut, Cuts
 from multas.distillation.paths.base import Path, Shapes, Targets
-from multas.distillation.paths.spec import PathSpec, parse_paths
+from multas.distillation.paths.spec import PathSpec, check_tasks, parse_paths, tapped_heads
+from multas.distillation.paths.table import path_table, table_row
 from multas.distillation.ranks import mean_over_ranks
 from multas.distillation.taps import Taps, leaves
 from multas.distillation.teacher import Teacher, build_teachers
 from multas.modeling.losses import full_precision
-
-BOX_SOURCES = ("auto", "teacher", "ground_truth")
 
 
 class Distillation(nn.Module):
@@ -55,11 +52,7 @@ class Distillation(nn.Module):
     ) -> None:
         super().__init__()
         options = cfg.MODEL.DISTILLATION
-        if options.BOXES not in BOX_SOURCES:
-            raise ValueError(
-                f"MODEL.DISTILLATION.BOXES is '{options.BOXES}'; choose from "
-                f"{', '.join(BOX_SOURCES)}."
-            )
+        check_box_source(options.BOXES)
         for spec in specs:
             if not 0 <= spec.teacher_id < len(teachers):
                 raise ValueError(
@@ -77,10 +70,10 @@ class Distillation(nn.Module):
         self.specs = tuple(specs)
         self.teachers = tuple(teachers)
         self.student_taps = Taps(student, [n for s in specs for n in s.student], "student")
-        self._check_tasks(cfg)
+        check_tasks(specs, cfg)
         require_heads = getattr(student, "require_heads", None)
         if require_heads is not None:
-            require_heads(_tapped_heads(specs))
+            require_heads(tapped_heads(specs))
 
         probe = [_blank_image(student, cfg)]
         records = self._probe(student, probe)
@@ -106,7 +99,7 @@ class Distillation(nn.Module):
         self.scope = GradientScope.from_config(cfg)
         by_gradient = isinstance(self.aggregator, GradientAggregator)
         self.cuts = Cuts(student, self.scope.cuts if by_gradient else (), SCOPE_KEY)
-        self.table = self._path_table(records)
+        self.table = self._describe(records)
         self.monitors: dict[str, Tensor] = {}
         self._seen_gradient: set[str] = set()
         self._pending: tuple[list[Tensor], list[Cut]] | None = None
@@ -141,49 +134,20 @@ class Distillation(nn.Module):
         student, teachers = records
         return shapes(student, spec.student), shapes(teachers[spec.teacher_id], spec.teacher)
 
-    def _path_table(self, records: tuple[dict, list[dict]]) -> str:
+    def _describe(self, records: tuple[dict, list[dict]]) -> str:
+        weights = self.aggregator.weights().tolist()
         rows = []
-        weights = dict(zip(self.names, self.aggregator.weights().tolist(), strict=True))
         for spec in self.specs:
-            path = self.path_of(spec)
-            own = [n for n, (p, _) in zip(self.names, self.labels, strict=True) if p == spec.name]
-            shapes = [
-                "\n".join("×".join(map(str, shape[1:])) for layer in side for shape in layer)
-                for side in self._shapes(spec, records)
+            own = [
+                w for w, (name, _) in zip(weights, self.labels, strict=True) if name == spec.name
             ]
-            rows.append(
-                [
-                    spec.name,
-                    type(path).__name__,
-                    "\n".join(spec.student),
-                    "\n".join(spec.teacher),
-                    *shapes,
-                    path.adapter_note,
-                    "\n".join(f"{weights[n]:g}" for n in own),
-                ]
-            )
-        header = ["path", "loss", "student layer", "teacher layer"]
-        header += ["student shape", "teacher shape", "adapter", "weight"]
-        title = f"Distillation paths, aggregation {type(self.aggregator).__name__}, "
-        table = title + f"alpha {self.alpha:g}:\n" + tabulate(rows, header, tablefmt="simple_grid")
-        follow = [(i, t.following) for i, t in enumerate(self.teachers) if t.following]
-        return "\n".join([table, *(f"Teacher {i} {following}." for i, following in follow)])
-
-    def _check_tasks(self, cfg: CfgNode) -> None:
-        known = [entry["TASK"] for entry in cfg.DATASETS.TASK_BATCHES]
-        for spec in self.specs:
-            unknown = [task for task in spec.tasks if task not in known]
-            where = f"MODEL.DISTILLATION.PATHS, path '{spec.name}': TASKS"
-            if unknown:
-                raise ValueError(
-                    f"{where} names '{unknown[0]}', but DATASETS.TASK_BATCHES has "
-                    f"{', '.join(known) or 'no entries'}."
-                )
-            if spec.tasks and cfg.DATASETS.TASK_MODE != "separate":
-                raise ValueError(
-                    f"{where} needs every mini-batch in every iteration and on its own: set "
-                    f"DATASETS.TASK_MODE to separate (it is {cfg.DATASETS.TASK_MODE})."
-                )
+            rows.append(table_row(spec, self.path_of(spec), self._shapes(spec, records), own))
+        return path_table(
+            rows,
+            f"Distillation paths, aggregation {type(self.aggregator).__name__}, alpha "
+            f"{self.alpha:g}:",
+            [f"Teacher {i} {t.following}." for i, t in enumerate(self.teachers) if t.following],
+        )
 
     def taps_for(self, task: str | None) -> list[str]:
         """Student layers that the paths on images of a task tap (None: of no one's batch)."""
@@ -212,13 +176,14 @@ class Distillation(nn.Module):
         for i, teacher in enumerate(self.teachers):
             specs = [s for s in self.specs if s.teacher_id == i and s.applies_to(task)]
             inputs = teacher.inputs(batched_inputs, self.input_format)
-            if any(self._wants_detections(spec, targets) for spec in specs):
+            need_boxes = any(self.path_of(spec).needs_boxes for spec in specs)
+            if need_boxes and wants_detections(targets, self.boxes):
                 record, boxes = teacher.record_with_boxes(inputs, self.box_score_thresh)
-                self._choose_boxes(targets, boxes)
+                choose_boxes(targets, self.boxes, boxes)
             elif specs:
                 record = teacher.record(inputs)
-                if any(self.path_of(spec).needs_boxes for spec in specs):
-                    self._choose_boxes(targets, [])
+                if need_boxes:
+                    choose_boxes(targets, self.boxes, [])
             teacher_records.append(record if specs else {})
         losses: list[Tensor | None] = []
         for spec in self.specs:
@@ -237,31 +202,6 @@ class Distillation(nn.Module):
             else:
                 losses.append(torch.stack([full_precision(t) for t in terms.values()]).sum())
         return [loss if loss is None else full_precision(loss) for loss in losses]
-
-    def _wants_detections(self, spec: PathSpec, targets: Targets) -> bool:
-        if not self.path_of(spec).needs_boxes:
-            return False
-        pairs = zip_longest(targets.instances, targets.sem_seg)
-        known = all(instances is not None or mask is not None for instances, mask in pairs)
-        return self.boxes == "teacher" or (self.boxes == "auto" and not known)
-
-    def _choose_boxes(self, targets: Targets, detected: Sequence[Boxes]) -> None:
-        """Fill ``boxes`` and ``from_masks`` of the targets."""
-        targets.boxes, targets.from_masks = [], []
-        pairs = zip_longest(targets.instances, targets.sem_seg)
-        for i, (instances, mask) in enumerate(pairs):
-            if self.boxes != "teacher" and instances is not None:
-                targets.boxes.append(instances.gt_boxes)
-            elif self.boxes != "teacher" and mask is not None:
-                targets.boxes.append(Boxes(mask.new_zeros((0, 4), dtype=torch.float32)))
-                targets.from_masks.append(i)
-            elif detected:
-                targets.boxes.append(detected[i])
-            else:
-                raise ValueError(
-                    "MODEL.DISTILLATION.BOXES is 'ground_truth', but the batch has an image "
-                    "without annotation. Set it to 'auto' or 'teacher'."
-                )
 
     def _check_gradient(self, spec: PathSpec, student: tuple[Any, ...]) -> None:
         if not any(leaf.requires_grad for leaf in leaves(list(student))):
@@ -329,16 +269,6 @@ class Distillation(nn.Module):
             raise RuntimeError("No forward pass in training mode has left path losses.")
         pending, self._pending = self._pending, None
         return pending
-
-
-def _tapped_heads(specs: Sequence[PathSpec]) -> set[str]:
-    """Tasks whose heads a path taps on images that are another task's, too."""
-    taps = [(name.split("."), spec) for spec in specs for name in spec.student]
-    return {
-        parts[1]
-        for parts, spec in taps
-        if len(parts) > 1 and parts[0] == "heads" and spec.tasks != (parts[1],)
-    }
 
 
 def _blank_image(student: nn.Module, cfg: CfgNode) -> dict:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from detectron2.config import CfgNode
 from torch import nn
 
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes
@@ -62,6 +63,38 @@ def parse_paths(entries: Sequence[Mapping[str, Any]]) -> list[PathSpec]:
         if names.count(name) > 1:
             raise ValueError(f"{_KEY}: two paths are called '{name}'; give each its own NAME.")
     return specs
+
+
+def check_tasks(specs: Sequence[PathSpec], cfg: CfgNode) -> None:
+    """Make sure that the tasks that paths name are trained, each in mini-batches of its own.
+
+    Raises:
+        ValueError: naming the path and the key to change.
+    """
+    known = [entry["TASK"] for entry in cfg.DATASETS.TASK_BATCHES]
+    for spec in specs:
+        where = f"{_KEY}, path '{spec.name}': TASKS"
+        for task in spec.tasks:
+            if task not in known:
+                raise ValueError(
+                    f"{where} names '{task}', but DATASETS.TASK_BATCHES has "
+                    f"{', '.join(known) or 'no entries'}."
+                )
+        if spec.tasks and cfg.DATASETS.TASK_MODE != "separate":
+            raise ValueError(
+                f"{where} needs every mini-batch in every iteration and on its own: set "
+                f"DATASETS.TASK_MODE to separate (it is {cfg.DATASETS.TASK_MODE})."
+            )
+
+
+def tapped_heads(specs: Sequence[PathSpec]) -> set[str]:
+    """Tasks whose heads a path taps on images that are another task's, too."""
+    taps = [(name.split("."), spec) for spec in specs for name in spec.student]
+    return {
+        parts[1]
+        for parts, spec in taps
+        if len(parts) > 1 and parts[0] == "heads" and spec.tasks != (parts[1],)
+    }
 
 
 def _names(value: Any) -> tuple[str, ...]:
