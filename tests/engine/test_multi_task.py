@@ -1,8 +1,10 @@
 """Training on partly annotated data: gradients of an iteration, with one and two processes."""
 
 import copy
+import math
 import runpy
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation.min_norm import duality_gap, mgda_weights
+from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.task_gradients import TaskGradientStep
 from two_ranks import run_on_two_ranks
 
@@ -160,6 +163,31 @@ def test_a_task_without_annotated_image_has_no_say_in_the_scale():
     plain = one_step(SimpleTrainer, other, batch)
     for name, value in plain.items():
         torch.testing.assert_close(weighed[name], value, rtol=1e-9, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("normalisation", ["l2", "loss+"])
+def test_a_loss_scaler_changes_nothing_but_an_overflow_skips_the_step(normalisation):
+    plain, batch = make_network(), make_batch("separate")
+    scaled, overflown = copy.deepcopy(plain), copy.deepcopy(plain)
+    before = {n: p.detach().clone() for n, p in plain.named_parameters()}
+    after = []
+    for network, scale in ((plain, None), (scaled, 2.0**12), (overflown, math.inf)):
+        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
+        precision = MixedPrecision(torch.device("cpu"), scaler=scaler)
+        kind = partial(TaskGradientStep, normalisation=normalisation, precision=precision)
+        after.append(one_step(kind, network, batch))
+    for name, value in after[0].items():
+        torch.testing.assert_close(after[1][name], value, rtol=1e-9, atol=1e-12, msg=name)
+        assert torch.equal(after[2][name], before[name])
+
+
+def test_mgda_over_tasks_trains_under_autocast():
+    network, batch = make_network().float(), make_batch("separate")
+    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    precision = MixedPrecision(torch.device("cpu"), torch.bfloat16)
+    after = one_step(partial(TaskGradientStep, precision=precision), network, batch)
+    assert all(p.dtype == torch.float32 and p.isfinite().all() for p in after.values())
+    assert any(not torch.equal(before[n], after[n]) for n in before)
 
 
 @pytest.mark.parametrize("normalisation", ["none", "l2", "loss", "loss+"])

@@ -14,6 +14,7 @@ from torch import nn
 from multas.distillation.min_norm import gram_matrix, min_norm_weights
 from multas.engine import Trainer
 from multas.engine.hooks import PathMonitor
+from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import DistillationStep
 
 tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
@@ -285,6 +286,13 @@ def test_a_pass_without_gradients_leaves_no_losses_behind():
         distiller.distillation.take_losses()
 
 
+CPU = torch.device("cpu")
+
+
+def scaling(scaler) -> MixedPrecision:
+    return MixedPrecision(CPU, scaler=scaler)
+
+
 def run_steps(distiller, batch, count=3, **options) -> dict:
     step = step_of(distiller, batch, **options)
     for _ in range(count):
@@ -299,7 +307,7 @@ def test_a_loss_scaler_changes_neither_weights_nor_parameters(options):
     scaled = make_distiller(PATHS, "NAME", "mgda", *options)
     expected = run_steps(plain, batch)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**12)
-    for name, value in run_steps(scaled, batch, grad_scaler=scaler).items():
+    for name, value in run_steps(scaled, batch, precision=scaling(scaler)).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(
         scaled.distillation.aggregator.weights(), plain.distillation.aggregator.weights()
@@ -313,7 +321,7 @@ def test_an_overflowing_scale_skips_the_step_and_is_lowered(options):
     distiller = make_distiller(PATHS, "NAME", "mgda", *options)
     before = {n: p.detach().clone() for n, p in distiller.named_parameters()}
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**127)
-    after = run_steps(distiller, images(4), count=1, grad_scaler=scaler)
+    after = run_steps(distiller, images(4), count=1, precision=scaling(scaler))
     assert all(torch.equal(before[n], after[n]) for n in before)
     assert scaler.get_scale() == 2.0**126
     assert distiller.distillation.aggregator.weights().isfinite().all()
@@ -333,7 +341,7 @@ def test_without_a_scaler_an_infinite_gradient_names_its_path():
 def test_bfloat16_autocast_trains(name):
     distiller = make_distiller(PATHS, "NAME", name)
     before = {n: p.detach().clone() for n, p in distiller.named_parameters()}
-    after = run_steps(distiller, images(4), autocast=torch.bfloat16)
+    after = run_steps(distiller, images(4), precision=MixedPrecision(CPU, torch.bfloat16))
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in after.values())
     assert any(not torch.equal(before[n], after[n]) for n in before)
 
@@ -363,17 +371,17 @@ def test_scaler_state_is_saved_and_restored():
     step = step_of(
         make_distiller(PATHS, "NAME", "mgda"),
         images(2),
-        grad_scaler=torch.amp.GradScaler("cpu", init_scale=2.0**9),
+        precision=scaling(torch.amp.GradScaler("cpu", init_scale=2.0**9)),
     )
     step.run_step()
     state = step.state_dict()
     other = step_of(
         make_distiller(PATHS, "NAME", "mgda"),
         images(2),
-        grad_scaler=torch.amp.GradScaler("cpu", init_scale=2.0),
+        precision=scaling(torch.amp.GradScaler("cpu", init_scale=2.0)),
     )
     other.load_state_dict(state)
-    assert other.grad_scaler.get_scale() == 2.0**9
+    assert other.precision.scaler.get_scale() == 2.0**9
 
 
 @pytest.fixture
@@ -443,7 +451,8 @@ def test_a_resumed_run_equals_an_uninterrupted_one(detector_cfg, aggregation):
 
 def test_the_trainer_trains_in_bfloat16_where_there_is_no_gpu(detector_cfg):
     trainer = trained(detector_cfg(("NAME", "mgda"), "SOLVER.AMP.ENABLED", True))
-    assert trainer._trainer._autocast is torch.bfloat16 and trainer._trainer.grad_scaler is None
+    precision = trainer._trainer.precision
+    assert precision.autocast is torch.bfloat16 and precision.scaler is None
     logged = trainer.storage.latest()
     total = sum(value for key, (value, _) in logged.items() if key.startswith("loss_"))
     assert logged["total_loss"][0] == pytest.approx(total, rel=1e-4)

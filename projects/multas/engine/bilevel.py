@@ -34,7 +34,7 @@ class BilevelStep(DistillationStep):
         rows = self._gradients.take_rows()
         student = self._distiller.student
         parameters = self._gradients.student_parameters
-        with _unchanged(student), self._precision():
+        with _unchanged(student), self.precision.forward():
             loss = torch.stack(list(student(self._next_batch()).values())).sum()
         own = torch.autograd.grad(loss, parameters, allow_unused=True)
         gram, _ = gram_of_rows([*rows, *average_gradients([own], parameters)])

@@ -9,6 +9,7 @@ from detectron2.engine import SimpleTrainer
 from multas.distillation import Distiller, GradientAggregator
 from multas.distillation.aggregation import Bilevel
 from multas.engine.bilevel import BilevelStep
+from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import DistillationStep
 from multas.engine.task_gradients import TaskGradientStep
 
@@ -21,7 +22,7 @@ def build_step(
     """A step that can weigh gradients where the aggregation does so.
 
     Args:
-        cfg: SOLVER.AMP.ENABLED = autocast, float16 with loss scaling on CUDA, bfloat16 elsewhere.
+        cfg: of the run.
         trainer: Detectron2's, with model, loader and optimiser.
         build_train_loader: gives batches of what a config names in DATASETS.TRAIN.
 
@@ -41,14 +42,10 @@ def build_step(
         return _task_step(cfg, trainer, by_gradient)
     if distillation is None or not by_gradient:
         return trainer
-    on_gpu = torch.device(distiller.device).type == "cuda"
-    autocast, scaler = None, None
-    if cfg.SOLVER.AMP.ENABLED:
-        autocast = torch.float16 if on_gpu else torch.bfloat16
-        scaler = torch.amp.GradScaler("cuda") if on_gpu else None
+    precision = MixedPrecision.from_config(cfg, torch.device(distiller.device))
     parts = trainer.model, trainer.data_loader, trainer.optimizer
     if not isinstance(distillation.aggregator, Bilevel):
-        return DistillationStep(*parts, autocast=autocast, grad_scaler=scaler)
+        return DistillationStep(*parts, precision=precision)
     names = cfg.MODEL.DISTILLATION.AGGREGATION.BILEVEL_DATA
     if not names:
         raise ValueError(
@@ -61,8 +58,7 @@ def build_step(
     validation.DATASETS.TASK_BATCHES = []
     return BilevelStep(
         *parts,
-        autocast=autocast,
-        grad_scaler=scaler,
+        precision=precision,
         validation=build_train_loader(validation),
     )
 
@@ -76,11 +72,10 @@ def _task_step(cfg: CfgNode, trainer: SimpleTrainer, by_gradient: bool) -> TaskG
             f"{key} is mgda and MODEL.DISTILLATION.AGGREGATION.NAME weighs gradients, too: set one "
             "of them to sum or to an aggregation by losses (adaptive)."
         )
-    if cfg.SOLVER.AMP.ENABLED:
-        raise ValueError(f"{key} mgda has no mixed precision: set SOLVER.AMP.ENABLED to False.")
     return TaskGradientStep(
         trainer.model,
         trainer.data_loader,
         trainer.optimizer,
         normalisation=options.NORMALISATION,
+        precision=MixedPrecision.from_config(cfg, torch.device(cfg.MODEL.DEVICE)),
     )

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from detectron2.engine import SimpleTrainer
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation import Distiller
 from multas.distillation.path_gradients import PathGradients
+from multas.engine.mixed_precision import MixedPrecision
 
 
 def next_batch(trainer: SimpleTrainer) -> tuple[list[dict], float]:
@@ -41,8 +42,7 @@ class DistillationStep(SimpleTrainer):
         model: a Distiller, wrapped or not.
         data_loader: gives batches.
         optimizer: of the model's parameters.
-        autocast: precision of the forward pass; None = as the parameters are.
-        grad_scaler: scales losses where the precision needs it (float16).
+        precision: of the forward pass; None = as the parameters are.
     """
 
     def __init__(
@@ -51,8 +51,7 @@ class DistillationStep(SimpleTrainer):
         data_loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
         *,
-        autocast: torch.dtype | None = None,
-        grad_scaler: torch.amp.GradScaler | None = None,
+        precision: MixedPrecision | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         distiller: Any = getattr(model, "module", model)
@@ -60,42 +59,22 @@ class DistillationStep(SimpleTrainer):
             raise ValueError("DistillationStep trains a Distiller that has been prepared.")
         self._distiller = distiller
         self._gradients = PathGradients(distiller.student, distiller.distillation)
-        self._device = torch.device(distiller.device)
-        self._autocast = autocast
-        self.grad_scaler = grad_scaler
+        self.precision = precision or MixedPrecision(torch.device(distiller.device))
 
     def run_step(self) -> None:
         data, data_time = next_batch(self)
         with without_reduction(self.model):
-            with self._precision():
+            with self.precision.forward():
                 task_losses = self.model(data)
             self.optimizer.zero_grad()
             task = torch.stack(list(task_losses.values())).sum() if task_losses else None
-            path_losses = self._gradients.backward(task, self._scale())
+            path_losses = self._gradients.backward(task, self.precision.scale())
         self._write_metrics(task_losses | path_losses, data_time)
-        if self.grad_scaler is None:
-            self.optimizer.step()
-        else:
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-
-    def _precision(self) -> AbstractContextManager:
-        if self._autocast is None:
-            return nullcontext()
-        return torch.autocast(self._device.type, dtype=self._autocast)
-
-    def _scale(self) -> Tensor | None:
-        if self.grad_scaler is None or not self.grad_scaler.is_enabled():
-            return None
-        return self.grad_scaler.scale(torch.ones((), device=self._device))
+        self.precision.step(self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:
-        state = super().state_dict()
-        if self.grad_scaler is not None:
-            state["grad_scaler"] = self.grad_scaler.state_dict()
-        return state
+        return super().state_dict() | self.precision.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if self.grad_scaler is not None:
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        self.precision.load_state_dict(state_dict)

@@ -11,6 +11,7 @@ from multas.distillation import Distiller
 from multas.distillation.gram import gram_of_rows
 from multas.distillation.min_norm import NORMALISATIONS, mgda_weights
 from multas.distillation.ranks import average_gradients, from_main_rank, mean_over_ranks
+from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import next_batch, without_reduction
 from multas.modeling import MultiTaskNetwork
 
@@ -31,6 +32,7 @@ class TaskGradientStep(SimpleTrainer):
         data_loader: gives batches.
         optimizer: of the model's parameters.
         normalisation: of the gradients, see MODEL.MULTITASK.NORMALISATION.
+        precision: of the forward pass; None = as the parameters are.
 
     Raises:
         ValueError: another model, or an unknown normalisation.
@@ -43,6 +45,7 @@ class TaskGradientStep(SimpleTrainer):
         optimizer: torch.optim.Optimizer,
         *,
         normalisation: str = "l2",
+        precision: MixedPrecision | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         inner = getattr(model, "module", model)
@@ -60,15 +63,16 @@ class TaskGradientStep(SimpleTrainer):
         self._network = network
         self._normalisation = normalisation
         self._parameters = [p for p in model.parameters() if p.requires_grad]
+        self.precision = precision or MixedPrecision(self._parameters[0].device)
 
     def run_step(self) -> None:
         data, data_time = next_batch(self)
-        with without_reduction(self.model):
+        with without_reduction(self.model), self.precision.forward():
             losses = self.model(data)
         self.optimizer.zero_grad()
         self._fill_gradients(self._by_task(losses))
         self._write_metrics(losses, data_time)
-        self.optimizer.step()
+        self.precision.step(self.optimizer)
 
     def _by_task(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         terms: dict[str, list[Tensor]] = {}
@@ -77,19 +81,23 @@ class TaskGradientStep(SimpleTrainer):
         return {task: torch.stack(own).sum() for task, own in terms.items()}
 
     def _fill_gradients(self, losses: dict[str, Tensor]) -> None:
+        scale = self.precision.scale()
         # Whatever tasks share of the graph is needed until the last of them.
         rows: dict[str, Row] = {}
         for i, (task, loss) in enumerate(losses.items()):
             last = i + 1 == len(losses)
             rows[task] = list(
                 torch.autograd.grad(
-                    loss, self._parameters, retain_graph=not last, allow_unused=True
+                    loss if scale is None else loss * scale,
+                    self._parameters,
+                    retain_graph=not last,
+                    allow_unused=True,
                 )
             )
         averaged = average_gradients(list(rows.values()), self._parameters)
         rows = dict(zip(rows, averaged, strict=True))
         distilled = rows.pop(DISTILLATION, [None] * len(self._parameters))
-        weights = self._weights(rows, losses) if len(rows) > 1 else [1.0] * len(rows)
+        weights = self._weights(rows, losses, scale) if len(rows) > 1 else [1.0] * len(rows)
         for parameter, extra, *own in zip(self._parameters, distilled, *rows.values(), strict=True):
             present = [(w, g) for w, g in zip(weights, own, strict=True) if g is not None]
             shared = len(present) > 1
@@ -97,16 +105,26 @@ class TaskGradientStep(SimpleTrainer):
             total.extend([] if extra is None else [extra])
             parameter.grad = torch.stack(total).sum(0) if total else None
 
-    def _weights(self, rows: dict[str, Row], losses: dict[str, Tensor]) -> list[float]:
+    def _weights(
+        self, rows: dict[str, Row], losses: dict[str, Tensor], scale: Tensor | None
+    ) -> list[float]:
         columns = zip(*rows.values(), strict=True)
         shared = [sum(g is not None for g in column) > 1 for column in columns]
         gram, _ = gram_of_rows(
             [[g if s else None for g, s in zip(row, shared, strict=True)] for row in rows.values()]
         )
         device = self._parameters[0].device
-        values = mean_over_ranks(torch.stack([losses[task].detach() for task in rows]))
+        numbers = [losses[task].detach() for task in rows]
+        factor = torch.ones((), device=device) if scale is None else scale.detach()
+        # One transfer from the device for all of them.
+        everything = mean_over_ranks(torch.stack([*numbers, factor.to(numbers[0])]))
+        *values, scaled_by = everything.cpu().double()
+        gram = gram / scaled_by**2
+        if scale is not None and not torch.isfinite(gram).all():
+            # The scale was too large: the scaler sees that, skips the step and lowers it.
+            return [1.0] * len(rows)
         weights = from_main_rank(
-            mgda_weights(gram, values.cpu().double(), self._normalisation), device
+            mgda_weights(gram, torch.stack(values), self._normalisation), device
         )
         # A task without annotated image has the gradient 0, and no say in the scale.
         active = int((gram.diagonal() > 0).sum())
@@ -115,3 +133,10 @@ class TaskGradientStep(SimpleTrainer):
         for task, weight in result.items():
             storage.put_scalar(f"task_weight/{task}", weight, smoothing_hint=False)
         return list(result.values())
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | self.precision.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.precision.load_state_dict(state_dict)
