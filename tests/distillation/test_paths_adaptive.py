@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
-from detectron2.structures import Boxes
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import nn
 
 from multas.distillation.functional.attention import attention_transfer
-from multas.distillation.functional.localization import distribution_kl_elements
 from multas.distillation.functional.overhaul import ofd_margin
 from multas.distillation.paths import attention, features, fkd, localization, logits, overhaul
 from multas.distillation.paths.base import PATH_REGISTRY, Targets
-from multas.distillation.paths.spec import parse_paths
-from multas.modeling.generalized_focal import atss_match
+from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
 MODULES = (attention, logits, features, overhaul, fkd, localization)
@@ -48,22 +42,6 @@ def load(name):
     texts = {k: v.tolist() for k, v in arrays.items() if v.dtype.kind == "U"}
     numbers = {k: torch.from_numpy(np.asarray(v)) for k, v in arrays.items() if k not in texts}
     return numbers | texts
-
-
-def build(kind, student, teacher, teacher_model=None, **options):
-    """A path from an entry of MODEL.DISTILLATION.PATHS and the tapped values."""
-    (spec,) = parse_paths(
-        [{"TYPE": kind, "STUDENT": [f"s{i}" for i in range(len(student))]} | options]
-    )
-
-    def shapes(values):
-        return [[tuple(leaf.shape) for leaf in _leaves(value)] for value in values]
-
-    return spec.build(shapes(student), shapes(teacher), teacher_model or nn.Module())
-
-
-def _leaves(value):
-    return [value] if torch.is_tensor(value) else [x for item in value for x in _leaves(item)]
 
 
 def no_targets():
@@ -134,7 +112,7 @@ def test_raw_losses_of_the_authors_training_step(case):
             continue
         kind = GOLDEN_NAMES[short]
         student, teacher = values[taps.get(kind, "maps")]
-        path = build(kind, student, teacher, teacher_model, **CODE[kind]).double()
+        path = build_path(kind, student, teacher, teacher_model, **CODE[kind]).double()
         adapters = getattr(path, "adapters", [])
         first = 0
         if kind == "SoftmaxRegression":
@@ -157,7 +135,7 @@ def test_raw_losses_of_the_authors_training_step(case):
 
 def test_text_of_the_paper_is_the_default():
     student, teacher = maps((2, 4, 6, 6)), maps((2, 8, 6, 6))
-    path = build("AttentionTransfer", student, teacher)
+    path = build_path("AttentionTransfer", student, teacher)
     loss = path(student, teacher, no_targets())["0"]
     torch.testing.assert_close(loss, attention_transfer(*student, *teacher, reduction="sum"))
     assert not list(path.parameters())
@@ -166,20 +144,20 @@ def test_text_of_the_paper_is_the_default():
 def test_maps_of_another_size_are_resized_only_where_positions_are_compared():
     student, teacher = maps((2, 4, 3, 3)), maps((2, 4, 6, 6))
     for kind in ("AttentionTransfer", "NeuronSelectivity", "FeatureMap", "FKD"):
-        (loss,) = build(kind, student, teacher)(student, teacher, no_targets()).values()
+        (loss,) = build_path(kind, student, teacher)(student, teacher, no_targets()).values()
         assert loss.isfinite() and loss > 0
-    path = build("FeatureMap", student, teacher)
+    path = build_path("FeatureMap", student, teacher)
     enlarged = tuple(F.interpolate(t, scale_factor=2, mode="nearest") for t in teacher)
     values = [path(student, t, no_targets())["0"] for t in (teacher, enlarged)]
     torch.testing.assert_close(*values)
     segmentation = maps((2, 5, 4, 4)), maps((2, 5, 8, 8))
-    assert build("SoftTarget", *segmentation)(*segmentation, no_targets())["0"] > 0
+    assert build_path("SoftTarget", *segmentation)(*segmentation, no_targets())["0"] > 0
 
 
 def test_equal_widths_need_no_adapter_unless_always():
     student, teacher = maps((2, 4, 6, 6)), maps((2, 4, 6, 6))
-    assert not list(build("FeatureMap", student, teacher).parameters())
-    always = build("FeatureMap", student, teacher, ADAPTER="conv_bn_always")
+    assert not list(build_path("FeatureMap", student, teacher).parameters())
+    always = build_path("FeatureMap", student, teacher, ADAPTER="conv_bn_always")
     assert len(list(always.parameters())) == 3
 
 
@@ -211,7 +189,7 @@ def test_fkd_path_equals_public_code(case):
     student = tuple(golden[f"in_fs{name}"].requires_grad_() for name in names)
     teacher = tuple(golden[f"in_ft{name}"] for name in names)
     inner = golden[f"in_w{names[0]}_snl_theta"].shape[0]
-    path = build(
+    path = build_path(
         "FKD",
         student,
         teacher,
@@ -241,7 +219,7 @@ def test_fkd_works_between_widths_and_starts_from_identity_relations():
         maps((2, 4, 6, 6), (2, 8, 1, 1), grad=True),
         maps((2, 6, 6, 6), (2, 16, 1, 1)),
     )
-    path = build("FKD", student, teacher, POOL=2)
+    path = build_path("FKD", student, teacher, POOL=2)
     losses = path(student, teacher, no_targets())
     torch.stack(list(losses.values())).sum().backward()
     assert all(s.grad.isfinite().all() and s.grad.abs().max() > 0 for s in student)
@@ -271,7 +249,7 @@ def test_overhaul_path_golden(norm):
     student, teacher = (golden["in_fs"].requires_grad_(),), (golden["in_ft_preact"],)
     weight = float(golden["in_loss_weight"])
     options = {"NORMS": [norm], "LAYER_WEIGHTS": [weight]}
-    path = build("Overhaul", student, teacher, teacher_model, **options).double()
+    path = build_path("Overhaul", student, teacher, teacher_model, **options).double()
     keys = ("in_w_conv", "in_w_bn_gamma", "in_w_bn_beta")
     fill_adapter(path.adapters[0], *(golden[key] for key in keys))
     loss = path(student, teacher, no_targets())["0"]
@@ -284,9 +262,11 @@ def test_overhaul_halves_the_weight_towards_shallow_layers():
     student, teacher = maps((2, 5, 4, 4)) * 2, maps((2, 5, 4, 4)) * 2
     model = teacher_with_norm(torch.ones(5), torch.zeros(5))
     options = {"NORMS": ["conv"] * 2, "ADAPTER": "none"}
-    losses = build("Overhaul", student, teacher, model, **options)(student, teacher, no_targets())
+    losses = build_path("Overhaul", student, teacher, model, **options)(
+        student, teacher, no_targets()
+    )
     torch.testing.assert_close(2 * losses["0"], losses["1"])
-    path = build("Overhaul", student, teacher, model, LAYER_WEIGHTS=[3.0, 1.0], **options)
+    path = build_path("Overhaul", student, teacher, model, LAYER_WEIGHTS=[3.0, 1.0], **options)
     losses = path(student, teacher, no_targets())
     torch.testing.assert_close(losses["0"], 3 * losses["1"])
 
@@ -294,7 +274,7 @@ def test_overhaul_halves_the_weight_towards_shallow_layers():
 def test_overhaul_margins_are_those_of_the_teacher_as_it_is():
     student, teacher = maps((2, 3, 4, 4)), maps((2, 5, 4, 4))
     model = teacher_with_norm(torch.ones(5), torch.zeros(5))
-    path = build("Overhaul", student, teacher, model, NORMS=["conv"])
+    path = build_path("Overhaul", student, teacher, model, NORMS=["conv"])
     before = path(student, teacher, no_targets())["0"]
     copy_into(model.conv.norm.bias, torch.full((5,), -2.0))
     torch.testing.assert_close(path.margins()[0], ofd_margin(*model.conv.norm.parameters()).float())
@@ -305,18 +285,18 @@ def test_overhaul_says_when_margins_cannot_be_known(caplog):
     student, teacher = maps((2, 3, 4, 4)), maps((2, 5, 4, 4))
     gamma = torch.ones(5)
     with caplog.at_level(logging.WARNING):
-        path = build(
+        path = build_path(
             "Overhaul", student, teacher, teacher_with_norm(gamma, gamma, 0.0), NORMS=["conv"]
         )
     assert "folded" in caplog.text
     torch.testing.assert_close(path.margins()[0], ofd_margin(gamma, gamma).float())
     for names, message in ((["cnv"], "conv"), ([], "0 layers for 1"), (["conv.norm"] * 2, "2")):
         with pytest.raises(ValueError, match=message):
-            build("Overhaul", student, teacher, teacher_with_norm(gamma, gamma), NORMS=names)
+            build_path("Overhaul", student, teacher, teacher_with_norm(gamma, gamma), NORMS=names)
     plain = nn.Module()
     plain.conv = nn.Conv2d(3, 5, 1)
     with pytest.raises(ValueError, match="no BatchNorm"):
-        build("Overhaul", student, teacher, plain, NORMS=["conv"])
+        build_path("Overhaul", student, teacher, plain, NORMS=["conv"])
 
 
 # SR
@@ -325,205 +305,15 @@ def test_overhaul_says_when_margins_cannot_be_known(caplog):
 def test_softmax_regression_holds_the_classifier_without_owning_it():
     student, teacher = maps((2, 3, 4, 4), grad=True), maps((2, 7))
     teacher_model = nn.Sequential(nn.Linear(5, 7))
-    path = build("SoftmaxRegression", student, teacher, teacher_model, CLASSIFIER="0")
+    path = build_path("SoftmaxRegression", student, teacher, teacher_model, CLASSIFIER="0")
     assert {id(p) for p in path.parameters()}.isdisjoint(map(id, teacher_model.parameters()))
     assert not any(key.startswith("_classifier") for key in path.state_dict())
     path(student, teacher, no_targets())[""].backward()
     assert student[0].grad.abs().max() > 0 and teacher_model[0].weight.grad is None
     with pytest.raises(ValueError, match="no Linear of the teacher"):
-        build("SoftmaxRegression", student, teacher, teacher_model, CLASSIFIER="head")
+        build_path("SoftmaxRegression", student, teacher, teacher_model, CLASSIFIER="head")
     with pytest.raises(ValueError, match="makes 7 logits"):
-        build("SoftmaxRegression", student, maps((2, 5)), teacher_model, CLASSIFIER="0")
-
-
-# LD
-
-
-BINS = 5
-CLASSES = 3
-SIZES = ((8, 8), (4, 4))
-
-
-def dense_outputs(images=2, grad=False):
-    scores = [torch.randn(images, CLASSES, *size, requires_grad=grad) for size in SIZES]
-    sides = [torch.randn(images, 4 * BINS, *size, requires_grad=grad) for size in SIZES]
-    return ((scores, sides),)
-
-
-def detector():
-    teacher = nn.Module()
-    teacher.anchors = DefaultAnchorGenerator(
-        sizes=[[32.0], [64.0]], aspect_ratios=[1.0], strides=[8, 16]
-    )
-    return teacher
-
-
-def boxes_as_targets(*boxes):
-    found = [Boxes(torch.tensor(b, dtype=torch.float32).reshape(-1, 4)) for b in boxes]
-    return Targets([(64, 64)] * len(found), (64, 64), [None] * len(found), found)
-
-
-def brute_force_regions(boxes, topk, gamma):
-    """Regions of one image by loops: {anchor: box} of positives, {anchor: weight} of the rest."""
-    anchors = []
-    for stride, (height, width) in zip((8, 16), SIZES, strict=True):
-        side = 2 * stride
-        cells = [(x, y) for y in range(height) for x in range(width)]
-        middle = [((x + 0.5) * stride, (y + 0.5) * stride) for x, y in cells]
-        anchors.append([(x - side, y - side, x + side, y + side) for x, y in middle])
-
-    def iou_and_diou(a, b):
-        area = lambda r: (r[2] - r[0]) * (r[3] - r[1])  # noqa: E731
-        low = [max(p, q) for p, q in zip(a[:2], b[:2], strict=True)]
-        high = [min(p, q) for p, q in zip(a[2:], b[2:], strict=True)]
-        inter = max(high[0] - low[0], 0) * max(high[1] - low[1], 0)
-        iou = inter / (area(a) + area(b) - inter)
-        shift = sum(((a[i] + a[i + 2] - b[i] - b[i + 2]) / 2) ** 2 for i in (0, 1))
-        diagonal = sum((max(a[i + 2], b[i + 2]) - min(a[i], b[i])) ** 2 for i in (0, 1))
-        return iou, iou - shift / diagonal
-
-    flat = [a for level in anchors for a in level]
-    main, valuable = {}, {}
-    for box in boxes:
-        overlaps = [iou_and_diou(a, box) for a in flat]
-        near, start = [], 0
-        for level in anchors:
-            middle = [
-                abs(complex(a[0] + a[2], a[1] + a[3]) - complex(box[0] + box[2], box[1] + box[3]))
-                for a in level
-            ]
-            order = sorted(range(len(level)), key=middle.__getitem__)
-            near += [start + i for i in order[:topk]]
-            start += len(level)
-        candidate_ious = np.array([overlaps[i][0] for i in near])
-        threshold = candidate_ious.mean() + candidate_ious.std(ddof=1)
-        for i, anchor in enumerate(flat):
-            iou, diou = overlaps[i]
-            x, y = (anchor[0] + anchor[2]) / 2, (anchor[1] + anchor[3]) / 2
-            inside = box[0] < x < box[2] and box[1] < y < box[3]
-            if i in near and iou >= threshold and inside:
-                main[i] = max(main.get(i, 0.0), iou)
-            if gamma * threshold <= diou < threshold:
-                valuable[i] = max(valuable.get(i, 0.0), iou)
-    return main, valuable
-
-
-@given(
-    corners=st.lists(st.tuples(*[st.floats(1.0, 63.0)] * 4), min_size=1, max_size=3),
-    topk=st.integers(1, 6),
-)
-def test_positives_are_those_of_a_literal_reading_of_atss(corners, topk):
-    # Irrational offsets, so that no two anchors are equally near.
-    boxes = [
-        [min(x, u) - 0.5417, min(y, v) - 0.3183, max(x, u) + 0.7071, max(y, v) + 0.5772]
-        for x, y, u, v in corners
-    ]
-    grids = [torch.empty(1, 1, *size) for size in SIZES]
-    levels = [level.tensor.double() for level in detector().anchors(grids)]
-    matched, _ = atss_match(levels, torch.tensor(boxes, dtype=torch.float64), topk=topk)
-    main, _ = brute_force_regions(boxes, topk, gamma=0.25)
-    assert set((matched >= 0).nonzero().flatten().tolist()) == set(main)
-
-
-@pytest.mark.parametrize("normalise", [True, False])
-@pytest.mark.parametrize("mean_over_bins", [True, False])
-def test_localization_regions_and_divisors(normalise, mean_over_bins):
-    # Centres off the symmetric places, so that the nearest anchors are unique.
-    boxes = ([[3.0, 7.1, 40.7, 33.9], [20.3, 18.2, 61.0, 60.1]], [[13.1, 2.3, 49.9, 37.0]])
-    student, teacher = dense_outputs(grad=True), dense_outputs()
-    path = build(
-        "LocalizationDistillation",
-        student,
-        teacher,
-        detector(),
-        REG_MAX=BINS - 1,
-        TOPK=5,
-        NORMALISE=normalise,
-        MEAN_OVER_BINS=mean_over_bins,
-    )
-    losses = path(student, teacher, boxes_as_targets(*boxes))
-    assert list(losses) == path.labels() == ["main", "valuable"]
-
-    def rows(values, width):
-        return torch.cat([v.permute(0, 2, 3, 1).flatten(1, 2) for v in values], 1).unflatten(
-            -1, (-1, width)
-        )
-
-    confidence = rows(student[0][0], CLASSES).sigmoid().amax((2, 3)).detach()
-    divergence = distribution_kl_elements(
-        rows(student[0][1], BINS).reshape(-1, BINS),
-        rows(teacher[0][1], BINS).reshape(-1, BINS),
-        mean_over_bins=mean_over_bins,
-    ).reshape(2, -1, 4)
-    total = {"main": 0.0, "valuable": 0.0}
-    weight = {"main": 0.0, "valuable": 0.0}
-    for image, found in enumerate(boxes):
-        main, valuable = brute_force_regions(found, topk=5, gamma=0.25)
-        assert main and valuable
-        for i in main:
-            total["main"] = total["main"] + confidence[image, i] * divergence[image, i].sum()
-            weight["main"] += 4 * confidence[image, i]
-        for i, overlap in valuable.items():
-            total["valuable"] = total["valuable"] + overlap * divergence[image, i].sum()
-            weight["valuable"] += 4 * overlap
-    divisor = weight if normalise else {"main": 4, "valuable": 16}
-    for name in losses:
-        torch.testing.assert_close(losses[name], total[name] / divisor[name])
-    torch.stack(list(losses.values())).sum().backward()
-    assert all(s.grad.abs().max() > 0 for s in student[0][1])
-    assert all(s.grad is None for s in student[0][0])
-
-
-@pytest.mark.parametrize("normalise", [True, False])
-def test_localization_without_an_object_is_zero_on_the_graph(normalise):
-    student, teacher = dense_outputs(grad=True), dense_outputs()
-    path = build(
-        "LocalizationDistillation",
-        student,
-        teacher,
-        detector(),
-        REG_MAX=BINS - 1,
-        NORMALISE=normalise,
-        REGIONS=["valuable"],
-    )
-    losses = path(student, teacher, boxes_as_targets([], []))
-    assert losses["valuable"] == 0
-    losses["valuable"].backward()
-    assert all(s.grad.eq(0).all() for s in student[0][1])
-
-
-def test_localization_uses_several_anchors_of_a_cell():
-    generator = DefaultAnchorGenerator(
-        sizes=[[32.0, 40.0], [64.0, 80.0]], aspect_ratios=[1.0], strides=[8, 16]
-    )
-    teacher_model = nn.Module()
-    teacher_model.anchors = generator
-    student = (
-        (
-            [torch.randn(1, 2 * CLASSES, *s) for s in SIZES],
-            [torch.randn(1, 8 * BINS, *s) for s in SIZES],
-        ),
-    )
-    path = build("LocalizationDistillation", student, student, teacher_model, REG_MAX=BINS - 1)
-    losses = path(student, student, boxes_as_targets([3.0, 7.0, 40.0, 34.0]))
-    assert all(loss.abs() < 1e-6 for loss in losses.values())
-
-
-def test_localization_refuses_what_has_no_distributions():
-    outputs = dense_outputs()
-    cases = (
-        (detector(), {"REG_MAX": 16}, "generalized focal"),
-        (nn.Module(), {"REG_MAX": BINS - 1}, "0 anchor generators"),
-        (detector(), {"REG_MAX": BINS - 1, "REGIONS": ["rest"]}, "main, valuable"),
-        (detector(), {"REG_MAX": BINS - 1, "ANCHOR_GENERATOR": "a"}, "it has anchors"),
-        (detector(), {"REG_MAX": BINS - 1, "TEMPERATURE": 0.0}, "positive"),
-    )
-    for teacher_model, options, message in cases:
-        with pytest.raises(ValueError, match=message):
-            build("LocalizationDistillation", outputs, outputs, teacher_model, **options)
-
-
-# Errors of the others
+        build_path("SoftmaxRegression", student, maps((2, 5)), teacher_model, CLASSIFIER="0")
 
 
 @pytest.mark.parametrize(
@@ -547,4 +337,4 @@ def test_localization_refuses_what_has_no_distributions():
 )
 def test_wrong_entries_are_refused_with_a_cure(kind, student, teacher, options, message):
     with pytest.raises(ValueError, match=message):
-        build(kind, maps(student), maps(teacher), **options)
+        build_path(kind, maps(student), maps(teacher), **options)

@@ -1,35 +1,27 @@
-"""The paths of the limited-data paper, in a real Distiller, and the ramp of their weight."""
+"""The paths of the limited-data paper, on bare maps."""
 
-import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
-from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
-from hypothesis import given
-from hypothesis import strategies as st
+from detectron2.structures import Boxes
 from torch import nn
 from torch.autograd import gradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from multas.config import add_multas_config
-from multas.distillation import Distiller, Teacher, build_distillation
+from multas.distillation import Teacher, build_distillation
 from multas.distillation.functional.feature_imitation import (
     defeat_imitation,
-    mse_imitation,
-    pdf_imitation,
 )
-from multas.distillation.functional.foreground import cell_centers, foreground_mask
 from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
 from multas.distillation.paths.base import Targets
 from multas.distillation.paths.spec import parse_paths
-from multas.distillation.schedule import RAMP_SHAPES, ramp
-from multas.engine.path_ramp import PathRamp
+from multas.distillation.taps import leaves
+from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
 CLASSES, ANCHORS = 3, 6
@@ -46,18 +38,7 @@ def load(name):
 
 
 def build(kind, student, teacher, **options):
-    """A path from an entry of MODEL.DISTILLATION.PATHS and what its layers returned."""
-    (spec,) = parse_paths([{"TYPE": kind, "STUDENT": [f"s{i}" for i in range(len(student))]}])
-    spec.options.update({key.lower(): value for key, value in options.items()})
-
-    def shapes(layers):
-        return [[tuple(leaf.shape) for leaf in _leaves(layer)] for layer in layers]
-
-    return spec.build(shapes(student), shapes(teacher), nn.Module()).double()
-
-
-def _leaves(value):
-    return [value] if torch.is_tensor(value) else [leaf for item in value for leaf in _leaves(item)]
+    return build_path(kind, student, teacher, **options).double()
 
 
 def targets(boxes=None, size=(64, 64)):
@@ -181,7 +162,7 @@ def test_gradients_are_those_of_the_loss(kind):
     }.get(kind, (teacher_features,))
     options = {"SOFT_WEIGHT": 10.0} if kind == "SoftDetection" else {}
     path = build(kind, layers, theirs, **options)
-    free = [x for x in _leaves(layers) if x.requires_grad]
+    free = [x for x in leaves(layers) if x.requires_grad]
 
     def loss(*_):
         return sum(path(layers, theirs, targets(boxes)).values())
@@ -302,155 +283,6 @@ def test_distributions_are_not_taken_for_deltas(kind, classes):
     assert build_distillation(cfg, student, [teacher])
 
 
-# Paths in a Distiller
-
-
-def network_cfg(width=4, tasks=("det",), **keys):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.MODEL.DEVICE = "cpu"
-    cfg.MODEL.META_ARCHITECTURE = "MultiTaskNetwork"
-    cfg.MODEL.BACKBONE.NAME = "build_context_fpn_backbone"
-    cfg.MODEL.BACKBONE.FREEZE_AT = 0
-    cfg.MODEL.RESNETS.DEPTH = 18
-    cfg.MODEL.RESNETS.NORM = "BN"
-    cfg.MODEL.RESNETS.OUT_FEATURES = ["res3", "res4"]
-    cfg.MODEL.RESNETS.STEM_OUT_CHANNELS = cfg.MODEL.RESNETS.RES2_OUT_CHANNELS = width
-    cfg.MODEL.NECK.IN_FEATURES = ["res3", "res4"]
-    cfg.MODEL.NECK.OUT_CHANNELS = 2 * width
-    cfg.MODEL.NECK.NUM_LEVELS = 2
-    heads = {"det": "DenseDetectionHead", "seg": "SemanticFPNHead"}
-    cfg.MODEL.MULTITASK.TASKS = list(tasks)
-    cfg.MODEL.MULTITASK.HEADS = [heads[task] for task in tasks]
-    cfg.MODEL.DENSE_HEAD.NUM_CLASSES = CLASSES
-    cfg.MODEL.DENSE_HEAD.NUM_CONVS = 1
-    cfg.MODEL.DENSE_HEAD.SCORE_THRESH_TEST = 0.0
-    cfg.MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM = 8
-    cfg.MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS = 0
-    cfg.MODEL.ANCHOR_GENERATOR.NAME = "ClippedAnchorGenerator"
-    cfg.MODEL.ANCHOR_GENERATOR.SIZES = [[16, 22], [32, 45]]
-    cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0, 0.5, 2.0]]
-    cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
-    cfg.INPUT.MIN_SIZE_TRAIN = (64,)
-    for key, value in keys.items():
-        node = cfg.MODEL.DISTILLATION
-        *parents, leaf = key.split("__")
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = value
-    return cfg
-
-
-def make_distiller(paths, teacher_width=8, teacher_tasks=("det",), **keys):
-    cfg = network_cfg(PATHS=paths, AGGREGATION__NAME="hand_tuned", **keys)
-    torch.manual_seed(0)
-    student = build_model(cfg)
-    teacher = Teacher(build_model(network_cfg(teacher_width, teacher_tasks)))
-    hard = cfg.MODEL.DISTILLATION.HARD_LABELS
-    return Distiller(
-        student=student, build=lambda s: build_distillation(cfg, s, [teacher]), hard_labels=hard
-    ).prepare()
-
-
-def sample(seed=0, annotated=True, size=(64, 96)):
-    generator = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 255, (3, *size), generator=generator, dtype=torch.uint8)
-    result = {"image": image, "height": size[0], "width": size[1]}
-    if annotated:
-        boxes = Boxes(torch.tensor([[5.0, 5, 45, 50], [30, 10, 90, 60]])[: 1 + seed])
-        classes = torch.arange(len(boxes))
-        result["instances"] = Instances(size, gt_boxes=boxes, gt_classes=classes)
-    return result
-
-
-@pytest.fixture(autouse=True)
-def storage():
-    with EventStorage() as storage:
-        yield storage
-
-
-def recorded(distiller, inputs):
-    """What the layers of both networks return, teacher in eval mode."""
-    with distiller.distillation.student_taps.record() as student:
-        distiller.student(inputs)
-    teacher = distiller.distillation.teachers[0]
-    return student, teacher.record(teacher.inputs(inputs, "BGR"))
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_distiller_gives_the_functional_values_times_the_weight(kind):
-    distiller = make_distiller([{"TYPE": kind}]).train()
-    inputs = [sample(0), sample(1)]
-    losses = distiller(inputs)
-    student, teacher = recorded(distiller, inputs)
-    path = next(iter(distiller.distillation.paths.values()))
-    if kind != "SoftDetection":
-        levels = student["backbone"].values()
-        ours = [adapter(x) for adapter, x in zip(path.adapters, levels, strict=True)]
-        theirs = list(teacher["backbone"].values())
-    if kind in ("PDFDistil", "SoftDetection"):
-        dense = [
-            flatten_levels(maps, width)
-            for values in (student, teacher)
-            for maps, width in zip(values["heads.det"], (CLASSES, 4), strict=True)
-        ]
-    if kind == "FeatureMSE":
-        expected = mse_imitation(ours, theirs)
-    elif kind == "PDFDistil":
-        expected = sum(pdf_imitation(ours, theirs, *dense).values())
-    elif kind == "SoftDetection":
-        expected = sum(soft_detection_loss(*dense).values())
-    else:
-        boxes = torch.zeros(2, 2, 4)
-        for i, x in enumerate(inputs):
-            boxes[i, : i + 1] = x["instances"].gt_boxes.tensor
-        valid = torch.tensor([[True, False], [True, True]])
-        centers = cell_centers([x.shape[2:] for x in ours], (64, 96))
-        mask = foreground_mask(boxes, valid, centers)
-        expected = sum(defeat_imitation(ours, theirs, mask).values())
-    torch.testing.assert_close(losses[f"loss_kd_{type(path).default_name}"], expected)
-    sum(losses.values()).backward()
-    assert all(p.grad is not None for p in distiller.parameters())
-
-
-def test_every_path_beside_the_others_and_layer_by_layer():
-    entries = [{"TYPE": kind, "LAYERWISE": True} for kind in KINDS]
-    distiller = make_distiller(entries).train()
-    names = "mse_0 mse_1 pdf_feature pdf_cls pdf_box_reg defeat_foreground defeat_background"
-    assert distiller.distillation.names == [*names.split(), "soft_cls", "soft_box_reg"]
-    whole = make_distiller([{"TYPE": kind} for kind in KINDS]).train()
-    whole.distillation.paths.load_state_dict(distiller.distillation.paths.state_dict())
-    inputs = [sample()]
-    parts, sums = distiller(inputs), whole(inputs)
-    for name in ("mse", "pdf", "defeat", "soft"):
-        own = [v for k, v in parts.items() if k.startswith(f"loss_kd_{name}")]
-        torch.testing.assert_close(sum(own), sums[f"loss_kd_{name}"])
-
-
-def test_defeat_without_hard_labels_has_the_boxes_of_the_teacher():
-    path = {"TYPE": "DeFeat", "LAYERWISE": True}
-    inputs = [sample(0), sample(1, annotated=False)]
-    no_box = make_distiller([path], HARD_LABELS=False).train()(inputs)
-    assert no_box["loss_kd_defeat_foreground"] == 0  # an untrained teacher is sure of nothing
-    every_box = make_distiller([path], HARD_LABELS=False, BOX_SCORE_THRESH=0.0).train()(inputs)
-    assert every_box["loss_kd_defeat_foreground"] > 0
-    mixed = make_distiller([path]).train()(inputs)
-    assert mixed["loss_kd_defeat_foreground"] > 0  # of the annotated image
-    with pytest.raises(ValueError, match="BOXES is 'ground_truth'"):
-        make_distiller([path], BOXES="ground_truth").train()(inputs)
-
-
-def test_features_of_a_segmentation_teacher_are_imitated_but_not_its_predictions():
-    paths = [{"TYPE": "FeatureMSE"}, {"TYPE": "DeFeat"}]
-    losses = make_distiller(paths, teacher_tasks=("seg",)).train()([sample()])
-    assert losses["loss_kd_mse"] > 0 and losses["loss_kd_defeat"] > 0
-    layers = {"STUDENT": ["backbone", "heads.det"], "TEACHER": ["backbone", "heads.seg"]}
-    with pytest.raises(ValueError, match=r"path 'pdf': PDFDistil compares detections.*DeFeat"):
-        make_distiller([{"TYPE": "PDFDistil", **layers}], teacher_tasks=("seg",))
-    with pytest.raises(ValueError, match="teacher gives sem_seg alone"):
-        make_distiller(paths, teacher_tasks=("seg",)).train()([sample(annotated=False)])
-
-
 class _NoTransfer(TorchDispatchMode):
     """Fails where the host would have to wait for the device."""
 
@@ -472,63 +304,10 @@ def test_no_step_waits_for_the_device(kind):
     options = {"SCORE_WEIGHTED": ["cls", "box_reg"]} if kind == "SoftDetection" else {}
     path = build(kind, student, teacher, **options)
     objects = targets([torch.tensor([[0.0, 0, 40, 40]]), torch.empty(0, 4)])
-    for leaf in _leaves(student):
+    for leaf in leaves(student):
         leaf.requires_grad_()
     with _NoTransfer():
         sum(path(student, teacher, objects).values()).backward()
 
 
 # The ramp
-
-
-@given(
-    st.integers(0, 300),
-    st.integers(0, 300),
-    st.integers(1, 200),
-    st.sampled_from(RAMP_SHAPES),
-)
-def test_the_ramp_rises_to_one_and_stays(a, b, iters, shape):
-    early, late = (ramp(i, iters, shape) for i in sorted((a, b)))
-    assert 0 <= early <= late <= 1
-    assert ramp(iters, iters, shape) == ramp(iters + a, iters, shape) == 1
-    assert ramp(a, 0, shape) == 1
-    assert ramp(-1 - a, iters, shape) == ramp(-1, 0, shape) == 0
-
-
-def test_shapes_of_the_ramp():
-    assert [ramp(i, 4, "linear") for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
-    assert ramp(0, 10, "sigmoid") == math.exp(-5)
-    assert ramp(5, 10, "sigmoid") == math.exp(-1.25)
-
-
-@pytest.mark.parametrize(
-    ("start", "iters", "shape", "message"),
-    [
-        (0, 10, "cosine", "RAMP.SHAPE is 'cosine'; choose from"),
-        (0, -1, "linear", "RAMP.ITERS is -1"),
-        (-1, 0, "linear", "RAMP.START is -1"),
-    ],
-)
-def test_a_wrong_ramp_is_refused_before_training(start, iters, shape, message):
-    distillation = SimpleNamespace(alpha=1.0, alpha_scale=1.0)
-    with pytest.raises(ValueError, match=message):
-        PathRamp(distillation, iters=iters, shape=shape, start=start)
-
-
-def test_the_hook_scales_what_distillation_adds_and_logs_it(storage):
-    distiller = make_distiller([{"TYPE": "FeatureMSE"}, {"TYPE": "SoftDetection"}], ALPHA=0.5)
-    distiller.train()
-    full = distiller([sample()])
-    hook = PathRamp(distiller.distillation, iters=4, shape="linear", start=10)
-    hook.trainer = SimpleNamespace(iter=9, storage=storage)
-    hook.before_step()
-    assert distiller.distillation.alpha_scale == 0
-    hook.trainer.iter = 11
-    hook.before_step()
-    early = distiller([sample()])
-    for name, loss in full.items():
-        torch.testing.assert_close(early[name], loss * (0.25 if "kd" in name else 1))
-    assert storage.latest()["path_alpha"][0] == 0.125
-    hook.trainer.iter = 14
-    hook.before_step()
-    assert distiller.distillation.alpha_scale == 1

@@ -1,8 +1,5 @@
 """Paths on mini-batches of tasks: which images count, teachers per task, objects from masks."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
@@ -12,6 +9,7 @@ from detectron2.utils.events import EventStorage
 from hypothesis import given
 from hypothesis import strategies as st
 
+from limited_network import network_cfg, sample
 from multas.distillation import Distiller, Teacher, build_distillation
 from multas.distillation.functional.foreground import (
     cell_centers,
@@ -20,7 +18,6 @@ from multas.distillation.functional.foreground import (
 )
 from multas.engine.task_gradients import TaskGradientStep
 
-LIMITED = runpy.run_path(str(Path(__file__).with_name("test_paths_limited.py")))
 ENTRIES = [{"TASK": "det", "TRAIN": ["a"]}, {"TASK": "seg", "TRAIN": ["b"]}]
 
 
@@ -32,13 +29,13 @@ def storage():
 
 def make_distiller(paths, teacher_tasks=("det", "seg"), mode="separate", **keys):
     """A student with both heads and one teacher for each of ``teacher_tasks``."""
-    cfg = LIMITED["network_cfg"](
+    cfg = network_cfg(
         **{"tasks": ("det", "seg"), "PATHS": paths, "AGGREGATION__NAME": "hand_tuned"} | keys
     )
     cfg.DATASETS.TASK_BATCHES, cfg.DATASETS.TASK_MODE = ENTRIES, mode
     torch.manual_seed(0)
     student = build_model(cfg)
-    teachers = [Teacher(build_model(LIMITED["network_cfg"](8, (t,)))) for t in teacher_tasks]
+    teachers = [Teacher(build_model(network_cfg(8, (t,)))) for t in teacher_tasks]
     return Distiller(
         student=student,
         build=lambda s: build_distillation(cfg, s, teachers),
@@ -47,7 +44,7 @@ def make_distiller(paths, teacher_tasks=("det", "seg"), mode="separate", **keys)
 
 
 def image(seed: int, task: str | None = None) -> dict:
-    x = LIMITED["sample"](seed, annotated=task != "seg")
+    x = sample(seed, annotated=task != "seg")
     if task == "seg":
         x["sem_seg"] = torch.zeros(64, 96, dtype=torch.long)
         x["sem_seg"][10:40, 20:70] = 3

@@ -1,8 +1,5 @@
 """Path weights that learn from validation images."""
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 from detectron2.engine import SimpleTrainer
@@ -13,9 +10,7 @@ from torch import nn
 from multas.distillation.aggregation import Bilevel
 from multas.engine import Trainer
 from multas.engine.bilevel import BilevelStep
-
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
-PATHS, images, make_distiller = tiny["PATHS"], tiny["images"], tiny["make_distiller"]
+from tiny_classifier import PATHS, images, make_distiller
 
 
 @pytest.fixture(autouse=True)

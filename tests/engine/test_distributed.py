@@ -2,9 +2,7 @@
 
 import copy
 import os
-import runpy
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +16,7 @@ from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator, Teacher
 from multas.distillation.following import Following
 from multas.engine.ema import MeanTeachers
 from multas.engine.step import DistillationStep
+from tiny_classifier import PATHS, images, make_distiller
 from two_ranks import run_on_two_ranks
 
 STEPS = 5
@@ -55,8 +54,7 @@ class Dice(GradientAggregator):
 def train(options, batch, wrap: bool) -> dict:
     """After five steps: parameters, those of a mean teacher, v of every step and what the
     aggregator remembers."""
-    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
-    distiller = tiny["make_distiller"](tiny["PATHS"], *options)
+    distiller = make_distiller(PATHS, *options)
     model = DistributedDataParallel(distiller) if wrap else distiller
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.005, momentum=0.9)
     by_gradient = isinstance(distiller.distillation.aggregator, GradientAggregator)
@@ -85,8 +83,7 @@ def train(options, batch, wrap: bool) -> dict:
 
 
 def batch_of(ranks: list[int]) -> list[dict]:
-    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
-    return [x for rank in ranks for x in tiny["images"](2, seed=rank)]
+    return [x for rank in ranks for x in images(2, seed=rank)]
 
 
 def main(folder: str, rank: int) -> None:
@@ -141,8 +138,7 @@ def test_two_ranks_equal_one_process_with_the_double_batch(ranks, name):
 
 
 def train_nothing(options) -> dict:
-    tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
-    distiller = tiny["make_distiller"](tiny["PATHS"], *options)
+    distiller = make_distiller(PATHS, *options)
     return {n: p.detach() for n, p in distiller.named_parameters()}
 
 

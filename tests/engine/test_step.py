@@ -1,8 +1,6 @@
 """The training step with aggregation by gradients, against plain autograd."""
 
 import os
-import runpy
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,9 +14,8 @@ from multas.engine import Trainer
 from multas.engine.hooks import PathMonitor
 from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import DistillationStep
+from tiny_classifier import PATHS, images, make_distiller
 
-tiny = runpy.run_path(str(Path(__file__).with_name("tiny_classifier.py")))
-PATHS, images, make_distiller = tiny["PATHS"], tiny["images"], tiny["make_distiller"]
 NAMES = ["at", "fm", "st"]
 
 

@@ -1,0 +1,164 @@
+"""The paths of the limited-data paper in a Distiller, and the ramp of their weight."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from detectron2.utils.events import EventStorage
+from hypothesis import given
+from hypothesis import strategies as st
+
+from limited_network import CLASSES, make_distiller, sample
+from multas.distillation.functional.feature_imitation import (
+    defeat_imitation,
+    mse_imitation,
+    pdf_imitation,
+)
+from multas.distillation.functional.foreground import cell_centers, foreground_mask
+from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.schedule import RAMP_SHAPES, ramp
+from multas.engine.path_ramp import PathRamp
+
+KINDS = ("FeatureMSE", "PDFDistil", "DeFeat", "SoftDetection")
+
+
+@pytest.fixture(autouse=True)
+def storage():
+    with EventStorage() as storage:
+        yield storage
+
+
+def recorded(distiller, inputs):
+    """What the layers of both networks return, teacher in eval mode."""
+    with distiller.distillation.student_taps.record() as student:
+        distiller.student(inputs)
+    teacher = distiller.distillation.teachers[0]
+    return student, teacher.record(teacher.inputs(inputs, "BGR"))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_distiller_gives_the_functional_values_times_the_weight(kind):
+    distiller = make_distiller([{"TYPE": kind}]).train()
+    inputs = [sample(0), sample(1)]
+    losses = distiller(inputs)
+    student, teacher = recorded(distiller, inputs)
+    path = next(iter(distiller.distillation.paths.values()))
+    if kind != "SoftDetection":
+        levels = student["backbone"].values()
+        ours = [adapter(x) for adapter, x in zip(path.adapters, levels, strict=True)]
+        theirs = list(teacher["backbone"].values())
+    if kind in ("PDFDistil", "SoftDetection"):
+        dense = [
+            flatten_levels(maps, width)
+            for values in (student, teacher)
+            for maps, width in zip(values["heads.det"], (CLASSES, 4), strict=True)
+        ]
+    if kind == "FeatureMSE":
+        expected = mse_imitation(ours, theirs)
+    elif kind == "PDFDistil":
+        expected = sum(pdf_imitation(ours, theirs, *dense).values())
+    elif kind == "SoftDetection":
+        expected = sum(soft_detection_loss(*dense).values())
+    else:
+        boxes = torch.zeros(2, 2, 4)
+        for i, x in enumerate(inputs):
+            boxes[i, : i + 1] = x["instances"].gt_boxes.tensor
+        valid = torch.tensor([[True, False], [True, True]])
+        centers = cell_centers([x.shape[2:] for x in ours], (64, 96))
+        mask = foreground_mask(boxes, valid, centers)
+        expected = sum(defeat_imitation(ours, theirs, mask).values())
+    torch.testing.assert_close(losses[f"loss_kd_{type(path).default_name}"], expected)
+    sum(losses.values()).backward()
+    assert all(p.grad is not None for p in distiller.parameters())
+
+
+def test_every_path_beside_the_others_and_layer_by_layer():
+    entries = [{"TYPE": kind, "LAYERWISE": True} for kind in KINDS]
+    distiller = make_distiller(entries).train()
+    names = "mse_0 mse_1 pdf_feature pdf_cls pdf_box_reg defeat_foreground defeat_background"
+    assert distiller.distillation.names == [*names.split(), "soft_cls", "soft_box_reg"]
+    whole = make_distiller([{"TYPE": kind} for kind in KINDS]).train()
+    whole.distillation.paths.load_state_dict(distiller.distillation.paths.state_dict())
+    inputs = [sample()]
+    parts, sums = distiller(inputs), whole(inputs)
+    for name in ("mse", "pdf", "defeat", "soft"):
+        own = [v for k, v in parts.items() if k.startswith(f"loss_kd_{name}")]
+        torch.testing.assert_close(sum(own), sums[f"loss_kd_{name}"])
+
+
+def test_defeat_without_hard_labels_has_the_boxes_of_the_teacher():
+    path = {"TYPE": "DeFeat", "LAYERWISE": True}
+    inputs = [sample(0), sample(1, annotated=False)]
+    no_box = make_distiller([path], HARD_LABELS=False).train()(inputs)
+    assert no_box["loss_kd_defeat_foreground"] == 0  # an untrained teacher is sure of nothing
+    every_box = make_distiller([path], HARD_LABELS=False, BOX_SCORE_THRESH=0.0).train()(inputs)
+    assert every_box["loss_kd_defeat_foreground"] > 0
+    mixed = make_distiller([path]).train()(inputs)
+    assert mixed["loss_kd_defeat_foreground"] > 0  # of the annotated image
+    with pytest.raises(ValueError, match="BOXES is 'ground_truth'"):
+        make_distiller([path], BOXES="ground_truth").train()(inputs)
+
+
+def test_features_of_a_segmentation_teacher_are_imitated_but_not_its_predictions():
+    paths = [{"TYPE": "FeatureMSE"}, {"TYPE": "DeFeat"}]
+    losses = make_distiller(paths, teacher_tasks=("seg",)).train()([sample()])
+    assert losses["loss_kd_mse"] > 0 and losses["loss_kd_defeat"] > 0
+    layers = {"STUDENT": ["backbone", "heads.det"], "TEACHER": ["backbone", "heads.seg"]}
+    with pytest.raises(ValueError, match=r"path 'pdf': PDFDistil compares detections.*DeFeat"):
+        make_distiller([{"TYPE": "PDFDistil", **layers}], teacher_tasks=("seg",))
+    with pytest.raises(ValueError, match="teacher gives sem_seg alone"):
+        make_distiller(paths, teacher_tasks=("seg",)).train()([sample(annotated=False)])
+
+
+@given(
+    st.integers(0, 300),
+    st.integers(0, 300),
+    st.integers(1, 200),
+    st.sampled_from(RAMP_SHAPES),
+)
+def test_the_ramp_rises_to_one_and_stays(a, b, iters, shape):
+    early, late = (ramp(i, iters, shape) for i in sorted((a, b)))
+    assert 0 <= early <= late <= 1
+    assert ramp(iters, iters, shape) == ramp(iters + a, iters, shape) == 1
+    assert ramp(a, 0, shape) == 1
+    assert ramp(-1 - a, iters, shape) == ramp(-1, 0, shape) == 0
+
+
+def test_shapes_of_the_ramp():
+    assert [ramp(i, 4, "linear") for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
+    assert ramp(0, 10, "sigmoid") == math.exp(-5)
+    assert ramp(5, 10, "sigmoid") == math.exp(-1.25)
+
+
+@pytest.mark.parametrize(
+    ("start", "iters", "shape", "message"),
+    [
+        (0, 10, "cosine", "RAMP.SHAPE is 'cosine'; choose from"),
+        (0, -1, "linear", "RAMP.ITERS is -1"),
+        (-1, 0, "linear", "RAMP.START is -1"),
+    ],
+)
+def test_a_wrong_ramp_is_refused_before_training(start, iters, shape, message):
+    distillation = SimpleNamespace(alpha=1.0, alpha_scale=1.0)
+    with pytest.raises(ValueError, match=message):
+        PathRamp(distillation, iters=iters, shape=shape, start=start)
+
+
+def test_the_hook_scales_what_distillation_adds_and_logs_it(storage):
+    distiller = make_distiller([{"TYPE": "FeatureMSE"}, {"TYPE": "SoftDetection"}], ALPHA=0.5)
+    distiller.train()
+    full = distiller([sample()])
+    hook = PathRamp(distiller.distillation, iters=4, shape="linear", start=10)
+    hook.trainer = SimpleNamespace(iter=9, storage=storage)
+    hook.before_step()
+    assert distiller.distillation.alpha_scale == 0
+    hook.trainer.iter = 11
+    hook.before_step()
+    early = distiller([sample()])
+    for name, loss in full.items():
+        torch.testing.assert_close(early[name], loss * (0.25 if "kd" in name else 1))
+    assert storage.latest()["path_alpha"][0] == 0.125
+    hook.trainer.iter = 14
+    hook.before_step()
+    assert distiller.distillation.alpha_scale == 1
