@@ -210,6 +210,14 @@ def test_streamlined_network_says_the_same_and_keeps_tapped_norms():
         assert after[name].is_contiguous()
 
 
+def test_norms_by_the_batch_stay():
+    model = Net()
+    model.first.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    teacher = Teacher(model)
+    teacher.streamline()
+    assert model.first.norm is not None and model.second.norm is None
+
+
 def test_a_following_teacher_is_not_streamlined():
     teacher = Teacher(Net(), following=Following(0.9))
     teacher.streamline()

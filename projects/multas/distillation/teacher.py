@@ -134,11 +134,12 @@ class Teacher:
     def streamline(self) -> None:
         """Make a fixed network faster, with the same results; nothing else may train it later.
 
-        Batch norms whose own results are not tapped are folded into their convolutions, and
-        weights are stored channels last.
+        Batch norms are folded into their convolutions, but for those whose own results are tapped
+        or that have no statistics but each batch's; weights are stored channels last.
         """
         if self.following is None:
-            fold_batch_norm_(self.model, keep=self.taps.modules)
+            of_batch = [m for m in self.model.modules() if getattr(m, "running_var", 0) is None]
+            fold_batch_norm_(self.model, keep=[*self.taps.modules, *of_batch])
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def keep_outputs(self, folder: str, max_bytes: int, template: dict[str, Any]) -> None:
