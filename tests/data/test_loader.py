@@ -128,6 +128,8 @@ def test_an_image_comes_back_in_so_many_views(toy, views, copies):
 def test_a_number_of_views_is_not_negative(toy):
     with pytest.raises(ValueError, match=r"INPUT.VIEWS is -1"):
         loader_of([toy["half"]], views=-1)
+    with pytest.raises(ValueError, match=r"INPUT.VIEWS is 1 and INPUT.COPIES 2"):
+        loader_of([toy["half"]], views=1, copies=2)
 
 
 @given(st.integers(1, 30), st.integers(1, 4), st.integers(0, 5), st.integers(0, 10**6))

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from limited_network import CLASSES, make_distiller, sample
+from limited_network import CLASSES, make_distiller, network_cfg, sample
+from multas.distillation import Distiller, Teacher, build_distillation
 from multas.distillation.functional.feature_imitation import (
     defeat_imitation,
     mse_imitation,
@@ -85,6 +87,30 @@ def test_every_path_beside_the_others_and_layer_by_layer():
     for name in ("mse", "pdf", "defeat", "soft"):
         own = [v for k, v in parts.items() if k.startswith(f"loss_kd_{name}")]
         torch.testing.assert_close(sum(own), sums[f"loss_kd_{name}"])
+
+
+def test_every_teacher_gives_its_paths_its_own_boxes():
+    cfg = network_cfg(
+        PATHS=[{"TYPE": "DeFeat", "NAME": f"d{i}", "TEACHER_ID": i} for i in range(3)],
+        AGGREGATION__NAME="equal", BOXES="teacher", BOX_SCORE_THRESH=0.0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    one, other = (build_model(network_cfg(8)) for _ in range(2))
+    teachers = [Teacher(network) for network in (one, other, one)]
+    distiller = Distiller(
+        student=build_model(cfg), build=lambda s: build_distillation(cfg, s, teachers)
+    ).prepare()
+    boxes = {}
+    for name, path in distiller.distillation.paths.items():
+
+        def forward(student, teacher, targets, name=name, original=path.forward):
+            boxes[name] = targets.boxes[0].tensor
+            return original(student, teacher, targets)
+
+        path.forward = forward
+    distiller.train()([sample()])
+    assert torch.equal(boxes["d0"], boxes["d2"])
+    assert boxes["d0"].shape != boxes["d1"].shape or not torch.equal(boxes["d0"], boxes["d1"])
 
 
 def test_defeat_without_hard_labels_has_the_boxes_of_the_teacher():

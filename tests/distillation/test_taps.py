@@ -1,10 +1,12 @@
 """Taps on toy modules whose results can be worked out by hand."""
 
+from collections import namedtuple
+
 import pytest
 import torch
 from torch import nn
 
-from multas.distillation.taps import TapError, Taps, leaves
+from multas.distillation.taps import TapError, Taps, leaves, map_leaves
 
 
 class Scale(nn.Module):
@@ -120,3 +122,11 @@ def test_probing_leaves_modes_and_statistics_alone():
 def test_leaves_are_in_order():
     nested = {"a": [torch.tensor(1), (torch.tensor(2), None)], "b": torch.tensor(3)}
     assert [int(leaf) for leaf in leaves(nested)] == [1, 2, 3]
+
+
+def test_a_function_of_all_tensors_keeps_the_nest():
+    pair = namedtuple("pair", "a b")
+    nest = {"x": [torch.ones(1), pair(torch.ones(2), (torch.ones(3), None))]}
+    doubled = map_leaves(lambda t: 2 * t, nest)
+    assert [leaf.tolist() for leaf in leaves(doubled)] == [[2.0] * n for n in (1, 2, 3)]
+    assert isinstance(doubled["x"][1], pair) and doubled["x"][1].b[1] is None

@@ -179,6 +179,42 @@ def test_a_layer_without_a_row_for_each_image_is_refused(tmp_path):
         cache.observe(batch, None, lambda *_: Observation({"flat": torch.ones(3)}, []))
 
 
+@pytest.mark.parametrize("value", [torch.ones(2, 3).long(), torch.ones(2, 3) > 0])
+def test_what_is_no_floating_point_number_is_refused(tmp_path, value):
+    cache = TeacherCache(str(tmp_path), 10**6, teacher="t", template={}, device=CPU)
+    with pytest.raises(ValueError, match="layer 'ids' returns integers or booleans"):
+        cache.observe(inputs((8, 8), (8, 8)), None, lambda *_: Observation({"ids": value}, []))
+
+
+def test_a_layer_that_returns_more_than_tensors_is_refused(tmp_path):
+    template = {"head": [torch.zeros(1, 2), Boxes(torch.zeros(0, 4))]}
+    with pytest.raises(ValueError, match=r"layer 'head' returns more than tensors"):
+        TeacherCache(str(tmp_path), 10**6, teacher="t", template=template, device=CPU)
+
+
+def test_a_teacher_that_sees_images_together_has_no_cache(tmp_path):
+    model = Net()
+    model.first.norm = nn.BatchNorm2d(4, track_running_stats=False)
+    with pytest.raises(ValueError, match="BatchNorm without running statistics"):
+        cached(Teacher(model), tmp_path)
+
+
+def test_a_miss_and_a_hit_are_the_same_to_the_last_bit(tmp_path):
+    teacher, batch = cached(Teacher(Net()), tmp_path), inputs((8, 8), (8, 8))
+    first, second = teacher.record(batch), teacher.record(batch)
+    assert teacher.model.seen == 2
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_precision_of_the_training_step_is_part_of_the_name(tmp_path):
+    teacher, batch = cached(Teacher(Net()), tmp_path), inputs((8, 8))
+    exact = teacher.record(batch)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        coarse = teacher.record(batch)
+    assert teacher.model.seen == 2
+    assert not torch.equal(exact["first"], coarse["first"])
+
+
 def test_a_teacher_that_follows_the_student_has_no_cache(tmp_path):
     teacher = Teacher(Net(), following=Following(0.9))
     with pytest.raises(ValueError, match=r"EMA_DECAY 0.9"):

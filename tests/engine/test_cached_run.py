@@ -94,6 +94,7 @@ def test_losses_are_those_of_a_run_without_cache(run_cfg, tmp_path, shown, boxes
     warm = train(run_cfg(*cache, folder="warm"))
     assert sum(shown) == 1
     assert [step.pop("hits") for step in warm] == [1] * 6
+    assert cold == warm
     for steps in (cold, warm):
         for step, reference in zip(steps, plain, strict=True):
             assert step == pytest.approx(reference, rel=2**-9, abs=1e-5)

@@ -57,8 +57,9 @@ def add_data_config(cfg: CN) -> None:
     # Independently augmented copies of every image in a batch (2: "double augmentation" of paper
     # A). A batch holds COPIES times SOLVER.IMS_PER_BATCH images.
     cfg.INPUT.COPIES = 1
-    # Augmented views of an image: 0 = a new one each time; M = epoch e shows view e modulo M, each
-    # always the same, so that a teacher's outputs can be kept (MODEL.DISTILLATION.CACHE).
+    # Augmented views of an image: 0 = a new one each time; M = views 0 to M - 1 in turn over the
+    # epochs (and the COPIES), each always the same, so that what a teacher says of them can be kept
+    # (MODEL.DISTILLATION.CACHE).
     cfg.INPUT.VIEWS = 0
     cfg.INPUT.MULTI_SCALE = CN()
     # Sizes in place of STRETCH, one drawn for each training batch (paper A: 256, 320, 384 for

@@ -109,7 +109,7 @@ class SeededDataset(Dataset):
         copies: of every image in a batch.
 
     Raises:
-        ValueError: views is negative.
+        ValueError: views is negative, or too small for the copies.
     """
 
     def __init__(
@@ -123,6 +123,11 @@ class SeededDataset(Dataset):
     ) -> None:
         if views < 0:
             raise ValueError(f"INPUT.VIEWS is {views}; give 0 (unlimited) or more.")
+        if 0 < views < copies:
+            raise ValueError(
+                f"INPUT.VIEWS is {views} and INPUT.COPIES {copies}: copies in a batch would be the "
+                f"same. Set VIEWS to {copies} or more, or to 0 (unlimited)."
+            )
         self.dicts = dicts
         self.mapper = mapper
         self.seed = seed

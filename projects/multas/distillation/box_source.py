@@ -1,6 +1,7 @@
 """Where paths that need the boxes of objects take them from."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import zip_longest
 
 import torch
@@ -35,8 +36,8 @@ def wants_detections(targets: Targets, source: str) -> bool:
     return source == "teacher" or (source == "auto" and not known)
 
 
-def choose_boxes(targets: Targets, source: str, detected: Sequence[Boxes]) -> None:
-    """Fill ``boxes`` and ``from_masks`` of the targets.
+def with_boxes(targets: Targets, source: str, detected: Sequence[Boxes]) -> Targets:
+    """The targets with ``boxes`` and ``from_masks``.
 
     Args:
         targets: of the batch.
@@ -46,18 +47,20 @@ def choose_boxes(targets: Targets, source: str, detected: Sequence[Boxes]) -> No
     Raises:
         ValueError: an image has neither.
     """
-    targets.boxes, targets.from_masks = [], []
+    boxes: list[Boxes] = []
+    from_masks: list[int] = []
     pairs = zip_longest(targets.instances, targets.sem_seg)
     for i, (instances, mask) in enumerate(pairs):
         if source != "teacher" and instances is not None:
-            targets.boxes.append(instances.gt_boxes)
+            boxes.append(instances.gt_boxes)
         elif source != "teacher" and mask is not None:
-            targets.boxes.append(Boxes(mask.new_zeros((0, 4), dtype=torch.float32)))
-            targets.from_masks.append(i)
+            boxes.append(Boxes(mask.new_zeros((0, 4), dtype=torch.float32)))
+            from_masks.append(i)
         elif detected:
-            targets.boxes.append(detected[i])
+            boxes.append(detected[i])
         else:
             raise ValueError(
                 "MODEL.DISTILLATION.BOXES is 'ground_truth', but the batch has an image "
                 "without annotation. Set it to 'auto' or 'teacher'."
             )
+    return replace(targets, boxes=boxes, from_masks=from_masks)

@@ -15,7 +15,7 @@ from multas.distillation.aggregation import (
     GradientScope,
     build_aggregator,
 )
-from multas.distillation.box_source import check_box_source, choose_boxes, wants_detections
+from multas.distillation.box_source import check_box_source, wants_detections, with_boxes
 from multas.distillation.cuts import Cut, Cuts
 from multas.distillation.paths.base import Path, Shapes, Targets
 from multas.distillation.paths.spec import PathSpec, check_tasks, parse_paths, tapped_heads
@@ -173,17 +173,19 @@ class Distillation(nn.Module):
             the gradient of one of them would run, as zeros, through all others.
         """
         teacher_records = []
+        # Each teacher has detections of its own.
+        targets_of = [targets] * len(self.teachers)
         for i, teacher in enumerate(self.teachers):
             specs = [s for s in self.specs if s.teacher_id == i and s.applies_to(task)]
             inputs = teacher.inputs(batched_inputs, self.input_format)
             need_boxes = any(self.path_of(spec).needs_boxes for spec in specs)
             if need_boxes and wants_detections(targets, self.boxes):
                 record, boxes = teacher.record_with_boxes(inputs, self.box_score_thresh)
-                choose_boxes(targets, self.boxes, boxes)
+                targets_of[i] = with_boxes(targets, self.boxes, boxes)
             elif specs:
                 record = teacher.record(inputs)
                 if need_boxes:
-                    choose_boxes(targets, self.boxes, [])
+                    targets_of[i] = with_boxes(targets, self.boxes, [])
             teacher_records.append(record if specs else {})
         losses: list[Tensor | None] = []
         for spec in self.specs:
@@ -196,7 +198,7 @@ class Distillation(nn.Module):
                 self._check_gradient(spec, student)
                 self._seen_gradient.add(spec.name)
             taught = tuple(teacher_records[spec.teacher_id][n] for n in spec.teacher)
-            terms = path(student, taught, targets)
+            terms = path(student, taught, targets_of[spec.teacher_id])
             if spec.layerwise:
                 losses.extend(terms[label] for label in path.labels())
             else:

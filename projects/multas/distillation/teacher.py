@@ -9,6 +9,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from multas.config import add_multas_config
 from multas.config.distillation import teacher_node
@@ -138,9 +139,15 @@ class Teacher:
         or that have no statistics but each batch's; weights are stored channels last.
         """
         if self.following is None:
-            of_batch = [m for m in self.model.modules() if getattr(m, "running_var", 0) is None]
-            fold_batch_norm_(self.model, keep=[*self.taps.modules, *of_batch])
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            keep = [*self.taps.modules, *self._norms_by_the_batch()]
+            fold_batch_norm_(self.model, keep)
+            for module in self.model.modules():
+                if isinstance(module, nn.Conv2d):
+                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _norms_by_the_batch(self) -> list[nn.Module]:
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        return [norm for norm in norms if norm.running_var is None]
 
     def keep_outputs(self, folder: str, max_bytes: int, template: dict[str, Any]) -> None:
         """Use a :class:`TeacherCache` from now on.
@@ -151,13 +158,19 @@ class Teacher:
             template: what :meth:`probe` returned.
 
         Raises:
-            ValueError: the teacher changes from step to step.
+            ValueError: the teacher changes from step to step, or sees images of a batch together.
         """
         if self.following is not None:
             raise ValueError(
                 "MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher follows the student "
                 f"(EMA_DECAY {self.following.decay}): what it said before is out of date. Set "
                 "FOLDER to ''."
+            )
+        if self._norms_by_the_batch():
+            raise ValueError(
+                "MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher has a BatchNorm without "
+                "running statistics: what it says of an image depends on the rest of the batch. "
+                "Set FOLDER to ''."
             )
         about = list(template), self.input_format, self.precision, self.description
         self.cache = TeacherCache(

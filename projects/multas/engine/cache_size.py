@@ -1,7 +1,6 @@
 """How large a teacher's cache will be, said before a run starts."""
 
 import logging
-import os
 import shutil
 from collections.abc import Iterator
 
@@ -28,11 +27,12 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
     """
     model = getattr(model, "module", model)
     distillation = model.distillation if isinstance(model, Distiller) else None
-    if distillation is None or not cfg.MODEL.DISTILLATION.CACHE.FOLDER:
+    caches = [] if distillation is None else [t.cache for t in distillation.teachers if t.cache]
+    if distillation is None or not caches:
         return
-    folder, limit = cfg.MODEL.DISTILLATION.CACHE.FOLDER, cfg.MODEL.DISTILLATION.CACHE.MAX_GB * 1e9
-    total = 0
-    for dataset in _taught(distillation, loader):
+    limit, total = cfg.MODEL.DISTILLATION.CACHE.MAX_GB * 1e9, 0
+    folder, there = caches[0].folder, caches[0].held
+    for task, dataset in _taught(distillation, loader):
         if not dataset.views:
             raise ValueError(
                 f"MODEL.DISTILLATION.CACHE.FOLDER is '{folder}', but INPUT.VIEWS is 0: each "
@@ -40,13 +40,13 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
                 "(4: four augmented views of each image), or FOLDER to ''."
             )
         count = len(dataset) * dataset.views * max(len(cfg.INPUT.MULTI_SCALE.SIZES), 1)
-        size = _bytes_per_image(cfg, distillation, dataset)
+        size = _bytes_per_image(cfg, distillation, task, dataset)
         logger.info(
             f"Teacher cache: {len(dataset)} images in {count // len(dataset)} views of about "
             f"{size / 1e6:.2f} MB make {count * size / 1e9:.2f} GB."
         )
         total += count * size
-    free, there = shutil.disk_usage(_existing(folder)).free, _size_of(folder)
+    free = shutil.disk_usage(folder).free
     logger.info(
         f"Teacher cache '{folder}': holds {there / 1e9:.2f} GB, may hold {limit / 1e9:g} GB, "
         f"{free / 1e9:.1f} GB of the disk are free."
@@ -66,35 +66,24 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
 
 def _taught(
     distillation: Distillation, loader: TrainLoader | TaskLoader
-) -> Iterator[SeededDataset]:
-    """The data sets whose images a teacher sees; not those of a user's own loader."""
+) -> Iterator[tuple[str | None, SeededDataset]]:
+    """The data sets whose images a teacher sees, with their task; not those of a user's loader."""
     parts = loader.loaders if isinstance(loader, TaskLoader) else [loader]
-    tasks = loader.tasks if isinstance(loader, TaskLoader) else [None]
     separate = isinstance(loader, TaskLoader) and loader.mode == "separate"
+    tasks = loader.tasks if isinstance(loader, TaskLoader) and separate else [None] * len(parts)
     for task, part in zip(tasks, parts, strict=True):
         dataset = getattr(part, "dataset", None)
-        if isinstance(dataset, SeededDataset) and (distillation.taps_for(task) or not separate):
-            yield dataset
+        if isinstance(dataset, SeededDataset) and distillation.taps_for(task):
+            yield task, dataset
 
 
-def _bytes_per_image(cfg: CfgNode, distillation: Distillation, dataset: SeededDataset) -> int:
+def _bytes_per_image(
+    cfg: CfgNode, distillation: Distillation, task: str | None, dataset: SeededDataset
+) -> int:
     inputs = [dataset[Index(0, 0)]]
+    asked = {spec.teacher_id for spec in distillation.specs if spec.applies_to(task)}
     return sum(
         teacher.bytes_kept(teacher.inputs(inputs, cfg.INPUT.FORMAT))
-        for teacher in distillation.teachers
-    )
-
-
-def _existing(folder: str) -> str:
-    folder = os.path.abspath(folder)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    return folder
-
-
-def _size_of(folder: str) -> int:
-    return sum(
-        os.path.getsize(os.path.join(root, name))
-        for root, _, names in os.walk(folder)
-        for name in names
+        for i, teacher in enumerate(distillation.teachers)
+        if i in asked
     )

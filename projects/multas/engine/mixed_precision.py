@@ -57,6 +57,6 @@ class MixedPrecision:
         return {} if self.scaler is None else {"grad_scaler": self.scaler.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes the state up again."""
-        if self.scaler is not None:
+        """Takes the state up again, if the run had a scaler before."""
+        if self.scaler is not None and "grad_scaler" in state:
             self.scaler.load_state_dict(state["grad_scaler"])

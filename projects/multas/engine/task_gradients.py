@@ -114,11 +114,10 @@ class TaskGradientStep(SimpleTrainer):
             [[g if s else None for g, s in zip(row, shared, strict=True)] for row in rows.values()]
         )
         device = self._parameters[0].device
-        numbers = [losses[task].detach() for task in rows]
         factor = torch.ones((), device=device) if scale is None else scale.detach()
-        # One transfer from the device for all of them.
-        everything = mean_over_ranks(torch.stack([*numbers, factor.to(numbers[0])]))
-        *values, scaled_by = everything.cpu().double()
+        # One transfer from the device for all of them; float16 could not hold a sum of scales.
+        numbers = [*(losses[task].detach().double() for task in rows), factor.double()]
+        *values, scaled_by = mean_over_ranks(torch.stack(numbers)).cpu()
         gram = gram / scaled_by**2
         if scale is not None and not torch.isfinite(gram).all():
             # The scale was too large: the scaler sees that, skips the step and lowers it.

@@ -44,6 +44,7 @@ def fold_batch_norm_(model: nn.Module, keep: Collection[nn.Module] = ()) -> None
         if (
             isinstance(module, Conv2d)
             and isinstance(module.norm, _BatchNorm | FrozenBatchNorm2d)
+            and type(module).forward is Conv2d.forward
             and module.norm not in keep
         ):
             _fold(module)
