@@ -30,7 +30,11 @@ class _AnySizePath(LayerPath):
     """A path whose loss sums the positions away, so that maps are never resized."""
 
     def __init__(
-        self, *, student_shapes: Sequence[Shapes], teacher_shapes: Sequence[Shapes], adapter: str
+        self,
+        *,
+        student_shapes: Sequence[Shapes],
+        teacher_shapes: Sequence[Shapes],
+        adapter: str = "conv_bn",
     ) -> None:
         super().__init__(
             student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
@@ -87,17 +91,6 @@ class FeatureMap(_AnySizePath):
     """
 
     default_name = "fm"
-
-    def __init__(
-        self,
-        *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        adapter: str = "conv_bn",
-    ) -> None:
-        super().__init__(
-            student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
-        )
 
     def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
         return feature_map_loss(student, teacher)
