@@ -198,14 +198,19 @@ def test_decay_and_momentum_of_z_are_keys(distilled_cfg):
     assert (group["weight_decay"], group["momentum"]) == (1e-4, 0)
 
 
-@pytest.mark.parametrize("student", ["MultiTaskNetwork", "RetinaNet"])
-def test_a_run_that_was_stopped_resumes_to_the_same_bits(tiny_cfg, teacher_files, card, student):
+@pytest.mark.parametrize(
+    ("student", "channels_last"),
+    [("MultiTaskNetwork", False), ("MultiTaskNetwork", True), ("RetinaNet", False)],
+)
+def test_a_run_that_was_stopped_resumes_to_the_same_bits(
+    tiny_cfg, teacher_files, card, student, channels_last
+):
     model_opts = RETINANET if student == "RetinaNet" else []
     paths = PATHS[:2] if student == "RetinaNet" else PATHS
     opts = [
         *model_opts, *teacher_files(*model_opts), "SOLVER.MAX_ITER", 8,
         "MODEL.META_ARCHITECTURE", "Distiller", "MODEL.DISTILLATION.STUDENT", student,
-        "MODEL.DISTILLATION.PATHS", paths,
+        "MODEL.DISTILLATION.PATHS", paths, "SOLVER.CHANNELS_LAST", channels_last,
         "DATASETS.TRAIN", [f"{card['name']}_half", f"{card['name']}_half2_unlabeled"],
     ]  # fmt: skip
     whole = train(tiny_cfg(*opts, folder="whole"))
@@ -307,3 +312,14 @@ def test_a_checkpoint_holds_plain_data_only(distilled_cfg):
     assert "aggregator.z" in state["distillation"]
     model = build_model(cfg)
     assert DetectionCheckpointer(model).load(path)["iteration"] == cfg.SOLVER.MAX_ITER - 1
+
+
+@pytest.mark.parametrize("student", [[], RETINANET])
+def test_channels_last_changes_no_more_than_rounding(tiny_cfg, student):
+    opts = [*student, "SOLVER.MAX_ITER", 2]
+    plain = train(tiny_cfg(*opts, folder="plain"))
+    last = train(tiny_cfg(*opts, "SOLVER.CHANNELS_LAST", True, folder="last"))
+    for name, value in weights(plain.model).items():
+        torch.testing.assert_close(last.model.state_dict()[name], value, rtol=1e-3, atol=1e-5)
+    stem = last.model.backbone.bottom_up.stem.conv1.weight
+    assert stem.is_contiguous(memory_format=torch.channels_last)

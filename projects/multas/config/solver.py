@@ -17,6 +17,10 @@ def add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.FINAL_LR_FACTOR = 0.1
     cfg.SOLVER.POLY_LR_POWER = 0.9
 
+    # Convolutions channels last, as hardware likes it: the same results but for rounding, and on a
+    # CPU up to a fifth less time. (Fixed teachers are always so.)
+    cfg.SOLVER.CHANNELS_LAST = False
+
     cfg.SOLVER.EMA = CN()
     # Exponential moving average of the student's weights and BatchNorm statistics. It is then
     # the product: what student.pth holds and what plain metrics ("bbox/AP") are of.

@@ -18,6 +18,7 @@ from multas.distillation.precision import teacher_precision
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher_cache import Observation, TeacherCache, fingerprint, split
 from multas.modeling.fold import fold_batch_norm_
+from multas.modeling.memory_format import channels_last_
 from multas.modeling.whole_weights import is_file, load_whole
 
 
@@ -141,9 +142,7 @@ class Teacher:
         if self.following is None:
             keep = [*self.taps.modules, *self._norms_by_the_batch()]
             fold_batch_norm_(self.model, keep)
-            for module in self.model.modules():
-                if isinstance(module, nn.Conv2d):
-                    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            channels_last_(self.model)
 
     def _norms_by_the_batch(self) -> list[nn.Module]:
         norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]

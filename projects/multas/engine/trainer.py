@@ -31,6 +31,7 @@ from multas.engine.product import Product
 from multas.engine.schedule import build_lr_scheduler
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
+from multas.modeling.memory_format import channels_last_
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ class Trainer(DefaultTrainer):
             model.prepare()
             if model.distillation is not None:
                 logger.info(model.distillation.table)
+        if cfg.SOLVER.CHANNELS_LAST:
+            channels_last_(model)
         return model
 
     @classmethod
