@@ -18,6 +18,7 @@ from torch import nn
 
 from memory import peak_gigabytes
 from multas.distillation import Teacher
+from multas.distillation.precision import teacher_precision
 from multas.engine import Trainer
 from multas.engine.build_step import build_step
 from stock import given_teacher, random_batch, retinanet_config
@@ -49,6 +50,9 @@ OURS: dict[str, list | None] = {
     "mgda, parameters": _PARAMETERS,
     "mgda, parameters, LOW_MEMORY": [*_PARAMETERS, "LOW_MEMORY", True],
 }
+# The same, beside a teacher in bfloat16 where the CPU has it.
+FAST = "TEACHER.PRECISION auto"
+OURS |= {f"{name}, {FAST}": OURS[name] for name in ("adaptive", "mgda, parameters, LOW_MEMORY")}
 TORCHJD: dict[str, dict[str, Any]] = {
     "torchjd backward, sequential": {},
     "torchjd backward, sequential, Gramian": {"gramian": True},
@@ -60,7 +64,9 @@ BARS = {
     "adaptive": "≤ 1.25",
     "mgda, features": "≤ 1.35",
     "mgda, parameters": "≤ 2.3",
+    "mgda, parameters, LOW_MEMORY": "≤ 2.3",
 }
+BARS |= {f"{name}, {FAST}": BARS[name] for name in ("adaptive", "mgda, parameters, LOW_MEMORY")}
 MEMORY_BARS = {name: "≤ 1.25" for name, keys in OURS.items() if keys}
 
 
@@ -83,10 +89,12 @@ def _config(depth: int, opts: Sequence[Any] = ()) -> CfgNode:
     return retinanet_config(depth, CLASSES, ["SOLVER.BASE_LR", 1e-14, *opts])
 
 
-def new_teacher() -> Teacher:
-    """Detectron2's RetinaNet with the deeper ResNet."""
+def new_teacher(name: str = "") -> Teacher:
+    """Detectron2's RetinaNet with the deeper ResNet, in the precision of that alternative."""
     cfg = _config(TEACHER_DEPTH)
-    return Teacher(build_model(cfg), cfg.INPUT.FORMAT)
+    model = build_model(cfg)
+    precision = teacher_precision("auto" if name.endswith(FAST) else "", model.device)
+    return Teacher(model, cfg.INPUT.FORMAT, precision=precision)
 
 
 def new_trainer(
@@ -94,7 +102,7 @@ def new_trainer(
     count: int,
     batch: list[dict],
     *,
-    make_teacher: Callable[[], Teacher] = new_teacher,
+    make_teacher: Callable[[str], Teacher] = new_teacher,
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> SimpleTrainer:
     """The inner trainer of an alternative; it never runs out of the one batch.
@@ -103,7 +111,7 @@ def new_trainer(
         name: STOCK, or a key of OURS or TORCHJD.
         count: K.
         batch: what every step sees.
-        make_teacher: gives the teacher, where there are paths.
+        make_teacher: gives the teacher of an alternative, where there are paths.
         wrap: what is done to the model for data parallelism.
     """
     torch.manual_seed(0)
@@ -115,7 +123,7 @@ def new_trainer(
         cfg = student_config(size, count, OURS.get(name, _PARAMETERS))
         model = build_model(cfg)
         if cfg.MODEL.DISTILLATION.PATHS:
-            given_teacher(model, cfg, make_teacher())
+            given_teacher(model, cfg, make_teacher(name))
         else:
             model.prepare()
     loader, optimizer = repeat(batch), Trainer.build_optimizer(cfg, model)
@@ -129,12 +137,15 @@ def _steps(count: int, rounds: int) -> str:
     """The table of times for K = count."""
     torch.manual_seed(0)
     batch = random_batch(BATCH, SIZE, OBJECTS, CLASSES)
-    network = new_teacher()
+    # One network for all that are of one precision, each with taps of its own.
+    networks = {fast: new_teacher(FAST if fast else "") for fast in (False, True)}
+
+    def teacher_of(name: str) -> Teacher:
+        shared = networks[name.endswith(FAST)]
+        return Teacher(shared.model, shared.input_format, precision=shared.precision)
 
     def step(name: str) -> Callable[[], None]:
-        # One network for all of them, each with taps of its own.
-        own = partial(Teacher, network.model, network.input_format)
-        return new_trainer(name, count, batch, make_teacher=own).run_step
+        return new_trainer(name, count, batch, make_teacher=teacher_of).run_step
 
     ours = {name: step(name) for name in (STOCK, *OURS)}
     with EventStorage():

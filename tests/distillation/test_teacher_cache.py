@@ -270,6 +270,15 @@ def test_precision_changes_what_is_computed_but_not_what_paths_get():
     assert b.dtype == torch.float32
     error = (a - b).norm() / a.norm()
     assert 1e-4 < error < 2e-2
+    coarse.streamline()
+    assert coarse.model.first.weight.dtype == torch.bfloat16
+    assert (coarse.record(batch)["second"] - a).norm() / a.norm() < 2e-2
+
+
+def test_a_teacher_that_is_also_evaluated_keeps_its_weights():
+    teacher = Teacher(Net(), precision=torch.bfloat16)
+    teacher.streamline(evaluated=True)
+    assert teacher.model.first.weight.dtype == torch.float32
 
 
 def test_precision_by_name():

@@ -89,7 +89,7 @@ class Distillation(nn.Module):
         for teacher, record in zip(self.teachers, records[1], strict=True):
             if cache.FOLDER and record:
                 teacher.keep_outputs(cache.FOLDER, int(cache.MAX_GB * 1e9), record)
-            teacher.streamline()
+            teacher.streamline(evaluated=cfg.TEST.EVALUATE_TEACHER)
         self.labels = [(s.name, label) for s in self.specs for label in self._labels_of(s)]
         self.names = ["_".join(filter(None, pair)) for pair in self.labels]
         weight_of = {spec.name: spec.weight for spec in self.specs}

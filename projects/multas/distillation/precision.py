@@ -1,6 +1,8 @@
 """The number format that a teacher computes in."""
 
 import torch
+from detectron2.layers import Conv2d
+from torch import nn
 
 _FORMATS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -26,6 +28,18 @@ def teacher_precision(name: str, device: torch.device) -> torch.dtype | None:
             f"{' or '.join(_FORMATS)}."
         )
     return _FORMATS.get(name)
+
+
+def cast_convolutions_(model: nn.Module, precision: torch.dtype) -> None:
+    """Keep the weights of plain convolutions in the format that autocast gives them anyway.
+
+    The model then runs under autocast alone, in less memory.
+    """
+    for module in model.modules():
+        if type(module) in (nn.Conv2d, Conv2d):
+            module.weight.data = module.weight.data.to(precision)
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(precision)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:

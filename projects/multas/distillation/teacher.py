@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from multas.config import add_multas_config
 from multas.config.distillation import teacher_node
 from multas.distillation.following import Following, check_same_network
-from multas.distillation.precision import teacher_precision
+from multas.distillation.precision import cast_convolutions_, teacher_precision
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher_cache import Observation, TeacherCache, fingerprint, split
 from multas.modeling.fold import fold_batch_norm_
@@ -133,15 +133,21 @@ class Teacher:
         self.taps = Taps(self.model, names, owner="teacher")
         return self.taps.probe(self.model, inputs)
 
-    def streamline(self) -> None:
+    def streamline(self, evaluated: bool = False) -> None:
         """Make a fixed network faster, with the same results; nothing else may train it later.
 
         Batch norms are folded into their convolutions, but for those whose own results are tapped
-        or that have no statistics but each batch's; weights are stored channels last.
+        or that have no statistics but each batch's; weights are stored channels last, and in
+        :attr:`precision`.
+
+        Args:
+            evaluated: whether its network is also run by others, without autocast.
         """
         if self.following is None:
             keep = [*self.taps.modules, *self._norms_by_the_batch()]
             fold_batch_norm_(self.model, keep)
+            if self.precision is not None and not evaluated:
+                cast_convolutions_(self.model, self.precision)
             channels_last_(self.model)
 
     def _norms_by_the_batch(self) -> list[nn.Module]:
