@@ -273,6 +273,10 @@ def test_precision_changes_what_is_computed_but_not_what_paths_get():
     coarse.streamline()
     assert coarse.model.first.weight.dtype == torch.bfloat16
     assert (coarse.record(batch)["second"] - a).norm() / a.norm() < 2e-2
+    again = Teacher(coarse.model, precision=torch.bfloat16)  # another one of the same network
+    again.probe(["second"], batch)
+    again.streamline()
+    assert torch.equal(again.record(batch)["second"], coarse.record(batch)["second"])
 
 
 def test_a_teacher_that_is_also_evaluated_keeps_its_weights():

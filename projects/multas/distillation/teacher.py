@@ -131,7 +131,8 @@ class Teacher:
     def probe(self, names: Sequence[str], inputs: list[dict]) -> dict[str, Any]:
         """Attach taps and run once; see :meth:`Taps.probe`."""
         self.taps = Taps(self.model, names, owner="teacher")
-        return self.taps.probe(self.model, inputs)
+        with self._autocast():
+            return self.taps.probe(self.model, inputs)
 
     def streamline(self, evaluated: bool = False) -> None:
         """Make a fixed network faster, with the same results; nothing else may train it later.
