@@ -97,7 +97,9 @@ class TaskGradientStep(SimpleTrainer):
         averaged = average_gradients(list(rows.values()), self._parameters)
         rows = dict(zip(rows, averaged, strict=True))
         distilled = rows.pop(DISTILLATION, [None] * len(self._parameters))
-        weights = self._weights(rows, losses, scale) if len(rows) > 1 else [1.0] * len(rows)
+        weights = (
+            self._weights(rows, losses, scale is not None) if len(rows) > 1 else [1.0] * len(rows)
+        )
         for parameter, extra, *own in zip(self._parameters, distilled, *rows.values(), strict=True):
             present = [(w, g) for w, g in zip(weights, own, strict=True) if g is not None]
             shared = len(present) > 1
@@ -106,7 +108,7 @@ class TaskGradientStep(SimpleTrainer):
             parameter.grad = torch.stack(total).sum(0) if total else None
 
     def _weights(
-        self, rows: dict[str, Row], losses: dict[str, Tensor], scale: Tensor | None
+        self, rows: dict[str, Row], losses: dict[str, Tensor], scaled: bool
     ) -> list[float]:
         columns = zip(*rows.values(), strict=True)
         shared = [sum(g is not None for g in column) > 1 for column in columns]
@@ -114,16 +116,13 @@ class TaskGradientStep(SimpleTrainer):
             [[g if s else None for g, s in zip(row, shared, strict=True)] for row in rows.values()]
         )
         device = self._parameters[0].device
-        factor = torch.ones((), device=device) if scale is None else scale.detach()
-        # One transfer from the device for all of them; float16 could not hold a sum of scales.
-        numbers = [*(losses[task].detach().double() for task in rows), factor.double()]
-        *values, scaled_by = mean_over_ranks(torch.stack(numbers)).cpu()
-        gram = gram / scaled_by**2
-        if scale is not None and not torch.isfinite(gram).all():
+        values = mean_over_ranks(torch.stack([losses[task].detach() for task in rows]))
+        # Weights do not change with a factor of all gradients, so a scaler's stays in the matrix.
+        if scaled and not torch.isfinite(gram).all():
             # The scale was too large: the scaler sees that, skips the step and lowers it.
             return [1.0] * len(rows)
         weights = from_main_rank(
-            mgda_weights(gram, torch.stack(values), self._normalisation), device
+            mgda_weights(gram, values.cpu().double(), self._normalisation), device
         )
         # A task without annotated image has the gradient 0, and no say in the scale.
         active = int((gram.diagonal() > 0).sum())
