@@ -274,6 +274,18 @@ def test_semantic_head_ignores_padding_and_unlabelled_pixels():
     torch.testing.assert_close(resized[1], logits[1])
 
 
+def test_semantic_head_without_final_blocks_predicts_before_it_upsamples():
+    cfg = make_cfg()
+    cfg.MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES = 4
+    cfg.MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS = 0
+    head = build_task_head("SemanticFPNHead", cfg, SHAPES).double().eval()
+    features = {name: x.double() for name, x in make_features(2).items()}
+    total = sum(branch(features[f]) for f, branch in zip(SHAPES, head.branches, strict=True))
+    expected = head.predictor(head.upsample(total))
+    torch.testing.assert_close(head(features), expected)
+    assert head(features).shape == (2, 4, 64, 64)
+
+
 def test_semantic_head_refuses_a_level_finer_than_the_common_stride():
     cfg = make_cfg()
     with pytest.raises(ValueError, match=r"Level p1 has stride 2.*COMMON_STRIDE"):

@@ -116,6 +116,8 @@ class SemanticFPNHead(TaskHead):
             for name, branch in zip(self.in_features, self.branches, strict=True)
         ]
         total = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
+        if not self.final:  # 1x1 convolution and nearest upsampling commute: C maps, not D
+            return self.upsample(self.predictor(total))
         return self.predictor(self.final(self.upsample(total)))
 
     def losses(
