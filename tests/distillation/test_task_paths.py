@@ -16,7 +16,11 @@ from multas.distillation.functional.foreground import (
     foreground_mask,
     mask_foreground,
 )
-from multas.engine.task_gradients import TaskGradientStep
+from multas.distillation.path_gradients import PathGradients
+from multas.distillation.task_gradients import TaskGradients
+from multas.engine.mixed_precision import MixedPrecision
+from multas.engine.step import DistillationStep
+from multas.engine.task_step import TaskGradientStep
 
 ENTRIES = [{"TASK": "det", "TRAIN": ["a"]}, {"TASK": "seg", "TRAIN": ["b"]}]
 
@@ -114,19 +118,70 @@ def test_every_task_has_a_teacher_of_its_own_under_one_aggregation(name):
 def test_distillation_adds_its_gradient_to_mgda_over_tasks(monkeypatch):
     """With equal weights it is the plain sum of everything, adapters and z included."""
     monkeypatch.setattr(
-        "multas.engine.task_gradients.mgda_weights",
+        "multas.distillation.task_gradients.mgda_weights",
         lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
     )
     results = []
-    for kind in (SimpleTrainer, TaskGradientStep):
+    for weighed in (False, True):
         distiller = make_distiller([{"TYPE": "FeatureMSE"}], ("det",), AGGREGATION__NAME="adaptive")
         optimizer = torch.optim.SGD(distiller.parameters(), lr=0.01)
-        trainer = kind(distiller, [[image(0, "det"), image(1, "seg")]], optimizer)
+        parts = distiller, [[image(0, "det"), image(1, "seg")]], optimizer
+        tasks = TaskGradients(distiller.student)
+        trainer = TaskGradientStep(*parts, tasks=tasks) if weighed else SimpleTrainer(*parts)
         eval_norms(distiller)
         trainer.run_step()
         results.append({n: p.detach() for n, p in distiller.named_parameters()})
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
+
+
+PATHS_OF_TASKS = [
+    {"TYPE": "SoftDetection", "TASKS": ["det"]},
+    {"TYPE": "FeatureMSE", "TASKS": ["seg"], "TEACHER_ID": 1},
+]
+
+
+@pytest.mark.parametrize("objective", [False, True])
+@pytest.mark.parametrize("low_memory", [False, True])
+@pytest.mark.parametrize("scale", [None, 64.0])
+def test_mgda_over_tasks_and_mgda_over_paths_meet(objective, low_memory, scale):
+    """g + alpha sum_i v_i g_i with g from the tasks' min-norm point, also as an objective."""
+    keys = {"TASK_AS_OBJECTIVE": objective, "LOW_MEMORY": low_memory, "NAME": "mgda"}
+    distiller = make_distiller(PATHS_OF_TASKS, **{f"AGGREGATION__{k}": v for k, v in keys.items()})
+    batch = [image(0, "det"), image(1, "seg")]
+    tasks = TaskGradients(distiller.student)
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.0)
+    precision = scale and MixedPrecision(
+        torch.device("cpu"), scaler=torch.amp.GradScaler("cpu", init_scale=scale)
+    )
+    step = DistillationStep(distiller, [batch], optimizer, tasks=tasks, precision=precision)
+    eval_norms(distiller)
+    parameters = list(distiller.student.parameters())
+    own = tasks.combine(distiller(batch), parameters, keep_graph=True)
+    rows = [
+        torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        for loss in distiller.distillation.take_losses()[0]
+    ]
+    step.run_step()
+    aggregator = distiller.distillation.aggregator
+    weights = [1.0, *(distiller.distillation.alpha * aggregator.weights()).tolist()]
+    if objective:
+        weights[0] = float(aggregator.monitors()["task_weight"])
+    assert min(weights) > 0
+    for parameter, *pieces in zip(parameters, own, *rows, strict=True):
+        terms = [w * g for w, g in zip(weights, pieces, strict=True) if g is not None]
+        torch.testing.assert_close(parameter.grad, sum(terms), rtol=1e-4, atol=1e-6)
+
+
+def test_mgda_over_tasks_needs_gradients_of_parameters():
+    distiller = make_distiller(
+        PATHS_OF_TASKS,
+        AGGREGATION__NAME="mgda",
+        AGGREGATION__SCOPE="features",
+        AGGREGATION__SCOPE_LAYERS=["backbone.bottom_up.res3"],
+    )
+    with pytest.raises(ValueError, match=r"SCOPE to parameters, or GRADIENTS to sum"):
+        PathGradients(distiller.student, distiller.distillation, TaskGradients(distiller.student))
 
 
 def test_a_detection_teacher_labels_the_images_for_segmentation():

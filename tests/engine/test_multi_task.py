@@ -15,8 +15,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation.min_norm import duality_gap, mgda_weights
+from multas.distillation.task_gradients import TaskGradients
 from multas.engine.mixed_precision import MixedPrecision
-from multas.engine.task_gradients import TaskGradientStep
+from multas.engine.task_step import TaskGradientStep
 from two_ranks import run_on_two_ranks
 
 MODES = ("separate", "mixed", "alternate")
@@ -49,6 +50,11 @@ def make_batch(mode: str, count: int = 2) -> list[dict]:
         # Boxes and masks on all of them: only the task says what counts.
         batch += [make_image(10 * number + i, ("det", "seg")) | extra for i in range(count)]
     return batch
+
+
+def mgda_step(model, batches, optimizer, normalisation="l2", precision=None) -> TaskGradientStep:
+    tasks = TaskGradients(getattr(model, "module", model), normalisation)
+    return TaskGradientStep(model, batches, optimizer, tasks=tasks, precision=precision)
 
 
 def gradients(network: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
@@ -131,7 +137,7 @@ def test_mgda_lowers_every_task_and_leaves_the_heads_alone(mode):
     network, batch = make_network(), make_batch(mode)
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
     single = {t: gradients(copy.deepcopy(network), only(batch, t)) for t in ("det", "seg")}
-    after = one_step(TaskGradientStep, network, batch, lr=1.0)
+    after = one_step(mgda_step, network, batch, lr=1.0)
     step = {n: before[n] - after[n] for n in before}
     shared = [n for n in step if n.startswith("backbone.")]
     for task, own in single.items():
@@ -145,10 +151,10 @@ def test_equal_weights_are_the_sum_of_the_tasks(monkeypatch):
     network, batch = make_network(), make_batch("separate")
     other = copy.deepcopy(network)
     monkeypatch.setattr(
-        "multas.engine.task_gradients.mgda_weights",
+        "multas.distillation.task_gradients.mgda_weights",
         lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
     )
-    weighed = one_step(TaskGradientStep, network, batch)
+    weighed = one_step(mgda_step, network, batch)
     plain = one_step(SimpleTrainer, other, batch)
     for name, value in plain.items():
         torch.testing.assert_close(weighed[name], value, rtol=1e-6, atol=1e-9, msg=name)
@@ -159,7 +165,7 @@ def test_a_task_without_annotated_image_has_no_say_in_the_scale():
     for x in batch:
         x.pop("sem_seg")
     other = copy.deepcopy(network)
-    weighed = one_step(TaskGradientStep, network, batch)
+    weighed = one_step(mgda_step, network, batch)
     plain = one_step(SimpleTrainer, other, batch)
     for name, value in plain.items():
         torch.testing.assert_close(weighed[name], value, rtol=1e-9, atol=1e-12, msg=name)
@@ -174,7 +180,7 @@ def test_a_loss_scaler_changes_nothing_but_an_overflow_skips_the_step(normalisat
     for network, scale in ((plain, None), (scaled, 2.0**12), (overflown, math.inf)):
         scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
         precision = MixedPrecision(torch.device("cpu"), scaler=scaler)
-        kind = partial(TaskGradientStep, normalisation=normalisation, precision=precision)
+        kind = partial(mgda_step, normalisation=normalisation, precision=precision)
         after.append(one_step(kind, network, batch))
     for name, value in after[0].items():
         torch.testing.assert_close(after[1][name], value, rtol=1e-9, atol=1e-12, msg=name)
@@ -185,7 +191,7 @@ def test_mgda_over_tasks_trains_under_autocast():
     network, batch = make_network().float(), make_batch("separate")
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
     precision = MixedPrecision(torch.device("cpu"), torch.bfloat16)
-    after = one_step(partial(TaskGradientStep, precision=precision), network, batch)
+    after = one_step(partial(mgda_step, precision=precision), network, batch)
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in after.values())
     assert any(not torch.equal(before[n], after[n]) for n in before)
 
@@ -204,7 +210,7 @@ def test_task_weights_solve_the_min_norm_problem(normalisation):
 
 def test_other_models_are_refused():
     with pytest.raises(ValueError, match="MultiTaskNetwork, not of Linear"):
-        TaskGradientStep(nn.Linear(1, 1), [], torch.optim.SGD(nn.Linear(1, 1).parameters(), 1.0))
+        TaskGradients(nn.Linear(1, 1))
 
 
 # ---- two processes ----------------------------------------------------------------------------
@@ -236,7 +242,7 @@ def batches_of(mode: str, ranks: slice) -> list[list[dict]]:
     return [tasks[0] + tasks[1]] * 3
 
 
-KINDS = {"sum": SimpleTrainer, "mgda": TaskGradientStep}
+KINDS = {"sum": SimpleTrainer, "mgda": mgda_step}
 CASES = [(how, mode) for how in KINDS for mode in MODES]
 
 

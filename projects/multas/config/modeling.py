@@ -56,7 +56,8 @@ def _add_network_config(cfg: CN) -> None:
     # Factor of each task's losses; empty = all 1.
     cfg.MODEL.MULTITASK.LOSS_WEIGHTS = []
     # How the tasks' gradients of shared parameters become one: "sum", or "mgda", T times the
-    # min-norm point of the T gradients, which lowers every task's loss or is zero.
+    # min-norm point of the T gradients, which lowers every task's loss or is zero. Goes with any
+    # aggregation of paths, except that by gradients of features (AGGREGATION.SCOPE).
     cfg.MODEL.MULTITASK.GRADIENTS = "sum"
     # mgda: gradients are divided by "none" 1, "l2" their length, "loss" their loss, "loss+" both
     # before the problem is solved (see MODEL.DISTILLATION.AGGREGATION.NORMALISATION).

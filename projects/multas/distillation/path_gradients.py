@@ -1,6 +1,6 @@
 """From path losses to gradients: what an aggregation by gradients leaves in ``.grad``."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from multas.distillation.cuts import Cut, Cuts, find_layer
 from multas.distillation.distillation import Distillation
 from multas.distillation.gram import gram_of_rows
 from multas.distillation.ranks import average_gradients, from_main_rank, mean_over_ranks
+from multas.distillation.task_gradients import TaskGradients
 
 Row = Sequence[Tensor | None]
 # LOW_MEMORY: the parameters are taken in so many parts.
@@ -57,17 +58,27 @@ class PathGradients:
     Args:
         student: the network whose parameters g_i refers to.
         distillation: of that student, with an aggregator that weighs gradients.
+        tasks: make g from the gradients of several tasks; None = g is that of their sum.
 
     Raises:
-        ValueError: SCOPE_LAYERS names a layer that the student does not have.
+        ValueError: SCOPE_LAYERS names a layer that the student does not have; scope "features",
+            where a pass runs to the features and from there, with ``tasks``.
     """
 
-    def __init__(self, student: nn.Module, distillation: Distillation) -> None:
+    def __init__(
+        self, student: nn.Module, distillation: Distillation, tasks: TaskGradients | None = None
+    ) -> None:
         self._distillation = distillation
         if not isinstance(distillation.aggregator, GradientAggregator):
             raise TypeError(f"{type(distillation.aggregator).__name__} does not weigh gradients.")
         self._aggregator = distillation.aggregator
         self._scope = distillation.scope
+        self._tasks = tasks
+        if tasks is not None and self._scope.kind == "features":
+            raise ValueError(
+                "MODEL.MULTITASK.GRADIENTS mgda needs the gradients of parameters: set "
+                "MODEL.DISTILLATION.AGGREGATION.SCOPE to parameters, or GRADIENTS to sum."
+            )
         self._student: list[Tensor] = [p for p in student.parameters() if p.requires_grad]
         self._all = [*self._student, *(p for p in distillation.parameters() if p.requires_grad)]
         self._device = self._student[0].device
@@ -111,11 +122,13 @@ class PathGradients:
         rows, self._kept = self._kept or [], []
         return rows
 
-    def backward(self, task: Tensor | None, scale: Tensor | None = None) -> dict[str, Tensor]:
-        """Fill ``.grad`` (which must be empty) from the task loss and the pending path losses.
+    def backward(
+        self, task_losses: Mapping[str, Tensor], scale: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Fill ``.grad`` (which must be empty) from the task losses and the pending path losses.
 
         Args:
-            task: scalar task loss with graph; None when no image of the batch has labels.
+            task_losses: scalars with graph; empty when no image of the batch has labels.
             scale: factor of all gradients (a GradScaler's); v does not depend on it.
 
         Returns:
@@ -126,9 +139,13 @@ class PathGradients:
             FloatingPointError: a path gradient is not finite, and there is no scaler.
         """
         losses, cuts = self._distillation.take_losses()
+        task = torch.stack(list(task_losses.values())).sum() if task_losses else None
         numbers = self._numbers(losses, task, scale)
         scaled = [loss if scale is None else loss * scale for loss in losses]
         scaled_task = task if task is None or scale is None else task * scale
+        if self._tasks is not None and task_losses:
+            row = self._tasks.combine(task_losses, self._all, scale, keep_graph=True)
+            scaled_task = _with_gradient(self._all, row)
         del losses
         if self._reuses:
             v = self._combine(scaled, scaled_task, numbers)
@@ -246,6 +263,13 @@ def _gradient(loss: Tensor | None, inputs: Sequence[Tensor]) -> Row:
     if loss is None or not loss.requires_grad:
         return [None] * len(inputs)
     return torch.autograd.grad(loss, inputs, retain_graph=True, allow_unused=True)
+
+
+def _with_gradient(parameters: Sequence[Tensor], row: Row) -> Tensor | None:
+    """A scalar whose gradient is ``row``: linear in the parameters."""
+    pairs = zip(parameters, row, strict=True)
+    products = [(p * g).sum() for p, g in pairs if g is not None]
+    return torch.stack(products).sum() if products else None
 
 
 @torch.no_grad()

@@ -5,13 +5,15 @@ from collections.abc import Callable, Iterable
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
+from torch import nn
 
 from multas.distillation import Distiller, GradientAggregator
 from multas.distillation.aggregation import Bilevel
+from multas.distillation.task_gradients import TaskGradients
 from multas.engine.bilevel import BilevelStep
 from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import DistillationStep
-from multas.engine.task_gradients import TaskGradientStep
+from multas.engine.task_step import TaskGradientStep
 
 
 def build_step(
@@ -19,7 +21,7 @@ def build_step(
     trainer: SimpleTrainer,
     build_train_loader: Callable[[CfgNode], Iterable[list[dict]]],
 ) -> SimpleTrainer:
-    """A step that can weigh gradients where the aggregation does so.
+    """A step that can weigh gradients where paths or tasks are weighed so.
 
     Args:
         cfg: of the run.
@@ -28,24 +30,24 @@ def build_step(
 
     Returns:
         A :class:`DistillationStep` when the model distills with an aggregator that weighs
-        gradients, else ``trainer`` itself.
+        gradients, else a :class:`TaskGradientStep` when those of tasks are weighed, else
+        ``trainer`` itself.
 
     Raises:
-        ValueError: bilevel aggregation without validation images.
+        ValueError: bilevel aggregation without validation images; tasks that cannot be weighed.
     """
     distiller = getattr(trainer.model, "module", trainer.model)
     distillation = distiller.distillation if isinstance(distiller, Distiller) else None
     by_gradient = distillation is not None and isinstance(
         distillation.aggregator, GradientAggregator
     )
-    if cfg.MODEL.MULTITASK.GRADIENTS != "sum":
-        return _task_step(cfg, trainer, by_gradient)
-    if distillation is None or not by_gradient:
-        return trainer
-    precision = MixedPrecision.from_config(cfg, torch.device(distiller.device))
+    tasks = _task_gradients(cfg, distiller)
+    precision = MixedPrecision.from_config(cfg, torch.device(cfg.MODEL.DEVICE))
     parts = trainer.model, trainer.data_loader, trainer.optimizer
+    if distillation is None or not by_gradient:
+        return TaskGradientStep(*parts, tasks=tasks, precision=precision) if tasks else trainer
     if not isinstance(distillation.aggregator, Bilevel):
-        return DistillationStep(*parts, precision=precision)
+        return DistillationStep(*parts, tasks=tasks, precision=precision)
     names = cfg.MODEL.DISTILLATION.AGGREGATION.BILEVEL_DATA
     if not names:
         raise ValueError(
@@ -58,24 +60,19 @@ def build_step(
     validation.DATASETS.TASK_BATCHES = []
     return BilevelStep(
         *parts,
+        tasks=tasks,
         precision=precision,
         validation=build_train_loader(validation),
     )
 
 
-def _task_step(cfg: CfgNode, trainer: SimpleTrainer, by_gradient: bool) -> TaskGradientStep:
-    options, key = cfg.MODEL.MULTITASK, "MODEL.MULTITASK.GRADIENTS"
+def _task_gradients(cfg: CfgNode, model: nn.Module) -> TaskGradients | None:
+    options = cfg.MODEL.MULTITASK
+    if options.GRADIENTS == "sum":
+        return None
     if options.GRADIENTS != "mgda":
-        raise ValueError(f"{key} is '{options.GRADIENTS}'; choose from sum, mgda.")
-    if by_gradient:
         raise ValueError(
-            f"{key} is mgda and MODEL.DISTILLATION.AGGREGATION.NAME weighs gradients, too: set one "
-            "of them to sum or to an aggregation by losses (adaptive)."
+            f"MODEL.MULTITASK.GRADIENTS is '{options.GRADIENTS}'; choose from sum, mgda."
         )
-    return TaskGradientStep(
-        trainer.model,
-        trainer.data_loader,
-        trainer.optimizer,
-        normalisation=options.NORMALISATION,
-        precision=MixedPrecision.from_config(cfg, torch.device(cfg.MODEL.DEVICE)),
-    )
+    network = model.student if isinstance(model, Distiller) else model
+    return TaskGradients(network, options.NORMALISATION)

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation import Distiller
 from multas.distillation.path_gradients import PathGradients
+from multas.distillation.task_gradients import TaskGradients
 from multas.engine.mixed_precision import MixedPrecision
 
 
@@ -42,6 +43,7 @@ class DistillationStep(SimpleTrainer):
         model: a Distiller, wrapped or not.
         data_loader: gives batches.
         optimizer: of the model's parameters.
+        tasks: weighs the gradients of the student's tasks, too; None = they add up.
         precision: of the forward pass; None = as the parameters are.
     """
 
@@ -51,6 +53,7 @@ class DistillationStep(SimpleTrainer):
         data_loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
         *,
+        tasks: TaskGradients | None = None,
         precision: MixedPrecision | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
@@ -58,7 +61,7 @@ class DistillationStep(SimpleTrainer):
         if not isinstance(distiller, Distiller) or distiller.distillation is None:
             raise ValueError("DistillationStep trains a Distiller that has been prepared.")
         self._distiller = distiller
-        self._gradients = PathGradients(distiller.student, distiller.distillation)
+        self._gradients = PathGradients(distiller.student, distiller.distillation, tasks)
         self.precision = precision or MixedPrecision(torch.device(distiller.device))
 
     def run_step(self) -> None:
@@ -67,8 +70,7 @@ class DistillationStep(SimpleTrainer):
             with self.precision.forward():
                 task_losses = self.model(data)
             self.optimizer.zero_grad()
-            task = torch.stack(list(task_losses.values())).sum() if task_losses else None
-            path_losses = self._gradients.backward(task, self.precision.scale())
+            path_losses = self._gradients.backward(task_losses, self.precision.scale())
         self._write_metrics(task_losses | path_losses, data_time)
         self.precision.step(self.optimizer)
 
