@@ -1,7 +1,8 @@
 #!/usr/bin/env python
-"""Run the rows of a table of either paper, and report them beside the paper's numbers.
+"""Run the rows of tables of either paper, and report them beside the paper's numbers.
 
     python tools/reproduce.py A1                       # embedded data, CPU, minutes per row
+    python tools/reproduce.py A1 A2 B2 --seeds 3       # what they share is trained once
     python tools/reproduce.py A1 --data mycard.yaml    # the same rows on your own data
     python tools/reproduce.py B5 --scale full --dry-run
     python tools/reproduce.py all --seeds 3 --jobs 2 SOLVER.IMS_PER_BATCH 4
@@ -19,6 +20,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -41,7 +43,13 @@ Plan = list[tuple[Row, tuple[Run, ...]]]
 
 def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("table", choices=[*TABLES, "all"], help="A: paper A, B: paper B, F: figure")
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="TABLE",
+        help=f"{', '.join(TABLES)} (A: paper A, B: paper B, F: figure) or all; "
+        "behind the tables KEY VALUE ... for every run",
+    )
     parser.add_argument("--scale", choices=SCALES, default="tiny", help="embedded set, or as paper")
     parser.add_argument("--data", default="", help="data card to run the rows on")
     parser.add_argument("--rows", default="", help="only these, e.g. teacher,half/self_trained*")
@@ -54,8 +62,11 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
                         help="of submitit, e.g. slurm_partition=gpu; may be repeated")  # fmt: skip
     parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce")
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
-    parser.add_argument("opts", nargs="*", help="KEY VALUE ... for every run")
     args = parser.parse_intermixed_args(argv)
+    args.tables = list(takewhile(lambda word: word in (*TABLES, "all"), args.words))
+    args.opts = args.words[len(args.tables) :]
+    if not args.tables:
+        parser.error(f"{args.words[0]} is no table; choose from {', '.join(TABLES)}, all")
     if len(args.opts) % 2:
         parser.error(f"{' '.join(args.opts)}: give pairs of KEY VALUE")
     for key in args.opts[::2]:
@@ -74,11 +85,12 @@ def make_plans(args: argparse.Namespace, planner: Planner) -> dict[str, Plan]:
             the user's card does not suit them.
     """
     plans = {}
-    for name in TABLES if args.table == "all" else [args.table]:
+    everything = "all" in args.tables
+    for name in TABLES if everything else dict.fromkeys(args.tables):
         try:
             rows = rows_of(TABLES[name], args.scale, own_data=Path(args.data).stem)
         except FileNotFoundError as error:
-            if args.table != "all":
+            if not everything:
                 raise SystemExit(str(error)) from error
             print(f"{error} Passed over.", file=sys.stderr)
             continue

@@ -46,6 +46,16 @@ def test_dry_run_prints_every_command_line(call, no_runner, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_several_tables_train_once_what_they_share(call, no_runner, capsys):
+    def lines(*args) -> list[str]:
+        call(*args, "--dry-run", "SOLVER.MAX_ITER", 7)
+        return [x for x in capsys.readouterr().out.splitlines() if x.startswith("python")]
+
+    single, together = [lines("A1"), lines("A2")], lines("A1", "A2", "A1")
+    assert set(together) == {line for own in single for line in own}
+    assert len(together) == len(set(together)) < sum(map(len, single))
+
+
 def test_rows_bring_what_they_need(call, no_runner, capsys):
     call("A2", "--dry-run", "--rows", "half/self_trained,eighth/supervised")
     lines = capsys.readouterr().out.splitlines()
@@ -60,7 +70,8 @@ def test_rows_bring_what_they_need(call, no_runner, capsys):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["A7"], "invalid choice: 'A7'"),
+        (["A7"], "A7 is no table; choose from A1, A2"),
+        (["A1", "A7"], "A7: give pairs of KEY VALUE"),
         (["A1", "SOLVER.MAX_ITER"], "give pairs of KEY VALUE"),
         (["A1", "OUTPUT_DIR", "x"], "OUTPUT_DIR is set by --output"),
         (["A1", "SEED", "2"], "SEED is set by --seeds"),
