@@ -14,6 +14,7 @@ from multas.engine import Trainer
 from multas.engine.ema import WeightAverage, ema_decay
 from multas.engine.named_models import TeacherModel, live_weights, replaced
 from multas.engine.report import last_values
+from training import start, train
 
 EMA = ["SOLVER.EMA.ENABLED", True, "SOLVER.EMA.RAMP", 2.0]
 
@@ -34,15 +35,6 @@ class Small(nn.Module):
         sizes = [t.numel() for t in self.floating()]
         for tensor, part in zip(self.floating(), vector.split(sizes), strict=True):
             tensor.copy_(part.view_as(tensor))
-
-
-def train(cfg, resume=False) -> Trainer:
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume)
-    trainer.train()
-    return trainer
 
 
 def assert_same(a: dict, b: dict) -> None:
@@ -130,10 +122,7 @@ def test_evaluation_draws_no_random_number_of_the_training(tiny_cfg):
 def test_an_interrupted_average_resumes_to_the_same_bits(tiny_cfg):
     whole = train(tiny_cfg(*EMA, "SOLVER.MAX_ITER", 6, folder="whole"))
     cfg = tiny_cfg(*EMA, "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, folder="parts")
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR)
-    first = Trainer(cfg)
-    first.resume_or_load(False)
+    first = start(cfg)
 
     def interrupt():
         if first.iter == 4:

@@ -13,6 +13,7 @@ from multas.distillation.following import Following
 from multas.engine import Trainer
 from multas.engine.ema import MeanTeachers
 from multas.engine.named_models import TeacherModel, live_weights
+from training import start
 
 KEY = "MODEL.DISTILLATION"
 SOFT = {"TYPE": "SoftDetection"}
@@ -63,14 +64,6 @@ def files(tiny_cfg, tmp_path):
         return [f"{KEY}.TEACHER.CONFIG_FILE", str(config), f"{KEY}.TEACHER.WEIGHTS", str(weights)]
 
     return build
-
-
-def start(cfg, resume: bool = False) -> Trainer:
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume)
-    return trainer
 
 
 def train(cfg) -> Trainer:

@@ -10,6 +10,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from multas.engine import Trainer
+from training import start
 
 RECIPE = [
     "SOLVER.EMA.ENABLED", True, "SOLVER.EMA.RAMP", 2.0,
@@ -20,14 +21,6 @@ RECIPE = [
     "INPUT.AUGMENTATION", "single_shot", "INPUT.STRETCH", 64, "INPUT.COPIES", 2,
     "INPUT.MULTI_SCALE.SIZES", [64, 96], "INPUT.MULTI_SCALE.FINAL_FRACTION", 0.2,
 ]  # fmt: skip
-
-
-def start(cfg, resume=False) -> Trainer:
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume)
-    return trainer
 
 
 def assert_same_products(one: Trainer, other: Trainer):

@@ -8,6 +8,7 @@ from detectron2.engine import SimpleTrainer
 from detectron2.modeling import build_model
 
 from multas.engine import Trainer
+from training import start, train
 
 
 @pytest.fixture
@@ -37,15 +38,6 @@ def detector_cfg(tiny_cfg, card, tmp_path):
     return build
 
 
-def trained(cfg, resume=False) -> Trainer:
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume)
-    trainer.train()
-    return trainer
-
-
 @pytest.mark.parametrize(
     "aggregation",
     [
@@ -57,15 +49,12 @@ def trained(cfg, resume=False) -> Trainer:
 )
 def test_a_resumed_run_equals_an_uninterrupted_one(detector_cfg, aggregation):
     schedule = ("SOLVER.CHECKPOINT_PERIOD", 3, "SOLVER.MAX_ITER", 6)
-    whole = trained(detector_cfg(aggregation, *schedule, folder="whole"))
+    whole = train(detector_cfg(aggregation, *schedule, folder="whole"))
     cfg = detector_cfg(aggregation, *schedule, folder="parts")
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR)
-    first = Trainer(cfg)
-    first.resume_or_load(False)
+    first = start(cfg)
     first.max_iter = 3
     first.train()
-    second = trained(cfg, resume=True)
+    second = train(cfg, resume=True)
     assert second.start_iter == 3
     for a, b in (
         (whole.model, second.model),
@@ -76,7 +65,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(detector_cfg, aggregation):
 
 
 def test_the_trainer_trains_in_bfloat16_where_there_is_no_gpu(detector_cfg):
-    trainer = trained(detector_cfg(("NAME", "mgda"), "SOLVER.AMP.ENABLED", True))
+    trainer = train(detector_cfg(("NAME", "mgda"), "SOLVER.AMP.ENABLED", True))
     precision = trainer._trainer.precision
     assert precision.autocast is torch.bfloat16 and precision.scaler is None
     logged = trainer.storage.latest()

@@ -15,6 +15,7 @@ from detectron2.solver import build_optimizer
 from detectron2.utils.events import EventStorage
 
 from multas.engine import Trainer
+from training import start, train
 
 PATHS = [
     {
@@ -74,15 +75,6 @@ def distilled_cfg(tiny_cfg, teacher_files, card):
         )  # fmt: skip
 
     return build
-
-
-def train(cfg, resume=False) -> Trainer:
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(resume)
-    trainer.train()
-    return trainer
 
 
 @pytest.mark.parametrize("student", ["MultiTaskNetwork", "RetinaNet"])
@@ -216,10 +208,7 @@ def test_a_run_that_was_stopped_resumes_to_the_same_bits(
     whole = train(tiny_cfg(*opts, folder="whole"))
     # The same schedule, but the process ends after iteration 5 with a checkpoint behind 3.
     cfg = tiny_cfg(*opts, "SOLVER.CHECKPOINT_PERIOD", 3, folder="parts")
-    torch.manual_seed(cfg.SEED)
-    os.makedirs(cfg.OUTPUT_DIR)
-    first = Trainer(cfg)
-    first.resume_or_load(False)
+    first = start(cfg)
 
     class Stop(Exception):
         pass
