@@ -82,6 +82,23 @@ def test_gradients_of_an_iteration_are_the_sum_of_the_single_tasks(mode):
         torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=name)
 
 
+@pytest.mark.parametrize("counts", [(1, 2), (2, 1), (1, 1), (2, 2)])
+def test_so_they_are_with_statistics_of_each_mini_batch(counts):
+    """BatchNorm in training mode; a pooled map of one image has running statistics instead."""
+    network = make_network().train()
+    number = dict(zip(("det", "seg"), counts, strict=True))
+    whole = make_batch("separate", 2)
+    batch = [x for t in number for x in [y for y in whole if y["task"] == t][: number[t]]]
+    alone, single = copy.deepcopy(network), []
+    for task in number:
+        # The same network: the second task meets what the first left of the statistics.
+        single.append(gradients(alone, only(batch, task)))
+    together = gradients(network, batch)
+    for name, gradient in together.items():
+        expected = sum(own[name] for own in single if name in own)
+        torch.testing.assert_close(gradient, expected, rtol=1e-9, atol=1e-12, msg=name)
+
+
 def test_a_mini_batch_has_batch_norm_statistics_of_its_own():
     """With BatchNorm in training mode, separate is one pass after the other and mixed is not."""
     network = make_network().train()

@@ -74,5 +74,10 @@ def _task_gradients(cfg: CfgNode, model: nn.Module) -> TaskGradients | None:
         raise ValueError(
             f"MODEL.MULTITASK.GRADIENTS is '{options.GRADIENTS}'; choose from sum, mgda."
         )
+    if cfg.DATASETS.TASK_BATCHES and cfg.DATASETS.TASK_MODE == "alternate":
+        raise ValueError(
+            "MODEL.MULTITASK.GRADIENTS mgda weighs tasks that meet in an iteration, but "
+            "DATASETS.TASK_MODE alternate has one of them in each: set it to separate or mixed."
+        )
     network = model.student if isinstance(model, Distiller) else model
     return TaskGradients(network, options.NORMALISATION)

@@ -11,9 +11,11 @@ Norm = str | Callable[[int], nn.Module]
 
 
 def _use_running_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor) -> Tensor:
-    return F.batch_norm(
-        x, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
-    )
+    # Copies: the next mini-batch of the same iteration updates the statistics in place, and the
+    # backward pass of this one would then read those.
+    mean, var = norm.running_mean, norm.running_var
+    assert mean is not None and var is not None
+    return F.batch_norm(x, mean.clone(), var.clone(), norm.weight, norm.bias, False, 0.0, norm.eps)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
