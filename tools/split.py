@@ -17,7 +17,6 @@ from fractions import Fraction
 from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tabulate import tabulate
 
 from multas.data.card import read_card
 from multas.data.cards import register_card
@@ -108,17 +107,17 @@ def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> No
 
 
 def print_shares(splits: dict[str, list[str]], counts: dict[str, dict[str, int]]) -> None:
-    """One column per list: its images, and objects of each class with their share of all."""
-    shares = {name: Counter[str]() for name in splits}
+    """One row per list: images, and objects of each class with their share of all."""
+    totals: Counter[str] = Counter()
+    for own in counts.values():
+        totals.update(own)
+    print(f"{'list':10s} {'images':>7s}  " + "  ".join(f"{name:>14s}" for name in sorted(totals)))
     for name, ids in splits.items():
+        part: Counter[str] = Counter()
         for image_id in ids:
-            shares[name].update(counts[image_id])
-    totals = shares["all"]
-    rows = [["images", *map(len, splits.values())]]
-    for c in sorted(totals):
-        rows.append([c, *(f"{x[c]} ({100 * x[c] / totals[c]:.1f} %)" for x in shares.values())])
-    align = ["left", *["right"] * len(splits)]
-    print(tabulate(rows, headers=["", *splits], colalign=align, disable_numparse=True))
+            part.update(counts[image_id])
+        cells = [f"{part[c]:6d} {100 * part[c] / totals[c]:5.1f} %" for c in sorted(totals)]
+        print(f"{name:10s} {len(ids):7d}  " + "  ".join(cells))
 
 
 def check_lists(args: argparse.Namespace) -> int:
