@@ -15,7 +15,7 @@ from multas.data import make_toy_classes, register_card
 from multas.distillation import Distiller, Teacher
 from multas.engine import Trainer, load_config
 from multas.engine.checks import check_classes
-from multas.engine.step import DistillationStep
+from multas.engine.step import GradientStep
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = REPOSITORY / "configs" / "adaptive" / "classification"
@@ -239,7 +239,7 @@ def test_every_row_trains_for_two_iterations(row, tiny):
     layerwise = "layerwise" in row
     stages = len({"at", "nst"} & path_names(row))
     assert len(distillation.names) == len(path_names(row)) + (3 * stages if layerwise else 0)
-    assert isinstance(trainer._trainer, DistillationStep) == (row == "multiobjective")
+    assert isinstance(trainer._trainer, GradientStep) == (row == "multiobjective")
     if row.startswith("adaptive"):
         assert (distillation.aggregator.z != 0).all()
         groups = trainer.optimizer.param_groups

@@ -68,7 +68,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if not args.tables:
         parser.error(f"{args.words[0]} is no table; choose from {', '.join(TABLES)}, all")
     if len(args.opts) % 2:
-        parser.error(f"{' '.join(args.opts)}: give pairs of KEY VALUE")
+        parser.error(f"{' '.join(args.opts)}: neither tables nor pairs of KEY VALUE")
     for key in args.opts[::2]:
         if key in _OWN_KEYS:
             parser.error(f"{key} is set by {_OWN_KEYS[key]}")

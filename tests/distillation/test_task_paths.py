@@ -19,8 +19,7 @@ from multas.distillation.functional.foreground import (
 from multas.distillation.path_gradients import PathGradients
 from multas.distillation.task_gradients import TaskGradients
 from multas.engine.mixed_precision import MixedPrecision
-from multas.engine.step import DistillationStep
-from multas.engine.task_step import TaskGradientStep
+from multas.engine.step import GradientStep
 
 ENTRIES = [{"TASK": "det", "TRAIN": ["a"]}, {"TASK": "seg", "TRAIN": ["b"]}]
 
@@ -126,8 +125,8 @@ def test_distillation_adds_its_gradient_to_mgda_over_tasks(monkeypatch):
         distiller = make_distiller([{"TYPE": "FeatureMSE"}], ("det",), AGGREGATION__NAME="adaptive")
         optimizer = torch.optim.SGD(distiller.parameters(), lr=0.01)
         parts = distiller, [[image(0, "det"), image(1, "seg")]], optimizer
-        tasks = TaskGradients(distiller.student)
-        trainer = TaskGradientStep(*parts, tasks=tasks) if weighed else SimpleTrainer(*parts)
+        tasks = TaskGradients(distiller)
+        trainer = GradientStep(*parts, tasks) if weighed else SimpleTrainer(*parts)
         eval_norms(distiller)
         trainer.run_step()
         results.append({n: p.detach() for n, p in distiller.named_parameters()})
@@ -149,12 +148,13 @@ def test_mgda_over_tasks_and_mgda_over_paths_meet(objective, low_memory, scale):
     keys = {"TASK_AS_OBJECTIVE": objective, "LOW_MEMORY": low_memory, "NAME": "mgda"}
     distiller = make_distiller(PATHS_OF_TASKS, **{f"AGGREGATION__{k}": v for k, v in keys.items()})
     batch = [image(0, "det"), image(1, "seg")]
-    tasks = TaskGradients(distiller.student)
+    tasks = TaskGradients(distiller)
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.0)
     precision = scale and MixedPrecision(
         torch.device("cpu"), scaler=torch.amp.GradScaler("cpu", init_scale=scale)
     )
-    step = DistillationStep(distiller, [batch], optimizer, tasks=tasks, precision=precision)
+    paths = PathGradients(distiller.student, distiller.distillation, tasks)
+    step = GradientStep(distiller, [batch], optimizer, paths, precision=precision)
     eval_norms(distiller)
     parameters = list(distiller.student.parameters())
     own = tasks.combine(distiller(batch), parameters, keep_graph=True)
@@ -181,7 +181,7 @@ def test_mgda_over_tasks_needs_gradients_of_parameters():
         AGGREGATION__SCOPE_LAYERS=["backbone.bottom_up.res3"],
     )
     with pytest.raises(ValueError, match=r"SCOPE to parameters, or GRADIENTS to sum"):
-        PathGradients(distiller.student, distiller.distillation, TaskGradients(distiller.student))
+        PathGradients(distiller.student, distiller.distillation, TaskGradients(distiller))
 
 
 def test_a_detection_teacher_labels_the_images_for_segmentation():

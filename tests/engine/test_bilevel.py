@@ -8,6 +8,7 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from multas.distillation.aggregation import Bilevel
+from multas.distillation.path_gradients import PathGradients
 from multas.engine import Trainer
 from multas.engine.bilevel import BilevelStep
 from tiny_classifier import PATHS, images, make_distiller
@@ -22,7 +23,9 @@ def storage():
 
 def step_of(distiller, validation, lr=0.01, *opts) -> BilevelStep:
     optimizer = torch.optim.SGD(distiller.parameters(), lr=lr)
-    step = BilevelStep(distiller, [images(4)] * 20, optimizer, validation=[validation] * 20)
+    paths = PathGradients(distiller.student, distiller.distillation)
+    batches = [images(4)] * 20
+    step = BilevelStep(distiller, batches, optimizer, paths, validation=[validation] * 20)
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
@@ -78,7 +81,9 @@ def test_validation_images_leave_no_trace_in_the_student():
     distiller = make_distiller(PATHS, "NAME", "bilevel")
     distiller.student.loss_normalizer = 5.0
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.0)
-    step = BilevelStep(distiller, [images(4)] * 3, optimizer, validation=[images(2, seed=3)] * 3)
+    paths = PathGradients(distiller.student, distiller.distillation)
+    batches, validation = [images(4)] * 3, [images(2, seed=3)] * 3
+    step = BilevelStep(distiller, batches, optimizer, paths, validation=validation)
     plain = make_distiller(PATHS, "NAME", "hand_tuned")
     other = SimpleTrainer(plain, [images(4)] * 3, torch.optim.SGD(plain.parameters(), lr=0.0))
     step.run_step()

@@ -14,8 +14,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator, Teacher
 from multas.distillation.following import Following
+from multas.distillation.path_gradients import PathGradients
 from multas.engine.ema import MeanTeachers
-from multas.engine.step import DistillationStep
+from multas.engine.step import GradientStep
 from tiny_classifier import PATHS, images, make_distiller
 from two_ranks import run_on_two_ranks
 
@@ -58,9 +59,12 @@ def train(options, batch, wrap: bool) -> dict:
     model = DistributedDataParallel(distiller) if wrap else distiller
     optimizer = torch.optim.SGD(distiller.parameters(), lr=0.005, momentum=0.9)
     by_gradient = isinstance(distiller.distillation.aggregator, GradientAggregator)
-    trainer = (DistillationStep if by_gradient else SimpleTrainer)(
-        model, [batch] * STEPS, optimizer
-    )
+    parts = model, [batch] * STEPS, optimizer
+    if by_gradient:
+        paths = PathGradients(distiller.student, distiller.distillation)
+        trainer = GradientStep(*parts, paths)
+    else:
+        trainer = SimpleTrainer(*parts)
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

@@ -7,9 +7,10 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from multas.distillation.min_norm import gram_matrix, min_norm_weights
+from multas.distillation.path_gradients import PathGradients
 from multas.engine.hooks import PathMonitor
 from multas.engine.mixed_precision import MixedPrecision
-from multas.engine.step import DistillationStep
+from multas.engine.step import GradientStep
 from tiny_classifier import PATHS, images, make_distiller
 
 NAMES = ["at", "fm", "st"]
@@ -22,9 +23,10 @@ def storage():
         yield storage
 
 
-def step_of(distiller, batch, **options) -> DistillationStep:
+def step_of(distiller, batch, **options) -> GradientStep:
     optimizer = torch.optim.SGD(distiller.parameters(), lr=1e-2)
-    step = DistillationStep(distiller, [batch] * 20, optimizer, **options)
+    paths = PathGradients(distiller.student, distiller.distillation)
+    step = GradientStep(distiller, [batch] * 20, optimizer, paths, **options)
     for module in distiller.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eval()

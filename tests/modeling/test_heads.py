@@ -274,7 +274,7 @@ def test_semantic_head_ignores_padding_and_unlabelled_pixels():
     torch.testing.assert_close(resized[1], logits[1])
 
 
-def test_semantic_head_without_final_blocks_predicts_before_it_upsamples():
+def test_semantic_head_without_final_blocks_may_predict_before_it_upsamples():
     cfg = make_cfg()
     cfg.MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES = 4
     cfg.MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS = 0

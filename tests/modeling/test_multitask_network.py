@@ -284,3 +284,10 @@ def test_tasks_and_heads_must_fit():
     cfg.MODEL.MULTITASK.HEADS = ["DenseDetectionHead"] * 2
     with pytest.raises(ValueError, match="a result of its own"):
         build_model(cfg)
+
+
+def test_two_heads_with_one_name_of_a_loss_are_refused():
+    network = make_network(("seg", "cls"))
+    network.heads["fine"] = copy.deepcopy(network.heads["seg"])
+    with pytest.raises(ValueError, match=r"task fine calls a loss loss_sem_seg, as another"):
+        network.train()([make_image(0, ("seg", "cls"))])

@@ -71,8 +71,8 @@ def test_rows_bring_what_they_need(call, no_runner, capsys):
     ("args", "message"),
     [
         (["A7"], "A7 is no table; choose from A1, A2"),
-        (["A1", "A7"], "A7: give pairs of KEY VALUE"),
-        (["A1", "SOLVER.MAX_ITER"], "give pairs of KEY VALUE"),
+        (["A1", "A7"], "A7: neither tables nor pairs of KEY VALUE"),
+        (["A1", "SOLVER.MAX_ITER"], "SOLVER.MAX_ITER: neither tables nor pairs of KEY VALUE"),
         (["A1", "OUTPUT_DIR", "x"], "OUTPUT_DIR is set by --output"),
         (["A1", "SEED", "2"], "SEED is set by --seeds"),
         (["A1", "--jobs", "0"], "1 or more"),

@@ -57,7 +57,8 @@ def _add_network_config(cfg: CN) -> None:
     cfg.MODEL.MULTITASK.LOSS_WEIGHTS = []
     # How the tasks' gradients of shared parameters become one: "sum", or "mgda", T times the
     # min-norm point of the T gradients, which lowers every task's loss or is zero. Goes with any
-    # aggregation of paths, except that by gradients of features (AGGREGATION.SCOPE).
+    # aggregation of paths, except that by gradients of features (AGGREGATION.SCOPE), but not with
+    # DATASETS.TASK_MODE alternate, where tasks do not meet.
     cfg.MODEL.MULTITASK.GRADIENTS = "sum"
     # mgda: gradients are divided by "none" 1, "l2" their length, "loss" their loss, "loss+" both
     # before the problem is solved (see MODEL.DISTILLATION.AGGREGATION.NORMALISATION).

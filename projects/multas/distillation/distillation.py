@@ -260,7 +260,7 @@ class Distillation(nn.Module):
         if self._pending is not None:
             raise RuntimeError(
                 f"Aggregation {type(self.aggregator).__name__} weighs gradients: train with "
-                "multas.engine.Trainer (or its DistillationStep), not with a plain trainer, or "
+                "multas.engine.Trainer (or its GradientStep), not with a plain trainer, or "
                 "set MODEL.DISTILLATION.AGGREGATION.NAME to one that weighs losses (adaptive)."
             )
         self._pending = list(losses), list(cuts)

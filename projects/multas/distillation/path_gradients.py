@@ -145,6 +145,7 @@ class PathGradients:
         scaled_task = task if task is None or scale is None else task * scale
         if self._tasks is not None and task_losses:
             row = self._tasks.combine(task_losses, self._all, scale, keep_graph=True)
+            # A mean over ranks already; the mean that is taken below leaves it as it is.
             scaled_task = _with_gradient(self._all, row)
         del losses
         if self._reuses:

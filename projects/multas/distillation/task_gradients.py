@@ -1,11 +1,13 @@
 """From the losses of several tasks to one gradient: MGDA over tasks."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 
 import torch
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
+from multas.distillation.distiller import Distiller
 from multas.distillation.gram import gram_of_rows
 from multas.distillation.min_norm import NORMALISATIONS, mgda_weights
 from multas.distillation.ranks import average_gradients, from_main_rank, mean_over_ranks
@@ -24,14 +26,15 @@ class TaskGradients:
     no task, those of paths weighed by losses, add their own gradient as it is.
 
     Args:
-        network: whose losses they are.
+        model: the network, or a Distiller whose student it is.
         normalisation: of the gradients, see MODEL.MULTITASK.NORMALISATION.
 
     Raises:
         ValueError: another network, or an unknown normalisation.
     """
 
-    def __init__(self, network: nn.Module, normalisation: str = "l2") -> None:
+    def __init__(self, model: nn.Module, normalisation: str = "l2") -> None:
+        network = model.student if isinstance(model, Distiller) else model
         if not isinstance(network, MultiTaskNetwork):
             raise ValueError(
                 "MODEL.MULTITASK.GRADIENTS mgda weighs the tasks of a MultiTaskNetwork, not of "
@@ -44,6 +47,17 @@ class TaskGradients:
             )
         self._network = network
         self._normalisation = normalisation
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def backward(
+        self, losses: Mapping[str, Tensor], scale: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Fill ``.grad`` from these losses, see :meth:`combine`; nothing else is to be logged."""
+        for parameter, gradient in zip(
+            self._parameters, self.combine(losses, self._parameters, scale), strict=True
+        ):
+            parameter.grad = gradient
+        return {}
 
     def combine(
         self,
@@ -63,6 +77,9 @@ class TaskGradients:
 
         Returns:
             For each parameter the gradient, the mean over all ranks; None where no loss reaches.
+
+        Raises:
+            FloatingPointError: a task's gradient is not finite, and there is no scaler.
         """
         by_task = self._by_task(losses)
         # Whatever tasks share of the graph is needed until the last of them.
@@ -88,7 +105,7 @@ class TaskGradients:
             shared = len(present) > 1
             terms = [g * w if shared else g for w, g in present]
             terms.extend([] if extra is None else [extra])
-            combined.append(torch.stack(terms).sum(0) if terms else None)
+            combined.append(reduce(torch.add, terms) if terms else None)
         return combined
 
     def _by_task(self, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -111,6 +128,12 @@ class TaskGradients:
         if scaled and not torch.isfinite(gram).all():
             # The scale was too large: the scaler sees that, skips the step and lowers it.
             return [1.0] * len(rows)
+        broken = [t for t, x in zip(rows, gram.diagonal(), strict=True) if not torch.isfinite(x)]
+        if broken:
+            raise FloatingPointError(
+                f"The gradients of the tasks {', '.join(broken)} are not finite (losses of "
+                f"{', '.join(rows)}: {values.tolist()}). Lower SOLVER.BASE_LR, or check their data."
+            )
         weights = from_main_rank(
             mgda_weights(gram, values.cpu().double(), self._normalisation), device
         )

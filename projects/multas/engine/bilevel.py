@@ -10,35 +10,50 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from multas.distillation.aggregation import Bilevel
 from multas.distillation.gram import gram_of_rows
+from multas.distillation.path_gradients import PathGradients
 from multas.distillation.ranks import average_gradients
-from multas.engine.step import DistillationStep
+from multas.engine.mixed_precision import MixedPrecision
+from multas.engine.step import GradientStep
 
 
-class BilevelStep(DistillationStep):
-    """A :class:`DistillationStep` followed by one step of the path weights; see :class:`Bilevel`.
+class BilevelStep(GradientStep):
+    """A :class:`GradientStep` followed by one step of the path weights; see :class:`Bilevel`.
 
     Costs one forward and backward pass more, on a batch of validation images.
 
     Args:
+        model: a Distiller, wrapped or not.
+        data_loader, optimizer, precision: see :class:`GradientStep`.
+        paths: the gradients of its paths, with scope "parameters".
         validation: batches of annotated images that are not trained on.
     """
 
-    def __init__(self, *args, validation: Iterable[list[dict]], **kwargs) -> None:
-        super().__init__(*args, **kwargs)
-        self._gradients.keep_rows()
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+        paths: PathGradients,
+        *,
+        validation: Iterable[list[dict]],
+        precision: MixedPrecision | None = None,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer, paths, precision=precision)
+        self._paths = paths
+        self._paths.keep_rows()
         self._validation = validation
         self._batches: Iterator[list[dict]] | None = None
 
     def run_step(self) -> None:
         super().run_step()
-        rows = self._gradients.take_rows()
-        student = self._distiller.student
-        parameters = self._gradients.student_parameters
+        rows = self._paths.take_rows()
+        distiller: Any = getattr(self.model, "module", self.model)
+        student, parameters = distiller.student, self._paths.student_parameters
         with _unchanged(student), self.precision.forward():
             loss = torch.stack(list(student(self._next_batch()).values())).sum()
         own = torch.autograd.grad(loss, parameters, allow_unused=True)
         gram, _ = gram_of_rows([*rows, *average_gradients([own], parameters)])
-        aggregator = self._distiller.distillation.aggregator
+        aggregator = distiller.distillation.aggregator
         assert isinstance(aggregator, Bilevel)
         aggregator.improve(gram[:-1, :-1], gram[-1, :-1], gram[-1, -1])
 

@@ -9,11 +9,11 @@ from torch import nn
 
 from multas.distillation import Distiller, GradientAggregator
 from multas.distillation.aggregation import Bilevel
+from multas.distillation.path_gradients import PathGradients
 from multas.distillation.task_gradients import TaskGradients
 from multas.engine.bilevel import BilevelStep
 from multas.engine.mixed_precision import MixedPrecision
-from multas.engine.step import DistillationStep
-from multas.engine.task_step import TaskGradientStep
+from multas.engine.step import GradientStep
 
 
 def build_step(
@@ -29,9 +29,8 @@ def build_step(
         build_train_loader: gives batches of what a config names in DATASETS.TRAIN.
 
     Returns:
-        A :class:`DistillationStep` when the model distills with an aggregator that weighs
-        gradients, else a :class:`TaskGradientStep` when those of tasks are weighed, else
-        ``trainer`` itself.
+        A :class:`GradientStep` where gradients of paths or of tasks are weighed, else ``trainer``
+        itself.
 
     Raises:
         ValueError: bilevel aggregation without validation images; tasks that cannot be weighed.
@@ -45,9 +44,10 @@ def build_step(
     precision = MixedPrecision.from_config(cfg, torch.device(cfg.MODEL.DEVICE))
     parts = trainer.model, trainer.data_loader, trainer.optimizer
     if distillation is None or not by_gradient:
-        return TaskGradientStep(*parts, tasks=tasks, precision=precision) if tasks else trainer
+        return GradientStep(*parts, tasks, precision=precision) if tasks else trainer
+    paths = PathGradients(distiller.student, distillation, tasks)
     if not isinstance(distillation.aggregator, Bilevel):
-        return DistillationStep(*parts, tasks=tasks, precision=precision)
+        return GradientStep(*parts, paths, precision=precision)
     names = cfg.MODEL.DISTILLATION.AGGREGATION.BILEVEL_DATA
     if not names:
         raise ValueError(
@@ -59,10 +59,7 @@ def build_step(
     validation.DATASETS.TRAIN = tuple(names)
     validation.DATASETS.TASK_BATCHES = []
     return BilevelStep(
-        *parts,
-        tasks=tasks,
-        precision=precision,
-        validation=build_train_loader(validation),
+        *parts, paths, validation=build_train_loader(validation), precision=precision
     )
 
 
@@ -79,5 +76,4 @@ def _task_gradients(cfg: CfgNode, model: nn.Module) -> TaskGradients | None:
             "MODEL.MULTITASK.GRADIENTS mgda weighs tasks that meet in an iteration, but "
             "DATASETS.TASK_MODE alternate has one of them in each: set it to separate or mixed."
         )
-    network = model.student if isinstance(model, Distiller) else model
-    return TaskGradients(network, options.NORMALISATION)
+    return TaskGradients(model, options.NORMALISATION)

@@ -1,18 +1,15 @@
-"""One training step with an aggregation that weighs gradients."""
+"""One training step in which gradients are weighed: those of paths, of tasks, or both."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from detectron2.engine import SimpleTrainer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.distillation import Distiller
-from multas.distillation.path_gradients import PathGradients
-from multas.distillation.task_gradients import TaskGradients
 from multas.engine.mixed_precision import MixedPrecision
 
 
@@ -30,20 +27,29 @@ def without_reduction(model: nn.Module) -> AbstractContextManager:
     return model.no_sync() if isinstance(model, DistributedDataParallel) else nullcontext()
 
 
-class DistillationStep(SimpleTrainer):
-    """Detectron2's SimpleTrainer for a Distiller whose aggregator weighs gradients.
+class Gradients(Protocol):
+    """What weighs gradients: those of paths, or of tasks."""
 
-    Forward, task losses and path losses; :class:`PathGradients` fills ``.grad``; one step of the
-    optimiser. What is logged and saved is what Detectron2's trainers log and save.
+    def backward(
+        self, losses: Mapping[str, Tensor], scale: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Fill ``.grad`` from the losses of a forward pass; returns further terms to log."""
+
+
+class GradientStep(SimpleTrainer):
+    """Detectron2's SimpleTrainer where gradients are weighed, not losses.
+
+    Forward; ``gradients`` fill ``.grad``; one step of the optimiser. What is logged and saved is
+    what Detectron2's trainers log and save.
 
     A model wrapped in DistributedDataParallel does not reduce by itself here: its hooks know
-    nothing of path gradients, and refuse parameters (adapters) that the task loss does not reach.
+    nothing of weighed gradients, and refuse parameters (adapters) that the losses do not reach.
 
     Args:
-        model: a Distiller, wrapped or not.
+        model: a Distiller or a MultiTaskNetwork, wrapped or not.
         data_loader: gives batches.
         optimizer: of the model's parameters.
-        tasks: weighs the gradients of the student's tasks, too; None = they add up.
+        gradients: of that model, :class:`PathGradients` or :class:`TaskGradients`.
         precision: of the forward pass; None = as the parameters are.
     """
 
@@ -52,26 +58,22 @@ class DistillationStep(SimpleTrainer):
         model: nn.Module,
         data_loader: Iterable[list[dict]],
         optimizer: torch.optim.Optimizer,
+        gradients: Gradients,
         *,
-        tasks: TaskGradients | None = None,
         precision: MixedPrecision | None = None,
     ) -> None:
         super().__init__(model, data_loader, optimizer)
-        distiller: Any = getattr(model, "module", model)
-        if not isinstance(distiller, Distiller) or distiller.distillation is None:
-            raise ValueError("DistillationStep trains a Distiller that has been prepared.")
-        self._distiller = distiller
-        self._gradients = PathGradients(distiller.student, distiller.distillation, tasks)
-        self.precision = precision or MixedPrecision(torch.device(distiller.device))
+        self._gradients = gradients
+        self.precision = precision or MixedPrecision(next(model.parameters()).device)
 
     def run_step(self) -> None:
         data, data_time = next_batch(self)
         with without_reduction(self.model):
             with self.precision.forward():
-                task_losses = self.model(data)
+                losses = self.model(data)
             self.optimizer.zero_grad()
-            path_losses = self._gradients.backward(task_losses, self.precision.scale())
-        self._write_metrics(task_losses | path_losses, data_time)
+            more = self._gradients.backward(losses, self.precision.scale())
+        self._write_metrics(losses | more, data_time)
         self.precision.step(self.optimizer)
 
     def state_dict(self) -> dict[str, Any]:

@@ -162,6 +162,9 @@ class MultiTaskNetwork(nn.Module):
         Returns:
             Training: all losses of all heads, scalars; exact zeros for a task without annotated
             image. Inference: per image one entry per head: "instances", "sem_seg", "scores".
+
+        Raises:
+            ValueError: two heads call a loss alike.
         """
         if not self.training:
             return self._results(self.raw_outputs(batched_inputs), batched_inputs)
@@ -183,6 +186,11 @@ class MultiTaskNetwork(nn.Module):
                 for x in batched_inputs
             ]
             own = head.losses(outputs.predictions[task], outputs.features, annotations, image_size)
+            if taken := own.keys() & losses.keys():
+                raise ValueError(
+                    f"The head of task {task} calls a loss {', '.join(sorted(taken))}, as another "
+                    "head does: give the losses of each head names of their own."
+                )
             weight = self.loss_weights.get(task, 1.0)
             losses.update({name: loss * weight for name, loss in own.items()})
             self.task_of_loss.update(dict.fromkeys(own, task))
