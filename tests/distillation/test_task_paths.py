@@ -18,6 +18,7 @@ from multas.distillation.functional.foreground import (
 )
 from multas.distillation.path_gradients import PathGradients
 from multas.distillation.task_gradients import TaskGradients
+from multas.engine.build_step import build_step
 from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import GradientStep
 
@@ -171,6 +172,17 @@ def test_mgda_over_tasks_and_mgda_over_paths_meet(objective, low_memory, scale):
     for parameter, *pieces in zip(parameters, own, *rows, strict=True):
         terms = [w * g for w, g in zip(weights, pieces, strict=True) if g is not None]
         torch.testing.assert_close(parameter.grad, sum(terms), rtol=1e-4, atol=1e-6)
+
+
+def test_the_config_has_tasks_weighed_beside_paths(storage):
+    distiller = make_distiller(PATHS_OF_TASKS, AGGREGATION__NAME="mgda")
+    cfg = network_cfg(tasks=("det", "seg"))
+    cfg.MODEL.MULTITASK.GRADIENTS = "mgda"
+    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.01)
+    plain = SimpleTrainer(distiller, [[image(0, "det"), image(1, "seg")]], optimizer)
+    build_step(cfg, plain, iter).run_step()
+    logged = storage.latest()
+    assert {"task_weight/det", "task_weight/seg", "loss_kd_soft", "loss_kd_mse"} <= logged.keys()
 
 
 def test_mgda_over_tasks_needs_gradients_of_parameters():
