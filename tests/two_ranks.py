@@ -3,12 +3,34 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from detectron2.utils import comm
 
 
-def run_on_two_ranks(file: str, folder: Path, timeout: float = 240) -> list[dict]:
+@contextmanager
+def process_group(folder: str | Path, rank: int) -> Iterator[None]:
+    """In it, the two processes of :func:`run_on_two_ranks` are ranks of one gloo group.
+
+    Args:
+        folder: where they meet.
+        rank: of this process.
+    """
+    meeting = f"file://{Path(folder) / 'meeting'}"
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    try:
+        yield
+    finally:
+        # Detectron2 remembers groups: their threads would outlive them and abort the process.
+        comm._get_global_gloo_group.cache_clear()
+        comm._LOCAL_PROCESS_GROUP = None
+        torch.distributed.destroy_process_group()
+
+
+def run_on_two_ranks(file: str, folder: Path, timeout: float = 240) -> list:
     """Start ``python file folder rank`` twice.
 
     Args:

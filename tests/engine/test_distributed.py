@@ -18,7 +18,7 @@ from multas.distillation.path_gradients import PathGradients
 from multas.engine.ema import MeanTeachers
 from multas.engine.step import GradientStep
 from tiny_classifier import PATHS, images, make_distiller
-from two_ranks import run_on_two_ranks
+from two_ranks import process_group, run_on_two_ranks
 
 STEPS = 5
 TASK = ["TASK_AS_OBJECTIVE", True]
@@ -91,15 +91,13 @@ def batch_of(ranks: list[int]) -> list[dict]:
 
 
 def main(folder: str, rank: int) -> None:
-    meeting = "file://" + os.path.join(folder, "meeting")
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    results = {}
-    for name, options in CASES.items():
-        if name == "torchjd" and not _has_torchjd():
-            continue
-        results[name] = train(options, batch_of([rank]), wrap=True)
-    torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
-    torch.distributed.destroy_process_group()
+    with process_group(folder, rank):
+        results = {}
+        for name, options in CASES.items():
+            if name == "torchjd" and not _has_torchjd():
+                continue
+            results[name] = train(options, batch_of([rank]), wrap=True)
+        torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
 
 
 def _has_torchjd() -> bool:

@@ -20,7 +20,7 @@ from multas.distillation.task_gradients import TaskGradients
 from multas.engine.build_step import build_step
 from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import GradientStep
-from two_ranks import run_on_two_ranks
+from two_ranks import process_group, run_on_two_ranks
 
 MODES = ("separate", "mixed", "alternate")
 
@@ -297,14 +297,12 @@ CASES = [(how, mode) for how in KINDS for mode in MODES if (how, mode) != ("mgda
 
 def rank_main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
-    meeting = f"file://{folder / 'meeting'}"
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    results = {
-        (how, mode): train(KINDS[how], mode, batches_of(mode, slice(rank, rank + 1)), wrap=True)
-        for how, mode in CASES
-    }
-    torch.save(results, folder / f"rank{rank}.pth")
-    torch.distributed.destroy_process_group()
+    with process_group(folder, rank):
+        results = {
+            (how, mode): train(KINDS[how], mode, batches_of(mode, slice(rank, rank + 1)), wrap=True)
+            for how, mode in CASES
+        }
+        torch.save(results, folder / f"rank{rank}.pth")
 
 
 @pytest.fixture(scope="module")

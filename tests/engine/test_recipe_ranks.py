@@ -10,32 +10,30 @@ from detectron2.utils import comm
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.engine import Trainer, load_config
-from two_ranks import run_on_two_ranks
+from two_ranks import process_group, run_on_two_ranks
 
 KEY = "SOLVER.EARLY_STOPPING."
 
 
 def main(folder: str, rank: int) -> None:
-    meeting = "file://" + os.path.join(folder, "meeting")
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    # Detectron2 launches processes on GPUs alone; this is what it does, on CPUs.
-    comm._LOCAL_PROCESS_GROUP = torch.distributed.new_group([0, 1])
-    defaults.create_ddp_model = lambda model, **_: DistributedDataParallel(
-        model, broadcast_buffers=False
-    )
-    torch.manual_seed(rank)
-    trainer = Trainer(load_config(os.path.join(folder, "job.yaml")))
-    trainer.resume_or_load(False)
-    trainer.train()
-    state = {
-        "iterations": trainer.iter,
-        "progress": vars(trainer._product.early_stopping.progress),
-        "average": trainer._product.average.weights,
-        "parameters": [name for name, _ in trainer.model.module.named_parameters()],
-        "evaluated": sorted(trainer._last_eval_results),
-    }
-    torch.save(state, os.path.join(folder, f"rank{rank}.pth"))
-    torch.distributed.destroy_process_group()
+    with process_group(folder, rank):
+        # Detectron2 launches processes on GPUs alone; this is what it does, on CPUs.
+        comm._LOCAL_PROCESS_GROUP = torch.distributed.new_group([0, 1])
+        defaults.create_ddp_model = lambda model, **_: DistributedDataParallel(
+            model, broadcast_buffers=False
+        )
+        torch.manual_seed(rank)
+        trainer = Trainer(load_config(os.path.join(folder, "job.yaml")))
+        trainer.resume_or_load(False)
+        trainer.train()
+        state = {
+            "iterations": trainer.iter,
+            "progress": vars(trainer._product.early_stopping.progress),
+            "average": trainer._product.average.weights,
+            "parameters": [name for name, _ in trainer.model.module.named_parameters()],
+            "evaluated": sorted(trainer._last_eval_results),
+        }
+        torch.save(state, os.path.join(folder, f"rank{rank}.pth"))
 
 
 @pytest.fixture

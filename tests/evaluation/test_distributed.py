@@ -1,38 +1,25 @@
 import json
-import os
-import subprocess
 import sys
+from pathlib import Path
 
+import detectron2  # noqa: F401  (first: it makes torchvision work without compiled operators)
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.structures import Boxes, Instances
 from PIL import Image
 
 from multas.evaluation import ClassificationEvaluator, SemanticSegmentationEvaluator
 from multas.evaluation import VOCDetectionEvaluator as VOC
+from two_ranks import process_group, run_on_two_ranks
 
-# Each of two processes sees every second image, then the first one sees all of them alone. What is
-# predicted follows from the number of the image.
-SCRIPT = """
-import json, os, sys
-import detectron2
-import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.structures import Boxes, Instances
-from multas.evaluation import (
-    ClassificationEvaluator, SemanticSegmentationEvaluator, VOCDetectionEvaluator,
-)
-
-folder, rank = sys.argv[1], int(sys.argv[2])
-meeting = "file://" + os.path.join(folder, "meeting")
-torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-records = json.load(open(os.path.join(folder, "records.json")))
-DatasetCatalog.register("toy", lambda: records)
-MetadataCatalog.get("toy").set(thing_classes=["ant", "bee"], stuff_classes=["ground", "ant"])
-kinds = [VOCDetectionEvaluator, SemanticSegmentationEvaluator, ClassificationEvaluator]
+KINDS = [VOC, SemanticSegmentationEvaluator, ClassificationEvaluator]
+NAME = "on_two_ranks"
 
 
-def evaluate(evaluator, numbers):
+def evaluate(evaluator, records, numbers) -> dict | None:
+    """Of these images; what is predicted follows from the number of the image."""
     evaluator.reset()
     for number in numbers:
         generator = torch.Generator().manual_seed(number)
@@ -50,26 +37,17 @@ def evaluate(evaluator, numbers):
     return evaluator.evaluate()
 
 
-together = [evaluate(kind("toy"), range(rank, len(records), 2)) for kind in kinds]
-if rank == 0:
-    alone = [evaluate(kind("toy", distributed=False), range(len(records))) for kind in kinds]
-    json.dump([together, alone], open(os.path.join(folder, "results.json"), "w"))
-else:
-    assert together == [None] * len(kinds)
-torch.distributed.barrier()
-torch.distributed.destroy_process_group()
-"""
-
-
-def start(folder, rank):
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(sys.path),
-    }
-    arguments = [sys.executable, "-c", SCRIPT, str(folder), str(rank)]
-    return subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+def main(folder: Path, rank: int) -> None:
+    """Each rank sees every second image, then each sees all of them alone."""
+    records = json.loads((folder / "records.json").read_text())
+    DatasetCatalog.register(NAME, lambda: records)
+    MetadataCatalog.get(NAME).set(thing_classes=["ant", "bee"], stuff_classes=["ground", "ant"])
+    everything = range(len(records))
+    with process_group(folder, rank):
+        together = [evaluate(kind(NAME), records, everything[rank::2]) for kind in KINDS]
+        alone = [evaluate(kind(NAME, distributed=False), records, everything) for kind in KINDS]
+    # Through JSON: torch.load takes no NumPy numbers.
+    torch.save(json.dumps([together, alone]), folder / f"rank{rank}.pth")
 
 
 def test_two_processes_give_the_figures_of_one(tmp_path):
@@ -89,11 +67,8 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
             }
         )
     (tmp_path / "records.json").write_text(json.dumps(records))
-    processes = [start(tmp_path, rank) for rank in (0, 1)]
-    for process in processes:
-        output, _ = process.communicate(timeout=200)
-        assert process.returncode == 0, output
-    together, alone = json.loads((tmp_path / "results.json").read_text())
+    (together, alone), (nothing, _) = map(json.loads, run_on_two_ranks(__file__, tmp_path))
+    assert nothing == [None] * len(KINDS)
     assert [list(part) for part in alone] == [["bbox"], ["sem_seg"], ["classification"]]
     assert 0 < alone[0]["bbox"]["AP"] < 100
     for part, expected in zip(together, alone, strict=True):
@@ -101,8 +76,12 @@ def test_two_processes_give_the_figures_of_one(tmp_path):
             assert part[task] == pytest.approx(figures)
 
 
-@pytest.mark.parametrize("kind", [VOC, SemanticSegmentationEvaluator, ClassificationEvaluator])
+@pytest.mark.parametrize("kind", KINDS)
 def test_one_rank_may_evaluate_alone(kind, register):
     name = register(list, thing_classes=["ant"], stuff_classes=["ground"])
     assert not torch.distributed.is_initialized()
     assert kind(name, distributed=False).evaluate() == {}
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

@@ -5,10 +5,9 @@ import sys
 
 import pytest
 import torch
-import torch.distributed as dist
 
 from gfl_scene import SCENE, SIZE, make_features, make_head, make_instances
-from two_ranks import run_on_two_ranks
+from two_ranks import process_group, run_on_two_ranks
 
 EMPTY = ([], [])
 # The annotations of two images, one for each rank; None = not annotated.
@@ -34,11 +33,9 @@ def gradients(case: str, images: list[int]) -> tuple[list[torch.Tensor], torch.T
 
 
 def main(folder: str, rank: int) -> None:
-    meeting = "file://" + os.path.join(folder, "meeting")
-    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
-    results = {case: gradients(case, [rank]) for case in CASES}
-    torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
-    dist.destroy_process_group()
+    with process_group(folder, rank):
+        results = {case: gradients(case, [rank]) for case in CASES}
+        torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
 
 
 @pytest.fixture(scope="module")

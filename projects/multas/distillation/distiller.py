@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.modeling import META_ARCH_REGISTRY, build_model
+from detectron2.utils import comm
 from torch import Tensor, nn
 
 from multas.distillation.cuts import Cut
@@ -47,6 +48,7 @@ class Distiller(nn.Module):
         self.hard_labels = hard_labels
         self._build = build
         self._prepared = False
+        self._loss_names: list[str] = []  # of the student, once any rank has seen them
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -118,7 +120,22 @@ class Distiller(nn.Module):
             targets = self._targets(inputs if own_boxes else self._visible(inputs))
             parts.append((len(inputs), distillation.path_losses(record, inputs, targets, task)))
             cuts.extend(part_of_cuts)
+        if comm.get_world_size() > 1:
+            losses = self._as_on_all_ranks(losses)
         return losses | distillation.aggregate(_mean_over_images(parts), cuts)
+
+    def _as_on_all_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """On a rank without labels zeros take the place of the student's losses.
+
+        DDP waits for the gradient of every parameter, the log for every loss of every rank.
+        """
+        if not self._loss_names and self.hard_labels:
+            self._loss_names = sorted(set().union(*comm.all_gather(sorted(losses))))
+        if losses:
+            return losses
+        first = [p.reshape(-1)[0] for p in self.student.parameters() if p.requires_grad]
+        zero = 0.0 * torch.stack(first).sum()
+        return dict.fromkeys(self._loss_names or ["loss_without_labels"], zero)
 
     def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
         """The batch in parts that the student can take, and whether it learns from their labels.

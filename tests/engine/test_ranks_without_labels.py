@@ -1,0 +1,83 @@
+"""A model that needs annotations, distilled on two ranks of which any may lack labels."""
+
+import os
+import sys
+from itertools import pairwise
+
+import pytest
+import torch
+from detectron2.engine import SimpleTrainer
+from detectron2.utils import comm
+from detectron2.utils.events import EventStorage
+from torch.nn.parallel import DistributedDataParallel
+
+from multas.distillation.path_gradients import PathGradients
+from multas.engine.step import GradientStep
+from tiny_classifier import PATHS, images, make_distiller
+from two_ranks import process_group, run_on_two_ranks
+
+CASES = {
+    "adaptive": ["NAME", "adaptive"],
+    "mgda": ["NAME", "mgda"],
+    "mgda task": ["NAME", "mgda", "TASK_AS_OBJECTIVE", True],
+}
+# Whether the images of ranks 0 and 1 have labels, step by step.
+LABELS = [(False, False), (False, True), (True, False), (True, True)]
+
+
+def make(options):
+    # Without the path to the head: nothing but labels trains it.
+    distiller = make_distiller(PATHS[:2], *options)
+    distiller.student.accepts_unannotated = False
+    return distiller
+
+
+def train(options, rank: int) -> dict:
+    distiller = make(options)
+    model = DistributedDataParallel(distiller)
+    batches = [images(2, seed=rank, labels=labels[rank]) for labels in LABELS]
+    parts = model, batches, torch.optim.SGD(distiller.parameters(), lr=0.01)
+    if options[1] == "mgda":
+        trainer = GradientStep(*parts, PathGradients(distiller.student, distiller.distillation))
+    else:
+        trainer = SimpleTrainer(*parts)
+    losses, heads = [], []
+    with EventStorage() as storage:
+        for _ in LABELS:
+            trainer.run_step()
+            storage.step()
+            heads.append(distiller.student.heads.cls.linear.weight.detach().clone())
+        if comm.is_main_process():
+            losses = [value for value, _ in storage.history("loss_class").values()]
+    return {"losses": losses, "heads": heads, "parameters": dict(distiller.named_parameters())}
+
+
+def main(folder: str, rank: int) -> None:
+    with process_group(folder, rank):
+        results = {name: train(options, rank) for name, options in CASES.items()}
+        torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory) -> list[dict]:
+    return run_on_two_ranks(__file__, tmp_path_factory.mktemp("ranks"))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_stay_equal_and_labels_of_either_train_the_head(ranks, name):
+    first, second = (result[name] for result in ranks)
+    for key, value in first["parameters"].items():
+        assert torch.equal(value, second["parameters"][key]), key
+    heads = [make(CASES[name]).student.heads.cls.linear.weight.detach(), *first["heads"]]
+    moved = [not torch.equal(a, b) for a, b in pairwise(heads)]
+    assert moved == [False, True, True, True]
+
+
+def test_the_log_has_the_mean_over_ranks_in_which_no_labels_are_zero(ranks):
+    # Of all steps but the first, in which nobody knows what the losses will be called.
+    one, other, both = ranks[0]["adaptive"]["losses"]
+    assert both / (one + other) == pytest.approx(1, abs=0.1)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
