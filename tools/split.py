@@ -107,17 +107,19 @@ def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> No
 
 
 def print_shares(splits: dict[str, list[str]], counts: dict[str, dict[str, int]]) -> None:
-    """One row per list: images, and objects of each class with their share of all."""
+    """One column per list: images, and objects of each class with their share of all."""
     totals: Counter[str] = Counter()
     for own in counts.values():
         totals.update(own)
-    print(f"{'list':10s} {'images':>7s}  " + "  ".join(f"{name:>14s}" for name in sorted(totals)))
-    for name, ids in splits.items():
-        part: Counter[str] = Counter()
-        for image_id in ids:
-            part.update(counts[image_id])
-        cells = [f"{part[c]:6d} {100 * part[c] / totals[c]:5.1f} %" for c in sorted(totals)]
-        print(f"{name:10s} {len(ids):7d}  " + "  ".join(cells))
+    rows = {"images": [len(ids) for ids in splits.values()]}
+    parts = [sum((Counter(counts[i]) for i in ids), Counter()) for ids in splits.values()]
+    rows |= {name: [part[name] for part in parts] for name in sorted(totals)}
+    width = max(map(len, rows))
+    print(" " * width + "".join(f"{name:>16s}" for name in splits))
+    for name, numbers in rows.items():
+        whole = totals.get(name, len(counts))
+        cells = [f"{number:8d} {100 * number / whole:5.1f} %" for number in numbers]
+        print(f"{name:{width}s}" + "".join(cells))
 
 
 def check_lists(args: argparse.Namespace) -> int:

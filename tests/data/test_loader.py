@@ -64,6 +64,25 @@ def loader_of(names, cfg=None, **options):
     return build_train_loader(dicts, mapper, **{"total_batch_size": 4, "seed": 7, **options})
 
 
+def test_empty_images_go_unless_they_are_annotated_for_another_task():
+    box = {"bbox": [0, 0, 4, 4], "bbox_mode": 0, "category_id": 0}
+    dicts = [
+        {"file_name": "unknown.jpg"},
+        {"file_name": "empty.jpg", "annotations": []},
+        {"file_name": "crowd.jpg", "annotations": [box | {"iscrowd": 1}]},
+        {"file_name": "object.jpg", "annotations": [box]},
+        {"file_name": "mask.jpg", "annotations": [], "sem_seg_file_name": "mask.png"},
+        {"file_name": "label.jpg", "annotations": [], "label": 3},
+    ]
+    DatasetCatalog.register("some_empty", lambda: dicts)
+    try:
+        kept = [d["file_name"] for d in load_training_dicts(["some_empty"], filter_empty=True)]
+        assert load_training_dicts(["some_empty"], filter_empty=False) == dicts
+    finally:
+        DatasetCatalog.remove("some_empty")
+    assert kept == ["unknown.jpg", "object.jpg", "mask.jpg", "label.jpg"]
+
+
 class Ranked(BatchSampler):
     """The sampler of one of several processes."""
 

@@ -33,7 +33,7 @@ def toy(repository, small_toy, tmp_path):
     shutil.copytree(small_toy, root)
     content = yaml.safe_load((repository / "datasets/cards/toy.yaml").read_text())
 
-    def register(name="toy", **keys):
+    def register(name="masked_toy", **keys):
         register_card({**content, "name": name, "root": str(root), **keys})
 
     register.root = root
@@ -85,7 +85,7 @@ def test_other_mat_files_are_refused(tmp_path):
 
 def test_the_first_folder_that_has_a_mask_counts(sbd):
     sbd(splits={"seg": SEG})
-    kinds = [r["sem_seg_file_name"][-4:] for r in DatasetCatalog.get("toy_seg")]
+    kinds = [r["sem_seg_file_name"][-4:] for r in DatasetCatalog.get("masked_toy_seg")]
     assert kinds == [".png"] * 12 + [".mat"] * 12
     sbd(name="other", splits={"seg": {**SEG, "masks": SEG["masks"][::-1]}})
     kinds = [r["sem_seg_file_name"][-4:] for r in DatasetCatalog.get("other_seg")]
@@ -100,7 +100,7 @@ def test_faulty_mat_masks_are_reported_by_name(sbd):
     (cls / "000023.mat").unlink()
     sbd(splits={"seg": SEG}, strictness="stop")
     with pytest.raises(DatasetError) as error:
-        DatasetCatalog.get("toy_seg")
+        DatasetCatalog.get("masked_toy_seg")
     for expected in (
         "000020.mat: is 4x3, but the image is",
         "000021.mat: values [9] are beyond the 9 classes",
@@ -113,7 +113,7 @@ def test_faulty_mat_masks_are_reported_by_name(sbd):
 def test_a_missing_folder_of_masks_is_an_error_that_names_the_split(toy):
     toy(splits={"seg": SEG}, strictness="skip")
     with pytest.raises(DatasetError, match=r"split 'seg': no mask folder .*SBD/cls; put the masks"):
-        DatasetCatalog.get("toy_seg")
+        DatasetCatalog.get("masked_toy_seg")
 
 
 def test_a_folder_beside_a_linked_root_is_found(sbd, tmp_path):
@@ -124,14 +124,14 @@ def test_a_folder_beside_a_linked_root_is_found(sbd, tmp_path):
     (tmp_path / "links" / "toy").symlink_to(tmp_path / "store" / "toy")
     masks = ["SegmentationClass", "../SBD/cls"]
     sbd(root=str(tmp_path / "links" / "toy"), splits={"seg": {**SEG, "masks": masks}})
-    assert len(DatasetCatalog.get("toy_seg")) == 24
+    assert len(DatasetCatalog.get("masked_toy_seg")) == 24
 
 
 def test_training_and_evaluation_read_mat_masks(sbd):
     sbd(splits={"seg": SEG})
-    records = DatasetCatalog.get("toy_seg")
+    records = DatasetCatalog.get("masked_toy_seg")
     mapper = MultasMapper(is_train=True, augmentations=[], image_format="BGR")
-    evaluator = SemanticSegmentationEvaluator("toy_seg", distributed=False)
+    evaluator = SemanticSegmentationEvaluator("masked_toy_seg", distributed=False)
     for record in records:
         sample = mapper(record)
         assert sample["sem_seg"].shape == sample["image"].shape[1:]
@@ -151,20 +151,20 @@ def test_six_images_with_masks_alone_are_left_out_with_one_message(toy, caplog):
             file.write_text("<annotation></annotation>")
     both = {"ids": "Main/train", "annotates": ["det", "seg"]}
     toy(splits={"val": {**both, "only_complete": True}}, strictness="stop", year=2007)
-    records = DatasetCatalog.get("toy_val")
+    records = DatasetCatalog.get("masked_toy_val")
     assert len(records) == 24 - 6 and not set(ids) & {r["image_id"] for r in records}
     assert all({"annotations", "sem_seg_file_name"} <= record.keys() for record in records)
     messages = [r.getMessage() for r in caplog.records if r.name.startswith("multas")]
     assert len(messages) == 1
-    assert "'toy_val'" in messages[0]
+    assert "'masked_toy_val'" in messages[0]
     assert "6 images left out because of `only_complete`" in messages[0]
     assert f"6 with no boxes: {', '.join(ids)}" in messages[0]
 
-    evaluator = VOCDetectionEvaluator("toy_val", distributed=False)
+    evaluator = VOCDetectionEvaluator("masked_toy_val", distributed=False)
     evaluator.process([records[0]], [{"instances": boxes_of(records[0])}])
     assert evaluator.evaluate()["bbox"]["AP"] > 0  # does not look for the missing files
-    assert MetadataCatalog.get("toy_val").evaluator_type == ["pascal_voc", "sem_seg"]
-    assert MetadataCatalog.get("toy_val").year == 2007
+    assert MetadataCatalog.get("masked_toy_val").evaluator_type == ["pascal_voc", "sem_seg"]
+    assert MetadataCatalog.get("masked_toy_val").year == 2007
 
 
 def boxes_of(record):
@@ -180,7 +180,7 @@ def test_without_the_key_they_are_faults(toy):
     both = {"ids": "Main/train", "annotates": ["det", "seg"]}
     toy(splits={"val": both}, strictness="stop")
     with pytest.raises(DatasetError, match=r"1 problem\n.*000010\.xml: missing"):
-        DatasetCatalog.get("toy_val")
+        DatasetCatalog.get("masked_toy_val")
 
 
 def test_complete_images_lack_neither_masks_nor_what_is_faulty(toy, caplog):
@@ -190,12 +190,12 @@ def test_complete_images_lack_neither_masks_nor_what_is_faulty(toy, caplog):
     both = {"ids": "Main/train", "annotates": ["det", "seg"], "only_complete": True}
     seg = {**both, "annotates": ["seg"]}
     toy(splits={"val": both, "seg": seg}, strictness="skip")
-    assert len(DatasetCatalog.get("toy_val")) == 24 - 3
+    assert len(DatasetCatalog.get("masked_toy_val")) == 24 - 3
     left_out, faults = [r.getMessage() for r in caplog.records if r.name.startswith("multas")]
     assert "1 image left out" in left_out and "1 with no mask: 000003" in left_out
     assert "2 problems" in faults
-    assert len(DatasetCatalog.get("toy_seg")) == 24 - 2
-    assert len(DatasetCatalog.get("toy_seg_unlabeled")) == 24
+    assert len(DatasetCatalog.get("masked_toy_seg")) == 24 - 2
+    assert len(DatasetCatalog.get("masked_toy_seg_unlabeled")) == 24
 
 
 def test_masks_format_leaves_images_without_a_mask_out(small_toy, tmp_path, caplog):

@@ -147,10 +147,12 @@ def test_tool_balances_class_folders(tmp_path, repository, capsys):
     source = ["--card", str(card), "--split", "train", "--out", str(tmp_path / "out")]
     assert split_tool.main(["make", *source]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    classes = [list(map(int, line[2::3])) for line in lines if line[0] in ("all", "Half")]
-    everything, half = classes
-    assert len(everything) == 8 and all(everything)
-    assert all(abs(b - a / 2) <= 1 for a, b in zip(everything, half, strict=True))
+    head = lines.index(next(line for line in lines if line[:1] == ["all"]))
+    column = lines[head].index("Half")
+    images, *classes = [(int(x[1]), int(x[1 + 3 * column])) for x in lines[head + 1 : head + 10]]
+    assert images[0] == sum(number for number, _ in classes)
+    assert len(classes) == 8 and all(number for number, _ in classes)
+    assert all(abs(half - number / 2) <= 1 for number, half in classes)
     ids = read_lists(tmp_path / "out")["Half/trainval"]
     registered = DatasetCatalog.get(f"{content['name']}_train")
     assert set(ids) < {record["image_id"] for record in registered}

@@ -88,6 +88,12 @@ def test_options_and_sizes_of_an_entry_are_its_own():
         ([DET, {"TASK": "depth", "TRAIN": "c"}], r"TASK_BATCHES\[1\].*'depth'.*det, seg"),
         ([DET, SEG | {"BATCH": 1}], "unknown key 'BATCH'.*IMS_PER_BATCH"),
         ([DET, {"TASK": "seg"}], "TASK and TRAIN"),
+        ([DET, {"TRAIN": "c"}], "TASK and TRAIN"),
+        (
+            [DET, SEG | {"OPTS": ["SOLVER.BASE_LR", 0.1]}],
+            "OPTS has .SOLVER.BASE_LR",
+        ),
+        ([DET, SEG | {"OPTS": ["MODEL.MASK_ON", True]}], "OPTS has 'MODEL.MASK_ON'"),
     ],
 )
 def test_a_wrong_entry_says_what_would_be_right(entries, message):

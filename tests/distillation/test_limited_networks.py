@@ -133,6 +133,10 @@ def test_features_of_a_segmentation_teacher_are_imitated_but_not_its_predictions
     layers = {"STUDENT": ["backbone", "heads.det"], "TEACHER": ["backbone", "heads.seg"]}
     with pytest.raises(ValueError, match=r"path 'pdf': PDFDistil compares detections.*DeFeat"):
         make_distiller([{"TYPE": "PDFDistil", **layers}], teacher_tasks=("seg",))
+    for kind, name in (("PDFDistil", "pdf"), ("SoftDetection", "soft")):
+        message = f"teacher has no layer 'heads.det'.*Path '{name}' taps it.*FeatureMSE or DeFeat"
+        with pytest.raises(ValueError, match=message):
+            make_distiller([{"TYPE": kind}], teacher_tasks=("seg",))
     with pytest.raises(ValueError, match="teacher gives sem_seg alone"):
         make_distiller(paths, teacher_tasks=("seg",)).train()([sample(annotated=False)])
 

@@ -226,6 +226,10 @@ def test_foreground_of_an_image_with_a_mask_alone_is_its_objects():
     assert losses["defeat_foreground"] > 0
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value)
+    # Pixels without annotation are no objects, whatever their label is.
+    distiller.ignore_value = 3
+    inputs[0]["sem_seg"][inputs[0]["sem_seg"] > 0] = 3
+    assert of_paths(distiller(inputs))["defeat_foreground"] == 0
     chosen = eval_norms(make_distiller([path | {"OBJECT_CLASSES": [4]}], ("seg",)))
     assert of_paths(chosen(inputs))["defeat_foreground"] == 0
 

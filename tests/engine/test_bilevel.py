@@ -53,6 +53,7 @@ def test_the_step_of_log_v_is_the_hypergradient_of_one_training_step():
     for teacher in distiller.distillation.teachers:
         teacher.model.double()
     step_of(distiller, images(4, seed=7), lr).run_step()
+    assert distiller.student.annotated_images == {"cls": 4}, "those of training alone"
     aggregator = distiller.distillation.aggregator
     moved = (aggregator.u - start) / aggregator.lr
     measured = []

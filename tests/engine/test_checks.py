@@ -1,13 +1,16 @@
 """Mistakes that are to be found before they have cost time: each is one clear error."""
 
+import itertools
 import json
 import os
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from detectron2.modeling import build_model
+from PIL import Image
 
 from multas.data.pseudo_labels import Header, save_pseudo_labels
 from multas.engine import Trainer
@@ -71,6 +74,42 @@ def test_another_number_of_mask_classes_than_the_data_has(tiny_cfg, card):
     cfg = tiny_cfg(*heads, "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", 8)
     with pytest.raises(ValueError, match=r"SEMANTIC_FPN_HEAD.NUM_CLASSES is 8, .* 9 classes: back"):
         check_classes(build_model(cfg), [f"{card['name']}_seg"])
+
+
+def test_another_label_of_pixels_without_annotation_than_the_data_has(
+    tiny_cfg, more_cards, devkit, tmp_path
+):
+    root = shutil.copytree(devkit, tmp_path / "masks")
+    for file in (root / "SegmentationClass").iterdir():
+        mask = np.array(Image.open(file))
+        Image.fromarray(np.where(mask == 255, 0, mask)).save(file)
+    name = "masks_with_0_ignored"
+    heads = ["MODEL.MULTITASK.TASKS", ["seg"], "MODEL.MULTITASK.HEADS", ["SemanticFPNHead"]]
+    key = "MODEL.SEMANTIC_FPN_HEAD"
+    cfg = tiny_cfg(
+        *more_cards(name=name, ignore_label=0, root=str(root)), *heads, f"{key}.NUM_CLASSES", 9,
+        "DATASETS.TRAIN", [f"{name}_seg"], "DATASETS.TEST", [], "INPUT.AUGMENTATION", "single_shot",
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=f"{key}.IGNORE_VALUE is 255, but 0 .*'{name}_seg'.* 0."):
+        Trainer(cfg)
+    cfg.merge_from_list([f"{key}.IGNORE_VALUE", 0])
+    trainer = Trainer(cfg)
+    batches = itertools.islice(trainer.data_loader, 10)
+    labels = {value for batch in batches for x in batch for value in x["sem_seg"].unique().tolist()}
+    assert labels <= set(range(9)), "what lies outside of an image has the label of the data"
+
+
+def test_a_head_that_no_image_is_annotated_for(tiny_cfg, card):
+    key = "MODEL.MULTITASK"
+    opts = [
+        f"{key}.TASKS", ["det", "seg"], f"{key}.HEADS", ["DenseDetectionHead", "SemanticFPNHead"],
+        "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", 9, "MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM", 32,
+    ]  # fmt: skip
+    message = r"TRAIN: none of its 8 images .* 'seg' \(no 'sem_seg_file_name'\)"
+    with pytest.raises(ValueError, match=message):
+        Trainer(tiny_cfg(*opts))
+    names = [f"{card['name']}_half", f"{card['name']}_seg"]
+    assert Trainer(tiny_cfg(*opts, "DATASETS.TRAIN", names))
 
 
 @pytest.mark.parametrize("network", ["SemanticSegmentor", "PanopticFPN"])

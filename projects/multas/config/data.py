@@ -16,7 +16,8 @@ def add_data_config(cfg: CN) -> None:
     #                  else they are annotated with, and its head alone runs on them
     #   TRAIN          data sets; each mini-batch has an epoch of its own, shorter ones start anew
     #   IMS_PER_BATCH  default: SOLVER.IMS_PER_BATCH
-    #   OPTS           KEY VALUE pairs that hold for these images (INPUT.* and DATALOADER.*)
+    #   OPTS           KEY VALUE pairs that hold for these images: INPUT.*, DATALOADER.* and
+    #                  DATASETS.PSEUDO_LABELS.*
     # Without it, images of DATASETS.TRAIN may have any subset of annotations, too: each loss is
     # the mean over the images that are annotated for it.
     cfg.DATASETS.TASK_BATCHES = []

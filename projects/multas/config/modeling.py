@@ -176,7 +176,8 @@ def _add_other_heads_config(cfg: CN) -> None:
     # Norm and LeakyReLU slope of all of them.
     head.NORM = "BN"
     head.LEAKY_SLOPE = 0.1
-    # Label of pixels without annotation.
+    # Label of pixels without annotation, in all that reads masks: this head, augmentations, DeFeat.
+    # It must be the data's (`ignore_label` of a card).
     head.IGNORE_VALUE = 255
 
     head = cfg.MODEL.LINEAR_HEAD = CN()

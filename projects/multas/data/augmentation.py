@@ -161,14 +161,15 @@ def single_shot(cfg: CfgNode) -> list[T.Augmentation]:
         )
     first = [Stretch(cfg.INPUT.STRETCH)] if cfg.INPUT.STRETCH else []
     _, *flip = utils.build_augmentation(cfg, is_train=True)
-    return [*first, PhotometricDistortion(cfg.INPUT.FORMAT), CropOrExpand(), *flip]
+    window = CropOrExpand(mask_value=cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE)
+    return [*first, PhotometricDistortion(cfg.INPUT.FORMAT), window, *flip]
 
 
 @AUGMENTATION_REGISTRY.register()
 def padded_crop(cfg: CfgNode) -> list[T.Augmentation]:
     """CIFAR's recipe: shift by up to 4 pixels, INPUT.RANDOM_FLIP."""
     _, *flip = utils.build_augmentation(cfg, is_train=True)
-    return [ShiftedWindow(4), *flip]
+    return [ShiftedWindow(4, cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE), *flip]
 
 
 @AUGMENTATION_REGISTRY.register()

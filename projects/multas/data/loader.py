@@ -66,8 +66,9 @@ def load_training_dicts(
 
     Args:
         names: registered data sets.
-        filter_empty: DATALOADER.FILTER_EMPTY_ANNOTATIONS: drop images that are annotated with
-            nothing. Images that are not annotated always stay.
+        filter_empty: DATALOADER.FILTER_EMPTY_ANNOTATIONS: drop images of which nothing is known
+            but that they have no objects. Images that are not annotated, or for another task as
+            well, always stay.
         key: of the config that has the names, for messages.
 
     Raises:
@@ -92,7 +93,7 @@ def load_training_dicts(
 
 
 def _annotated_as_empty(dataset_dict: dict) -> bool:
-    if "annotations" not in dataset_dict:
+    if "annotations" not in dataset_dict or dataset_dict.keys() & {"sem_seg_file_name", "label"}:
         return False
     return all(a.get("iscrowd", 0) for a in dataset_dict["annotations"])
 
@@ -265,30 +266,32 @@ def build_train_loader(
     copies: int = 1,
     batch_sizes: Callable[[int], int] | None = None,
     views: int = 0,
+    batch_size_key: str = "SOLVER.IMS_PER_BATCH",
 ) -> TrainLoader:
     """Compose a :class:`TrainLoader`.
 
     Args:
         dicts: dataset dicts; identical on all ranks.
         mapper: to model inputs.
-        total_batch_size: over all ranks (SOLVER.IMS_PER_BATCH).
+        total_batch_size: over all ranks.
         seed: of the run; identical on all ranks.
         num_workers: loading processes per rank.
         group_by_aspect: landscape and portrait images do not share a batch.
         copies: independently augmented, of every image (INPUT.COPIES).
         batch_sizes: see :class:`SeededDataset`.
         views: see :class:`SeededDataset`.
+        batch_size_key: of the config that has the batch size, for messages.
 
     Raises:
         ValueError: the batch is empty, or does not divide among the ranks.
     """
-    for key, value in (("SOLVER.IMS_PER_BATCH", total_batch_size), ("INPUT.COPIES", copies)):
+    for key, value in ((batch_size_key, total_batch_size), ("INPUT.COPIES", copies)):
         if value < 1:
             raise ValueError(f"{key} is {value}; it must be 1 or more.")
     world = comm.get_world_size()
     if total_batch_size % world:
         raise ValueError(
-            f"SOLVER.IMS_PER_BATCH is {total_batch_size}, which {world} processes cannot share "
+            f"{batch_size_key} is {total_batch_size}, which {world} processes cannot share "
             f"equally; use a multiple of {world}."
         )
     groups = None

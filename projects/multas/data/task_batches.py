@@ -13,6 +13,8 @@ from multas.data.loader import TrainLoader
 KEY = "DATASETS.TASK_BATCHES"
 MODES = ("separate", "mixed", "alternate")
 _KEYS = ("TASK", "TRAIN", "IMS_PER_BATCH", "OPTS")
+# What the images of one entry may have of their own; the rest is the run's.
+_OPTS = ("INPUT.", "DATALOADER.", "DATASETS.PSEUDO_LABELS.")
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,16 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
             f"{key}: TASK is '{entry['TASK']}', MODEL.MULTITASK.TASKS are "
             f"{', '.join(cfg.MODEL.MULTITASK.TASKS)}."
         )
+    opts = list(entry.get("OPTS", []))
+    for name in opts[::2]:
+        if not str(name).startswith(_OPTS):
+            raise ValueError(
+                f"{key}: OPTS has '{name}', but the images of an entry have keys of their own "
+                f"only below {', '.join(_OPTS)}: give it in the config itself."
+            )
     own = cfg.clone()
     own.defrost()
-    own.merge_from_list(list(entry.get("OPTS", [])))
+    own.merge_from_list(opts)
     train = entry["TRAIN"]
     own.DATASETS.TRAIN = (train,) if isinstance(train, str) else tuple(train)
     own.DATASETS.TASK_BATCHES = []

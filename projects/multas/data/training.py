@@ -23,12 +23,15 @@ def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     batches = parse_task_batches(cfg, seed)
     if not batches:
-        return _build_loader(cfg, seed, "DATASETS.TRAIN")
-    loaders = [_build_loader(batch.cfg, batch.seed, f"{batch.key}.TRAIN") for batch in batches]
+        return _build_loader(cfg, seed, "DATASETS.TRAIN", "SOLVER.IMS_PER_BATCH")
+    loaders = [
+        _build_loader(batch.cfg, batch.seed, f"{batch.key}.TRAIN", f"{batch.key}.IMS_PER_BATCH")
+        for batch in batches
+    ]
     return TaskLoader([batch.task for batch in batches], loaders, cfg.DATASETS.TASK_MODE)
 
 
-def _build_loader(cfg: CfgNode, seed: int, key: str) -> TrainLoader:
+def _build_loader(cfg: CfgNode, seed: int, key: str, batch_size_key: str) -> TrainLoader:
     names = cfg.DATASETS.TRAIN
     dicts = load_training_dicts(names, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, key)
     mapper = MultasMapper(cfg, is_train=True)
@@ -37,6 +40,7 @@ def _build_loader(cfg: CfgNode, seed: int, key: str) -> TrainLoader:
         dicts,
         mapper,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
+        batch_size_key=batch_size_key,
         seed=seed,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,

@@ -164,15 +164,16 @@ class CropOrExpand(T.Augmentation):
 
 class ShiftedWindow(T.Augmentation):
     """A window of the image's own size, moved by up to ``border`` pixels to each side; what lies
-    outside of the image is black."""
+    outside of the image is black, in masks ``mask_value``."""
 
-    def __init__(self, border: int) -> None:
+    def __init__(self, border: int, mask_value: int = 255) -> None:
         self.border = border
+        self.mask_value = mask_value
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         height, width = image.shape[:2]
         x, y = np.random.randint(-self.border, self.border + 1, size=2).tolist()
-        return WindowTransform(x, y, width, height, image_value=0)
+        return WindowTransform(x, y, width, height, image_value=0, mask_value=self.mask_value)
 
 
 class RandomWindow(T.Augmentation):

@@ -1,6 +1,7 @@
 """All paths from the teachers to one student, and the aggregator that weighs them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -21,7 +22,7 @@ from multas.distillation.paths.base import Path, Shapes, Targets
 from multas.distillation.paths.spec import PathSpec, check_tasks, parse_paths, tapped_heads
 from multas.distillation.paths.table import path_table, table_row
 from multas.distillation.ranks import mean_over_ranks
-from multas.distillation.taps import Taps, leaves
+from multas.distillation.taps import TapError, Taps, leaves
 from multas.distillation.teacher import Teacher, build_teachers
 from multas.modeling.losses import full_precision
 
@@ -69,14 +70,16 @@ class Distillation(nn.Module):
         self.input_format: str = cfg.INPUT.FORMAT
         self.specs = tuple(specs)
         self.teachers = tuple(teachers)
-        self.student_taps = Taps(student, [n for s in specs for n in s.student], "student")
+        with _missing_layers_explained(specs):
+            self.student_taps = Taps(student, [n for s in specs for n in s.student], "student")
         check_tasks(specs, cfg)
         require_heads = getattr(student, "require_heads", None)
         if require_heads is not None:
             require_heads(tapped_heads(specs))
 
         probe = [_blank_image(student, cfg)]
-        records = self._probe(student, probe)
+        with _missing_layers_explained(specs):
+            records = self._probe(student, probe)
         self.paths = nn.ModuleDict(
             {
                 spec.name: spec.build(
@@ -271,6 +274,18 @@ class Distillation(nn.Module):
             raise RuntimeError("No forward pass in training mode has left path losses.")
         pending, self._pending = self._pending, None
         return pending
+
+
+@contextmanager
+def _missing_layers_explained(specs: Sequence[PathSpec]) -> Iterator[None]:
+    try:
+        yield
+    except TapError as error:
+        for spec in specs:
+            note = spec.type.missing_layer_note
+            if note and any(f"'{layer}'" in str(error) for layer in (*spec.student, *spec.teacher)):
+                raise TapError(f"{error} Path '{spec.name}' taps it. {note}") from error
+        raise
 
 
 def _blank_image(student: nn.Module, cfg: CfgNode) -> dict:

@@ -32,6 +32,7 @@ class Distiller(nn.Module):
         student: the student network.
         build: gives the :class:`Distillation` of that student, or None for plain training.
         hard_labels: whether the student's own losses on annotated images are used.
+        ignore_value: label of pixels without annotation in "sem_seg".
     """
 
     @configurable
@@ -41,11 +42,13 @@ class Distiller(nn.Module):
         student: nn.Module,
         build: Callable[[nn.Module], Distillation | None],
         hard_labels: bool = True,
+        ignore_value: int = 255,
     ) -> None:
         super().__init__()
         self.student = student
         self.distillation: Distillation | None = None
         self.hard_labels = hard_labels
+        self.ignore_value = ignore_value
         self._build = build
         self._prepared = False
         self._loss_names: list[str] = []  # of the student, once any rank has seen them
@@ -59,6 +62,7 @@ class Distiller(nn.Module):
             "student": build_model(student_cfg),
             "build": partial(build_distillation, cfg.clone()),
             "hard_labels": cfg.MODEL.DISTILLATION.HARD_LABELS,
+            "ignore_value": cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE,
         }
 
     def prepare(self) -> "Distiller":
@@ -172,6 +176,7 @@ class Distiller(nn.Module):
             padded_size=(height, width),
             instances=[None if x is None else x.to(device) for x in instances],
             sem_seg=[None if x is None else x.to(device) for x in masks],
+            ignore_value=self.ignore_value,
         )
 
 

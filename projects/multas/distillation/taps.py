@@ -142,9 +142,14 @@ class Taps:
         """
         self._calls = {name: len(values) for name, values in results.items()}
         self._rewritten = {name for name, leaf, version in versions if leaf._version != version}
-        for name, count in self._calls.items():
-            if count == 0:
+        for tap, (name, keys) in self._resolved.items():
+            if self._calls[name] == 0:
                 inside = [n for n, _ in self._modules[name].named_children()]
+                if keys:
+                    raise TapError(
+                        f"The {self.owner} has no layer '{tap}': "
+                        f"in '{name}' there is {', '.join(inside[:8]) or 'nothing'}."
+                    )
                 cure = f"Tap what is inside: {', '.join(inside[:8])}." if inside else ""
                 raise TapError(
                     f"Layer '{name}' of the {self.owner} ({type(self._modules[name]).__name__}) "

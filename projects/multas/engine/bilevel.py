@@ -14,6 +14,7 @@ from multas.distillation.path_gradients import PathGradients
 from multas.distillation.ranks import average_gradients
 from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import GradientStep
+from multas.modeling import MultiTaskNetwork
 
 
 class BilevelStep(GradientStep):
@@ -69,7 +70,8 @@ class BilevelStep(GradientStep):
 
 @contextmanager
 def _unchanged(student: nn.Module) -> Iterator[None]:
-    """Validation images leave no trace in statistics and running normalisers."""
+    """Validation images leave no trace in statistics, running normalisers and counts."""
+    counts = dict(getattr(student, "annotated_images", {}))
     norms = [m for m in student.modules() if isinstance(m, _BatchNorm) and m.training]
     normalizers: list[tuple[Any, Any]] = [
         (m, m.loss_normalizer) for m in student.modules() if hasattr(m, "loss_normalizer")
@@ -83,3 +85,5 @@ def _unchanged(student: nn.Module) -> Iterator[None]:
             norm.train()
         for module, value in normalizers:
             module.loss_normalizer = value
+        if isinstance(student, MultiTaskNetwork):
+            student.annotated_images = counts

@@ -50,17 +50,27 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     """Make sure that a model has the classes of the data sets that it meets.
 
     A wrong number can go unnoticed: Detectron2's RetinaNet takes the class behind its last for
-    background.
+    background. So can a wrong label of pixels without annotation.
 
     Args:
         model: of a Distiller, its student counts. Heads that are not known are not checked.
         names: of loaded data sets; those without classes are passed over.
 
     Raises:
-        ValueError: a head has another number of classes, or two data sets number them differently.
+        ValueError: a head has another number of classes or another label of pixels without
+            annotation, or two data sets number their classes differently.
     """
     model = getattr(model, "module", model)
     model = model.student if isinstance(model, Distiller) else model
+    for key, ignored in _ignored_labels(model):
+        for name in names:
+            data = MetadataCatalog.get(name)
+            if "seg" in data.get("annotates", ()) and data.ignore_label != ignored:
+                raise ValueError(
+                    f"{key} is {ignored}, but {data.ignore_label} stands for pixels without "
+                    f"annotation in the data set '{name}' (`ignore_label` of its card). Set {key} "
+                    f"{data.ignore_label}."
+                )
     for key, kind, count in _class_counts(model):
         first: tuple[str, list[str]] | None = None
         for name in names:
@@ -76,7 +86,8 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
             _check_order(first, (name, classes))
 
 
-def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
+def _known_heads(model: nn.Module) -> Iterator[tuple[Any, str, str]]:
+    """Every head with its config key and the classes that it counts."""
     heads = getattr(model, "heads", None)
     parts: list[Any] = [model, *(getattr(model, x, None) for x in ("roi_heads", "sem_seg_head"))]
     if isinstance(heads, nn.ModuleDict):
@@ -84,7 +95,17 @@ def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
     for part in parts:
         for base in type(part).__mro__:
             if base.__name__ in _KEYS:
-                yield *_KEYS[base.__name__], _num_classes(part)
+                yield part, *_KEYS[base.__name__]
+
+
+def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
+    return ((key, kind, _num_classes(head)) for head, key, kind in _known_heads(model))
+
+
+def _ignored_labels(model: nn.Module) -> Iterator[tuple[str, int]]:
+    for head, key, kind in _known_heads(model):
+        if kind == "stuff_classes":
+            yield key.replace("NUM_CLASSES", "IGNORE_VALUE"), head.ignore_value
 
 
 def _num_classes(head: Any) -> int:
@@ -124,13 +145,15 @@ def check_annotations(model: nn.Module, loader: TrainLoader | TaskLoader) -> Non
     if isinstance(loader, TaskLoader):
         _check_tasks(student, distillation, loader)
         return
-    if distillation is not None:
-        return
-    model = student
     dataset = loader.dataset
     if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
         return  # a user's own loader
     joined = [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
+    if isinstance(student, MultiTaskNetwork) and getattr(model, "hard_labels", True):
+        _check_heads(student, distillation, joined)
+    if distillation is not None:
+        return
+    model = student
     bare = [d for d in joined if not any(key in d for key in _ANNOTATIONS)]
     if not bare or (len(bare) < len(joined) and getattr(model, "accepts_unannotated", False)):
         return
@@ -145,6 +168,26 @@ def check_annotations(model: nn.Module, loader: TrainLoader | TaskLoader) -> Non
         + "Name pseudo-labels for them in DATASETS.PSEUDO_LABELS.FILES (tools/pseudo_label.py), "
         "distill (MODEL.META_ARCHITECTURE Distiller), or leave them out."
     )
+
+
+def _check_heads(
+    model: MultiTaskNetwork, distillation: Distillation | None, joined: Sequence[dict]
+) -> None:
+    specs = () if distillation is None else distillation.specs
+    layers = [name for spec in specs for name in spec.student]
+    tapped = {layer.split(".")[1] for layer in layers if layer.startswith("heads.")}
+    untrained = [
+        f"'{task}' (no '{_IN_DICT[model.annotation_of(task)]}')"
+        for task in model.heads
+        if task not in tapped and not any(_IN_DICT[model.annotation_of(task)] in d for d in joined)
+    ]
+    # Without any, either all are taught by paths through the backbone, or nothing is.
+    if 0 < len(untrained) < len(model.heads):
+        raise ValueError(
+            f"DATASETS.TRAIN: none of its {len(joined)} images is annotated for the task "
+            f"{', '.join(untrained)}, so its head would never be trained. Name data sets that "
+            "are (`annotates` of a card), or drop the task from MODEL.MULTITASK.TASKS."
+        )
 
 
 def _check_tasks(model: nn.Module, distillation: Distillation | None, loader: TaskLoader) -> None:

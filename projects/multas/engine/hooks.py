@@ -3,12 +3,14 @@
 import itertools
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from detectron2.engine import HookBase
+from detectron2.utils import comm
 from torch import nn
 
 from multas.distillation import Distillation
@@ -105,7 +107,8 @@ class CacheHits(HookBase):
 
 
 class TaskImages(HookBase):
-    """Logs how many images of each step were annotated for each task, "images/<task>".
+    """Logs how many images of each step, of all ranks, were annotated for each task,
+    "images/<task>".
 
     Args:
         network: whose counts are taken.
@@ -115,9 +118,11 @@ class TaskImages(HookBase):
         self._network = network
 
     def after_step(self) -> None:
-        counts = self._network.annotated_images
+        total: Counter[str] = Counter()
+        for counts in comm.gather(self._network.annotated_images):
+            total.update(counts)
         self._network.annotated_images = {}
-        for task, count in counts.items():
+        for task, count in total.items():
             self.trainer.storage.put_scalar(f"images/{task}", count, smoothing_hint=False)
 
 

@@ -59,8 +59,9 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         check_test_sets(cfg)
+        names = [*training_sets(cfg), *cfg.DATASETS.TEST]
         super().__init__(cfg)
-        check_classes(self._trainer.model, [*training_sets(cfg), *cfg.DATASETS.TEST])
+        check_classes(self._trainer.model, names)
         check_annotations(self._trainer.model, self._trainer.data_loader)
         check_cache(cfg, self._trainer.model, self._trainer.data_loader)
         self._trainer = build_step(cfg, self._trainer, self.build_train_loader)

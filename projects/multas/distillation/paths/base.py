@@ -45,6 +45,7 @@ class Targets:
             detections, as MODEL.DISTILLATION.BOXES says; none where ``from_masks``. None unless a
             path ``needs_boxes``.
         sem_seg: labels of each image, (height, width) integers; None where it has none.
+        ignore_value: label of pixels without annotation in ``sem_seg``.
         from_masks: images whose objects are to be seen in ``sem_seg``: they have no boxes.
     """
 
@@ -53,6 +54,7 @@ class Targets:
     instances: list[Instances | None]
     boxes: list[Boxes] | None = None
     sem_seg: list[Tensor | None] = field(default_factory=list)
+    ignore_value: int = 255
     from_masks: list[int] = field(default_factory=list)
 
 
@@ -70,6 +72,8 @@ class Path(nn.Module):
     default_student: ClassVar[tuple[str, ...]] = ()
     # Hand-tuned weight of the paper that introduced the path here.
     default_weight: ClassVar[float] = 1.0
+    # What helps if a network lacks the layers it taps.
+    missing_layer_note: ClassVar[str] = ""
     # Whether ``targets.boxes`` is wanted (the teacher then runs to its detections).
     needs_boxes: ClassVar[bool] = False
     # How the start-up table describes the adapter.

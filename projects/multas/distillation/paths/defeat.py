@@ -19,9 +19,6 @@ from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets
 from multas.distillation.paths.feature_mse import adapted_maps
 from multas.distillation.paths.layers import LayerPath
 
-# Label of pixels without annotation, Detectron2's and VOC's.
-IGNORED = 255
-
 
 @PATH_REGISTRY.register()
 class DeFeat(LayerPath):
@@ -111,7 +108,7 @@ class DeFeat(LayerPath):
             if len(self.object_classes):
                 objects = torch.isin(labels, self.object_classes)
             else:
-                objects = (labels > 0) & (labels != IGNORED)
+                objects = (labels > 0) & (labels != targets.ignore_value)
             masks[i] = F.pad(objects, (0, width - labels.shape[1], 0, height - labels.shape[0]))
         nothing = torch.zeros_like(next(iter(masks.values())))
         return torch.stack([masks.get(i, nothing) for i in range(len(targets.sem_seg))])

@@ -9,7 +9,7 @@ from multas.distillation.functional.feature_imitation import FEATURE_WEIGHT, pdf
 from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets, flatten_shapes
 from multas.distillation.paths.feature_mse import adapted_maps
 from multas.distillation.paths.layers import LayerPath
-from multas.distillation.paths.soft_detection import common_layout
+from multas.distillation.paths.soft_detection import NEEDS_DENSE_HEADS, common_layout
 
 
 @PATH_REGISTRY.register()
@@ -34,6 +34,7 @@ class PDFDistil(LayerPath):
     """
 
     default_name = "pdf"
+    missing_layer_note = NEEDS_DENSE_HEADS
     default_student = ("backbone", "heads.det")
 
     def __init__(

@@ -17,6 +17,10 @@ from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
 from multas.modeling.losses import full_precision
 
 DETECTION_TERMS = ("cls", "box_reg")
+NEEDS_DENSE_HEADS = (
+    "It compares detections, so both networks need a dense head; between networks of different "
+    "tasks use FeatureMSE or DeFeat."
+)
 
 
 @PATH_REGISTRY.register()
@@ -40,6 +44,7 @@ class SoftDetection(Path):
     """
 
     default_name = "soft"
+    missing_layer_note = NEEDS_DENSE_HEADS
     default_student = ("heads.det",)
 
     def __init__(
