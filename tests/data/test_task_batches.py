@@ -30,9 +30,9 @@ def make_loader(mode, sizes=(5, 3), batches=(2, 3)):
             total_batch_size=batch,
             seed=seed,
         )
-        for seed, (task, size, batch) in enumerate(zip("ds", sizes, batches, strict=True))
+        for seed, (task, size, batch) in enumerate(zip("dsc", sizes, batches, strict=False))
     ]
-    return TaskLoader(["det", "seg"], loaders, mode)
+    return TaskLoader(["det", "seg", "cls"][: len(loaders)], loaders, mode)
 
 
 @pytest.mark.parametrize("mode", ["separate", "mixed"])
@@ -43,6 +43,20 @@ def test_an_iteration_has_one_mini_batch_of_each_task(mode):
         assert [x.get("mini_batch") for x in batch] == (
             [0, 0, 1, 1, 1] if mode == "separate" else [None] * 5
         )
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_there_may_be_any_number_of_tasks(start):
+    sizes, batches = (5, 3, 4), (2, 3, 1)
+    loader = make_loader("alternate", sizes, batches)
+    loader.start_at(start)
+    in_turn = [[x["task"] for x in batch] for batch in islice(loader, 6)]
+    own = [["det"] * 2, ["seg"] * 3, ["cls"]]
+    assert in_turn == [own[(start + i) % 3] for i in range(6)]
+    together = next(iter(make_loader("separate", sizes, batches)))
+    assert [(x["mini_batch"], x["name"][0]) for x in together] == [
+        (0, "d"), (0, "d"), (1, "s"), (1, "s"), (1, "s"), (2, "c")
+    ]  # fmt: skip
 
 
 def test_alternating_iterations_have_one_task_each():

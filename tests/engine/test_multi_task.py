@@ -31,9 +31,12 @@ def tools() -> dict:
     return runpy.run_path(str(folder / "test_multitask_network.py"))
 
 
-def make_network() -> nn.Module:
-    """With two heads; images of a batch do not see each other."""
-    return without_statistics(tools()["make_network"](("det", "seg")).double().train())
+KEYS = {"det": "instances", "seg": "sem_seg", "cls": "label"}
+
+
+def make_network(tasks: tuple[str, ...] = ("det", "seg")) -> nn.Module:
+    """With a head for each; images of a batch do not see each other."""
+    return without_statistics(tools()["make_network"](tasks).double().train())
 
 
 def without_statistics(network: nn.Module) -> nn.Module:
@@ -44,13 +47,13 @@ def without_statistics(network: nn.Module) -> nn.Module:
     return network
 
 
-def make_batch(mode: str, count: int = 2) -> list[dict]:
+def make_batch(mode: str, count: int = 2, tasks: tuple[str, ...] = ("det", "seg")) -> list[dict]:
     make_image = tools()["make_image"]
     batch = []
-    for number, task in enumerate(("det", "seg")):
+    for number, task in enumerate(tasks):
         extra = {"task": task} | ({"mini_batch": number} if mode == "separate" else {})
-        # Boxes and masks on all of them: only the task says what counts.
-        batch += [make_image(10 * number + i, ("det", "seg")) | extra for i in range(count)]
+        # All annotations on all of them: only the task says what counts.
+        batch += [make_image(10 * number + i, tasks) | extra for i in range(count)]
     return batch
 
 
@@ -67,15 +70,16 @@ def gradients(network: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
 
 def only(batch: list[dict], task: str) -> list[dict]:
     """The images of one task, with its annotation alone and no word about tasks."""
-    key = {"det": "instances", "seg": "sem_seg"}[task]
+    key = KEYS[task]
     return [{"image": x["image"], key: x[key]} for x in batch if x["task"] == task]
 
 
 @pytest.mark.parametrize("mode", ["separate", "mixed"])
-def test_gradients_of_an_iteration_are_the_sum_of_the_single_tasks(mode):
-    network, batch = make_network(), make_batch(mode)
+@pytest.mark.parametrize("tasks", [("det", "seg"), tuple(KEYS)])
+def test_gradients_of_an_iteration_are_the_sum_of_the_single_tasks(mode, tasks):
+    network, batch = make_network(tasks), make_batch(mode, tasks=tasks)
     single = []
-    for task in ("det", "seg"):
+    for task in tasks:
         alone = copy.deepcopy(network)
         single.append(gradients(alone, only(batch, task)))
     together = gradients(network, batch)
@@ -152,10 +156,11 @@ def one_step(kind, network, batch, lr=0.1):
 
 
 @pytest.mark.parametrize("mode", ["separate", "mixed"])
-def test_mgda_lowers_every_task_and_leaves_the_heads_alone(mode):
-    network, batch = make_network(), make_batch(mode)
+@pytest.mark.parametrize("tasks", [("det", "seg"), tuple(KEYS)])
+def test_mgda_lowers_every_task_and_leaves_the_heads_alone(mode, tasks):
+    network, batch = make_network(tasks), make_batch(mode, tasks=tasks)
     before = {n: p.detach().clone() for n, p in network.named_parameters()}
-    single = {t: gradients(copy.deepcopy(network), only(batch, t)) for t in ("det", "seg")}
+    single = {t: gradients(copy.deepcopy(network), only(batch, t)) for t in tasks}
     after = one_step(mgda_step, network, batch, lr=1.0)
     step = {n: before[n] - after[n] for n in before}
     shared = [n for n in step if n.startswith("backbone.")]
