@@ -48,12 +48,13 @@ def main() -> None:
     # Detectron2 reports every config that it reads.
     logging.disable(logging.WARNING)
     sections = [f"# Benchmarks\n\n{machine()}"]
+    output = Path(args.output)
+    output.parent.mkdir(parents=True, exist_ok=True)
     for name in args.names or BENCHMARKS:
         sections.append(BENCHMARKS[name](args.rounds))
         print(sections[-1], flush=True)
-    output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text("\n\n".join(sections) + "\n")
+        # After each: what is there stays if a later one is interrupted.
+        output.write_text("\n\n".join(sections) + "\n")
     print(f"\n{output}")
 
 

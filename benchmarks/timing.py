@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 Seconds = list[float]
 Call = Callable[[], Any]
@@ -56,7 +57,7 @@ def peak_memory() -> int:
 def take_turns(alternatives: Mapping[str, Call], rounds: int) -> dict[str, Seconds]:
     """Seconds of each alternative in each round, after one round that is not counted."""
     seconds: dict[str, Seconds] = {name: [] for name in alternatives}
-    for number in range(rounds + 1):
+    for number in tqdm(range(rounds + 1), "rounds", leave=False, disable=None):
         for name, call in alternatives.items():
             synchronize()
             start = time.perf_counter()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from detectron2.utils.events import EventStorage
 
+from multas.data.task_batches import parse_task_batches
 from multas.engine import Trainer
 from test_configs import (  # noqa: F401  (fixtures)
     MULTI_TASK,
@@ -95,6 +96,16 @@ def test_multi_task_rows_have_disjoint_annotations():
         assert (det["TASK"], seg["TASK"]) == ("det", "seg")
         assert all("seg" not in name for name in det["TRAIN"])
         assert all(name.endswith("_seg") for name in seg["TRAIN"])
+
+
+def test_batches_with_masks_have_one_size_where_the_reference_implementation_has():
+    for teacher in ("seg", "seg2", "all_seg"):
+        cfg = loaded(f"configs/limited-data/table5/voc/teacher_{teacher}.yaml")
+        assert cfg.INPUT.STRETCH == 320 and not cfg.INPUT.MULTI_SCALE.SIZES
+    for row, sizes in (("multi_task", 0), ("multi_task_init", 0), ("multi_task_self_trained", 3)):
+        cfg = loaded(f"configs/limited-data/table6/voc/{row}.yaml")
+        det, seg = (batch.cfg.INPUT.MULTI_SCALE.SIZES for batch in parse_task_batches(cfg, 0))
+        assert (len(det), len(seg)) == (3, sizes)
 
 
 @pytest.mark.parametrize("mode", ["separate", "mixed", "alternate"])
