@@ -4,8 +4,11 @@ import os
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.engine import defaults
+from detectron2.utils import comm
+from torch.nn.parallel import DistributedDataParallel
 
-from multas.engine import Trainer
+from multas.engine import Trainer, load_config
 
 
 def start(cfg: CfgNode, resume: bool = False) -> Trainer:
@@ -20,5 +23,20 @@ def start(cfg: CfgNode, resume: bool = False) -> Trainer:
 def train(cfg: CfgNode, resume: bool = False) -> Trainer:
     """The trainer after its last step."""
     trainer = start(cfg, resume)
+    trainer.train()
+    return trainer
+
+
+def train_on_two_ranks(config_file: str, rank: int) -> Trainer:
+    """The trainer after its last step, in a process group of two; the ranks draw different
+    random numbers."""
+    # Detectron2 launches processes on GPUs alone; this is what it does, on CPUs.
+    comm._LOCAL_PROCESS_GROUP = torch.distributed.new_group([0, 1])
+    defaults.create_ddp_model = lambda model, **_: DistributedDataParallel(
+        model, broadcast_buffers=False
+    )
+    torch.manual_seed(rank)
+    trainer = Trainer(load_config(config_file))
+    trainer.resume_or_load(False)
     trainer.train()
     return trainer

@@ -5,11 +5,8 @@ import sys
 
 import pytest
 import torch
-from detectron2.engine import defaults
-from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
-from multas.engine import Trainer, load_config
+from training import train_on_two_ranks
 from two_ranks import process_group, run_on_two_ranks
 
 KEY = "SOLVER.EARLY_STOPPING."
@@ -17,15 +14,7 @@ KEY = "SOLVER.EARLY_STOPPING."
 
 def main(folder: str, rank: int) -> None:
     with process_group(folder, rank):
-        # Detectron2 launches processes on GPUs alone; this is what it does, on CPUs.
-        comm._LOCAL_PROCESS_GROUP = torch.distributed.new_group([0, 1])
-        defaults.create_ddp_model = lambda model, **_: DistributedDataParallel(
-            model, broadcast_buffers=False
-        )
-        torch.manual_seed(rank)
-        trainer = Trainer(load_config(os.path.join(folder, "job.yaml")))
-        trainer.resume_or_load(False)
-        trainer.train()
+        trainer = train_on_two_ranks(os.path.join(folder, "job.yaml"), rank)
         state = {
             "iterations": trainer.iter,
             "progress": vars(trainer._product.early_stopping.progress),

@@ -7,14 +7,12 @@ import sys
 import cv2
 import pytest
 import torch
-from detectron2.engine import DefaultPredictor, defaults
+from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
-from detectron2.utils import comm
-from torch.nn.parallel import DistributedDataParallel
 
 from multas.data import register_cards
-from multas.engine import Trainer, load_config
-from training import start, train
+from multas.engine import Trainer
+from training import start, train, train_on_two_ranks
 from two_ranks import process_group, run_on_two_ranks
 
 HEADS = {"det": "DenseDetectionHead", "seg": "SemanticFPNHead"}
@@ -179,15 +177,7 @@ def test_two_tasks_of_real_photographs_from_two_cards(
 
 def main(folder: str, rank: int) -> None:
     with process_group(folder, rank):
-        # Detectron2 launches processes on GPUs alone; this is what it does, on CPUs.
-        comm._LOCAL_PROCESS_GROUP = torch.distributed.new_group([0, 1])
-        defaults.create_ddp_model = lambda model, **_: DistributedDataParallel(
-            model, broadcast_buffers=False
-        )
-        torch.manual_seed(rank)
-        trainer = Trainer(load_config(os.path.join(folder, "job.yaml")))
-        trainer.resume_or_load(False)
-        trainer.train()
+        trainer = train_on_two_ranks(os.path.join(folder, "job.yaml"), rank)
         names = ["images/det", "images/seg", "loss_sem_seg", "path_weight/seg"]
         state = {
             "parameters": dict(trainer.model.module.named_parameters()),
