@@ -10,6 +10,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from multas.engine import Trainer, load_config
 
+HEADS = {"det": "DenseDetectionHead", "seg": "SemanticFPNHead"}
+
+
+def two_tasks(cfg, tasks=("det", "seg"), classes: int = 9):
+    """The heads of these tasks."""
+    key = "MODEL.MULTITASK"
+    heads = [f"{key}.TASKS", list(tasks), f"{key}.HEADS", [HEADS[task] for task in tasks]]
+    seg = ["MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", classes, "MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM", 32]
+    cfg.merge_from_list([*heads, *seg])
+    return cfg
+
 
 def start(cfg: CfgNode, resume: bool = False) -> Trainer:
     """The trainer with its weights, before the first step."""

@@ -108,6 +108,10 @@ def test_options_and_sizes_of_an_entry_are_its_own():
             "OPTS has .SOLVER.BASE_LR",
         ),
         ([DET, SEG | {"OPTS": ["MODEL.MASK_ON", True]}], "OPTS has 'MODEL.MASK_ON'"),
+        ([DET, SEG | {"OPTS": ["INPUT.FORMAT", "RGB"]}], "OPTS has 'INPUT.FORMAT'"),
+        ([DET, SEG | {"OPTS": ["INPUT.STRETCH"]}], r"\[1\]: OPTS .* odd length"),
+        ([DET, SEG | {"OPTS": ["INPUT.NOPE", 1]}], r"\[1\]: OPTS .* INPUT.NOPE"),
+        ([DET, SEG | {"OPTS": ["INPUT.STRETCH", "x"]}], r"\[1\]: OPTS .*mismatch"),
     ],
 )
 def test_a_wrong_entry_says_what_would_be_right(entries, message):

@@ -8,9 +8,12 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import torch
+from detectron2.modeling import build_model
 
 from multas.data import make_toy
 from multas.engine import load_config
+from training import two_tasks
 
 _names = itertools.count()
 
@@ -61,6 +64,55 @@ def tiny_cfg(card, card_file, tmp_path, repository):
             "OUTPUT_DIR", str(tmp_path / folder),
         ]  # fmt: skip
         return load_config(str(repository / "configs" / "quickstart" / "base.yaml"), [*base, *opts])
+
+    return build
+
+
+@pytest.fixture
+def joint_cfg(tiny_cfg, card):
+    """``joint_cfg(KEY, VALUE, ...)``: images to train on have boxes, masks or both."""
+
+    def build(*opts, folder="run"):
+        names = [f"{card['name']}_{split}" for split in ("det2", "seg2", "both_val")]
+        test = ["DATASETS.TRAIN", names, "DATASETS.TEST", [f"{card['name']}_both_test"]]
+        return two_tasks(tiny_cfg(*test, *opts, folder=folder))
+
+    return build
+
+
+@pytest.fixture
+def distilled_cfg(tiny_cfg, card, tmp_path):
+    """``distilled_cfg(KEY, VALUE, ...)``: a mini-batch per task, each with a teacher of its own."""
+
+    def teacher(task):
+        cfg = two_tasks(tiny_cfg("MODEL.FPN.OUT_CHANNELS", 16), [task])
+        config, weights = tmp_path / f"{task}.yaml", tmp_path / f"{task}.pth"
+        config.write_text(cfg.dump())
+        torch.manual_seed(5)
+        torch.save({"model": build_model(cfg).state_dict()}, weights)
+        return {"CONFIG_FILE": str(config), "WEIGHTS": str(weights)}
+
+    def build(*opts):
+        key = "MODEL.DISTILLATION.TEACHER"
+        det, seg = teacher("det"), teacher("seg")
+        name = card["name"]
+        cfg = tiny_cfg(
+            "MODEL.META_ARCHITECTURE", "Distiller",
+            f"{key}.CONFIG_FILE", det["CONFIG_FILE"], f"{key}.WEIGHTS", det["WEIGHTS"],
+            "MODEL.DISTILLATION.MORE_TEACHERS", [seg],
+            "MODEL.DISTILLATION.PATHS", [
+                {"TYPE": "FeatureMSE", "NAME": "det", "TASKS": ["det"]},
+                {"TYPE": "SoftDetection", "TASKS": ["det"]},
+                {"TYPE": "FeatureMSE", "NAME": "seg", "TASKS": ["seg"], "TEACHER_ID": 1},
+            ],
+            "DATASETS.TRAIN", [],
+            "DATASETS.TASK_BATCHES", [
+                {"TASK": "det", "TRAIN": [f"{name}_det", f"{name}_seg_unlabeled"]},
+                {"TASK": "seg", "TRAIN": [f"{name}_seg"], "IMS_PER_BATCH": 2},
+            ],
+            *opts,
+        )  # fmt: skip
+        return two_tasks(cfg)
 
     return build
 

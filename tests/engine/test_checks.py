@@ -99,19 +99,6 @@ def test_another_label_of_pixels_without_annotation_than_the_data_has(
     assert labels <= set(range(9)), "what lies outside of an image has the label of the data"
 
 
-def test_a_head_that_no_image_is_annotated_for(tiny_cfg, card):
-    key = "MODEL.MULTITASK"
-    opts = [
-        f"{key}.TASKS", ["det", "seg"], f"{key}.HEADS", ["DenseDetectionHead", "SemanticFPNHead"],
-        "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", 9, "MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM", 32,
-    ]  # fmt: skip
-    message = r"TRAIN: none of its 8 images .* 'seg' \(no 'sem_seg_file_name'\)"
-    with pytest.raises(ValueError, match=message):
-        Trainer(tiny_cfg(*opts))
-    names = [f"{card['name']}_half", f"{card['name']}_seg"]
-    assert Trainer(tiny_cfg(*opts, "DATASETS.TRAIN", names))
-
-
 @pytest.mark.parametrize("network", ["SemanticSegmentor", "PanopticFPN"])
 def test_mask_classes_of_detectron2s_own_networks(tiny_cfg, card, network):
     cfg = tiny_cfg(

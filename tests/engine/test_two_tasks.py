@@ -8,72 +8,11 @@ import cv2
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
-from detectron2.modeling import build_model
 
 from multas.data import register_cards
 from multas.engine import Trainer
-from training import start, train, train_on_two_ranks
+from training import HEADS, start, train, train_on_two_ranks, two_tasks
 from two_ranks import process_group, run_on_two_ranks
-
-HEADS = {"det": "DenseDetectionHead", "seg": "SemanticFPNHead"}
-TEACHER = "MODEL.DISTILLATION.TEACHER"
-
-
-def two_tasks(cfg, tasks=("det", "seg"), classes: int = 9):
-    """The heads of these tasks."""
-    key = "MODEL.MULTITASK"
-    heads = [f"{key}.TASKS", list(tasks), f"{key}.HEADS", [HEADS[task] for task in tasks]]
-    seg = ["MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", classes, "MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM", 32]
-    cfg.merge_from_list([*heads, *seg])
-    return cfg
-
-
-@pytest.fixture
-def joint_cfg(tiny_cfg, card):
-    """``joint_cfg(KEY, VALUE, ...)``: images to train on have boxes, masks or both."""
-
-    def build(*opts, folder="run"):
-        names = [f"{card['name']}_{split}" for split in ("det2", "seg2", "both_val")]
-        test = ["DATASETS.TRAIN", names, "DATASETS.TEST", [f"{card['name']}_both_test"]]
-        return two_tasks(tiny_cfg(*test, *opts, folder=folder))
-
-    return build
-
-
-@pytest.fixture
-def distilled_cfg(tiny_cfg, card, tmp_path):
-    """``distilled_cfg(KEY, VALUE, ...)``: a mini-batch per task, each with a teacher of its own."""
-
-    def teacher(task):
-        cfg = two_tasks(tiny_cfg("MODEL.FPN.OUT_CHANNELS", 16), [task])
-        config, weights = tmp_path / f"{task}.yaml", tmp_path / f"{task}.pth"
-        config.write_text(cfg.dump())
-        torch.manual_seed(5)
-        torch.save({"model": build_model(cfg).state_dict()}, weights)
-        return {"CONFIG_FILE": str(config), "WEIGHTS": str(weights)}
-
-    def build(*opts):
-        det, seg = teacher("det"), teacher("seg")
-        name = card["name"]
-        cfg = tiny_cfg(
-            "MODEL.META_ARCHITECTURE", "Distiller",
-            f"{TEACHER}.CONFIG_FILE", det["CONFIG_FILE"], f"{TEACHER}.WEIGHTS", det["WEIGHTS"],
-            "MODEL.DISTILLATION.MORE_TEACHERS", [seg],
-            "MODEL.DISTILLATION.PATHS", [
-                {"TYPE": "FeatureMSE", "NAME": "det", "TASKS": ["det"]},
-                {"TYPE": "SoftDetection", "TASKS": ["det"]},
-                {"TYPE": "FeatureMSE", "NAME": "seg", "TASKS": ["seg"], "TEACHER_ID": 1},
-            ],
-            "DATASETS.TRAIN", [],
-            "DATASETS.TASK_BATCHES", [
-                {"TASK": "det", "TRAIN": [f"{name}_det", f"{name}_seg_unlabeled"]},
-                {"TASK": "seg", "TRAIN": [f"{name}_seg"], "IMS_PER_BATCH": 2},
-            ],
-            *opts,
-        )  # fmt: skip
-        return two_tasks(cfg)
-
-    return build
 
 
 def test_images_with_either_annotation_or_both_share_a_batch(joint_cfg):

@@ -77,8 +77,12 @@ def load_training_dicts(
     require_registered(names, key)
     # Before the classes are compared: those of a card that does not list them are found by loading.
     dicts = list(itertools.chain.from_iterable(DatasetCatalog.get(name) for name in names))
-    classes = {n: MetadataCatalog.get(n).get("thing_classes", None) for n in names}
-    declared = [(n, list(c)) for n, c in classes.items() if c]
+    metadata = {name: MetadataCatalog.get(name) for name in names}
+    declared = [
+        (name, list(data.thing_classes))
+        for name, data in metadata.items()
+        if data.get("thing_classes") and "det" in (data.get("annotates") or ("det",))
+    ]
     for name, own in declared[1:]:
         first, theirs = declared[0]
         if own != theirs:

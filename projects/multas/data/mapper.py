@@ -61,10 +61,11 @@ class MultasMapper:
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
         options = cfg.DATASETS.PSEUDO_LABELS
         pseudo_labels = None
-        if is_train and options.FILES:
+        classes = _training_classes(cfg.DATASETS.TRAIN) if is_train and options.FILES else None
+        if classes is not None:
             pseudo_labels = load_pseudo_labels(
                 options.FILES,
-                _training_classes(cfg.DATASETS.TRAIN),
+                classes,
                 score_thresh=options.SCORE_THRESH,
                 class_score_thresh=options.CLASS_SCORE_THRESH,
                 topk=options.TOPK,
@@ -138,12 +139,15 @@ class MultasMapper:
         return utils.filter_empty_instances(instances)
 
 
-def _training_classes(names: Sequence[str]) -> Sequence[str]:
-    """Of the first data set that has classes: a plain folder of images has none."""
-    for name in names:
-        classes = MetadataCatalog.get(name).get("thing_classes", None)
-        if classes:
-            return classes
+def _training_classes(names: Sequence[str]) -> Sequence[str] | None:
+    """Of the first data set that has classes: a plain folder of images has none. None where all
+    have classes, but of pixels or images: those take no boxes."""
+    metadata = [MetadataCatalog.get(name) for name in names]
+    for data in metadata:
+        if data.get("thing_classes", None):
+            return data.thing_classes
+    if all(data.get("stuff_classes", data.get("label_classes", None)) for data in metadata):
+        return None
     raise ValueError(
         f"DATASETS.TRAIN {tuple(names)}: none of them has class names, which "
         "DATASETS.PSEUDO_LABELS.FILES needs. Give `classes` in the card."

@@ -76,12 +76,15 @@ class PseudoLabels:
             return dataset_dict
         return {**dataset_dict, "annotations": boxes}
 
-    def check(self, dicts: Sequence[Mapping], names: Sequence[str]) -> None:
+    def check(
+        self, dicts: Sequence[Mapping], names: Sequence[str], training_key: str = "DATASETS.TRAIN"
+    ) -> None:
         """Make sure that the files belong to the training images; ids alone can mislead.
 
         Args:
             dicts: dataset dicts of the training set.
             names: of the data sets they come from.
+            training_key: of the config that has these names, for messages.
 
         Raises:
             ValueError: a file that labels none of the unannotated images, two images of one id,
@@ -102,7 +105,7 @@ class PseudoLabels:
         for path, header in self.headers.items():
             if images.keys().isdisjoint(header.image_ids):
                 raise ValueError(
-                    f"{key}: {path} labels none of the unannotated images of DATASETS.TRAIN "
+                    f"{key}: {path} labels none of the unannotated images of {training_key} "
                     f"{tuple(names)}; it was made for '{header.dataset}'. Name that data set "
                     "there, or label these images with tools/pseudo_label.py."
                 )

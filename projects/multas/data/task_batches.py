@@ -15,6 +15,7 @@ MODES = ("separate", "mixed", "alternate")
 _KEYS = ("TASK", "TRAIN", "IMS_PER_BATCH", "OPTS")
 # What the images of one entry may have of their own; the rest is the run's.
 _OPTS = ("INPUT.", "DATALOADER.", "DATASETS.PSEUDO_LABELS.")
+_NOT_OPTS = ("INPUT.FORMAT", "DATALOADER.SAMPLER_TRAIN")
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,14 @@ class TaskBatch:
     Attributes:
         key: of this entry, for messages.
         task: name of a task of the network.
+        batch_size_key: that its number of images is from, for messages.
         cfg: the run's config as it holds for these images.
         seed: of this entry's order of images and augmentation.
     """
 
     key: str
     task: str
+    batch_size_key: str
     cfg: CfgNode
     seed: int
 
@@ -80,17 +83,26 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
         )
     opts = list(entry.get("OPTS", []))
     for name in opts[::2]:
-        if not str(name).startswith(_OPTS):
+        if not str(name).startswith(_OPTS) or name in _NOT_OPTS:
             raise ValueError(
                 f"{key}: OPTS has '{name}', but the images of an entry have keys of their own "
-                f"only below {', '.join(_OPTS)}: give it in the config itself."
+                f"only below {', '.join(_OPTS)} (not {', '.join(_NOT_OPTS)}): give it in the "
+                "config itself."
             )
     own = cfg.clone()
     own.defrost()
-    own.merge_from_list(opts)
+    try:
+        own.merge_from_list(opts)
+    except (AssertionError, ValueError) as error:  # what yacs raises
+        raise ValueError(f"{key}: OPTS {opts}: {error}. Give pairs of key and value.") from error
     train = entry["TRAIN"]
     own.DATASETS.TRAIN = (train,) if isinstance(train, str) else tuple(train)
     own.DATASETS.TASK_BATCHES = []
+    if "IMS_PER_BATCH" in entry and cfg.SOLVER.REFERENCE_WORLD_SIZE:
+        raise ValueError(
+            f"{key}: IMS_PER_BATCH would not be scaled to the number of processes as "
+            "SOLVER.IMS_PER_BATCH is: set SOLVER.REFERENCE_WORLD_SIZE to 0."
+        )
     own.SOLVER.IMS_PER_BATCH = int(entry.get("IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH))
     if cfg.DATASETS.TASK_MODE == "alternate":
         # Schedules of the data count the batches of this entry.
@@ -98,7 +110,8 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
     if number:
         # Data sets of one size are not to be gone through in one order.
         seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-    return TaskBatch(key, str(entry["TASK"]), own, seed)
+    batch_size_key = f"{key}.IMS_PER_BATCH" if "IMS_PER_BATCH" in entry else "SOLVER.IMS_PER_BATCH"
+    return TaskBatch(key, str(entry["TASK"]), batch_size_key, own, seed)
 
 
 def training_sets(cfg: CfgNode) -> list[str]:

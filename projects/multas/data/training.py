@@ -1,12 +1,20 @@
 """The training data of a config as one loader."""
 
+from collections.abc import Sequence
+from typing import cast
+
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from multas.data.loader import TrainLoader, build_train_loader, load_training_dicts
+from multas.data.loader import (
+    SeededDataset,
+    TrainLoader,
+    build_train_loader,
+    load_training_dicts,
+)
 from multas.data.mapper import MultasMapper
 from multas.data.multi_scale import build_batch_sizes
-from multas.data.task_batches import TaskLoader, parse_task_batches
+from multas.data.task_batches import KEY, TaskLoader, parse_task_batches
 
 
 def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
@@ -23,22 +31,23 @@ def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     batches = parse_task_batches(cfg, seed)
     if not batches:
-        return _build_loader(cfg, seed, "DATASETS.TRAIN", "SOLVER.IMS_PER_BATCH")
+        loader = _build_loader(cfg, seed, "DATASETS.TRAIN", "SOLVER.IMS_PER_BATCH")
+        _check_pseudo_labels([cfg], [loader], "DATASETS.TRAIN")
+        return loader
     loaders = [
-        _build_loader(batch.cfg, batch.seed, f"{batch.key}.TRAIN", f"{batch.key}.IMS_PER_BATCH")
+        _build_loader(batch.cfg, batch.seed, f"{batch.key}.TRAIN", batch.batch_size_key)
         for batch in batches
     ]
+    _check_pseudo_labels([batch.cfg for batch in batches], loaders, KEY)
     return TaskLoader([batch.task for batch in batches], loaders, cfg.DATASETS.TASK_MODE)
 
 
 def _build_loader(cfg: CfgNode, seed: int, key: str, batch_size_key: str) -> TrainLoader:
     names = cfg.DATASETS.TRAIN
     dicts = load_training_dicts(names, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, key)
-    mapper = MultasMapper(cfg, is_train=True)
-    mapper.pseudo_labels.check(dicts, names)
     return build_train_loader(
         dicts,
-        mapper,
+        MultasMapper(cfg, is_train=True),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         batch_size_key=batch_size_key,
         seed=seed,
@@ -48,3 +57,23 @@ def _build_loader(cfg: CfgNode, seed: int, key: str, batch_size_key: str) -> Tra
         batch_sizes=build_batch_sizes(cfg, seed),
         views=cfg.INPUT.VIEWS,
     )
+
+
+def _check_pseudo_labels(cfgs: Sequence[CfgNode], loaders: Sequence[TrainLoader], key: str) -> None:
+    """A file must label images somewhere: which of the tasks' images is left to it."""
+    for files in {tuple(cfg.DATASETS.PSEUDO_LABELS.FILES) for cfg in cfgs}:
+        own = [
+            (cfg.DATASETS.TRAIN, cast(SeededDataset, loader.dataset))
+            for cfg, loader in zip(cfgs, loaders, strict=True)
+            if files and tuple(cfg.DATASETS.PSEUDO_LABELS.FILES) == files
+        ]
+        names = [name for train, _ in own for name in train]
+        read = [cast(MultasMapper, dataset.mapper).pseudo_labels for _, dataset in own]
+        used = [labels for labels in read if labels.headers]
+        if own and not used:
+            raise ValueError(
+                f"{key} {tuple(names)}: none of them has classes of boxes, which "
+                "DATASETS.PSEUDO_LABELS.FILES needs."
+            )
+        for labels in used[:1]:
+            labels.check([sample for _, dataset in own for sample in dataset.dicts], names, key)

@@ -1,16 +1,19 @@
 """The inner trainer that a config needs."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
+from multas.data.loader import TrainLoader, require_registered
+from multas.data.task_batches import TaskLoader
 from multas.distillation import Distiller, GradientAggregator
 from multas.distillation.aggregation import Bilevel
 from multas.distillation.path_gradients import PathGradients
 from multas.distillation.task_gradients import TaskGradients
+from multas.engine.annotation_checks import check_annotations
 from multas.engine.bilevel import BilevelStep
 from multas.engine.mixed_precision import MixedPrecision
 from multas.engine.step import GradientStep
@@ -19,7 +22,7 @@ from multas.engine.step import GradientStep
 def build_step(
     cfg: CfgNode,
     trainer: SimpleTrainer,
-    build_train_loader: Callable[[CfgNode], Iterable[list[dict]]],
+    build_train_loader: Callable[[CfgNode], TrainLoader | TaskLoader],
 ) -> SimpleTrainer:
     """A step that can weigh gradients where paths or tasks are weighed so.
 
@@ -58,9 +61,12 @@ def build_step(
     validation.defrost()
     validation.DATASETS.TRAIN = tuple(names)
     validation.DATASETS.TASK_BATCHES = []
-    return BilevelStep(
-        *parts, paths, validation=build_train_loader(validation), precision=precision
-    )
+    validation.DATASETS.PSEUDO_LABELS.FILES = ()  # ground truth is what paths are judged by
+    key = "MODEL.DISTILLATION.AGGREGATION.BILEVEL_DATA"
+    require_registered(names, key)
+    loader = build_train_loader(validation)
+    check_annotations(distiller.student, loader, key, every_head=False)
+    return BilevelStep(*parts, paths, validation=loader, precision=precision)
 
 
 def _task_gradients(cfg: CfgNode, model: nn.Module) -> TaskGradients | None:

@@ -1,18 +1,16 @@
 """What can be found wrong with a run before it has cost time."""
 
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from multas.data.loader import SeededDataset, TrainLoader, require_registered
-from multas.data.mapper import MultasMapper
-from multas.data.task_batches import TaskLoader
-from multas.distillation import Distillation, Distiller
+from multas.data.loader import require_registered
+from multas.distillation import Distiller
 from multas.evaluation.build import evaluator_types
-from multas.modeling import MultiTaskNetwork
 
 # Of the heads, and of what derives from them: the config key, and the classes that it counts.
 _KEYS = {
@@ -24,9 +22,8 @@ _KEYS = {
     "SemSegFPNHead": ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "stuff_classes"),
     "LinearClassificationHead": ("MODEL.LINEAR_HEAD.NUM_CLASSES", "label_classes"),
 }
-# Key of a model input -> key of the dataset dict that it is made of.
-_IN_DICT = {"instances": "annotations", "sem_seg": "sem_seg_file_name", "label": "label"}
-_ANNOTATIONS = tuple(_IN_DICT.values())
+# What a card's `annotates` calls images that are annotated with these classes.
+_TASKS = {"thing_classes": "det", "stuff_classes": "seg", "label_classes": "cls"}
 
 
 def check_test_sets(cfg: CfgNode) -> None:
@@ -50,32 +47,25 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     """Make sure that a model has the classes of the data sets that it meets.
 
     A wrong number can go unnoticed: Detectron2's RetinaNet takes the class behind its last for
-    background. So can a wrong label of pixels without annotation.
+    background.
 
     Args:
         model: of a Distiller, its student counts. Heads that are not known are not checked.
-        names: of loaded data sets; those without classes are passed over.
+        names: of loaded data sets; those without classes, and for a head those that are annotated
+            for other tasks alone, are passed over.
 
     Raises:
-        ValueError: a head has another number of classes or another label of pixels without
-            annotation, or two data sets number their classes differently.
+        ValueError: a head has another number of classes, or two data sets number them differently.
     """
     model = getattr(model, "module", model)
     model = model.student if isinstance(model, Distiller) else model
-    for key, ignored in _ignored_labels(model):
-        for name in names:
-            data = MetadataCatalog.get(name)
-            if "seg" in data.get("annotates", ()) and data.ignore_label != ignored:
-                raise ValueError(
-                    f"{key} is {ignored}, but {data.ignore_label} stands for pixels without "
-                    f"annotation in the data set '{name}' (`ignore_label` of its card). Set {key} "
-                    f"{data.ignore_label}."
-                )
     for key, kind, count in _class_counts(model):
         first: tuple[str, list[str]] | None = None
         for name in names:
-            classes = list(MetadataCatalog.get(name).get(kind, None) or ())
-            if not classes:
+            data = MetadataCatalog.get(name)
+            classes = list(data.get(kind, None) or ())
+            annotates = data.get("annotates", ())
+            if not classes or (annotates and _TASKS[kind] not in annotates):
                 continue
             if len(classes) != count:
                 raise ValueError(
@@ -84,6 +74,38 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
                 )
             first = first or (name, classes)
             _check_order(first, (name, classes))
+
+
+def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -> None:
+    """Make sure that pixels without annotation are known as such to all that reads masks.
+
+    Args:
+        cfg: of the run.
+        model: that is trained; without a head for masks or paths there is nothing to check.
+        names: of training sets.
+
+    Raises:
+        ValueError: a data set has another label for them.
+    """
+    model = getattr(model, "module", model)
+    student = model.student if isinstance(model, Distiller) else model
+    heads = [key for _, key, kind in _known_heads(student) if kind == "stuff_classes"]
+    keys = [key.replace("NUM_CLASSES", "IGNORE_VALUE") for key in heads]
+    if keys or isinstance(model, Distiller):
+        # Augmentations and paths look there.
+        keys = list(dict.fromkeys([*keys, "MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE"]))
+    for name in names:
+        data = MetadataCatalog.get(name)
+        if "seg" not in data.get("annotates", ()):
+            continue
+        for key in keys:
+            value = reduce(getattr, key.split("."), cfg)
+            if value != data.ignore_label:
+                raise ValueError(
+                    f"{key} is {value}, but {data.ignore_label} stands for pixels without "
+                    f"annotation in the data set '{name}' (`ignore_label` of its card). Set {key} "
+                    f"{data.ignore_label}."
+                )
 
 
 def _known_heads(model: nn.Module) -> Iterator[tuple[Any, str, str]]:
@@ -100,12 +122,6 @@ def _known_heads(model: nn.Module) -> Iterator[tuple[Any, str, str]]:
 
 def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
     return ((key, kind, _num_classes(head)) for head, key, kind in _known_heads(model))
-
-
-def _ignored_labels(model: nn.Module) -> Iterator[tuple[str, int]]:
-    for head, key, kind in _known_heads(model):
-        if kind == "stuff_classes":
-            yield key.replace("NUM_CLASSES", "IGNORE_VALUE"), head.ignore_value
 
 
 def _num_classes(head: Any) -> int:
@@ -126,88 +142,3 @@ def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> No
 def _shortened(names: Sequence[str], count: int = 8) -> str:
     more = [f"… {names[-1]}"] if len(names) > count else []
     return ", ".join([*names[: count - len(more)], *more])
-
-
-def check_annotations(model: nn.Module, loader: TrainLoader | TaskLoader) -> None:
-    """Make sure that there is something to learn from, and nothing that the model cannot take.
-
-    Args:
-        model: that is trained.
-        loader: its data.
-
-    Raises:
-        ValueError: no image is annotated and nothing is distilled, a model that needs annotations
-            meets images without, or a task's mini-batch has none that is annotated for it.
-    """
-    model = getattr(model, "module", model)
-    distillation = model.distillation if isinstance(model, Distiller) else None
-    student = model.student if isinstance(model, Distiller) else model
-    if isinstance(loader, TaskLoader):
-        _check_tasks(student, distillation, loader)
-        return
-    dataset = loader.dataset
-    if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
-        return  # a user's own loader
-    joined = [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
-    if isinstance(student, MultiTaskNetwork) and getattr(model, "hard_labels", True):
-        _check_heads(student, distillation, joined)
-    if distillation is not None:
-        return
-    model = student
-    bare = [d for d in joined if not any(key in d for key in _ANNOTATIONS)]
-    if not bare or (len(bare) < len(joined) and getattr(model, "accepts_unannotated", False)):
-        return
-    raise ValueError(
-        f"DATASETS.TRAIN: {len(bare)} of {len(joined)} images are not annotated (the first is "
-        f"{bare[0]['file_name']}), "
-        + (
-            "and nothing is distilled: there is nothing to learn from. "
-            if len(bare) == len(joined)
-            else f"which {type(model).__name__} cannot take without distillation. "
-        )
-        + "Name pseudo-labels for them in DATASETS.PSEUDO_LABELS.FILES (tools/pseudo_label.py), "
-        "distill (MODEL.META_ARCHITECTURE Distiller), or leave them out."
-    )
-
-
-def _check_heads(
-    model: MultiTaskNetwork, distillation: Distillation | None, joined: Sequence[dict]
-) -> None:
-    specs = () if distillation is None else distillation.specs
-    layers = [name for spec in specs for name in spec.student]
-    tapped = {layer.split(".")[1] for layer in layers if layer.startswith("heads.")}
-    untrained = [
-        f"'{task}' (no '{_IN_DICT[model.annotation_of(task)]}')"
-        for task in model.heads
-        if task not in tapped and not any(_IN_DICT[model.annotation_of(task)] in d for d in joined)
-    ]
-    # Without any, either all are taught by paths through the backbone, or nothing is.
-    if 0 < len(untrained) < len(model.heads):
-        raise ValueError(
-            f"DATASETS.TRAIN: none of its {len(joined)} images is annotated for the task "
-            f"{', '.join(untrained)}, so its head would never be trained. Name data sets that "
-            "are (`annotates` of a card), or drop the task from MODEL.MULTITASK.TASKS."
-        )
-
-
-def _check_tasks(model: nn.Module, distillation: Distillation | None, loader: TaskLoader) -> None:
-    if not isinstance(model, MultiTaskNetwork):
-        raise ValueError(
-            f"DATASETS.TASK_BATCHES is for a MultiTaskNetwork, but {type(model).__name__} is "
-            "trained: name its data in DATASETS.TRAIN."
-        )
-    for number, (task, part) in enumerate(zip(loader.tasks, loader.loaders, strict=True)):
-        if distillation is not None and distillation.taps_for(task):
-            continue
-        dataset = part.dataset
-        if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
-            continue  # a user's own loader
-        wanted = _IN_DICT[model.annotation_of(task)]
-        joined = [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
-        if not any(wanted in d for d in joined):
-            raise ValueError(
-                f"DATASETS.TASK_BATCHES[{number}]: none of its {len(joined)} images is annotated "
-                f"for the task '{task}' (no '{wanted}'; the first image is "
-                f"{joined[0]['file_name']}), and no path works on them: there is nothing to learn "
-                "from. Name other data sets in TRAIN, or another TASK."
-            )

@@ -19,10 +19,11 @@ from multas.data.loader import TrainLoader, build_test_loader
 from multas.data.task_batches import TaskLoader, training_sets
 from multas.data.training import build_training_loader
 from multas.distillation import Distillation, Distiller
+from multas.engine.annotation_checks import check_annotations
 from multas.engine.build_step import build_step
 from multas.engine.cache_size import check_cache
 from multas.engine.checkpointer import Checkpointer
-from multas.engine.checks import check_annotations, check_classes, check_test_sets
+from multas.engine.checks import check_classes, check_ignored_labels, check_test_sets
 from multas.engine.ema import MeanTeachers
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, PathMonitor, RunState, SaveStudent, TaskImages
@@ -59,9 +60,10 @@ class Trainer(DefaultTrainer):
 
     def __init__(self, cfg: CfgNode) -> None:
         check_test_sets(cfg)
-        names = [*training_sets(cfg), *cfg.DATASETS.TEST]
+        names = training_sets(cfg)
         super().__init__(cfg)
-        check_classes(self._trainer.model, names)
+        check_classes(self._trainer.model, [*names, *cfg.DATASETS.TEST])
+        check_ignored_labels(cfg, self._trainer.model, names)
         check_annotations(self._trainer.model, self._trainer.data_loader)
         check_cache(cfg, self._trainer.model, self._trainer.data_loader)
         self._trainer = build_step(cfg, self._trainer, self.build_train_loader)

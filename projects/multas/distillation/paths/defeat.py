@@ -36,7 +36,7 @@ class DeFeat(LayerPath):
         divisor: of both terms, which sum over the channels: 1, or 256 (the usual width); both
             occur in the reference implementation.
         object_classes: labels that are objects in masks; empty = all but 0, the background, and
-            255, pixels without annotation (VOC).
+            that of pixels without annotation.
 
     Raises:
         ValueError: DIVISOR is not positive, or see :class:`LayerPath`.

@@ -1,0 +1,138 @@
+"""Whether there is something to learn from, found out before a run has cost time."""
+
+from collections.abc import Sequence
+
+from detectron2.layers import NaiveSyncBatchNorm
+from detectron2.utils import comm
+from torch import nn
+
+from multas.data.loader import SeededDataset, TrainLoader
+from multas.data.mapper import MultasMapper
+from multas.data.task_batches import KEY, TaskLoader
+from multas.distillation import Distillation, Distiller
+from multas.modeling import MultiTaskNetwork
+
+# Key of a model input -> key of the dataset dict that it is made of, where they differ.
+_IN_DICT = {"instances": "annotations", "sem_seg": "sem_seg_file_name"}
+_ANNOTATIONS = ("annotations", "sem_seg_file_name", "label")
+_NOTHING = "there is nothing to learn from"
+
+
+def check_annotations(
+    model: nn.Module,
+    loader: TrainLoader | TaskLoader,
+    key: str = "DATASETS.TRAIN",
+    *,
+    every_head: bool = True,
+) -> None:
+    """Make sure that there is something to learn from, and nothing that the model cannot take.
+
+    Args:
+        model: that is trained.
+        loader: its data; of a user's own one nothing is known.
+        key: of the config that names the data, for messages.
+        every_head: whether each head of a network is to be taught, not just any.
+
+    Raises:
+        ValueError: images, or a mini-batch of a task, of which nothing is learned; a head that
+            nothing teaches; a model that needs annotations meets images without.
+    """
+    model = getattr(model, "module", model)
+    distillation = model.distillation if isinstance(model, Distiller) else None
+    student = model.student if isinstance(model, Distiller) else model
+    if isinstance(student, MultiTaskNetwork):
+        labels = getattr(model, "hard_labels", True)
+        _check_network(student, distillation, loader, labels, key, every_head)
+    elif isinstance(loader, TaskLoader):
+        raise ValueError(
+            f"{KEY} is for a MultiTaskNetwork, but {type(student).__name__} is "
+            "trained: name its data in DATASETS.TRAIN."
+        )
+    elif (dicts := _joined(loader)) is not None:
+        _check_stock_model(student, distillation is not None, dicts, key)
+
+
+def _parts(loader: TrainLoader | TaskLoader, key: str) -> list[tuple[str, str | None, TrainLoader]]:
+    """What is looked at for itself: where the config has it, its task (None: all), its images."""
+    if not isinstance(loader, TaskLoader):
+        return [(key, None, loader)]
+    parts = enumerate(zip(loader.tasks, loader.loaders, strict=True))
+    return [(f"{KEY}[{number}]", task, part) for number, (task, part) in parts]
+
+
+def _joined(loader: TrainLoader) -> list[dict] | None:
+    """The dataset dicts with their pseudo-labels; None for a user's own loader."""
+    dataset = loader.dataset
+    if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
+        return None
+    return [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
+
+
+def _check_stock_model(model: nn.Module, distilled: bool, dicts: Sequence[dict], key: str) -> None:
+    bare = [d for d in dicts if not any(annotation in d for annotation in _ANNOTATIONS)]
+    if bare and not distilled:
+        reason = f"and nothing is distilled: {_NOTHING}"
+        if len(bare) < len(dicts):
+            reason = f"which {type(model).__name__} cannot take without distillation"
+        raise ValueError(_not_annotated(bare, len(dicts), key, reason))
+    synchronised = nn.SyncBatchNorm, NaiveSyncBatchNorm
+    if bare and comm.get_world_size() > 1:
+        for name, module in model.named_modules():
+            # Annotated and unannotated images pass apart, so ranks differ in their passes.
+            if isinstance(module, synchronised):
+                raise ValueError(
+                    f"{key}: {len(bare)} of {len(dicts)} images are not annotated, and "
+                    f"{type(model).__name__} has the layer '{name}', which waits for other "
+                    "processes that may have no such images. Take another norm than SyncBN (BN, "
+                    "GN, FrozenBN), one process, or a MultiTaskNetwork."
+                )
+
+
+def _not_annotated(bare: Sequence[dict], count: int, key: str, reason: str, what: str = "") -> str:
+    return (
+        f"{key}: {len(bare)} of {count} images are not annotated{what} (the first is "
+        f"{bare[0]['file_name']}), {reason}. Name pseudo-labels for them in "
+        "DATASETS.PSEUDO_LABELS.FILES (tools/pseudo_label.py), distill (MODEL.META_ARCHITECTURE "
+        "Distiller), or leave them out."
+    )
+
+
+def _check_network(
+    model: MultiTaskNetwork,
+    distillation: Distillation | None,
+    loader: TrainLoader | TaskLoader,
+    labels: bool,
+    key: str,
+    every_head: bool,
+) -> None:
+    annotated_by = {t: _IN_DICT.get(a := model.annotation_of(t), a) for t in model.heads}
+    specs = () if distillation is None else distillation.specs
+    taught = {
+        layer.split(".")[1] for s in specs for layer in s.student if layer.startswith("heads.")
+    }
+    for place, task, part in _parts(loader, key):
+        dicts = _joined(part)
+        if dicts is None:
+            return
+        own = annotated_by if task is None else {task: annotated_by[task]}
+        found = {t for t, wanted in own.items() if labels and any(wanted in d for d in dicts)}
+        taught |= found
+        if found or any(spec.applies_to(task) for spec in specs):
+            continue
+        if task is None:
+            reason, what = f"and nothing is distilled: {_NOTHING}", f" for {', '.join(own)}"
+            raise ValueError(_not_annotated(dicts, len(dicts), place, reason, what))
+        raise ValueError(
+            f"{place}: none of its {len(dicts)} images is annotated for the task '{task}' (no "
+            f"'{own[task]}'; the first image is {dicts[0]['file_name']}), and no path works on "
+            f"them: {_NOTHING}. Name other data sets in TRAIN, or another TASK."
+        )
+    untaught = [f"'{t}' (no '{wanted}')" for t, wanted in annotated_by.items() if t not in taught]
+    where = KEY if isinstance(loader, TaskLoader) else key
+    # All of them: what paths teach is the backbone.
+    if every_head and 0 < len(untaught) < len(annotated_by):
+        raise ValueError(
+            f"{where}: no image is annotated for the task {', '.join(untaught)} and no path taps "
+            "its head, which would never be trained. Name data sets that are annotated for it "
+            "(`annotates` of a card), or drop the task from MODEL.MULTITASK.TASKS."
+        )
