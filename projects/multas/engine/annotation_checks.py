@@ -62,7 +62,7 @@ def _parts(loader: TrainLoader | TaskLoader, key: str) -> list[tuple[str, str | 
 
 def _joined(loader: TrainLoader) -> list[dict] | None:
     """The dataset dicts with their pseudo-labels; None for a user's own loader."""
-    dataset = loader.dataset
+    dataset = getattr(loader, "dataset", None)
     if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
         return None
     return [dataset.mapper.pseudo_labels.join(d) for d in dataset.dicts]
