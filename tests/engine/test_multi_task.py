@@ -132,6 +132,26 @@ def test_only_the_head_of_the_task_runs():
     assert calls[2:] == ["det", "det", "seg"]
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 0, 4, 1, 2]])
+def test_in_a_mixed_batch_a_head_runs_on_the_images_of_its_task(order):
+    network, seen = make_network(), {}
+    for task, head in network.heads.items():
+        head.register_forward_hook(
+            lambda _, inputs, __, task=task: seen.update({task: len(inputs[0]["p3"])})
+        )
+    batch = make_batch("mixed")
+    # Without a task, an image is everyone's.
+    batch.append(batch[0] | {"task": "det"})
+    del batch[1]["task"]
+    losses = network([batch[i] for i in order])
+    assert seen == {"det": 3, "seg": 3}
+    network.require_heads(["det", "seg"])
+    everywhere = network(batch)
+    assert seen == {"det": 5, "seg": 5}
+    for name, loss in losses.items():
+        torch.testing.assert_close(loss, everywhere[name], msg=name)
+
+
 def test_annotated_images_are_counted_for_each_task():
     network = make_network()
     network(make_batch("separate", count=3))

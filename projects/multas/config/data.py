@@ -23,7 +23,8 @@ def add_data_config(cfg: CN) -> None:
     cfg.DATASETS.TASK_BATCHES = []
     # "separate": an iteration takes one mini-batch of each; they pass through the network one after
     # the other (BatchNorm statistics of their own), their gradients add up, one optimiser step
-    # (section 3 of "Self-training and multi-task learning …"). "mixed": they pass as one batch.
+    # (section 3 of "Self-training and multi-task learning …"). "mixed": they pass the backbone
+    # as one batch, each head its own images.
     # "alternate": an iteration takes one of them, in turn.
     cfg.DATASETS.TASK_MODE = "separate"
 

@@ -11,6 +11,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from .heads import TaskHead, build_task_head
+from .heads.build import pick_images
 
 
 class RawOutputs(NamedTuple):
@@ -34,6 +35,11 @@ def mini_batches(batched_inputs: list[dict[str, Any]]) -> list[list[dict[str, An
 def add_losses(total: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
     """Sums by name; a name that only one side has is kept as it is."""
     return total | {name: total[name] + x if name in total else x for name, x in more.items()}
+
+
+def _is_for(image: dict[str, Any], task: str) -> bool:
+    """Whether an image has a part in a task: it names that one, or none."""
+    return image.get("task", task) == task
 
 
 @META_ARCH_REGISTRY.register()
@@ -140,13 +146,17 @@ class MultiTaskNetwork(nn.Module):
         """
         images = self.preprocess_image(batched_inputs)
         features = self.backbone(images.tensor)
-        tasks = {x.get("task") for x in batched_inputs} if self.training else {None}
         predictions = {
-            task: head(features)
+            task: head({name: pick_images(x, index) for name, x in features.items()})
             for task, head in self._task_heads()
-            if None in tasks or task in tasks or task in self.always_run
+            if (index := self._images_of(task, batched_inputs))
         }
         return RawOutputs(images, features, predictions)
+
+    def _images_of(self, task: str, batched_inputs: list[dict[str, Any]]) -> list[int]:
+        """Those that the head of a task runs on."""
+        everywhere = not self.training or task in self.always_run
+        return [i for i, x in enumerate(batched_inputs) if everywhere or _is_for(x, task)]
 
     def forward(self, batched_inputs: list[dict[str, Any]]) -> dict[str, Tensor] | list[dict]:
         """Losses in training, results in inference.
@@ -181,11 +191,11 @@ class MultiTaskNetwork(nn.Module):
             if task not in outputs.predictions:
                 idle.extend(p.reshape(-1)[0] for p in head.parameters() if p.requires_grad)
                 continue
-            annotations = [
-                x.get(head.annotation) if x.get("task", task) == task else None
-                for x in batched_inputs
-            ]
-            own = head.losses(outputs.predictions[task], outputs.features, annotations, image_size)
+            index = self._images_of(task, batched_inputs)
+            inputs = [batched_inputs[i] for i in index]
+            annotations = [x.get(head.annotation) if _is_for(x, task) else None for x in inputs]
+            features = {name: pick_images(x, index) for name, x in outputs.features.items()}
+            own = head.losses(outputs.predictions[task], features, annotations, image_size)
             if taken := own.keys() & losses.keys():
                 raise ValueError(
                     f"The head of task {task} calls a loss {', '.join(sorted(taken))}, as another "

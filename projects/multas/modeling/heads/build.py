@@ -91,8 +91,11 @@ def annotated_images(annotations: list[Any]) -> tuple[list[int], list[Any]]:
 
 
 def pick_images(predictions: Tensor, index: list[int]) -> Tensor:
-    """Rows ``index`` of (N, …); the tensor itself, without a copy, where these are all."""
-    return predictions if len(index) == len(predictions) else predictions[index]
+    """Rows ``index``, ascending, of (N, …); without a copy where they follow on each other."""
+    if len(index) == len(predictions):
+        return predictions
+    first, last = index[0], index[-1] + 1
+    return predictions[first:last] if last - first == len(index) else predictions[index]
 
 
 def select_features(
