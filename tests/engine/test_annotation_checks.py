@@ -162,3 +162,6 @@ def test_a_norm_that_waits_for_other_processes_is_refused(tiny_cfg, card, monkey
     monkeypatch.setattr(comm, "get_world_size", lambda: 2)
     with pytest.raises(ValueError, match=r"8 of 16 images .* layer '1', which waits for other"):
         check_annotations(model, loader)
+    network.accepts_unannotated = True
+    check_annotations(model, loader)
+    check_annotations(network, loader)

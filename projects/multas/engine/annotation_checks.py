@@ -70,6 +70,8 @@ def _joined(loader: TrainLoader) -> list[dict] | None:
 
 def _check_stock_model(model: nn.Module, distilled: bool, dicts: Sequence[dict], key: str) -> None:
     bare = [d for d in dicts if not any(annotation in d for annotation in _ANNOTATIONS)]
+    if len(bare) < len(dicts) and getattr(model, "accepts_unannotated", False):
+        return
     if bare and not distilled:
         reason = f"and nothing is distilled: {_NOTHING}"
         if len(bare) < len(dicts):
