@@ -265,6 +265,15 @@ def test_the_two_recipes_end_at_the_size_of_the_network(tmp_path):
     assert MultasMapper(cifar, is_train=True)(record)["image"].shape == (3, 40, 50)
     names = [type(x).__name__ for x in build_augmentations(cifar, is_train=True)]
     assert names == ["ShiftedWindow", "RandomFlip", "ResizeShortestEdge"]
+    cifar.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE = 7
+    shift = build_augmentations(cifar, is_train=True)[0]
+    mask = np.ones((32, 24), np.uint8)
+    seen = {
+        value
+        for _ in range(20)
+        for value in np.unique(shift.get_transform(mask).apply_segmentation(mask))
+    }
+    assert seen == {1, 7}, "what lies outside of a mask is not annotated"
 
 
 # The embedded set

@@ -9,6 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from multas.data import MultasMapper, build_train_loader, register_card
+from multas.data.loader import load_training_dicts
 from multas.data.pseudo_labels import Header, save_pseudo_labels
 from multas.data.task_batches import parse_task_batches
 from multas.data.training import build_training_loader
@@ -91,6 +92,16 @@ def test_each_task_has_the_classes_of_its_own_data_set(tiny_cfg, card, card_file
     assert Trainer(two_tasks(tiny_cfg(*opts), classes=12))
     joint = ["DATASETS.TRAIN", [f"{card['name']}_det", f"{name}_all"]]
     assert Trainer(two_tasks(tiny_cfg(*cards, *joint), classes=12))
+
+
+def test_names_of_boxes_that_nobody_is_annotated_with_may_differ(card):
+    other = {**card, "name": f"{card['name']}_other", "classes": card["classes"][::-1]}
+    register_card(other)
+    names = [f"{card['name']}_det", f"{other['name']}_seg"]
+    assert load_training_dicts(names, filter_empty=False)
+    names[1] = f"{other['name']}_det"
+    with pytest.raises(ValueError, match="they must agree"):
+        load_training_dicts(names, filter_empty=False)
 
 
 def test_the_label_of_unannotated_pixels_is_one_key_for_all_that_reads_masks(tiny_cfg, card):
