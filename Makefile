@@ -31,6 +31,7 @@ lint: setup
 	$(PY) -m mypy
 
 bench: setup
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[onnx]'
 	$(PY) benchmarks/run.py
 
 setup: $(STAMP)

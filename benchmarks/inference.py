@@ -8,6 +8,7 @@ import torch
 from detectron2.modeling import build_model
 from torch import Tensor, nn
 
+import kept_ap
 from multas.engine import load_config
 from multas.modeling.fold import fold_batch_norm
 from runtimes import RUNTIMES, Network, RawNetwork, deviation
@@ -92,6 +93,7 @@ def run(rounds: int) -> str:
             *(whole(models, batch, rounds) for batch in BATCHES),
             "The network alone, from a normalised tensor to logits and deltas.",
             *(raw(models, batch, rounds) for batch in BATCHES),
+            kept_ap.run(),
             f"Parameters: {parameters}.",
         ]
     )

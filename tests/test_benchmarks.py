@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 import aggregation
@@ -11,6 +12,7 @@ import assignment
 import certified
 import evaluation
 import inference
+import kept_ap
 import loading
 import min_norm
 import multi_task
@@ -19,6 +21,7 @@ import scaling
 import step
 import tables
 import timing
+from multas.engine import load_config
 
 
 class Clock:
@@ -187,13 +190,42 @@ def test_scaling_measures_steps_in_one_process():
     assert len(scaling.work(job, rank=0)) == 2
 
 
-def test_inference(small):
-    chosen = ("channels last", "TorchScript", "bfloat16", "int8, dynamic (PyTorch)")
-    text = small(
-        inference, SIZE=64, BATCHES=(1,), RUNTIMES={k: runtimes.RUNTIMES[k] for k in chosen}
-    ).run(1)
+CHOSEN = ("channels last", "TorchScript", "bfloat16", "int8, dynamic (PyTorch)")
+FEW_RUNTIMES = {name: runtimes.RUNTIMES[name] for name in CHOSEN}
+
+
+def test_inference(small, monkeypatch):
+    # It trains for a minute; what it does with the trained student is tested below.
+    monkeypatch.setattr(kept_ap, "run", lambda: "AP")
+    text = small(inference, SIZE=64, BATCHES=(1,), RUNTIMES=FEW_RUNTIMES).run(1)
     assert "covers linear layers alone" in text
     assert float(text.split("TorchScript ")[-1].split(",")[0]) < 1e-4
+
+
+def test_every_runtime_of_a_student_is_scored(small, monkeypatch):
+    small(kept_ap, SIDE=64, RUNTIMES=FEW_RUNTIMES)
+    torch.manual_seed(0)
+    cfg = load_config(kept_ap.FILE, ["MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0])
+    student = build_model(cfg).eval()
+    image = {"image": torch.randint(256, (3, 50, 64)).byte(), "height": 100, "width": 128}
+    seen = []
+
+    def test(cfg, model):
+        [found] = model([image])
+        seen.append(found["instances"].pred_boxes.tensor)
+        return {"bbox": {"AP": 100 * float(found["instances"].scores.sum())}}
+
+    monkeypatch.setattr(kept_ap.Trainer, "test", test)
+    with torch.no_grad():
+        found, missing = kept_ap.scores(cfg, student)
+    assert list(found)[:4] == [
+        "as trained", "folded", "folded, channels last", "folded, TorchScript"
+    ]  # fmt: skip
+    assert list(missing) == ["int8, dynamic (PyTorch)"]
+    assert list(found)[4:] == ["folded, bfloat16"]
+    for name, boxes in zip(list(found)[:4], seen, strict=False):
+        assert found[name] == pytest.approx(found["as trained"], rel=1e-4)
+        torch.testing.assert_close(boxes, seen[0], rtol=1e-3, atol=1e-2)
 
 
 @pytest.mark.parametrize("name", list(multi_task.ALTERNATIVES))

@@ -177,7 +177,7 @@ class MultiTaskNetwork(nn.Module):
             ValueError: two heads call a loss alike.
         """
         if not self.training:
-            return self._results(self.raw_outputs(batched_inputs), batched_inputs)
+            return self.results(self.raw_outputs(batched_inputs), batched_inputs)
         losses: dict[str, Tensor] = {}
         for part in mini_batches(batched_inputs):
             losses = add_losses(losses, self._losses(self.raw_outputs(part), part))
@@ -213,7 +213,8 @@ class MultiTaskNetwork(nn.Module):
             losses[first] = losses[first] + 0.0 * torch.stack(idle).sum()
         return losses
 
-    def _results(self, outputs: RawOutputs, batched_inputs: list[dict]) -> list[dict[str, Any]]:
+    def results(self, outputs: RawOutputs, batched_inputs: list[dict]) -> list[dict[str, Any]]:
+        """What the heads make of their predictions, as :meth:`forward` returns it in inference."""
         sizes = outputs.images.image_sizes
         output_sizes = [
             (x.get("height", height), x.get("width", width))
