@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
+from detectron2.utils.env import seed_all_rng
 from tabulate import tabulate
 from torch import nn
 
@@ -54,6 +55,7 @@ def trained(folder: str) -> tuple[CfgNode, Any]:
     """The student after its recipe, which takes a minute, and the config to test it with."""
     make_toy("datasets/toy")
     cfg = load_config(FILE, ["OUTPUT_DIR", folder, *OPTS])
+    seed_all_rng(cfg.SEED)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=False)
     trainer.train()
