@@ -105,6 +105,13 @@ def test_full_scale_names_the_data_that_is_missing(call, no_runner, monkeypatch,
     assert "tools/convert_weights.py resnet50.pth output/weights/resnet50.pth" in line
 
 
+def test_embedded_data_is_not_missing(call, no_runner, monkeypatch, own_configs, capsys):
+    monkeypatch.setattr(reproduce, "REPOSITORY", own_configs)
+    assert not (own_configs / "datasets" / "toy").exists()
+    call("A1", "--dry-run")
+    assert "missing" not in capsys.readouterr().out
+
+
 def test_missing_lists_and_folders_of_a_card_are_named(own_configs):
     content = yaml.safe_load(Path("datasets/cards/toy.yaml").read_text())
     root = make_toy(own_configs / "devkit", train=8, val=2, test=2)

@@ -36,7 +36,8 @@ def missing(runs: Iterable[Run]) -> list[str]:
     lines: list[str] = []
     for run in runs:
         cfg = merged(run.config_file, run.opts)
-        cards = [read_card(card) for card in cfg.DATASETS.CARDS]
+        # The embedded sets are made when the runs start.
+        cards = [read_card(card) for card in cfg.DATASETS.CARDS if card not in EMBEDDED]
         early = [cfg.SOLVER.EARLY_STOPPING.DATASET] if cfg.SOLVER.EARLY_STOPPING.ENABLED else []
         tasks = [name for batch in cfg.DATASETS.TASK_BATCHES for name in batch["TRAIN"]]
         for name in filter(None, [*cfg.DATASETS.TRAIN, *tasks, *cfg.DATASETS.TEST, *early]):
