@@ -46,7 +46,7 @@ $(STAMP): $(SETUP_INPUTS)
 	$(PIP) install --quiet -c constraints.txt setuptools torch
 	$(PIP) install --quiet -c constraints.txt --no-deps torchvision
 	@echo "== installing multas and its dependencies"
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,cache,coco,torchjd,tune]'
+	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,cache,cluster,coco,torchjd,tune]'
 	@echo "== installing Detectron2"
 	$(PY) tools/install_detectron2.py
 	@touch $(STAMP)

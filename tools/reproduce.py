@@ -10,13 +10,14 @@
 --scale full is the paper's data and schedule; what it lacks is said before anything starts.
 
 A training that several rows need (a teacher, a supervised student) runs once, in a folder of
-output/reproduce/runs that is named by a hash of its config, data cards, seed and teacher. The same
+output/reproduce/runs that is named by a hash of its config, data, seed and teacher. The same
 command goes on where it was stopped; a row that fails does not stop the others. Reports (report.md,
-report.html) are in output/reproduce/<table>-<scale>. The hash knows nothing of the code: after a
-change of it delete the runs that it touches.
+report.html) are in output/reproduce/<table>-<scale>; with --data or KEY VALUE in a folder of their
+own. The hash knows nothing of the code: after a change of it delete the runs that it touches.
 """
 
 import argparse
+import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", default="", help="only these, e.g. teacher,half/self_trained*")
     parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 1, 2, …")
     parser.add_argument(
-        "--jobs", type=int, default=1, help="trainings at a time, sharing the cores"
+        "--jobs",
+        type=int,
+        help="trainings at a time: on this machine they share its cores and GPUs (default 1), with "
+        "--submit they are jobs (default: all that can start)",
     )
     parser.add_argument("--submit", choices=["slurm", "local"], help="as jobs of submitit")
     parser.add_argument("--submit-option", action="append", default=[], metavar="KEY=VALUE",
@@ -72,7 +76,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for key in args.opts[::2]:
         if key in _OWN_KEYS:
             parser.error(f"{key} is set by {_OWN_KEYS[key]}")
-    if min(args.seeds, args.jobs) < 1:
+    if min(args.seeds, 1 if args.jobs is None else args.jobs) < 1:
         parser.error("--seeds and --jobs are 1 or more")
     return args
 
@@ -80,45 +84,70 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def make_plans(args: argparse.Namespace, planner: Planner) -> dict[str, Plan]:
     """The rows of the tables and their runs.
 
+    With --data, rows that nobody asked for and that do not suit the card are left out; so are, of
+    all tables, those that do not suit it or have no rows.
+
     Raises:
-        SystemExit: a table has no rows (of all tables, those that have none are passed over), or
-            the user's card does not suit them.
+        SystemExit: a table has no rows, --rows fits none, or the user's card does not suit one.
     """
-    plans = {}
     everything = "all" in args.tables
+    rows: dict[str, list[Row]] = {}
     for name in TABLES if everything else dict.fromkeys(args.tables):
         try:
-            rows = rows_of(TABLES[name], args.scale, own_data=Path(args.data).stem)
+            rows[name] = rows_of(TABLES[name], args.scale, own_data=Path(args.data).stem)
         except FileNotFoundError as error:
             if not everything:
                 raise SystemExit(str(error)) from error
             print(f"{error} Passed over.", file=sys.stderr)
-            continue
-        seeds = range(1, args.seeds + 1)
+    wanted = chosen([row for members in rows.values() for row in members], args.rows)
+    seeds = range(1, args.seeds + 1)
+    plans: dict[str, Plan] = {}
+    for name, members in rows.items():
+        plan: Plan = []
         try:
-            plans[name] = [(row, tuple(planner.plan(row.file, s) for s in seeds)) for row in rows]
+            for row in members:
+                try:
+                    plan.append((row, tuple(planner.plan(row.file, s) for s in seeds)))
+                except DatasetError:
+                    if row in wanted:
+                        raise
         except DatasetError as error:
-            raise SystemExit(f"--data: {error}") from error
+            if not everything:
+                raise SystemExit(f"{name}, --data: {error}") from error
+            print(f"{name}: {error} Passed over.", file=sys.stderr)
+        else:
+            plans[name] = plan
     return plans
 
 
-def runs_of(plans: Mapping[str, Plan], names: str = "") -> list[Run]:
-    """Of the rows with these names, or all; what they need is in front of them.
+def chosen(rows: Sequence[Row], names: str) -> list[Row]:
+    """The rows with these names, or all.
 
     Raises:
         SystemExit: a name fits no row.
     """
-    pairs = [pair for plan in plans.values() for pair in plan]
     try:
-        chosen = choose([row for row, _ in pairs], list(filter(None, names.split(","))))
+        return choose(rows, list(filter(None, names.split(","))))
     except ValueError as error:
         raise SystemExit(str(error)) from error
-    return in_order(run for row, runs in pairs if row in chosen for run in runs)
+
+
+def runs_of(plans: Mapping[str, Plan], names: str = "") -> list[Run]:
+    """Of the rows with these names, or all; what they need is in front of them."""
+    pairs = [pair for plan in plans.values() for pair in plan]
+    wanted = chosen([row for row, _ in pairs], names)
+    return in_order(run for row, runs in pairs if row in wanted for run in runs)
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace) -> None:
     results = [read_result(row, runs, states) for row, runs in plan]
-    name = "-".join(filter(None, [table.name, args.scale, Path(args.data).stem]))
+    own = f"{args.data} {args.opts}" if args.data or args.opts else ""
+    parts = [table.name, args.scale, Path(args.data).stem, own and short_hash(own)]
+    name = "-".join(filter(None, parts))
     setting = Setting(args.scale, args.seeds, args.data, tuple(args.opts))
     print(write_report(table, results, states, setting, Path(args.output) / name), flush=True)
 
@@ -133,17 +162,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     plans = make_plans(args, Planner(args.output / "runs", args.opts, args.data))
     states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
     if args.dry_run:
-        lines = [run.command_line for run in todo if not states[run.digest].is_good]
+        marks = ["# finished: " if states[run.digest].is_good else "" for run in todo]
+        lines = [mark + run.command_line for mark, run in zip(marks, todo, strict=True)]
         print("\n".join([*lines, *(f"# missing: {line}" for line in missing(todo))]))
         return 0
     make_embedded(todo)
     if lines := missing(todo):
         raise SystemExit("\n".join(["Nothing was started; this is missing:", *lines]))
-    runner: Runner = Local(args.jobs)
     if args.submit:
-        runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
+        jobs = args.jobs or max(1, len(todo))
+        runner: Runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
+    else:
+        jobs = args.jobs or 1
+        runner = Local(jobs)
     try:
-        execute(todo, runner, args.jobs, states)
+        execute(todo, runner, jobs, states)
     finally:
         for name, plan in plans.items():
             report_on(TABLES[name], plan, states, args)

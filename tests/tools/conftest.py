@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
 
+from reproduction import data_sets, own_data
 from reproduction.runs import Run
 
 
@@ -16,6 +18,25 @@ from reproduction.runs import Run
 def working_directory(monkeypatch, repository):
     """Relative paths in configs start at the root of the repository."""
     monkeypatch.chdir(repository)
+
+
+@pytest.fixture(autouse=True)
+def own_catalogs():
+    """What a test registers and reads is forgotten after it."""
+    before = set(DatasetCatalog.list())
+    yield
+    for name in set(DatasetCatalog.list()) - before:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    forget_data()
+
+
+def forget_data() -> None:
+    """Let data sets and files be read again."""
+    for function in (data_sets.fault_of, data_sets.content_hash, data_sets._load):
+        function.cache_clear()
+    data_sets.file_hash.cache_clear()
+    own_data._class_opts.cache_clear()
 
 
 def fabricate(run: Run, **numbers: float) -> None:
@@ -32,7 +53,7 @@ def fabricate(run: Run, **numbers: float) -> None:
     (run.folder / "metrics.json").write_text(lines)
     (run.folder / "config.yaml").write_text(yaml.safe_dump({"MODEL": {"DEVICE": "cpu"}}))
     (run.folder / "log.txt").write_text("TEST FIXTURE: nothing was trained here\n")
-    run.console.write_text(f"$ OMP_NUM_THREADS=2 {run.command_line}\n")
+    run.console.write_text(f"# 2 threads, 0.50 GPUs\n$ OMP_NUM_THREADS=2 {run.command_line}\n")
     torch.save({}, run.weights)
 
 

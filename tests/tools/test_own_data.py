@@ -2,6 +2,7 @@
 
 import pytest
 import yaml
+from PIL import Image
 
 from multas.data import DatasetError, make_toy
 from reproduction.own_data import opts_on_card
@@ -15,12 +16,13 @@ def root(tmp_path_factory):
 
 @pytest.fixture
 def card(root, tmp_path):
-    """``card(name, *splits)``: a card of three classes with these splits."""
+    """``card(name, *splits, **keys)``: a card with these splits, annotated for both tasks."""
 
-    def write(name: str, *splits: str) -> str:
+    def write(name: str, *splits: str, **keys) -> str:
         file = tmp_path / f"{name}.yaml"
-        lists = dict.fromkeys(splits, "Main/train")
-        content = {"name": name, "format": "voc", "root": str(root), "splits": lists}
+        content = {"name": name, "format": "voc", "root": str(root), "annotates": ["det", "seg"]}
+        # Masks of classes in another order than the alphabet's, which a card without classes has.
+        content |= {"strictness": "skip", "splits": dict.fromkeys(splits, "Main/train"), **keys}
         file.write_text(yaml.safe_dump(content))
         return str(file)
 
@@ -48,7 +50,6 @@ def opts_of(card: str, recipe: str) -> dict[str, str]:
         ("limited-data/table5/toy/teacher_seg", "seg test", ["_seg"], ["_test"]),
         ("adaptive/segmentation/toy/student", "train test", ["_train"], ["_test"]),
         ("adaptive/segmentation/cityscapes/student", "train val", ["_train"], ["_val"]),
-        ("adaptive/classification/toy/student", "train test", ["_train"], ["_test"]),
     ],
 )
 def test_splits_keep_their_names(card, recipe, splits, train, test):
@@ -71,6 +72,41 @@ def test_batches_of_tasks_are_on_the_card_as_well(card):
     ]
     assert opts["DATASETS.TASK_BATCHES"] == repr(batches)
     assert opts["DATASETS.TRAIN"] == "[]" and opts["DATASETS.TEST"] == "['mytasks_test']"
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Keys of a card for classification: a folder for each of two splits, a class in each."""
+    for split in ("train", "test"):
+        file = tmp_path / "photographs" / split / "cat" / "1.png"
+        file.parent.mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(file)
+    splits = {"train": "train", "test": "test"}
+    return {
+        "format": "folders", "root": str(tmp_path / "photographs"), "annotates": ["cls"],
+        "splits": splits,
+    }  # fmt: skip
+
+
+def test_classes_of_whole_images(card, photographs):
+    opts = opts_of(card("myphotographs", **photographs), "adaptive/classification/toy/student")
+    assert opts["DATASETS.TRAIN"] == "['myphotographs_train']"
+    assert opts["MODEL.LINEAR_HEAD.NUM_CLASSES"] == "1"
+
+
+def test_annotations_of_another_task_are_refused(card, photographs):
+    with pytest.raises(DatasetError, match="annotated for cls, but the recipe trains det"):
+        opts_of(card("mycats", **photographs), "limited-data/toy/half/supervised")
+    boxes = card("myboxes", "train", "test", annotates="det")
+    with pytest.raises(DatasetError, match="annotated for det, but the recipe trains cls"):
+        opts_of(boxes, "adaptive/classification/toy/student")
+
+
+def test_weights_are_selected_on_a_card_s_own_validation_set(card):
+    file = card("myval", "half", "val", "test")
+    opts = opts_of(file, "limited-data/voc/half/supervised")
+    assert opts["SOLVER.EARLY_STOPPING.DATASET"] == "myval_val"
+    assert opts["DATASETS.TEST"] == "['myval_test']"
 
 
 def test_heads_get_the_classes_of_the_card(card):

@@ -8,7 +8,7 @@ import yaml
 
 import reproduce
 from multas.data import make_toy
-from reproduction import data_check
+from reproduction import data_check, data_sets
 from reproduction.runs import Planner
 
 
@@ -44,6 +44,17 @@ def test_dry_run_prints_every_command_line(call, no_runner, capsys, tmp_path):
         outputs.add(Path(pairs["OUTPUT_DIR"]))
     assert len(outputs) == len(lines)
     assert not (tmp_path / "out").exists()
+
+
+def test_dry_run_shows_what_is_finished(call, no_runner, capsys, tmp_path, fabricate):
+    run = Planner(tmp_path / "out" / "runs", ("SOLVER.MAX_ITER", "7")).plan(
+        "configs/limited-data/toy/half/teacher.yaml", 1
+    )
+    fabricate(run, bbox__AP=1.0)
+    call("A1", "--rows", "teacher,supervised", "--dry-run", "SOLVER.MAX_ITER", 7)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("# finished: python") and "half/teacher.yaml" in first
+    assert second.startswith("python") and "half/supervised.yaml" in second
 
 
 def test_several_tables_train_once_what_they_share(call, no_runner, capsys):
@@ -124,14 +135,17 @@ def test_missing_lists_and_folders_of_a_card_are_named(own_configs):
     (line,) = data_check.missing([run])
     assert "gaps.yaml" in line and "'half'" in line and "Half/trainval" in line
     (root / "JPEGImages").rename(root / "Pictures")
-    assert any("JPEGImages is not there" in line for line in data_check.missing([run]))
+    data_sets._load.cache_clear()
+    data_sets.fault_of.cache_clear()
+    lines = data_check.missing([run])
+    assert any("no image folder" in line and "JPEGImages" in line for line in lines)
 
 
 def test_data_sets_of_detectron2_are_checked_too(tmp_path, monkeypatch):
     metadata = data_check.MetadataCatalog.get("coco_2017_val")
     gone = {"json_file": str(tmp_path / "a.json"), "image_root": str(tmp_path / "images")}
     monkeypatch.setattr(type(metadata), "as_dict", lambda self: gone)
-    (line,) = data_check._missing_data("coco_2017_val", [])
+    (line,) = data_check._missing_data("coco_2017_val")
     assert line.startswith(f"coco_2017_val: no {gone['json_file']} and no {gone['image_root']}.")
     assert "DETECTRON2_DATASETS" in line
 
@@ -143,8 +157,26 @@ def test_a_card_without_the_splits_of_the_rows_is_refused(call, no_runner, tmp_p
     card.write_text(
         yaml.safe_dump({"name": "few", "format": "voc", "root": str(root), "splits": splits})
     )
-    with pytest.raises(SystemExit, match=r"--data: card .*few\.yaml: no split 'half'"):
+    with pytest.raises(SystemExit, match=r"A1, --data: card .*few\.yaml: no split 'half'"):
         call("A1", "--data", card)
+
+
+def test_rows_that_nobody_asks_for_need_not_suit_a_card(call, no_runner, tmp_path, capsys):
+    root = make_toy(tmp_path / "devkit", train=16, val=2, test=2)
+    card = tmp_path / "onlyhalf.yaml"
+    splits = {"half": "Half/trainval", "test": "Main/test"}
+    card.write_text(
+        yaml.safe_dump({"name": "onlyhalf", "format": "voc", "root": str(root), "splits": splits})
+    )
+    asked = ("--rows", "half/supervised", "--dry-run")
+    call("A1", "--data", card, *asked)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "half/supervised.yaml" in line and "onlyhalf_half" in line
+    with pytest.raises(SystemExit, match="--data: card"):
+        call("A1", "--data", card)
+    call("all", "--data", card, "--dry-run")
+    said = capsys.readouterr().err
+    assert "B2: card" in said and "the recipe trains cls. " in said and "Passed over." in said
 
 
 def test_a_table_is_computed_and_not_repeated(call, tmp_path, repository, capfd, monkeypatch):
@@ -160,7 +192,7 @@ def test_a_table_is_computed_and_not_repeated(call, tmp_path, repository, capfd,
     assert call(*command) == 0
     said = capfd.readouterr().out
     assert "[2/2] limited-data/toy/half/self_trained_pdf, seed 1: finished after" in said
-    folder = tmp_path / "out" / "A1-tiny-few"
+    (folder,) = (tmp_path / "out").glob("A1-tiny-few-*")
     text = (folder / "report.md").read_text()
     teacher, student = (
         next(line for line in text.splitlines() if line.startswith(f"| {label}")).split("|")

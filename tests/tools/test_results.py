@@ -100,8 +100,8 @@ def test_means_are_over_the_seeds_that_are_finished(tmp_path, fabricate):
 def test_cost_counts_the_cores_of_a_process_and_gpus(tmp_path, fabricate):
     plan = Planner(tmp_path / "runs")
     runs = [plan.plan(row.file, 1) for row in rows_of(TABLES["A1"], "tiny")[:3]]
-    fabricate(runs[0], bbox__AP=1.0)  # 60 iterations of 1.5 s on 2 threads
+    fabricate(runs[0], bbox__AP=1.0)  # 60 iterations of 1.5 s on 2 threads and half a GPU
     fabricate(runs[1], bbox__AP=1.0)
     config = runs[1].folder / "config.yaml"
     config.write_text(config.read_text().replace("cpu", "cuda:0"))
-    assert cost_of(runs) == pytest.approx({"CPU": 2 * 90 / 3600, "GPU": 90 / 3600})
+    assert cost_of(runs) == pytest.approx({"CPU": 2 * 90 / 3600, "GPU": 0.5 * 90 / 3600})

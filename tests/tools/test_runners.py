@@ -12,7 +12,7 @@ from reproduction.runs import Run
 
 SCRIPT = """
 import os, sys, time
-print("arguments", sys.argv[1:], "threads", os.environ["OMP_NUM_THREADS"])
+print("arguments", sys.argv[1:], "threads", os.environ.get("OMP_NUM_THREADS"))
 if "fail" in sys.argv[2:]:
     raise RuntimeError("out of luck")
 if "sleep" in sys.argv[2:]:
@@ -32,7 +32,8 @@ def test_a_run_has_its_share_of_the_cores_and_leaves_what_it_says(run, monkeypat
     monkeypatch.setattr(runners, "usable_cores", lambda: 7)
     assert runners.Local(jobs=2).train(run("KEY", "x"))
     told = run("KEY", "x").console.read_text()
-    assert told.startswith("$ OMP_NUM_THREADS=3 python train_net.py --resume ")
+    assert told.startswith("# 3 threads, 0.00 GPUs\n$ OMP_NUM_THREADS=3 python train_net.py ")
+    assert runners.read_resources(told) == (3, 0.0)
     assert "'KEY', 'x', 'OUTPUT_DIR'" in told and "threads 3" in told
     assert runners.Local(jobs=9).threads == 1
 
@@ -55,7 +56,7 @@ def test_what_another_call_has_finished_is_not_repeated(run, fabricate):
 def test_a_run_is_waited_for_while_another_call_is_at_it(run):
     done: list[bool] = []
     thread = threading.Thread(target=lambda: done.append(runners.Local(1).train(run())))
-    with runners.claimed(run()):
+    with runners.claimed(run(), threading.Event()):
         thread.start()
         thread.join(0.5)
         assert thread.is_alive()
@@ -74,11 +75,33 @@ def test_stopping_ends_the_processes(run):
     assert done == [False]
 
 
+def test_whoever_waits_can_be_stopped_and_starts_nothing(run, capsys):
+    local, ended = runners.Local(1), []
+
+    def train() -> None:
+        with pytest.raises(runners.Stopped):
+            local.train(run())
+        ended.append(True)
+
+    thread = threading.Thread(target=train)
+    with runners.claimed(run(), threading.Event()):
+        thread.start()
+        thread.join(0.5)
+        assert thread.is_alive()
+        local.stop()
+        thread.join(30)
+    assert ended == [True] and not run().console.exists()
+    assert "another call is at it" in capsys.readouterr().out
+    with pytest.raises(runners.Stopped):
+        local.train(run())
+
+
 def test_gpus_are_shared_out(run, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     local = runners.Local(jobs=3)
     assert [local._gpus.get() for _ in range(3)] == [0, 1, 0]
+    assert local.share == pytest.approx(2 / 3) and runners.Local(jobs=1).share == 1
     assert local._environment(1)["CUDA_VISIBLE_DEVICES"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert local._environment(1)["CUDA_VISIBLE_DEVICES"] == "6"
@@ -130,8 +153,12 @@ def test_jobs_go_to_the_cluster(run, submitit, tmp_path):
         "name": "reproduce",
         "slurm_partition": "gpu",
         "timeout_min": 90,
+        "cpus_per_task": 8,
+        "gpus_per_node": 1,
     }
-    assert submitit.jobs == [[sys.executable, *run("KEY", "x").arguments]]
+    lock = str(runners.lock_of(run()))
+    assert submitit.jobs == [["flock", lock, sys.executable, *run("KEY", "x").arguments]]
+    assert runners.read_resources(run().console.read_text()) == (8, 1.0)
     assert "it said" in run().console.read_text()
     assert not cluster.train(run("fail", ""))
     assert "node lost" in run().console.read_text()
@@ -143,3 +170,21 @@ def test_wrong_options_and_a_missing_submitit_say_what_to_do(submitit, tmp_path,
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SystemExit, match=r"pip install 'multas\[cluster\]'"):
         runners.Cluster("slurm", tmp_path)
+
+
+def test_there_is_no_cluster(submitit, tmp_path, monkeypatch):
+    def refuse(folder, cluster):
+        raise RuntimeError('Could not detect "srun"')
+
+    monkeypatch.setattr(submitit, "AutoExecutor", refuse)
+    with pytest.raises(SystemExit, match=r'--submit slurm: Could not detect "srun"'):
+        runners.Cluster("slurm", tmp_path)
+
+
+def test_a_job_of_submitit_itself(run, tmp_path):
+    pytest.importorskip("submitit")
+    cluster = runners.Cluster("local", tmp_path / "jobs")
+    assert cluster.train(run("OMP", "x"))
+    assert "'OMP', 'x', 'OUTPUT_DIR'" in run().console.read_text()
+    assert not cluster.train(run("fail", ""))
+    assert "RuntimeError: out of luck" in run().console.read_text()

@@ -1,10 +1,17 @@
 """Trainings and their hashes: what is the same is computed once, what differs is not mistaken."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from multas.data import make_toy
+from reproduction import data_sets
 from reproduction.rows import rows_of
 from reproduction.runs import Planner, Run, in_order, trained_by
 from reproduction.tables import TABLES
@@ -46,6 +53,83 @@ def test_seed_options_and_cards_have_hashes_of_their_own(planner, own_configs):
     change(Path("datasets/cards/toy.yaml"), "Half/trainval", "Half/other")
     found.append(digest())
     assert len(set(found)) == 4
+
+
+@pytest.fixture
+def devkit(tmp_path):
+    """A small data set."""
+    return make_toy(tmp_path / "devkit", train=16, val=2, test=2)
+
+
+def card_of(root: Path, name: str) -> str:
+    content = yaml.safe_load(Path("datasets/cards/toy.yaml").read_text())
+    file = root.parent / f"{name}.yaml"
+    file.write_text(yaml.safe_dump({**content, "name": name, "root": str(root)}))
+    return str(file)
+
+
+def in_new_process(card: str, *opts: str) -> str:
+    """The hash of a training; Detectron2's catalogs keep what a process has read."""
+    code = "import sys; from reproduction.runs import Planner; from pathlib import Path; "
+    code += "print(Planner(Path('x'), sys.argv[2:], sys.argv[1])"
+    code += f".plan('{HALF}/supervised.yaml', 1).digest)"
+    environment = os.environ | {"PYTHONPATH": "tools"}
+    command = [sys.executable, "-c", code, card, *opts]
+    return subprocess.run(
+        command, env=environment, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def test_data_are_known_by_their_content_and_not_by_their_place(devkit, tmp_path):
+    before = in_new_process(card_of(devkit, "same"))
+    (tmp_path / "elsewhere").mkdir()
+    moved = Path(shutil.move(devkit, tmp_path / "elsewhere" / "kit"))
+    card = card_of(moved, "same")
+    assert in_new_process(card) == before
+    listed = (moved / "ImageSets" / "Half" / "trainval.txt").read_text().split()
+    annotation = moved / "Annotations" / f"{listed[0]}.xml"
+    change(annotation, "<difficult>0</difficult>", "<difficult>1</difficult>")
+    assert in_new_process(card) != before
+
+
+def test_weights_are_known_by_their_content(planner, tmp_path):
+    weights = tmp_path / "start.pth"
+
+    def digest() -> str:
+        data_sets.file_hash.cache_clear()
+        opts = ("MODEL.WEIGHTS", str(weights))
+        return planner(*opts).plan(f"{HALF}/supervised.yaml", 1).digest
+
+    found = [digest()]
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        found.append(digest())
+    assert len(set(found)) == 3 and digest() == found[-1]
+
+
+def test_weights_of_one_s_own_are_left_alone(planner):
+    own = "/scratch/output/limited-data/toy/half/teacher/student.pth"
+    run = planner("MODEL.WEIGHTS", own).plan(f"{HALF}/supervised.yaml", 1)
+    assert run.needs == () and own in run.opts
+
+
+def test_pretraining_stays_on_its_own_data(planner, devkit):
+    card = card_of(devkit, "pretrained")
+    content = yaml.safe_load(Path(card).read_text())
+    content["splits"]["val"] = content["splits"]["test"]
+    Path(card).write_text(yaml.safe_dump(content))
+    run = planner(card=card).plan("configs/adaptive/detection/cityscapes/student.yaml", 1)
+    assert "DATASETS.CARDS" in run.opts
+    (start,) = run.needs
+    assert start.config_file == "configs/adaptive/detection/coco/student.yaml"
+    assert "DATASETS.CARDS" not in start.opts
+    (teacher,) = planner(card=card).plan(f"{HALF}/self_trained.yaml", 1).needs
+    assert "DATASETS.CARDS" in teacher.opts
+
+
+def test_who_selects_on_the_test_set_says_so(planner):
+    assert planner().plan("configs/limited-data/voc/half/supervised.yaml", 1).selects_on_test
+    assert not planner().plan(f"{HALF}/supervised.yaml", 1).selects_on_test
 
 
 def test_another_teacher_makes_another_student(planner, own_configs):

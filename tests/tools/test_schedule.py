@@ -79,7 +79,24 @@ def test_what_is_finished_is_not_trained_again(runs, work, fake_runner):
 def test_a_run_that_leaves_no_product_has_failed(runs, work, fake_runner):
     runner = fake_runner()
     runner.train = lambda run: True
-    assert by_name(runs, work(runner)[0])["teacher"] is State.FAILED
+    states, lines = work(runner)
+    assert by_name(runs, states)["teacher"] is State.FAILED
+    assert any(f"{runs[0].folder} has no weights or results" in line for line in lines)
+
+
+def test_a_training_that_cannot_start_stops_no_other(runs, work, fake_runner):
+    class Refusing(fake_runner):
+        def train(self, run):
+            if "supervised_mse" in run.title:
+                raise OSError("too many jobs")
+            return super().train(run)
+
+    runner = Refusing()
+    states, lines = work(runner, jobs=3)
+    found = by_name(runs, states)
+    assert found.pop("supervised_mse") is State.FAILED
+    assert set(found.values()) == {State.FINISHED} and not runner.stopped
+    assert any("could not start: OSError: too many jobs" in line for line in lines)
 
 
 def test_an_interruption_stops_the_trainings(runs, fake_runner):

@@ -8,15 +8,14 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from multas.data import Card, DatasetError, make_toy, make_toy_classes, read_card
-from multas.data.card_split import UNLABELED, Split
+from multas.data import read_card
 
+from .data_sets import EMBEDDED, fault_of, names_of, names_on_cards
 from .runs import Run, merged
 
-EMBEDDED = {
-    "datasets/cards/toy.yaml": (make_toy, "datasets/toy"),
-    "datasets/cards/toy_classes.yaml": (make_toy_classes, "datasets/toy_classes"),
-}
+_LAYOUT = "datasets/README.md shows how the data lies"
+# What tools/convert_weights.py makes.
+_CONVERTED = "output/weights"
 # Of Detectron2's own data sets: what their metadata calls files and folders of the data.
 _PLACES = ("json_file", "image_root", "sem_seg_root", "image_dir", "gt_dir", "dirname")
 _LOADERS = {"cityscapes": ("cityscapesscripts", "shapely")}
@@ -32,25 +31,24 @@ def make_embedded(runs: Iterable[Run]) -> None:
 
 
 def missing(runs: Iterable[Run]) -> list[str]:
-    """What runs need and is not there, and where it belongs; one line each."""
+    """What runs need and is not there or is faulty, and where it belongs; one entry each."""
     lines: list[str] = []
     for run in runs:
         cfg = merged(run.config_file, run.opts)
+        on_cards = names_on_cards(cfg)
         # The embedded sets are made when the runs start.
-        cards = [read_card(card) for card in cfg.DATASETS.CARDS if card not in EMBEDDED]
-        early = [cfg.SOLVER.EARLY_STOPPING.DATASET] if cfg.SOLVER.EARLY_STOPPING.ENABLED else []
-        tasks = [name for batch in cfg.DATASETS.TASK_BATCHES for name in batch["TRAIN"]]
-        for name in filter(None, [*cfg.DATASETS.TRAIN, *tasks, *cfg.DATASETS.TEST, *early]):
-            lines += _missing_data(name.removesuffix(UNLABELED), cards)
+        embedded = tuple(f"{read_card(c).name}_" for c in cfg.DATASETS.CARDS if c in EMBEDDED)
+        for name in names_of(cfg):
+            if name in on_cards:
+                lines += [f"{fault} ({_LAYOUT})" for fault in [fault_of(name)] if fault]
+            elif not name.startswith(embedded):
+                lines += _missing_data(name)
         lines += _missing_weights(cfg, made={str(need.weights) for need in run.needs})
     return list(dict.fromkeys(lines))
 
 
-def _missing_data(name: str, cards: list[Card]) -> list[str]:
-    for card in cards:
-        for split in card.splits:
-            if name == f"{card.name}_{split.name}":
-                return _missing_split(card, split)
+def _missing_data(name: str) -> list[str]:
+    """Of Detectron2's own data sets."""
     found = MetadataCatalog.get(name).as_dict()
     places = [found[key] for key in _PLACES if found.get(key) and not os.path.exists(found[key])]
     packages = [p for prefix, needed in _LOADERS.items() if name.startswith(prefix) for p in needed]
@@ -65,28 +63,19 @@ def _missing_data(name: str, cards: list[Card]) -> list[str]:
     return lines
 
 
-def _missing_split(card: Card, split: Split) -> list[str]:
-    try:
-        root = card.find_root()
-        card.find_ids(split, root)
-    except DatasetError as error:
-        return [f"{error} (datasets/README.md shows how the data lies)."]
-    places = [split.images, *([split.json] if card.format == "coco" else [])]
-    return [
-        f"card {card.source}: split '{split.name}': {root / place} is not there "
-        "(datasets/README.md shows how the data lies)."
-        for place in places
-        if not (root / place).exists()
-    ]
-
-
 def _missing_weights(cfg: CfgNode, made: set[str]) -> list[str]:
     keys = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
     if cfg.MODEL.META_ARCHITECTURE == "Distiller":
         keys["MODEL.DISTILLATION.TEACHER.WEIGHTS"] = cfg.MODEL.DISTILLATION.TEACHER.WEIGHTS
-    return [
-        f"{path}: no such file ({key}). Convert torchvision's weights once: "
-        f"python tools/convert_weights.py {Path(path).name} {path}"
-        for key, path in keys.items()
-        if path and path not in made and "://" not in path and not Path(path).is_file()
-    ]
+    lines = []
+    for key, path in keys.items():
+        if not path or path in made or "://" in path or Path(path).is_file():
+            continue
+        line = f"{path}: no such file ({key})."
+        if Path(path).parent == Path(_CONVERTED):
+            line += (
+                " Convert torchvision's weights once: "
+                f"python tools/convert_weights.py {Path(path).name} {path}"
+            )
+        lines.append(line)
+    return lines

@@ -30,8 +30,9 @@ def opts_on_card(card: str, cfg: CfgNode) -> list[str]:
         cfg: of the recipe.
 
     Raises:
-        DatasetError: the card lacks a split of the recipe, or cannot be loaded.
+        DatasetError: the card lacks a split or a kind of annotation, or cannot be loaded.
     """
+    _require_tasks(card, cfg)
     opts = ["DATASETS.CARDS", repr([card])]
     tasks = [
         {**batch, "TRAIN": _on_card(card, batch["TRAIN"], cfg.DATASETS.CARDS)}
@@ -42,7 +43,13 @@ def opts_on_card(card: str, cfg: CfgNode) -> list[str]:
         opts += [f"DATASETS.{key}", repr(_on_card(card, names, cfg.DATASETS.CARDS))]
     early = cfg.SOLVER.EARLY_STOPPING.DATASET
     if early:
-        opts += ["SOLVER.EARLY_STOPPING.DATASET", *_on_card(card, [early], cfg.DATASETS.CARDS)]
+        own = read_card(card)
+        # The paper selects on its test set; a card that has another one need not.
+        if any(split.name == "val" for split in own.splits):
+            chosen = [f"{own.name}_val"]
+        else:
+            chosen = _on_card(card, [early], cfg.DATASETS.CARDS)
+        opts += ["SOLVER.EARLY_STOPPING.DATASET", *chosen]
     return opts + _class_opts(card)
 
 
@@ -64,6 +71,20 @@ def _on_card(card: str, names: Sequence[str], cards: Sequence[str]) -> list[str]
             )
         found.append(f"{own.name}_{split}{name.removeprefix(labeled)}")
     return list(dict.fromkeys(found))
+
+
+def _require_tasks(card: str, cfg: CfgNode) -> None:
+    network = cfg.MODEL.DISTILLATION.STUDENT
+    if cfg.MODEL.META_ARCHITECTURE != "Distiller":
+        network = cfg.MODEL.META_ARCHITECTURE
+    tasks = cfg.MODEL.MULTITASK.TASKS if network == "MultiTaskNetwork" else []
+    annotated = {task for split in read_card(card).splits for task in split.annotates}
+    if lacking := [task for task in tasks if task not in annotated]:
+        raise DatasetError(
+            f"card {card}: its splits are annotated for {', '.join(sorted(annotated)) or 'nothing'}"
+            f", but the recipe trains {', '.join(lacking)}. Choose a table of that task, or see "
+            "`annotates` and `format` in datasets/README.md."
+        )
 
 
 def _split_of(name: str, cards: Sequence[str]) -> str:

@@ -87,6 +87,14 @@ def _introduction(table: Table, results: Sequence[Result], setting: Setting) -> 
         blocks.append(Paragraph(f"Every run was changed by: {' '.join(setting.opts)}"))
     if setting.seeds == 1:
         blocks.append(Paragraph("One seed says nothing of the spread between seeds: see --seeds."))
+    runs = [run for result in results for run in result.runs]
+    if selecting := sum(run.selects_on_test for run in runs):
+        blocks.append(
+            Paragraph(
+                f"In {selecting} of {len(runs)} trainings of rows the weights that are tested are "
+                "chosen by the test set, as in the paper: their numbers are too good."
+            )
+        )
     bad = [state for r in results for state in r.states if not state.is_good]
     if bad:
         counts = ", ".join(f"{bad.count(s)} {s.value}" for s in State if s in bad)
@@ -206,7 +214,8 @@ def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]
     header = ["run", "state", "training time", "cost", "config", "log"]
     total = Paragraph(
         f"{len(runs)} trainings, teachers that several rows share counted once: {_hours(runs)}. "
-        "Times are of training iterations, without evaluation and start."
+        "Times are of training iterations, without start, evaluation and what an interruption "
+        "lost."
     )
     return [Heading("Runs and their cost"), Grid(header, rows), total]
 

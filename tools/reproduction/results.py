@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from scipy.stats import kendalltau
 from multas.engine.report import last_values, training_seconds
 
 from .rows import Row
-from .runners import THREADS
+from .runners import read_resources
 from .runs import Run
 from .schedule import State, States
 from .tables import METRICS, Table
@@ -115,19 +114,18 @@ def device_of(run: Run) -> str:
     return yaml.safe_load(written.read_text())["MODEL"]["DEVICE"].partition(":")[0]
 
 
-def threads_of(run: Run) -> int:
-    """With which it was started last, 1 where that is not known (jobs of a cluster)."""
-    text = run.console.read_text() if run.console.is_file() else ""
-    return int(([1, *re.findall(rf"^\$ {THREADS}=(\d+) ", text, re.MULTILINE)])[-1])
-
-
 def cost_of(runs: Sequence[Run]) -> dict[str, float]:
-    """Hours of GPUs and of CPU cores in these runs, e.g. {"CPU": 1.5}."""
+    """Hours of GPUs and of CPU cores in these runs, e.g. {"CPU": 1.5}.
+
+    A GPU that several trainings share counts once.
+    """
     hours: dict[str, float] = {}
     for run in runs:
         device = device_of(run)
         if device:
-            kind, count = ("CPU", threads_of(run)) if device == "cpu" else ("GPU", 1)
+            text = run.console.read_text() if run.console.is_file() else ""
+            threads, gpus = read_resources(text)
+            kind, count = ("CPU", threads) if device == "cpu" else ("GPU", gpus)
             hours[kind] = hours.get(kind, 0.0) + seconds_of(run) * count / 3600
     return hours
 

@@ -3,8 +3,10 @@
 import fcntl
 import os
 import queue
+import re
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ import torch
 from .runs import Run
 
 THREADS = "OMP_NUM_THREADS"
+_POLL_SECONDS = 1.0
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -22,22 +25,49 @@ class Runner(Protocol):
     """Trains runs, several at a time."""
 
     def train(self, run: Run) -> bool:
-        """Train a run, from its last checkpoint if it has one; False if it failed."""
+        """Train a run, from its last checkpoint if it has one; False if it failed.
+
+        Raises:
+            Exception: why it could not even start.
+        """
 
     def stop(self) -> None:
         """End all trainings."""
 
 
+class Stopped(Exception):
+    """The call ends; nothing may start any more."""
+
+
 @contextmanager
-def claimed(run: Run) -> Iterator[IO[str]]:
+def claimed(run: Run, stopped: threading.Event) -> Iterator[IO[str]]:
     """Hold the folder of a run, once nobody else does; yields the lock.
 
     Two tables that are computed at the same time share runs.
+
+    Raises:
+        Stopped: ``stopped`` was set before.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
-    with open(run.folder / "lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield lock
+    with open(lock_of(run), "w") as lock:
+        waits = False
+        while not stopped.is_set():
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if not waits:
+                    print(f"{run.title}: another call is at it; waiting for that.", flush=True)
+                waits = True
+                stopped.wait(_POLL_SECONDS)
+            else:
+                yield lock
+                return
+    raise Stopped
+
+
+def lock_of(run: Run) -> Path:
+    """Held by whoever trains the run."""
+    return run.folder / "lock"
 
 
 class Local:
@@ -49,20 +79,24 @@ class Local:
 
     def __init__(self, jobs: int) -> None:
         self.threads = max(1, usable_cores() // jobs)
+        gpus = torch.cuda.device_count()
+        self.share = min(1.0, gpus / jobs)
         self._gpus: queue.SimpleQueue[int] = queue.SimpleQueue()
         for job in range(jobs):
-            self._gpus.put(job % max(1, torch.cuda.device_count()))
+            self._gpus.put(job % max(1, gpus))
         self._processes: set[subprocess.Popen] = set()
+        self._stopped = threading.Event()
 
     def train(self, run: Run) -> bool:
         gpu = self._gpus.get()
         try:
-            with claimed(run) as lock, open(run.console, "a") as console:
+            with claimed(run, self._stopped) as lock, open(run.console, "a") as console:
                 return run.is_finished or self._run(run, self._environment(gpu), console, lock) == 0
         finally:
             self._gpus.put(gpu)
 
     def _run(self, run: Run, environment: Mapping[str, str], console: IO, lock: IO) -> int:
+        console.write(resources(self.threads, self.share))
         console.write(f"$ {THREADS}={self.threads} {run.command_line}\n")
         console.flush()
         process = subprocess.Popen(
@@ -87,6 +121,7 @@ class Local:
         return os.environ | own
 
     def stop(self) -> None:
+        self._stopped.set()
         for process in list(self._processes):
             process.terminate()
 
@@ -94,13 +129,17 @@ class Local:
 class Cluster:
     """Jobs of a cluster, by way of submitit; this process waits for them.
 
+    A job holds the lock of its run, so that it may outlive this process: the same command given
+    again adds a job that waits for the first, and then finds the run finished.
+
     Args:
         name: "slurm", or "local" to try it without one.
         folder: for the logs of the jobs.
-        options: KEY=VALUE of submitit's update_parameters, like slurm_partition=gpu.
+        options: KEY=VALUE of submitit's update_parameters, like slurm_partition=gpu; without them
+            a job has a day, eight cores and a GPU (of "local": if there is one).
 
     Raises:
-        SystemExit: there is no submitit, or an option is not of this form.
+        SystemExit: there is no submitit or no such cluster, or an option is not of this form.
     """
 
     def __init__(self, name: str, folder: Path, options: Sequence[str] = ()) -> None:
@@ -108,28 +147,53 @@ class Cluster:
             import submitit
         except ImportError as error:
             raise SystemExit("--submit needs submitit: pip install 'multas[cluster]'.") from error
+        gpus = int(name == "slurm" or torch.cuda.is_available())
+        self._parameters: dict[str, int | str] = {
+            "timeout_min": 1440, "cpus_per_task": 8, "gpus_per_node": gpus, **_parameters(options)
+        }  # fmt: skip
         self._command = submitit.helpers.CommandFunction
-        self._executor = submitit.AutoExecutor(folder=str(folder), cluster=name)
-        self._executor.update_parameters(name="reproduce", **_parameters(options))
+        try:
+            self._executor = submitit.AutoExecutor(folder=str(folder), cluster=name)
+        except RuntimeError as error:
+            raise SystemExit(f"--submit {name}: {error}") from error
+        self._executor.update_parameters(name="reproduce", **self._parameters)
         self._jobs: set[Any] = set()
+        self._stopped = threading.Event()
 
     def train(self, run: Run) -> bool:
-        with claimed(run):
-            if run.is_finished:
-                return True
-            command = [sys.executable, *run.arguments]
-            job = self._executor.submit(self._command(command, cwd=str(REPOSITORY)))
-            self._jobs.add(job)
-            error = job.exception()
-            self._jobs.discard(job)
-            with open(run.console, "a") as console:
-                console.write(f"$ {run.command_line}\n{job.stdout() or ''}{job.stderr() or ''}")
-                console.write(f"{error}\n" if error else "")
-            return error is None
+        if run.is_finished:
+            return True
+        if self._stopped.is_set():
+            raise Stopped
+        run.folder.mkdir(parents=True, exist_ok=True)
+        command = ["flock", str(lock_of(run).absolute()), sys.executable, *run.arguments]
+        job = self._executor.submit(self._command(command, cwd=str(REPOSITORY)))
+        self._jobs.add(job)
+        error = job.exception()
+        self._jobs.discard(job)
+        threads, gpus = self._parameters["cpus_per_task"], self._parameters["gpus_per_node"]
+        with open(run.console, "a") as console:
+            console.write(resources(int(threads), float(gpus)))
+            console.write(f"$ {run.command_line}\n{job.stdout() or ''}{job.stderr() or ''}")
+            console.write(f"{error}\n" if error else "")
+        return error is None
 
     def stop(self) -> None:
+        self._stopped.set()
         for job in list(self._jobs):
             job.cancel()
+
+
+def resources(threads: int, gpus: float) -> str:
+    """A line of a console: what the training behind it has for itself."""
+    return f"# {threads} threads, {gpus:.2f} GPUs\n"
+
+
+def read_resources(console: str) -> tuple[int, float]:
+    """What the last training of a console had; one of each where it does not say."""
+    found = re.findall(r"^# (\d+) threads, ([\d.]+) GPUs$", console, re.MULTILINE)
+    threads, gpus = found[-1] if found else (1, 1)
+    return int(threads), float(gpus)
 
 
 def _parameters(options: Sequence[str]) -> dict[str, int | str]:

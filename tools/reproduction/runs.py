@@ -14,13 +14,14 @@ from detectron2.config import CfgNode, get_cfg
 from multas.config import add_multas_config
 from multas.engine.report import last_values
 
+from .data_sets import content_hash, file_hash, names_on_cards
 from .own_data import opts_on_card
 from .tables import METRICS
 
 _DISTILLATION = "MODEL.DISTILLATION"
 # Where a recipe may name the product of another one.
 _WEIGHTS = ("MODEL.WEIGHTS", f"{_DISTILLATION}.TEACHER.WEIGHTS", f"{_DISTILLATION}.MORE_TEACHERS")
-_PRODUCT = re.compile(r"output/[^'\"]+/student\.pth")
+_PRODUCT = re.compile(r"(?:^|(?<=['\"]))output/[^'\"]+/student\.pth")
 # A teacher's network is what its own training was told, too; these say what a student is.
 _STUDENTS_OWN = ("MODEL.DISTILLATION.", "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS")
 
@@ -36,6 +37,7 @@ class Run:
         folder: its own, named by the hash.
         needs: trainings whose weights it starts from or listens to.
         iterations: how many it has, if it is not stopped early.
+        selects_on_test: its weights are those that are best on a set on which they are tested.
     """
 
     config_file: str
@@ -44,6 +46,7 @@ class Run:
     folder: Path
     needs: tuple["Run", ...]
     iterations: int
+    selects_on_test: bool = False
 
     @property
     def digest(self) -> str:
@@ -105,6 +108,7 @@ class Planner:
 
     def _plan(self, config_file: str, seed: int) -> Run:
         cfg = merged(config_file, [])
+        recipe_tests = list(cfg.DATASETS.TEST)
         own = opts_on_card(self.card, cfg) if self.card else []
         opts = [*own, *self.opts, "SEED", str(seed)]
         cfg.merge_from_list(opts)
@@ -116,15 +120,28 @@ class Planner:
             text = ours = theirs = str(_value(cfg, key))
             for weights in dict.fromkeys(_PRODUCT.findall(text)):
                 if recipe := trained_by(weights):
-                    run = self.plan(recipe, seed)
+                    run = self._on_data_of(recipe, recipe_tests).plan(recipe, seed)
                     needs.append(run)
                     ours = ours.replace(weights, str(run.weights))
                     theirs = theirs.replace(weights, f"run {run.digest}")
             if ours != text:
                 opts += [key, ours]
                 cfg.merge_from_list([key, theirs])
-        folder = self.folder / digest(cfg)
-        return Run(config_file, seed, tuple(opts), folder, tuple(needs), cfg.SOLVER.MAX_ITER)
+        early = cfg.SOLVER.EARLY_STOPPING
+        return Run(
+            config_file,
+            seed,
+            tuple(opts),
+            self.folder / digest(cfg),
+            tuple(needs),
+            cfg.SOLVER.MAX_ITER,
+            early.ENABLED and early.DATASET in cfg.DATASETS.TEST,
+        )
+
+    def _on_data_of(self, recipe: str, tests: Sequence[str]) -> "Planner":
+        """Plans what a recipe with these test sets needs: pretraining stays on its own data."""
+        same = list(merged(recipe, []).DATASETS.TEST) == list(tests)
+        return self if same or not self.card else Planner(self.folder, self.opts)
 
 
 def merged(config_file: str, opts: Sequence[str]) -> CfgNode:
@@ -137,12 +154,27 @@ def merged(config_file: str, opts: Sequence[str]) -> CfgNode:
 
 
 def digest(cfg: CfgNode) -> str:
-    """Names a config by its values and the contents of its data cards, wherever it writes to."""
+    """Names a config by its values, its data and the files that it names, wherever these lie.
+
+    Data: what is in the sets of its cards; Detectron2's own sets, and the embedded ones, which are
+    always made alike, are known by their names.
+    """
     cfg = cfg.clone()
     cfg.OUTPUT_DIR = ""
     cards = [yaml.safe_load(Path(card).read_text()) for card in cfg.DATASETS.CARDS]
+    own = [{k: v for k, v in card.items() if k != "root"} for card in cards]
+    content = [content_hash(name) for name in names_on_cards(cfg)]
+    content += [file_hash(file) for file in _files(cfg)]
     cfg.DATASETS.CARDS = ()
-    return hashlib.sha256(f"{cfg.dump()}{cards}".encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{cfg.dump()}{own}{content}".encode()).hexdigest()[:12]
+
+
+def _files(cfg: CfgNode) -> list[str]:
+    """Weights and pseudo-labels that no run makes, as far as the config says."""
+    distillation = cfg.MODEL.DISTILLATION
+    weights = [cfg.MODEL.WEIGHTS, distillation.TEACHER.WEIGHTS]
+    weights += [teacher.get("WEIGHTS", "") for teacher in distillation.MORE_TEACHERS]
+    return [*weights, *cfg.DATASETS.PSEUDO_LABELS.FILES]
 
 
 def trained_by(weights: str) -> str:

@@ -78,11 +78,23 @@ def _work(
             return
         for done in wait(running, return_when=FIRST_COMPLETED).done:
             run, since = running.pop(done)
-            good = done.result() and run.is_finished
-            state = states[run.digest] = State.FINISHED if good else State.FAILED
-            end = _remaining(runs, states, jobs) if good else f"{run.console} ends with the reason."
+            reason = _fault(done, run)
+            state = states[run.digest] = State.FAILED if reason else State.FINISHED
+            end = reason or _remaining(runs, states, jobs)
             took = duration(time.monotonic() - since)
             say(f"{_count(runs, states)} {run.title}: {state.value} after {took}. {end}")
+
+
+def _fault(done: Future[bool], run: Run) -> str:
+    """Where the reason of a failure is; "" = there was none."""
+    error = done.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    if error is not None:
+        return f"It could not start: {type(error).__name__}: {error}"
+    if not done.result():
+        return f"{run.console} ends with the reason."
+    return "" if run.is_finished else f"It ended well, but {run.folder} has no weights or results."
 
 
 def duration(seconds: float) -> str:

@@ -1,0 +1,90 @@
+"""The data sets of configs: their names, whether they load, and a hash of what is in them."""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog
+
+from multas.data import DatasetError, make_toy, make_toy_classes, register_card
+from multas.data.pseudo_labels import file_sha256
+
+# Made when the runs start, always the same.
+EMBEDDED = {
+    "datasets/cards/toy.yaml": (make_toy, "datasets/toy"),
+    "datasets/cards/toy_classes.yaml": (make_toy_classes, "datasets/toy_classes"),
+}
+
+
+def names_of(cfg: CfgNode) -> list[str]:
+    """All data sets that a training opens."""
+    early = [cfg.SOLVER.EARLY_STOPPING.DATASET] if cfg.SOLVER.EARLY_STOPPING.ENABLED else []
+    tasks = [name for batch in cfg.DATASETS.TASK_BATCHES for name in batch["TRAIN"]]
+    return list(filter(None, [*cfg.DATASETS.TRAIN, *tasks, *cfg.DATASETS.TEST, *early]))
+
+
+def names_on_cards(cfg: CfgNode) -> list[str]:
+    """Those of them that its cards describe, but for the embedded ones; registers the cards.
+
+    Raises:
+        DatasetError: a card is wrong, or two data sets have one name.
+    """
+    cards = [card for card in cfg.DATASETS.CARDS if card not in EMBEDDED]
+    registered = {name for card in cards for name in register_card(card)}
+    return [name for name in dict.fromkeys(names_of(cfg)) if name in registered]
+
+
+@cache
+def fault_of(name: str) -> str:
+    """Why a registered data set cannot be loaded; "" = it can."""
+    return _load(name)[1]
+
+
+@cache
+def content_hash(name: str) -> str:
+    """Of annotations and masks, and of names and sizes of the images, wherever they lie.
+
+    "" for a data set that cannot be loaded.
+    """
+    return _load(name)[0]
+
+
+@cache
+def _load(name: str) -> tuple[str, str]:
+    print(f"Reading {name} …", file=sys.stderr, flush=True)
+    try:
+        records = DatasetCatalog.get(name)
+    except DatasetError as error:
+        return "", str(error)
+    digest = hashlib.sha256()
+    base = os.path.commonpath([os.path.dirname(record["file_name"]) for record in records])
+    for record in records:
+        digest.update(json.dumps(_portable(record, base), default=_plain).encode())
+    return digest.hexdigest(), ""
+
+
+def _portable(record: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """A record without the place where its files are."""
+    image = record["file_name"]
+    size = os.path.getsize(image) if os.path.isfile(image) else None
+    own = {"file_name": os.path.relpath(image, base), "size": size}
+    if mask := record.get("sem_seg_file_name"):
+        own["sem_seg_file_name"] = file_sha256(mask)
+    return {**record, **own}
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks: arrays (masks, CIFAR's pixels) and enumerations."""
+    return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else str(value)
+
+
+@cache
+def file_hash(file: str) -> str:
+    """Of a file that a config names; "" where there is none."""
+    return file_sha256(file) if Path(file).is_file() else ""
