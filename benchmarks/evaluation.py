@@ -162,6 +162,9 @@ def run(rounds: int) -> str:
         by_number = [(numbered(inputs), outputs) for inputs, outputs in batches]
 
         def coco() -> DatasetEvaluator:
+            # Otherwise it would find the annotations that it has converted the first time.
+            vars(MetadataCatalog.get(COCO)).pop("json_file", None)
+            Path(folder, f"{COCO}_coco_format.json").unlink(missing_ok=True)
             return COCOEvaluator(COCO, ("bbox",), output_dir=folder, use_fast_impl=False)
 
         calls = {

@@ -17,6 +17,9 @@ def peak_gigabytes(
 
     Returns:
         GB of each alternative, and why the others did not work.
+
+    Raises:
+        RuntimeError: the first one, with which the others are compared, does not work.
     """
     gigabytes: dict[str, list[float]] = {}
     missing: dict[str, str] = {}
@@ -26,6 +29,10 @@ def peak_gigabytes(
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 missing[name] = (done.stderr.strip().splitlines() or ["killed"])[-1][:100]
+                gigabytes.pop(name, None)
                 break
             gigabytes.setdefault(name, []).append(float(done.stdout.split()[-1]) / 1e9)
+    first = next(iter(arguments))
+    if first in missing:
+        raise RuntimeError(f"no peak memory of {first}: {missing[first]}")
     return gigabytes, missing

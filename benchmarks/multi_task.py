@@ -26,6 +26,8 @@ ALTERNATIVES = {
     "both, mixed": (("det", "seg"), "mixed", "sum"),
     "both, separate, MGDA": (("det", "seg"), "separate", "mgda"),
 }
+# A process that has imported everything and built nothing.
+NO_MODEL = "no model"
 MEMORY_STEPS = 3
 
 
@@ -63,11 +65,16 @@ def _with_sum(values: dict[str, list[float]]) -> dict[str, list[float]]:
 
 
 def _memory(rounds: int) -> str:
-    arguments = {name: (name, BATCH, SIZE) for name in ALTERNATIVES}
+    arguments = {name: (name, BATCH, SIZE) for name in (NO_MODEL, *ALTERNATIVES)}
     gigabytes, missing = peak_gigabytes(__file__, arguments, rounds)
     if missing:
         raise RuntimeError(str(missing))
-    return ratio_table(_with_sum(gigabytes), "alternative", unit="GB", digits=2)
+    base = gigabytes.pop(NO_MODEL)
+    own = {
+        name: [peak - start for peak, start in zip(peaks, base, strict=True)]
+        for name, peaks in gigabytes.items()
+    }
+    return ratio_table(_with_sum(own), "alternative", unit="GB", digits=2)
 
 
 def run(rounds: int) -> str:
@@ -76,17 +83,18 @@ def run(rounds: int) -> str:
         steps = {name: new_step(name, BATCH, SIZE) for name in ALTERNATIVES}
         times = ratio_table(_with_sum(take_turns(steps, rounds)), "alternative")
     title = f"## Two tasks: R18-FPN, {SIZE} px, {BATCH} images for each task, {rounds} rounds"
-    note = "Peak memory of a process that takes a few steps, imports included:"
+    note = "Peak memory of a process that takes a few steps, above that of one without a model:"
     # Once: the peak of a process hardly changes, and starting one takes longer than its steps.
     return "\n\n".join([title, times, note, _memory(1)])
 
 
 def main(name: str, images: str, size: str) -> None:
     """Print the peak memory (bytes) of a few steps of one alternative."""
-    with EventStorage():
-        step = new_step(name, int(images), int(size))
-        for _ in range(MEMORY_STEPS):
-            step()
+    if name != NO_MODEL:
+        with EventStorage():
+            step = new_step(name, int(images), int(size))
+            for _ in range(MEMORY_STEPS):
+                step()
     print(peak_memory())
 
 

@@ -2,12 +2,17 @@
 """Run benchmarks and write benchmarks/results/<machine>.md.
 
 python benchmarks/run.py [--rounds 9] [step aggregation ...]
+
+What the file already has of other benchmarks stays.
 """
 
 import argparse
 import logging
 import os
-import platform
+import re
+import traceback
+from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 
 import aggregation
@@ -19,7 +24,7 @@ import min_norm
 import multi_task
 import scaling
 import step
-from timing import machine
+from timing import machine, machine_name
 
 BENCHMARKS = {
     "step": step.run,
@@ -33,13 +38,42 @@ BENCHMARKS = {
     "inference": inference.run,
 }
 FOLDER = Path(__file__).resolve().parent
+# Stands in front of each section, so that one of them can be measured anew.
+_MARK = re.compile(r"^<!-- (\w+) -->$\n", re.MULTILINE)
+
+
+def read_sections(file: Path) -> dict[str, str]:
+    """The sections of a file of results, by the names of their benchmarks."""
+    if not file.is_file():
+        return {}
+    parts = _MARK.split(file.read_text())[1:]
+    return {name: text.strip() for name, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+def write_sections(file: Path, sections: Mapping[str, str]) -> None:
+    """In the order of BENCHMARKS."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    texts = [f"<!-- {name} -->\n{sections[name]}\n" for name in BENCHMARKS if name in sections]
+    file.write_text("\n".join(["# Benchmarks\n", *texts]))
+
+
+def measure(name: str, rounds: int) -> str:
+    """A section that says where and when it was measured, or why it was not."""
+    try:
+        text = BENCHMARKS[name](rounds)
+    except Exception as error:
+        # The others are measured all the same.
+        traceback.print_exc()
+        text = f"## {name}\n\nFailed: {type(error).__name__}: {error}"
+    title, _, rest = text.partition("\n")
+    return f"{title}\n\n{machine()}, {date.today()}\n{rest}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", help=f"of {', '.join(BENCHMARKS)}; default: all")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--output", default=FOLDER / "results" / f"{platform.machine()}.md")
+    parser.add_argument("--output", default=FOLDER / "results" / f"{machine_name()}.md")
     args = parser.parse_args()
     unknown = [name for name in args.names if name not in BENCHMARKS]
     if unknown:
@@ -47,15 +81,13 @@ def main() -> None:
     os.chdir(FOLDER.parent)
     # Detectron2 reports every config that it reads.
     logging.disable(logging.WARNING)
-    sections = [f"# Benchmarks\n\n{machine()}"]
     output = Path(args.output)
-    output.parent.mkdir(parents=True, exist_ok=True)
     for name in args.names or BENCHMARKS:
-        sections.append(BENCHMARKS[name](args.rounds))
-        print(sections[-1], flush=True)
-        # After each: what is there stays if a later one is interrupted.
-        output.write_text("\n\n".join(sections) + "\n")
-    print(f"\n{output}")
+        section = measure(name, args.rounds)
+        print(f"{section}\n", flush=True)
+        # After each, and beside what is there already.
+        write_sections(output, read_sections(output) | {name: section})
+    print(output)
 
 
 if __name__ == "__main__":

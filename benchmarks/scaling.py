@@ -81,6 +81,7 @@ def launch(job: Job) -> float:
     """
     # Both on one machine: the name of the host need not resolve.
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": str(job.threads)}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as folder:
         task = json.dumps(asdict(job) | {"meeting": str(Path(folder) / "meeting")})
         workers = [

@@ -163,24 +163,18 @@ def run(rounds: int) -> str:
                 for part, seconds in watched_step(step).items():
                     split[row][part].append(seconds)
         alone = take_turns(
-            {name: detached_detection_losses(step) for name, step in assigning.items()}, rounds
+            {"supervised step": steps["supervised"]}
+            | {name: detached_detection_losses(step) for name, step in assigning.items()},
+            rounds,
         )
-    base = statistics.median(whole["supervised"])
-    shares = [[n, statistics.median(t), statistics.median(t) / base] for n, t in alone.items()]
     return "\n\n".join(
         [
             f"## Step: {SIZE} px, batch {BATCH}, {OBJECTS} objects an image, {rounds} rounds",
             ratio_table(whole, "row", bars=BARS),
             "Where the time goes (median seconds; backward is that of everything):",
             _parts_table(split),
-            "Assignment and detection losses with their own backward pass, on given predictions "
-            "(share of the supervised student's step):",
-            tabulate(
-                shares,
-                ["assignment", "median (s)", "share"],
-                tablefmt="github",
-                floatfmt=("", ".4f", ".3f"),
-            ),
+            "Assignment and detection losses with their own backward pass, on given predictions:",
+            ratio_table(alone, "assignment", digits=4),
             "Peak memory of a process that takes a few steps, imports included:",
             _memory(min(rounds, MEMORY_ROUNDS)),
         ]

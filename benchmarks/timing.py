@@ -2,6 +2,7 @@
 
 import functools
 import platform
+import re
 import resource
 import time
 from collections import defaultdict
@@ -18,11 +19,20 @@ Call = Callable[[], Any]
 
 def machine() -> str:
     """The processor and versions that a result depends on."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
     return (
-        f"{device}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"{_device()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
         f"torch {torch.__version__}"
     )
+
+
+def machine_name() -> str:
+    """For a file: the processor and its threads, as intel-r-xeon-r-processor-2-threads."""
+    words = re.findall(r"[a-z0-9]+", f"{_device()} {torch.get_num_threads()} threads".lower())
+    return "-".join(words)
+
+
+def _device() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
 
 
 def _processor() -> str:

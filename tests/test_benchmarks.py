@@ -14,8 +14,10 @@ import evaluation
 import inference
 import kept_ap
 import loading
+import memory
 import min_norm
 import multi_task
+import run
 import runtimes
 import scaling
 import step
@@ -95,6 +97,39 @@ def test_ratios_of_the_minima_and_within_a_round():
     ]
     barred = tables.ratio_table(seconds, "network", bars={"other": "≤ 2"})
     assert [row[-1] for row in cells(barred)] == ["", "≤ 2"]
+
+
+def test_peak_memory_needs_its_base_and_keeps_no_half_results(tmp_path):
+    script = tmp_path / "peak.py"
+    script.write_text(
+        "import sys, pathlib\n"
+        "seen = pathlib.Path(__file__ + sys.argv[1])\n"
+        "if sys.argv[2] == 'once' and seen.exists():\n    raise MemoryError('no more')\n"
+        "seen.touch()\nprint('hello', 2e9)\n"
+    )
+    arguments = {"base": ("a", "always"), "other": ("b", "once")}
+    gigabytes, missing = memory.peak_gigabytes(str(script), arguments, rounds=2)
+    assert gigabytes == {"base": [2.0, 2.0]} and missing == {"other": "MemoryError: no more"}
+    with pytest.raises(RuntimeError, match="no peak memory of base: MemoryError"):
+        memory.peak_gigabytes(str(script), {"base": ("c", "once")}, rounds=2)
+
+
+def test_a_benchmark_leaves_the_results_of_others(tmp_path, monkeypatch, capsys):
+    def fail(rounds):
+        raise ValueError("no such thing")
+
+    texts = {"a": lambda rounds: f"## A\n\n{rounds} rounds", "b": fail}
+    monkeypatch.setattr(run, "BENCHMARKS", texts)
+    file = tmp_path / "results.md"
+    for name in ("b", "a"):
+        write = run.read_sections(file) | {name: run.measure(name, 3)}
+        run.write_sections(file, write)
+    sections = run.read_sections(file)
+    assert list(sections) == ["a", "b"]
+    assert sections["a"].startswith("## A\n\n") and sections["a"].endswith("\n3 rounds")
+    assert timing.machine() in sections["a"]
+    assert sections["b"].endswith("Failed: ValueError: no such thing")
+    assert set(timing.machine_name()) <= set("abcdefghijklmnopqrstuvwxyz0123456789-")
 
 
 def test_twice_as_fast_is_a_speed_of_two():
