@@ -100,24 +100,28 @@ def make_plans(args: argparse.Namespace, planner: Planner) -> dict[str, Plan]:
                 raise SystemExit(str(error)) from error
             print(f"{error} Passed over.", file=sys.stderr)
     wanted = chosen([row for members in rows.values() for row in members], args.rows)
-    seeds = range(1, args.seeds + 1)
     plans: dict[str, Plan] = {}
     for name, members in rows.items():
-        plan: Plan = []
         try:
-            for row in members:
-                try:
-                    plan.append((row, tuple(planner.plan(row.file, s) for s in seeds)))
-                except DatasetError:
-                    if row in wanted:
-                        raise
+            plans[name] = _plan_rows(members, wanted, planner, args.seeds)
         except DatasetError as error:
             if not everything:
                 raise SystemExit(f"{name}, --data: {error}") from error
             print(f"{name}: {error} Passed over.", file=sys.stderr)
-        else:
-            plans[name] = plan
     return plans
+
+
+def _plan_rows(rows: Sequence[Row], wanted: Sequence[Row], planner: Planner, seeds: int) -> Plan:
+    plan: Plan = []
+    for row in rows:
+        try:
+            runs = tuple(planner.plan(row.file, seed) for seed in range(1, seeds + 1))
+        except DatasetError:
+            if row in wanted:
+                raise
+        else:
+            plan.append((row, runs))
+    return plan
 
 
 def chosen(rows: Sequence[Row], names: str) -> list[Row]:
@@ -164,7 +168,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         marks = ["# finished: " if states[run.digest].is_good else "" for run in todo]
         lines = [mark + run.command_line for mark, run in zip(marks, todo, strict=True)]
-        print("\n".join([*lines, *(f"# missing: {line}" for line in missing(todo))]))
+        faults = [f"missing: {fault}".replace("\n", "\n# ") for fault in missing(todo)]
+        print("\n".join([*lines, *(f"# {fault}" for fault in faults)]))
         return 0
     make_embedded(todo)
     if lines := missing(todo):

@@ -138,5 +138,5 @@ def _remaining(runs: Sequence[Run], states: Mapping[str, State], jobs: int) -> s
     seconds = sum(training_seconds(str(run.folder)) for run in good)
     if not waiting or not seconds:
         return ""
-    left = sum(run.iterations for run in waiting) * seconds / iterations / jobs
+    left = sum(run.iterations for run in waiting) * seconds / iterations / min(jobs, len(waiting))
     return f"About {duration(left)} left."
