@@ -106,7 +106,7 @@ def make_plans(args: argparse.Namespace, planner: Planner) -> dict[str, Plan]:
             plans[name] = _plan_rows(members, wanted, planner, args.seeds)
         except DatasetError as error:
             if not everything:
-                raise SystemExit(f"{name}, --data: {error}") from error
+                raise SystemExit(f"{name}{', --data' * bool(args.data)}: {error}") from error
             print(f"{name}: {error} Passed over.", file=sys.stderr)
     return plans
 

@@ -22,12 +22,16 @@ def working_directory(monkeypatch, repository):
 
 @pytest.fixture(autouse=True)
 def own_catalogs():
-    """What a test registers and reads is forgotten after it."""
-    before = set(DatasetCatalog.list())
+    """A test finds no data set of other tests' cards, and leaves none of its own."""
+    catalogs = (DatasetCatalog, MetadataCatalog)
+    before = [dict(catalog.data) for catalog in catalogs]
+    for name in [name for name in DatasetCatalog if MetadataCatalog.get(name).get("card")]:
+        for catalog in catalogs:
+            catalog.remove(name)
+    forget_data()
     yield
-    for name in set(DatasetCatalog.list()) - before:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    for catalog, content in zip(catalogs, before, strict=True):
+        catalog.data = content
     forget_data()
 
 
