@@ -25,9 +25,6 @@ def own_catalogs():
     """A test finds no data set of other tests' cards, and leaves none of its own."""
     catalogs = (DatasetCatalog, MetadataCatalog)
     before = [dict(catalog.data) for catalog in catalogs]
-    for name in [name for name in DatasetCatalog if MetadataCatalog.get(name).get("card")]:
-        for catalog in catalogs:
-            catalog.remove(name)
     forget_data()
     yield
     for catalog, content in zip(catalogs, before, strict=True):
@@ -36,11 +33,19 @@ def own_catalogs():
 
 
 def forget_data() -> None:
-    """Let data sets and files be read again."""
+    """Let cards be registered, data sets and files be read again."""
+    for name in [name for name in DatasetCatalog if MetadataCatalog.get(name).get("card")]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
     for function in (data_sets.fault_of, data_sets.content_hash, data_sets._load):
         function.cache_clear()
     data_sets.file_hash.cache_clear()
     own_data._class_opts.cache_clear()
+
+
+@pytest.fixture(name="forget_data")
+def _forget_data():
+    return forget_data
 
 
 def fabricate(run: Run, **numbers: float) -> None:

@@ -1,9 +1,6 @@
 """Trainings and their hashes: what is the same is computed once, what differs is not mistaken."""
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -68,28 +65,21 @@ def card_of(root: Path, name: str) -> str:
     return str(file)
 
 
-def in_new_process(card: str, *opts: str) -> str:
-    """The hash of a training; Detectron2's catalogs keep what a process has read."""
-    code = "import sys; from reproduction.runs import Planner; from pathlib import Path; "
-    code += "print(Planner(Path('x'), sys.argv[2:], sys.argv[1])"
-    code += f".plan('{HALF}/supervised.yaml', 1).digest)"
-    environment = os.environ | {"PYTHONPATH": "tools"}
-    command = [sys.executable, "-c", code, card, *opts]
-    return subprocess.run(
-        command, env=environment, check=True, capture_output=True, text=True
-    ).stdout.strip()
+def test_data_are_known_by_their_content_and_not_by_their_place(
+    planner, devkit, tmp_path, forget_data
+):
+    def digest(root: Path) -> str:
+        forget_data()
+        return planner(card=card_of(root, "same")).plan(f"{HALF}/supervised.yaml", 1).digest
 
-
-def test_data_are_known_by_their_content_and_not_by_their_place(devkit, tmp_path):
-    before = in_new_process(card_of(devkit, "same"))
+    before = digest(devkit)
     (tmp_path / "elsewhere").mkdir()
     moved = Path(shutil.move(devkit, tmp_path / "elsewhere" / "kit"))
-    card = card_of(moved, "same")
-    assert in_new_process(card) == before
+    assert digest(moved) == before
     listed = (moved / "ImageSets" / "Half" / "trainval.txt").read_text().split()
     annotation = moved / "Annotations" / f"{listed[0]}.xml"
     change(annotation, "<difficult>0</difficult>", "<difficult>1</difficult>")
-    assert in_new_process(card) != before
+    assert digest(moved) != before
 
 
 def test_weights_are_known_by_their_content(planner, tmp_path):
