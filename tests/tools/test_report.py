@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,6 +108,20 @@ def test_changes_and_own_data_are_said(written):
     text = (written("A1", {}, **setting) / "report.md").read_text()
     assert "Every run was changed by: SOLVER.MAX_ITER 2" in text
     assert "on the data of mine.yaml" in text and "somewhere" not in text
+
+
+def test_numbers_that_the_test_set_selected_are_said_to_be_too_good(written, monkeypatch):
+    text = (written("A1", {"teacher": AP}) / "report.md").read_text()
+    assert "chosen by the test set" not in text
+    plan = Planner.plan
+
+    def selecting(planner, file, seed):
+        run = plan(planner, file, seed)
+        return replace(run, selects_on_test="supervised" in file)
+
+    monkeypatch.setattr(Planner, "plan", selecting)
+    text = (written("A1", {"teacher": AP}) / "report.md").read_text()
+    assert "In 4 of 9 trainings of rows the weights that are tested are chosen by the" in text
 
 
 def test_labels_and_path_weights_are_plotted(written):

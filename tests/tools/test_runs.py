@@ -3,11 +3,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 
-from multas.data import make_toy
+from multas.data import make_toy, register_card
 from reproduction import data_sets
 from reproduction.rows import rows_of
 from reproduction.runs import Planner, Run, in_order, trained_by
@@ -80,6 +82,28 @@ def test_data_are_known_by_their_content_and_not_by_their_place(
     annotation = moved / "Annotations" / f"{listed[0]}.xml"
     change(annotation, "<difficult>0</difficult>", "<difficult>1</difficult>")
     assert digest(moved) != before
+
+
+def test_masks_are_known_by_their_content(devkit, forget_data):
+    content = yaml.safe_load(Path("datasets/cards/toy.yaml").read_text())
+    card = {**content, "name": "masked", "root": str(devkit), "annotates": ["det", "seg"]}
+    card["splits"] = {"train": "Main/train"}
+
+    def digest() -> str:
+        forget_data()
+        register_card(card)
+        assert not data_sets.fault_of("masked_train")
+        return data_sets.content_hash("masked_train")
+
+    before = digest()
+    mask = sorted((devkit / "SegmentationClass").glob("*.png"))[0]
+    image = Image.open(mask)
+    pixels = np.array(image)
+    pixels[0, 0] = 255
+    changed = Image.fromarray(pixels)
+    changed.putpalette(image.getpalette())
+    changed.save(mask)
+    assert digest() != before
 
 
 def test_weights_are_known_by_their_content(planner, tmp_path):
