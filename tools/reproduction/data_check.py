@@ -8,8 +8,6 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from multas.data import read_card
-
 from .data_sets import EMBEDDED, fault_of, names_of, names_on_cards
 from .runs import Run, merged
 
@@ -36,19 +34,17 @@ def missing(runs: Iterable[Run]) -> list[str]:
     for run in runs:
         cfg = merged(run.config_file, run.opts)
         on_cards = names_on_cards(cfg)
-        # The embedded sets are made when the runs start.
-        embedded = tuple(f"{read_card(c).name}_" for c in cfg.DATASETS.CARDS if c in EMBEDDED)
         for name in names_of(cfg):
             if name in on_cards:
                 lines += [f"{fault} ({_LAYOUT})" for fault in [fault_of(name)] if fault]
-            elif not name.startswith(embedded):
+            else:
                 lines += _missing_data(name)
         lines += _missing_weights(cfg, made={str(need.weights) for need in run.needs})
     return list(dict.fromkeys(lines))
 
 
 def _missing_data(name: str) -> list[str]:
-    """Of Detectron2's own data sets."""
+    """Of Detectron2's own data sets; the embedded ones, of which it knows nothing, are made."""
     found = MetadataCatalog.get(name).as_dict()
     places = [found[key] for key in _PLACES if found.get(key) and not os.path.exists(found[key])]
     packages = [p for prefix, needed in _LOADERS.items() if name.startswith(prefix) for p in needed]
