@@ -35,10 +35,10 @@ def missing(runs: Iterable[Run]) -> list[str]:
         cfg = merged(run.config_file, run.opts)
         on_cards = names_on_cards(cfg)
         for name in names_of(cfg):
-            if name in on_cards:
-                lines += [f"{fault} ({_LAYOUT})" for fault in [fault_of(name)] if fault]
-            else:
+            if name not in on_cards:
                 lines += _missing_data(name)
+            elif fault := fault_of(name):
+                lines.append(f"{fault} ({_LAYOUT})")
         lines += _missing_weights(cfg, made={str(need.weights) for need in run.needs})
     return list(dict.fromkeys(lines))
 
