@@ -37,10 +37,8 @@ def forget_data() -> None:
     for name in [name for name in DatasetCatalog if MetadataCatalog.get(name).get("card")]:
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
-    for function in (data_sets.fault_of, data_sets.content_hash, data_sets._load):
+    for function in (data_sets._load, data_sets.file_hash, own_data._class_opts):
         function.cache_clear()
-    data_sets.file_hash.cache_clear()
-    own_data._class_opts.cache_clear()
 
 
 @pytest.fixture(name="forget_data")

@@ -136,7 +136,6 @@ def test_missing_lists_and_folders_of_a_card_are_named(own_configs):
     assert "gaps.yaml" in line and "'half'" in line and "Half/trainval" in line
     (root / "JPEGImages").rename(root / "Pictures")
     data_sets._load.cache_clear()
-    data_sets.fault_of.cache_clear()
     lines = data_check.missing([run])
     assert any("no image folder" in line and "JPEGImages" in line for line in lines)
 

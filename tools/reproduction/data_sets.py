@@ -40,13 +40,11 @@ def names_on_cards(cfg: CfgNode) -> list[str]:
     return [name for name in dict.fromkeys(names_of(cfg)) if name in registered]
 
 
-@cache
 def fault_of(name: str) -> str:
     """Why a registered data set cannot be loaded; "" = it can."""
     return _load(name)[1]
 
 
-@cache
 def content_hash(name: str) -> str:
     """Of annotations and masks, and of names and sizes of the images, wherever they lie.
 

@@ -154,10 +154,10 @@ def merged(config_file: str, opts: Sequence[str]) -> CfgNode:
 
 
 def digest(cfg: CfgNode) -> str:
-    """Names a config by its values, its data and the files that it names, wherever these lie.
+    """Names a config by its values, its data and what is in the files that it names.
 
-    Data: what is in the sets of its cards; Detectron2's own sets, and the embedded ones, which are
-    always made alike, are known by their names.
+    Data: what is in the sets of its cards, wherever they lie; Detectron2's own sets, and the
+    embedded ones, which are always made alike, are known by their names.
     """
     cfg = cfg.clone()
     cfg.OUTPUT_DIR = ""
