@@ -10,7 +10,7 @@ from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
 from multas.engine import Trainer, setup
-from multas.engine.checks import check_classes, check_test_sets
+from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.evaluate import evaluate
 from multas.engine.inference import load_model, weights_to_evaluate
 

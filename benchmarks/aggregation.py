@@ -18,9 +18,9 @@ from torch import nn
 
 from memory import peak_gigabytes
 from multas.distillation import Teacher
-from multas.distillation.precision import teacher_precision
+from multas.distillation.teacher.precision import teacher_precision
 from multas.engine import Trainer
-from multas.engine.build_step import build_step
+from multas.engine.steps.build import build_step
 from stock import given_teacher, random_batch, retinanet_config
 from tables import ratio_table
 from timing import attempt, peak_memory, take_turns

@@ -60,7 +60,7 @@ def trained(folder: str) -> tuple[CfgNode, Any]:
     trainer.resume_or_load(resume=False)
     trainer.train()
     cfg.defrost()
-    cfg.INPUT.STRETCH = SIDE
+    cfg.INPUT.SQUARE_SIZE = SIDE
     return cfg, load_model(cfg, str(Path(folder) / "student.pth"))
 
 

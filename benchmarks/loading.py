@@ -11,7 +11,7 @@ from PIL import Image
 
 from multas.data import MultasMapper
 from multas.data.pseudo_labels import Header, save_pseudo_labels
-from multas.data.toy_scene import CLASSES, Scene, draw_scene
+from multas.data.toy.scene import CLASSES, Scene, draw_scene
 from multas.engine import load_config
 from tables import rate_table
 from timing import take_turns

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from torch import Tensor
 
 from certified import angle_residual, excess
-from multas.distillation.min_norm import min_norm_weights
+from multas.distillation.gradients.min_norm import min_norm_weights
 from tables import round_ratios, spread
 from timing import attempt, take_turns
 

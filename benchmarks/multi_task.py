@@ -11,7 +11,7 @@ from detectron2.utils.events import EventStorage
 
 from memory import peak_gigabytes
 from multas.engine import Trainer, load_config
-from multas.engine.build_step import build_step
+from multas.engine.steps.build import build_step
 from stock import random_batch
 from tables import ratio_table
 from timing import peak_memory, take_turns

@@ -1,6 +1,7 @@
 """Assignment and losses as one would first write them: image by image, object by object.
 
-The yardstick of assignment.py; the rules are those of multas.modeling.matching, ties included.
+The yardstick of assignment.py; the rules, ties included, are those of
+multas.modeling.label_assignment.
 """
 
 from collections.abc import Sequence

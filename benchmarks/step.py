@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from memory import peak_gigabytes
 from multas.distillation import Distiller, Teacher
 from multas.distillation.paths.base import Path
-from multas.distillation.precision import teacher_precision
+from multas.distillation.teacher.precision import teacher_precision
 from multas.engine import Trainer, load_config
 from multas.modeling.heads import DenseDetectionHead
 from multas.modeling.heads.dense_loss import DenseLoss

@@ -14,8 +14,8 @@ from detectron2.utils.events import EventStorage
 from multas.data import make_toy_classes, register_card
 from multas.distillation import Distiller, Teacher
 from multas.engine import Trainer, load_config
-from multas.engine.checks import check_classes
-from multas.engine.step import GradientStep
+from multas.engine.checks.classes import check_classes
+from multas.engine.steps.gradient_step import GradientStep
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RECIPES = REPOSITORY / "configs" / "adaptive" / "classification"

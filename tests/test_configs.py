@@ -142,8 +142,8 @@ def tiny(card, teachers, tmp_path):
                 for entry in cfg.DATASETS.TASK_BATCHES
             ]
             pairs += ["DATASETS.TASK_BATCHES", batches]
-        if cfg.INPUT.STRETCH:
-            pairs += ["INPUT.STRETCH", 64, "INPUT.MULTI_SCALE.SIZES", [64, 128]]
+        if cfg.INPUT.SQUARE_SIZE:
+            pairs += ["INPUT.SQUARE_SIZE", 64, "INPUT.MULTI_SCALE.SIZES", [64, 128]]
         if cfg.SOLVER.EARLY_STOPPING.ENABLED:
             stop = "SOLVER.EARLY_STOPPING"
             dataset = tiny_names([cfg.SOLVER.EARLY_STOPPING.DATASET], card["name"])[0]

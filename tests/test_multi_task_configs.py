@@ -101,7 +101,7 @@ def test_multi_task_rows_have_disjoint_annotations():
 def test_batches_with_masks_have_one_size_where_the_reference_implementation_has():
     for teacher in ("seg", "seg2", "all_seg"):
         cfg = loaded(f"configs/limited-data/table5/voc/teacher_{teacher}.yaml")
-        assert cfg.INPUT.STRETCH == 320 and not cfg.INPUT.MULTI_SCALE.SIZES
+        assert cfg.INPUT.SQUARE_SIZE == 320 and not cfg.INPUT.MULTI_SCALE.SIZES
     for row, sizes in (("multi_task", 0), ("multi_task_init", 0), ("multi_task_self_trained", 3)):
         cfg = loaded(f"configs/limited-data/table6/voc/{row}.yaml")
         det, seg = (batch.cfg.INPUT.MULTI_SCALE.SIZES for batch in parse_task_batches(cfg, 0))

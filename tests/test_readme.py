@@ -21,8 +21,8 @@ import split
 from multas.config import add_multas_config
 from multas.data import read_card, register_card
 from multas.distillation.aggregation import AGGREGATOR_REGISTRY
-from multas.distillation.registry import lookup
 from multas.engine import Trainer, load_config
+from multas.util.names import lookup
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 READMES = ["README.md", "datasets/README.md"]

@@ -21,7 +21,7 @@ from tabulate import tabulate
 from multas.data.loader import require_registered
 from multas.data.pseudo_labels import Header, file_sha256, save_pseudo_labels
 from multas.engine import load_config
-from multas.engine.checks import check_classes
+from multas.engine.checks.classes import check_classes
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
 from multas.engine.pseudo_labeling import label_dataset, quality

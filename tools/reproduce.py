@@ -28,12 +28,12 @@ import matplotlib.pyplot as plt
 
 from multas.data import DatasetError
 from reproduction.data_check import make_embedded, missing
+from reproduction.execution import States, execute, states_of
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result
 from reproduction.rows import Row, choose, rows_of
 from reproduction.runners import REPOSITORY, Cluster, Local, Runner
 from reproduction.runs import Planner, Run, in_order
-from reproduction.schedule import States, execute, states_of
 from reproduction.tables import SCALES, TABLES, Table
 
 # What this script sets itself, and how it is told.

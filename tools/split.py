@@ -20,8 +20,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data.card import read_card
 from multas.data.cards import register_card
-from multas.data.split_check import check_splits, read_lists
-from multas.data.splits import (
+from multas.data.splits.check import check_splits, read_lists
+from multas.data.splits.make import (
     FRACTIONS,
     class_counts,
     make_partial_splits,
@@ -127,7 +127,7 @@ def check_lists(args: argparse.Namespace) -> int:
         {path.resolve().name: read_lists(path) for path in args.folders}, args.test
     )
     print(report)
-    return 1 if report.problems else 0
+    return 1 if report.issues else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -10,13 +10,13 @@ from PIL import Image
 
 from multas.config import add_multas_config
 from multas.data import AUGMENTATION_REGISTRY, MultasMapper
-from multas.data.augmentation import (
+from multas.data.transforms.augmentation import (
     PhotometricDistortion,
     PhotometricTransform,
-    Stretch,
+    ResizeToSquare,
     build_augmentations,
 )
-from multas.data.windows import CropOrExpand
+from multas.data.transforms.crops import CropOrExpand
 
 
 def config(*opts):
@@ -35,7 +35,7 @@ def test_test_images_are_the_references(repository, tmp_path, name, tolerance):
     case = np.load(repository / "tests" / "golden" / "multas" / f"preproc_test_{name}.npz")
     file = str(tmp_path / "image.png")
     cv2.imwrite(file, case["in_image_bgr"])
-    cfg = config("INPUT.FORMAT", "RGB", "INPUT.STRETCH", int(case["in_size"]))
+    cfg = config("INPUT.FORMAT", "RGB", "INPUT.SQUARE_SIZE", int(case["in_size"]))
     output = MultasMapper(cfg, is_train=False)({"file_name": file})["image"].numpy()
     # PIXEL_MEAN and PIXEL_STD of the models are these times 255, in the order of INPUT.FORMAT.
     mean = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -49,7 +49,7 @@ def test_stretch_moves_pixels_masks_and_boxes_together():
         sem_seg=np.zeros((20, 40), np.uint8),
     )  # fmt: skip
     data.sem_seg[5:15, 4:20] = 7
-    Stretch(80)(data)
+    ResizeToSquare(80)(data)
     assert data.image.shape == (80, 80, 3)
     assert data.boxes.tolist() == [[8, 20, 40, 60]]
     assert (data.sem_seg[20:60, 8:40] == 7).all()
@@ -57,7 +57,7 @@ def test_stretch_moves_pixels_masks_and_boxes_together():
 
 
 def test_stretch_keeps_the_channels_of_a_gray_image():
-    transform = Stretch(5).get_transform(np.zeros((8, 9, 1), np.uint8))
+    transform = ResizeToSquare(5).get_transform(np.zeros((8, 9, 1), np.uint8))
     assert transform.apply_image(np.zeros((8, 9, 1), np.uint8)).shape == (5, 5, 1)
     coords = np.array([[3.0, 4.0]])
     back = transform.inverse().apply_coords(transform.apply_coords(coords))
@@ -124,12 +124,12 @@ def test_the_recipe_is_a_key_and_ends_with_one_resize():
     recipe = [PhotometricDistortion, CropOrExpand, T.RandomFlip]
     assert kinds(cfg) == [*recipe, T.ResizeShortestEdge]
     assert kinds(cfg, is_train=False) == [T.ResizeShortestEdge]
-    cfg.INPUT.STRETCH = 320
-    # The mapper adds the last Stretch, whose size may change from batch to batch.
-    assert kinds(cfg) == [Stretch, *recipe]
+    cfg.INPUT.SQUARE_SIZE = 320
+    # The mapper adds the last ResizeToSquare, whose size may change from batch to batch.
+    assert kinds(cfg) == [ResizeToSquare, *recipe]
     assert kinds(cfg, is_train=False) == []
     cfg.INPUT.RANDOM_FLIP = "none"
-    assert kinds(cfg) == [Stretch, *recipe[:-1]]
+    assert kinds(cfg) == [ResizeToSquare, *recipe[:-1]]
 
 
 def test_users_register_their_own():
@@ -160,7 +160,7 @@ def test_augmented_boxes_stay_on_their_objects(tmp_path):
     file = str(tmp_path / "square.png")
     Image.fromarray(picture).save(file)
     box = {"bbox": [60, 40, 110, 90], "bbox_mode": 0, "category_id": 0}
-    cfg = config("INPUT.AUGMENTATION", "single_shot", "INPUT.STRETCH", 128)
+    cfg = config("INPUT.AUGMENTATION", "single_shot", "INPUT.SQUARE_SIZE", 128)
     mapper = MultasMapper(cfg, is_train=True)
     seen = 0
     for seed in range(40):

@@ -15,7 +15,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from multas.data import DatasetError, read_card, read_mask, register_card, register_cards
-from multas.data.toy_scene import CLASSES
+from multas.data.toy.scene import CLASSES
 
 
 @pytest.fixture
@@ -310,7 +310,7 @@ def test_blood_cells_without_area_are_reported_by_name_or_left_out(real_card, ca
     with pytest.raises(DatasetError) as error:
         DatasetCatalog.get("strict_trainval")
     message = str(error.value)
-    assert "2 problems" in message
+    assert "2 issues" in message
     assert "BloodImage_00338.xml: object 12 (RBC): box 504,337,504,337 has no area" in message
     assert "BloodImage_00343.xml: object 3 (RBC): box 181,329,181,329 has no area" in message
     assert len(DatasetCatalog.get("strict_test")) == 72
@@ -351,7 +351,7 @@ def test_a_long_report_ends_after_a_screenful(toy_card, small_toy, tmp_path):
     with pytest.raises(DatasetError) as error:
         DatasetCatalog.get("toy_train")
     lines = str(error.value).splitlines()
-    assert "24 problems" in lines[0] and "  and 4 more" in lines and len(lines) < 25
+    assert "24 issues" in lines[0] and "  and 4 more" in lines and len(lines) < 25
     assert lines[1].endswith("000000.jpg: not a readable image (UnidentifiedImageError)")
 
 

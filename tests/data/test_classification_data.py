@@ -22,10 +22,10 @@ from multas.data import (
     make_toy_classes,
     register_card,
 )
-from multas.data.augmentation import build_augmentations
 from multas.data.loader import load_training_dicts
-from multas.data.toy_scene import CLASSES
-from multas.data.windows import CenterCrop, RandomWindow, ShiftedWindow
+from multas.data.toy.scene import CLASSES
+from multas.data.transforms.augmentation import build_augmentations
+from multas.data.transforms.crops import CenterCrop, RandomAreaCrop, ShiftedCrop
 
 
 def paint(file, colour=0, size=(12, 10)):
@@ -225,7 +225,7 @@ def test_a_shifted_window_shows_the_image_moved_on_black():
     image = np.random.default_rng(0).integers(1, 256, (32, 24, 3), dtype=np.uint8)
     seen = set()
     for _ in range(300):
-        transform = ShiftedWindow(4).get_transform(image)
+        transform = ShiftedCrop(4).get_transform(image)
         seen.add((transform.x0, transform.y0))
         moved = transform.apply_image(image)
         border = np.pad(image, ((4, 4), (4, 4), (0, 0)))
@@ -236,7 +236,7 @@ def test_a_shifted_window_shows_the_image_moved_on_black():
 
 def test_a_random_window_has_the_area_and_the_ratio_of_its_recipe():
     image = np.zeros((60, 90, 3), np.uint8)
-    shapes = [RandomWindow().get_transform(image).apply_image(image).shape for _ in range(400)]
+    shapes = [RandomAreaCrop().get_transform(image).apply_image(image).shape for _ in range(400)]
     areas = np.array([height * width / image[..., 0].size for height, width, _ in shapes])
     ratios = np.array([width / height for height, width, _ in shapes])
     assert 0.07 < areas.min() < 0.15 and 0.8 < areas.max() <= 1
@@ -264,7 +264,7 @@ def test_the_two_recipes_end_at_the_size_of_the_network(tmp_path):
     cifar = config("INPUT.AUGMENTATION", "padded_crop", "INPUT.MIN_SIZE_TRAIN", [40])
     assert MultasMapper(cifar, is_train=True)(record)["image"].shape == (3, 40, 50)
     names = [type(x).__name__ for x in build_augmentations(cifar, is_train=True)]
-    assert names == ["ShiftedWindow", "RandomFlip", "ResizeShortestEdge"]
+    assert names == ["ShiftedCrop", "RandomFlip", "ResizeShortestEdge"]
     cifar.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE = 7
     shift = build_augmentations(cifar, is_train=True)[0]
     mask = np.ones((32, 24), np.uint8)

@@ -41,7 +41,7 @@ def config(*opts):
     cfg = get_cfg()
     add_multas_config(cfg)
     cfg.merge_from_list(
-        ["INPUT.STRETCH", 64, "INPUT.AUGMENTATION", "single_shot", "INPUT.FORMAT", "BGR", *opts]
+        ["INPUT.SQUARE_SIZE", 64, "INPUT.AUGMENTATION", "single_shot", "INPUT.FORMAT", "BGR", *opts]
     )
     return cfg
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from multas.config import add_multas_config
 from multas.data import MultasMapper, PseudoLabels
-from multas.data.masks import voc_palette
+from multas.data.formats.masks import voc_palette
 
 BOX = {"bbox": [10.0, 5.0, 30.0, 25.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 2}
 
@@ -85,7 +85,7 @@ def test_palette_masks_keep_their_class_indices(image_file, mask_file):
 
 def test_boxes_follow_the_augmentations_and_crowds_are_left_out(image_file):
     crowd = {**BOX, "iscrowd": 1}
-    output = mapper(T.RandomFlip(1.0), stretch=120)(
+    output = mapper(T.RandomFlip(1.0), square_size=120)(
         {"file_name": image_file, "annotations": [BOX, crowd]}
     )
     instances = output["instances"]
@@ -106,7 +106,7 @@ def test_boxes_that_an_augmentation_removes_are_gone(image_file):
 
 
 def test_a_size_replaces_the_stretch(image_file):
-    stretching = mapper(stretch=64)
+    stretching = mapper(square_size=64)
     assert stretching({"file_name": image_file})["image"].shape[1:] == (64, 64)
     assert stretching({"file_name": image_file}, 96)["image"].shape[1:] == (96, 96)
     assert mapper()({"file_name": image_file}, 32)["image"].shape[1:] == (32, 32)

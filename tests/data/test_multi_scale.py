@@ -7,14 +7,14 @@ import pytest
 from detectron2.config import get_cfg
 
 from multas.config import add_multas_config
-from multas.data.multi_scale import build_batch_sizes
+from multas.data.transforms.multi_scale import build_batch_sizes
 
 
 def config(*opts):
     cfg = get_cfg()
     add_multas_config(cfg)
     cfg.merge_from_list(
-        ["INPUT.STRETCH", 320, "INPUT.MULTI_SCALE.SIZES", [256, 320, 384],
+        ["INPUT.SQUARE_SIZE", 320, "INPUT.MULTI_SCALE.SIZES", [256, 320, 384],
          "SOLVER.MAX_ITER", 1000, *opts]
     )  # fmt: skip
     return cfg
@@ -49,4 +49,4 @@ def test_without_sizes_there_is_nothing_to_do():
 
 def test_sizes_need_the_final_one():
     with pytest.raises(ValueError, match=r"INPUT\.STRETCH is 0"):
-        build_batch_sizes(config("INPUT.STRETCH", 0), 0)
+        build_batch_sizes(config("INPUT.SQUARE_SIZE", 0), 0)

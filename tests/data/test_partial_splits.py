@@ -15,8 +15,8 @@ from PIL import Image
 
 import split as split_tool
 from multas.data import make_partial_splits, mask_counts, register_card, register_cards
-from multas.data.split_check import read_lists
-from multas.data.splits import class_counts
+from multas.data.splits.check import read_lists
+from multas.data.splits.make import class_counts
 
 images = st.dictionaries(
     st.integers(0, 9999).map(lambda i: f"{i:04d}"),

@@ -11,8 +11,8 @@ from detectron2.structures import Boxes, Instances
 from scipy.io import savemat
 
 from multas.data import DatasetError, MultasMapper, read_card, read_mask, register_card
-from multas.data.checks import Problems
-from multas.data.folder import read_ids
+from multas.data.formats.folder import read_ids
+from multas.data.issues import DatasetIssues
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
 
@@ -193,7 +193,7 @@ def test_complete_images_lack_neither_masks_nor_what_is_faulty(toy, caplog):
     assert len(DatasetCatalog.get("masked_toy_val")) == 24 - 3
     left_out, faults = [r.getMessage() for r in caplog.records if r.name.startswith("multas")]
     assert "1 image left out" in left_out and "1 with no mask: 000003" in left_out
-    assert "2 problems" in faults
+    assert "2 issues" in faults
     assert len(DatasetCatalog.get("masked_toy_seg")) == 24 - 2
     assert len(DatasetCatalog.get("masked_toy_seg_unlabeled")) == 24
 
@@ -240,9 +240,9 @@ def test_the_reference_lists_have_the_sizes_of_the_paper(repository, shared_data
         card = read_card(repository / "datasets" / "cards" / f"voc{year}.yaml")
         for split in card.splits:
             if split.name in ("det", "det2", "seg", "seg2", "all_seg", "both_val"):
-                problems = Problems(split.name)
-                ids = read_ids(card.find_ids(split, folder / f"VOC{year}"), problems)
-                assert not problems.lines
+                issues = DatasetIssues(split.name)
+                ids = read_ids(card.find_ids(split, folder / f"VOC{year}"), issues)
+                assert not issues.lines
                 lists[split.name, year] = set(ids)
                 sizes[split.name] = sizes.get(split.name, 0) + len(ids)
     assert sizes == {

@@ -17,8 +17,8 @@ from multas.data import (
     make_toy_classes,
     write_splits,
 )
-from multas.data.split_check import read_lists
-from multas.data.splits import split_names
+from multas.data.splits.check import read_lists
+from multas.data.splits.make import split_names
 
 NAMES = ("Half", "Half2", "Quarter", "3Quarter", "Eighth", "7Eighth")
 
@@ -42,9 +42,7 @@ def test_parts_are_nested_complementary_and_of_the_right_size(counts, seed):
         assert sorted(splits[part] + splits[rest]) == sorted(counts)
         assert abs(len(splits[part]) - len(counts) / share) <= 0.5
     assert set(splits["Eighth"]) < set(splits["Quarter"]) < set(splits["Half"])
-    assert not check_splits(
-        {"x": {f"{name}/trainval": ids for name, ids in splits.items()}}
-    ).problems
+    assert not check_splits({"x": {f"{name}/trainval": ids for name, ids in splits.items()}}).issues
 
 
 @given(counts=images, seed=st.integers(0, 2**31), order=st.randoms(use_true_random=False))
@@ -172,7 +170,7 @@ def test_checker_finds_what_is_wrong():
                 "3Quarter/trainval": ["b", "c", "d", "f", "g", "h"],
             }
         }
-    ).problems
+    ).issues
     expected = [
         "Half2/trainval has 1 ids more than once (4 lines, first g)",
         "Quarter/trainval has 1 image (first e) outside Half/trainval",
@@ -193,7 +191,7 @@ def test_checker_knows_an_image_under_two_names():
             "VOC2007": {"Half/trainval": ["000032"], "Main/test": ["000068"]},
             "VOC2012": {"Half/trainval": ["2007_000032", "2007_000068", "2008_000032"]},
         }
-    ).problems
+    ).issues
     assert found == [
         "Half/trainval: 1 images under two names (VOC2007 000032 = VOC2012 2007_000032)",
         "leak: Half/trainval has 1 image (first 000068) in Main/test",
@@ -202,8 +200,8 @@ def test_checker_knows_an_image_under_two_names():
 
 def test_further_lists_can_count_as_tests():
     given_lists = {"x": {"A/trainval": ["1", "2"], "S1/val": ["2"]}}
-    assert check_splits(given_lists).problems == []
-    assert check_splits(given_lists, ["S1/val"]).problems == [
+    assert check_splits(given_lists).issues == []
+    assert check_splits(given_lists, ["S1/val"]).issues == [
         "leak: A/trainval has 1 image (first 2) in S1/val"
     ]
     with pytest.raises(ValueError, match="no list 'S2/val'"):
@@ -235,8 +233,8 @@ def test_checker_finds_the_known_faults_of_the_reference_lists(shared_data):
         assert line in text, line
     # What the experiments of the paper keep apart, is apart.
     assert "Half2/trainval has 210" not in text
-    assert not any("VOC2007: " in line and "outside" in line for line in report.problems)
-    official = check_splits(sources, ["S1/val"]).problems
+    assert not any("VOC2007: " in line and "outside" in line for line in report.issues)
+    official = check_splits(sources, ["S1/val"]).issues
     assert any("SegDb/trainval" in line and "in S1/val" in line for line in official)
 
 
@@ -249,7 +247,7 @@ def test_tool_makes_lists_for_a_card_and_checks_them(small_toy, tmp_path, capsys
     made = read_lists(tmp_path / "out")
     assert len(made["Half/trainval"]) == 12
     assert split_tool.main(["check", str(tmp_path / "out")]) == 0
-    assert "Problems: 0" in capsys.readouterr().out
+    assert "Issues: 0" in capsys.readouterr().out
     assert split_tool.main(arguments) == 0
     with pytest.raises(SystemExit, match="other ids"):
         split_tool.main([*arguments, "--seed", "1"])

@@ -85,11 +85,15 @@ def test_a_resumed_loader_goes_on_with_the_same_batches(mode, start):
 
 
 def test_options_and_sizes_of_an_entry_are_its_own():
-    cfg = make_cfg(DET, SEG | {"IMS_PER_BATCH": 3, "OPTS": ["INPUT.STRETCH", 64]})
-    cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.STRETCH = 7, 32
+    cfg = make_cfg(DET, SEG | {"IMS_PER_BATCH": 3, "OPTS": ["INPUT.SQUARE_SIZE", 64]})
+    cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.SQUARE_SIZE = 7, 32
     det, seg = parse_task_batches(cfg, seed=5)
     assert (det.cfg.SOLVER.IMS_PER_BATCH, seg.cfg.SOLVER.IMS_PER_BATCH) == (7, 3)
-    assert (det.cfg.INPUT.STRETCH, seg.cfg.INPUT.STRETCH, cfg.INPUT.STRETCH) == (32, 64, 32)
+    assert (det.cfg.INPUT.SQUARE_SIZE, seg.cfg.INPUT.SQUARE_SIZE, cfg.INPUT.SQUARE_SIZE) == (
+        32,
+        64,
+        32,
+    )
     assert det.cfg.DATASETS.TRAIN == ("a", "b") and seg.cfg.DATASETS.TRAIN == ("c",)
     assert det.seed == 5 != seg.seed
     assert training_sets(cfg) == ["a", "b", "c"]
@@ -109,9 +113,9 @@ def test_options_and_sizes_of_an_entry_are_its_own():
         ),
         ([DET, SEG | {"OPTS": ["MODEL.MASK_ON", True]}], "OPTS has 'MODEL.MASK_ON'"),
         ([DET, SEG | {"OPTS": ["INPUT.FORMAT", "RGB"]}], "OPTS has 'INPUT.FORMAT'"),
-        ([DET, SEG | {"OPTS": ["INPUT.STRETCH"]}], r"\[1\]: OPTS .* odd length"),
+        ([DET, SEG | {"OPTS": ["INPUT.SQUARE_SIZE"]}], r"\[1\]: OPTS .* odd length"),
         ([DET, SEG | {"OPTS": ["INPUT.NOPE", 1]}], r"\[1\]: OPTS .* INPUT.NOPE"),
-        ([DET, SEG | {"OPTS": ["INPUT.STRETCH", "x"]}], r"\[1\]: OPTS .*mismatch"),
+        ([DET, SEG | {"OPTS": ["INPUT.SQUARE_SIZE", "x"]}], r"\[1\]: OPTS .*mismatch"),
     ],
 )
 def test_a_wrong_entry_says_what_would_be_right(entries, message):

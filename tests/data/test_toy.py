@@ -14,9 +14,9 @@ from PIL import Image
 
 import make_dataset
 from multas.data import check_toy, make_toy, read_mask
-from multas.data.split_check import check_splits, read_lists
-from multas.data.toy_scene import CLASSES, DIFFICULT_BELOW, SIZES, draw_scene
-from multas.data.voc import read_xml
+from multas.data.formats.voc import read_xml
+from multas.data.splits.check import check_splits, read_lists
+from multas.data.toy.scene import CLASSES, DIFFICULT_BELOW, SIZES, draw_scene
 
 
 def contents(root):
@@ -175,7 +175,7 @@ def test_colour_tells_the_pair_but_not_the_class():
 def test_lists_divide_the_images_as_documented(small_toy):
     lists = read_lists(small_toy)
     report = check_splits({"toy": lists})
-    assert report.problems == []
+    assert report.issues == []
     main = {part: set(lists[f"Main/{part}"]) for part in ("train", "val", "test", "trainval")}
     assert [len(main[part]) for part in ("train", "val", "test")] == [24, 6, 8]
     assert main["train"] == main["trainval"]

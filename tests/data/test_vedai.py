@@ -12,8 +12,8 @@ from PIL import Image
 import split
 from multas.config import add_multas_config
 from multas.data import DatasetError, register_card
-from multas.data.checks import Problems
-from multas.data.vedai import CLASSES, load_vedai, parse_object, read_whole_file
+from multas.data.formats.vedai import CLASSES, load_vedai, parse_object, read_whole_file
+from multas.data.issues import DatasetIssues
 from multas.evaluation.build import build_evaluator
 
 SIZE = 64
@@ -190,12 +190,12 @@ def test_faults_are_left_out_where_the_card_says_so(card, root):
 def test_missing_annotations_and_images_are_faults(root):
     (root / "Annotations512" / f"{TRAIN[0]}.txt").unlink()
     (root / "Vehicules512" / f"{TRAIN[1]}_co.png").unlink()
-    problems = Problems("vedai")
+    issues = DatasetIssues("vedai")
     folders = root / "Vehicules512", root / "Annotations512"
-    records = load_vedai(folders[0], TRAIN, NAMES, problems, folders[1], "_co")
+    records = load_vedai(folders[0], TRAIN, NAMES, issues, folders[1], "_co")
     assert [record["image_id"] for record in records] == TRAIN[2:]
-    assert len(problems.lines) == 2
-    assert any(line.endswith(f"{TRAIN[0]}.txt: missing or unreadable") for line in problems.lines)
+    assert len(issues.lines) == 2
+    assert any(line.endswith(f"{TRAIN[0]}.txt: missing or unreadable") for line in issues.lines)
 
 
 def test_unlabeled_splits_open_no_annotation(card, root):

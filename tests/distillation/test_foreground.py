@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from multas.distillation.functional.foreground import cell_centers, foreground_mask
-from multas.modeling.matchers import pad_boxes
+from multas.modeling.matcher import pad_boxes
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multas.distillation.aggregation import MGDA
-from multas.distillation.gram import gram_of_rows
-from multas.distillation.min_norm import NORMALISATIONS
+from multas.distillation.gradients.gramian import gram_of_rows
+from multas.distillation.gradients.min_norm import NORMALISATIONS
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from multas.distillation.functional.attention import attention_transfer
 from multas.distillation.functional.logits import soft_target
-from multas.distillation.min_norm import (
+from multas.distillation.gradients.min_norm import (
     duality_gap,
     gradient_scales,
     gram_matrix,

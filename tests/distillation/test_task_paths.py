@@ -16,11 +16,11 @@ from multas.distillation.functional.foreground import (
     foreground_mask,
     mask_foreground,
 )
-from multas.distillation.path_gradients import PathGradients
-from multas.distillation.task_gradients import TaskGradients
-from multas.engine.build_step import build_step
-from multas.engine.mixed_precision import MixedPrecision
-from multas.engine.step import GradientStep
+from multas.engine.steps.build import build_step
+from multas.engine.steps.gradient_step import GradientStep
+from multas.engine.steps.mixed_precision import MixedPrecision
+from multas.engine.steps.path_gradients import PathGradients
+from multas.engine.steps.task_gradients import TaskGradients
 
 ENTRIES = [{"TASK": "det", "TRAIN": ["a"]}, {"TASK": "seg", "TRAIN": ["b"]}]
 
@@ -118,7 +118,7 @@ def test_every_task_has_a_teacher_of_its_own_under_one_aggregation(name):
 def test_distillation_adds_its_gradient_to_mgda_over_tasks(monkeypatch):
     """With equal weights it is the plain sum of everything, adapters and z included."""
     monkeypatch.setattr(
-        "multas.distillation.task_gradients.mgda_weights",
+        "multas.engine.steps.task_gradients.mgda_weights",
         lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
     )
     results = []

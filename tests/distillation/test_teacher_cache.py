@@ -12,11 +12,11 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from torch import nn
 
 from multas.distillation import Teacher
-from multas.distillation.following import Following
-from multas.distillation.packing import pack, unpack
-from multas.distillation.precision import multiplies_bfloat16, teacher_precision
 from multas.distillation.taps import leaves
-from multas.distillation.teacher_cache import Observation, TeacherCache, fingerprint
+from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint
+from multas.distillation.teacher.mean_teacher import MeanTeacher
+from multas.distillation.teacher.packing import pack, unpack
+from multas.distillation.teacher.precision import multiplies_bfloat16, teacher_precision
 
 CPU = torch.device("cpu")
 
@@ -161,29 +161,29 @@ def test_boxes_are_kept_exactly(tmp_path):
     boxes = [Boxes(torch.rand(count, 4) * 300) for count in (0, 3)]
 
     def run(batch, thresh):
-        return Observation({"a": torch.ones(len(batch), 2)}, boxes)
+        return TeacherOutput({"a": torch.ones(len(batch), 2)}, boxes)
 
     batch = inputs((8, 8), (8, 8))
-    cache.observe(batch, 0.5, run)
-    found = cache.observe(batch, 0.5, None)
+    cache.output_of(batch, 0.5, run)
+    found = cache.output_of(batch, 0.5, None)
     assert all(torch.equal(a.tensor, b.tensor) for a, b in zip(found.boxes, boxes, strict=True))
     assert (cache.hits, cache.misses) == (2, 2)
     with pytest.raises(TypeError):  # another threshold, so the teacher (None) is asked
-        cache.observe(batch, 0.4, None)
+        cache.output_of(batch, 0.4, None)
 
 
 def test_a_layer_without_a_row_for_each_image_is_refused(tmp_path):
     cache = TeacherCache(str(tmp_path), 10**6, teacher="t", template={}, device=CPU)
     batch = inputs((8, 8), (8, 8))
     with pytest.raises(ValueError, match=r"layer 'flat' returned the shapes \[\(3,\)\] for 2"):
-        cache.observe(batch, None, lambda *_: Observation({"flat": torch.ones(3)}, []))
+        cache.output_of(batch, None, lambda *_: TeacherOutput({"flat": torch.ones(3)}, []))
 
 
 @pytest.mark.parametrize("value", [torch.ones(2, 3).long(), torch.ones(2, 3) > 0])
 def test_what_is_no_floating_point_number_is_refused(tmp_path, value):
     cache = TeacherCache(str(tmp_path), 10**6, teacher="t", template={}, device=CPU)
     with pytest.raises(ValueError, match="layer 'ids' returns integers or booleans"):
-        cache.observe(inputs((8, 8), (8, 8)), None, lambda *_: Observation({"ids": value}, []))
+        cache.output_of(inputs((8, 8), (8, 8)), None, lambda *_: TeacherOutput({"ids": value}, []))
 
 
 def test_a_layer_that_returns_more_than_tensors_is_refused(tmp_path):
@@ -216,7 +216,7 @@ def test_precision_of_the_training_step_is_part_of_the_name(tmp_path):
 
 
 def test_a_teacher_that_follows_the_student_has_no_cache(tmp_path):
-    teacher = Teacher(Net(), following=Following(0.9))
+    teacher = Teacher(Net(), mean_teacher=MeanTeacher(0.9))
     with pytest.raises(ValueError, match=r"EMA_DECAY 0.9"):
         teacher.keep_outputs(str(tmp_path), 10**6, {})
 
@@ -238,7 +238,7 @@ def test_streamlined_network_says_the_same_and_keeps_tapped_norms():
     batch = inputs((8, 8), (8, 8))
     teacher.probe(["first.norm", "second"], batch)
     before = teacher.record(batch)
-    teacher.streamline()
+    teacher.optimize_for_inference()
     after = teacher.record(batch)
     assert teacher.model.first.norm is not None and teacher.model.second.norm is None
     for name in before:
@@ -250,13 +250,13 @@ def test_norms_by_the_batch_stay():
     model = Net()
     model.first.norm = nn.BatchNorm2d(4, track_running_stats=False)
     teacher = Teacher(model)
-    teacher.streamline()
+    teacher.optimize_for_inference()
     assert model.first.norm is not None and model.second.norm is None
 
 
-def test_a_following_teacher_is_not_streamlined():
-    teacher = Teacher(Net(), following=Following(0.9))
-    teacher.streamline()
+def test_a_following_teacher_is_not_optimized():
+    teacher = Teacher(Net(), mean_teacher=MeanTeacher(0.9))
+    teacher.optimize_for_inference()
     assert teacher.model.first.norm is not None
 
 
@@ -270,18 +270,18 @@ def test_precision_changes_what_is_computed_but_not_what_paths_get():
     assert b.dtype == torch.float32
     error = (a - b).norm() / a.norm()
     assert 1e-4 < error < 2e-2
-    coarse.streamline()
+    coarse.optimize_for_inference()
     assert coarse.model.first.weight.dtype == torch.bfloat16
     assert (coarse.record(batch)["second"] - a).norm() / a.norm() < 2e-2
     again = Teacher(coarse.model, precision=torch.bfloat16)  # another one of the same network
     again.probe(["second"], batch)
-    again.streamline()
+    again.optimize_for_inference()
     assert torch.equal(again.record(batch)["second"], coarse.record(batch)["second"])
 
 
 def test_a_teacher_that_is_also_evaluated_keeps_its_weights():
     teacher = Teacher(Net(), precision=torch.bfloat16)
-    teacher.streamline(evaluated=True)
+    teacher.optimize_for_inference(evaluated=True)
     assert teacher.model.first.weight.dtype == torch.float32
 
 

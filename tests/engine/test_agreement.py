@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from multas.data import make_toy_classes
 from multas.distillation import Teacher
 from multas.engine import load_config
-from multas.engine.named_models import TeacherModel, WithTeacherScores
+from multas.engine.weights.evaluated_models import TeacherModel, WithTeacherScores
 from multas.evaluation import ClassificationEvaluator
 
 

@@ -15,8 +15,8 @@ from multas.data.task_batches import parse_task_batches
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller
 from multas.engine import Trainer
-from multas.engine.annotation_checks import check_annotations
-from multas.engine.checks import check_ignored_labels
+from multas.engine.checks.annotations import check_annotations
+from multas.engine.checks.classes import check_ignored_labels
 from training import two_tasks
 
 FEATURES = {"TYPE": "FeatureMSE", "TASKS": ["seg"], "TEACHER_ID": 1}

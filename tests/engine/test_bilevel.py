@@ -8,9 +8,9 @@ from detectron2.utils.events import EventStorage
 from torch import nn
 
 from multas.distillation.aggregation import Bilevel
-from multas.distillation.path_gradients import PathGradients
 from multas.engine import Trainer
-from multas.engine.bilevel import BilevelStep
+from multas.engine.steps.bilevel_step import BilevelStep
+from multas.engine.steps.path_gradients import PathGradients
 from tiny_classifier import PATHS, images, make_distiller
 
 

@@ -36,7 +36,7 @@ def run_cfg(tiny_cfg, tmp_path, card):
             "MODEL.DISTILLATION.PATHS", PATHS,
             "MODEL.DISTILLATION.AGGREGATION.NAME", "equal",
             "INPUT.VIEWS", 1,
-            "INPUT.STRETCH", 64,
+            "INPUT.SQUARE_SIZE", 64,
             "DATALOADER.ASPECT_RATIO_GROUPING", False,
             "SOLVER.MAX_ITER", 6,
             *opts, folder=folder,

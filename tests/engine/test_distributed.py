@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator, Teacher
-from multas.distillation.following import Following
-from multas.distillation.path_gradients import PathGradients
-from multas.engine.ema import MeanTeachers
-from multas.engine.step import GradientStep
+from multas.distillation.teacher.mean_teacher import MeanTeacher
+from multas.engine.steps.gradient_step import GradientStep
+from multas.engine.steps.path_gradients import PathGradients
+from multas.engine.weights.ema import MeanTeachers
 from tiny_classifier import PATHS, images, make_distiller
 from two_ranks import process_group, run_on_two_ranks
 
@@ -69,7 +69,7 @@ def train(options, batch, wrap: bool) -> dict:
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     weights = []
-    follower = Teacher(copy.deepcopy(distiller.student), following=Following(0.5))
+    follower = Teacher(copy.deepcopy(distiller.student), mean_teacher=MeanTeacher(0.5))
     mean_teachers = MeanTeachers(model, [follower])
     mean_teachers.before_train()
     torch.manual_seed(comm.get_rank())

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multas.engine import Trainer
-from multas.engine.early_stopping import Progress
-from multas.engine.named_models import live_weights
 from multas.engine.report import last_values
+from multas.engine.weights.early_stopping import Progress
+from multas.engine.weights.evaluated_models import live_weights
 
 KEY = "SOLVER.EARLY_STOPPING."
 

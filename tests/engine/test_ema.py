@@ -9,11 +9,11 @@ from detectron2.engine import DefaultPredictor
 from detectron2.modeling import build_model
 from torch import nn
 
-from multas.distillation.teacher import Teacher
+from multas.distillation.teacher.teacher import Teacher
 from multas.engine import Trainer
-from multas.engine.ema import WeightAverage, ema_decay
-from multas.engine.named_models import TeacherModel, live_weights, replaced
 from multas.engine.report import last_values
+from multas.engine.weights.ema import WeightAverage, ema_decay
+from multas.engine.weights.evaluated_models import TeacherModel, live_weights, swapped_weights
 from training import start, train
 
 EMA = ["SOLVER.EMA.ENABLED", True, "SOLVER.EMA.RAMP", 2.0]
@@ -97,11 +97,14 @@ def test_replaced_weights_are_given_back_to_the_bit_also_after_an_error():
     model = Small()
     before = {k: v.clone() for k, v in model.state_dict().items()}
     other = {k: v + 1 for k, v in before.items()}
-    with pytest.raises(RuntimeError), replaced(model, other):
+    with pytest.raises(RuntimeError), swapped_weights(model, other):
         assert_same(live_weights(model), other)
         raise RuntimeError
     assert_same(model.state_dict(), before)
-    with pytest.raises(ValueError, match="another model"), replaced(model, {"x": torch.ones(1)}):
+    with (
+        pytest.raises(ValueError, match="another model"),
+        swapped_weights(model, {"x": torch.ones(1)}),
+    ):
         pass
 
 

@@ -7,7 +7,7 @@ from detectron2.config import get_cfg
 from detectron2.solver import build_lr_scheduler as detectron2_lr_scheduler
 
 from multas.config import add_multas_config
-from multas.engine.schedule import build_lr_scheduler
+from multas.engine.lr_schedule import build_lr_scheduler
 
 
 def config(**solver):

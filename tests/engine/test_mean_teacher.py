@@ -9,10 +9,10 @@ from detectron2.modeling import build_model
 from torch import nn
 
 from multas.distillation import Teacher
-from multas.distillation.following import Following
+from multas.distillation.teacher.mean_teacher import MeanTeacher
 from multas.engine import Trainer
-from multas.engine.ema import MeanTeachers
-from multas.engine.named_models import TeacherModel, live_weights
+from multas.engine.weights.ema import MeanTeachers
+from multas.engine.weights.evaluated_models import TeacherModel, live_weights
 from training import start
 
 KEY = "MODEL.DISTILLATION"
@@ -109,17 +109,17 @@ class Course(HookBase):
 
 
 @pytest.mark.parametrize(
-    ("following", "expected"),
+    ("mean_teacher", "expected"),
     [
-        (Following(0.75), [5.0, 5.75, 6.8125]),
-        (Following(0.75, from_student=False), [2.75, 4.0625, 5.546875]),
-        (Following(0.75, start=1), [5.0, 5.75, 6.8125]),
-        (Following(0.75, start=2), [5.0, 8.0, 8.5]),
-        (Following(0.75, start=2, from_student=False), [2.0, 2.0, 4.0]),
+        (MeanTeacher(0.75), [5.0, 5.75, 6.8125]),
+        (MeanTeacher(0.75, from_student=False), [2.75, 4.0625, 5.546875]),
+        (MeanTeacher(0.75, start=1), [5.0, 5.75, 6.8125]),
+        (MeanTeacher(0.75, start=2), [5.0, 8.0, 8.5]),
+        (MeanTeacher(0.75, start=2, from_student=False), [2.0, 2.0, 4.0]),
     ],
 )
-def test_the_average_is_the_one_worked_out_by_hand(following, expected):
-    student, teacher = Small(5.0), Teacher(Small(2.0), following=following)
+def test_the_average_is_the_one_worked_out_by_hand(mean_teacher, expected):
+    student, teacher = Small(5.0), Teacher(Small(2.0), mean_teacher=mean_teacher)
     hook = MeanTeachers(student, [Teacher(Small(0.0)), teacher])
     hook.before_train()
     counter = int(teacher.model.norm.num_batches_tracked)
@@ -199,7 +199,7 @@ def test_it_starts_as_a_copy_of_the_loaded_student(mean_cfg, tmp_path):
 @pytest.fixture
 def as_loaded(monkeypatch):
     """Fixed teachers keep the weights of their file: folding batch norms would change bits."""
-    monkeypatch.setattr(Teacher, "streamline", lambda self, evaluated=False: None)
+    monkeypatch.setattr(Teacher, "optimize_for_inference", lambda self, evaluated=False: None)
 
 
 @pytest.mark.usefixtures("as_loaded")

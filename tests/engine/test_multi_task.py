@@ -15,11 +15,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from limited_network import network_cfg
-from multas.distillation.min_norm import duality_gap, mgda_weights
-from multas.distillation.task_gradients import TaskGradients
-from multas.engine.build_step import build_step
-from multas.engine.mixed_precision import MixedPrecision
-from multas.engine.step import GradientStep
+from multas.distillation.gradients.min_norm import duality_gap, mgda_weights
+from multas.engine.steps.build import build_step
+from multas.engine.steps.gradient_step import GradientStep
+from multas.engine.steps.mixed_precision import MixedPrecision
+from multas.engine.steps.task_gradients import TaskGradients
 from two_ranks import process_group, run_on_two_ranks
 
 MODES = ("separate", "mixed", "alternate")
@@ -195,7 +195,7 @@ def test_equal_weights_are_the_sum_of_the_tasks(monkeypatch):
     network, batch = make_network(), make_batch("separate")
     other = copy.deepcopy(network)
     monkeypatch.setattr(
-        "multas.distillation.task_gradients.mgda_weights",
+        "multas.engine.steps.task_gradients.mgda_weights",
         lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
     )
     weighed = one_step(mgda_step, network, batch)

@@ -11,8 +11,8 @@ from detectron2.utils import comm
 from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.distillation.path_gradients import PathGradients
-from multas.engine.step import GradientStep
+from multas.engine.steps.gradient_step import GradientStep
+from multas.engine.steps.path_gradients import PathGradients
 from tiny_classifier import PATHS, images, make_distiller
 from two_ranks import process_group, run_on_two_ranks
 

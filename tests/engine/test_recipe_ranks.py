@@ -32,7 +32,7 @@ def ranks(tiny_cfg, card, tmp_path) -> list[dict]:
         "SOLVER.EMA.ENABLED", True, "SOLVER.EMA.RAMP", 2.0, "SOLVER.MAX_ITER", 20,
         f"{KEY}ENABLED", True, f"{KEY}DATASET", f"{card['name']}_val", f"{KEY}PERIOD", 2,
         f"{KEY}START", 0.0, f"{KEY}EARLIEST", 0.0, f"{KEY}RULE", "fixed", f"{KEY}PATIENCE", 1,
-        f"{KEY}MIN_DELTA", 1e9, "INPUT.STRETCH", 64, "INPUT.MULTI_SCALE.SIZES", [64, 96],
+        f"{KEY}MIN_DELTA", 1e9, "INPUT.SQUARE_SIZE", 64, "INPUT.MULTI_SCALE.SIZES", [64, 96],
     )  # fmt: skip
     os.makedirs(cfg.OUTPUT_DIR)
     (tmp_path / "job.yaml").write_text(cfg.dump())

@@ -6,11 +6,11 @@ from detectron2.engine import SimpleTrainer
 from detectron2.utils.events import EventStorage
 from torch import nn
 
-from multas.distillation.min_norm import gram_matrix, min_norm_weights
-from multas.distillation.path_gradients import PathGradients
+from multas.distillation.gradients.min_norm import gram_matrix, min_norm_weights
 from multas.engine.hooks import PathMonitor
-from multas.engine.mixed_precision import MixedPrecision
-from multas.engine.step import GradientStep
+from multas.engine.steps.gradient_step import GradientStep
+from multas.engine.steps.mixed_precision import MixedPrecision
+from multas.engine.steps.path_gradients import PathGradients
 from tiny_classifier import PATHS, images, make_distiller
 
 NAMES = ["at", "fm", "st"]

@@ -23,7 +23,7 @@ from multas.distillation import Distiller, Teacher, build_distillation
 from multas.modeling.generalized_focal import encode_distances
 from multas.modeling.heads import build_task_head
 from multas.modeling.heads.gfl_loss import anchor_places
-from multas.modeling.matching import assign_atss, pad_objects
+from multas.modeling.label_assignment import assign_atss, pad_objects
 
 # Inference
 

@@ -21,7 +21,7 @@ from gfl_scene import (
 )
 from multas.modeling.generalized_focal import atss_match
 from multas.modeling.heads import GFLLoss
-from multas.modeling.matching import assign_atss, pad_objects
+from multas.modeling.label_assignment import assign_atss, pad_objects
 
 # A literal reading, in plain numbers
 

@@ -11,10 +11,10 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 import golden_cases
-import multas.modeling.matchers as matchers
+import multas.modeling.matcher as matchers
 from multas.modeling.heads.dense_loss import DenseLoss
-from multas.modeling.matchers import match_iou, match_mutual_guidance, pad_objects
-from multas.modeling.matching import PaddedObjects, assign_iou, assign_mutual_guidance
+from multas.modeling.label_assignment import PaddedObjects, assign_iou, assign_mutual_guidance
+from multas.modeling.matcher import match_iou, match_mutual_guidance, pad_objects
 
 DTYPES = [torch.float64, torch.float32]
 

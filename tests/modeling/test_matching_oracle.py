@@ -8,7 +8,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from multas.modeling.box_coding import decode_boxes
-from multas.modeling.matching import (
+from multas.modeling.label_assignment import (
     PaddedObjects,
     assign_iou,
     assign_mutual_guidance,

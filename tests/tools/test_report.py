@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from reproduction.document import Grid, Heading, Link, Paragraph, to_html, to_markdown
+from reproduction.execution import State, states_of
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result
 from reproduction.rows import rows_of
 from reproduction.runs import Planner, in_order
-from reproduction.schedule import State, states_of
 from reproduction.tables import TABLES
 
 

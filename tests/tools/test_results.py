@@ -4,10 +4,10 @@ import math
 
 import pytest
 
+from reproduction.execution import states_of
 from reproduction.results import compare_order, cost_of, differences, order_of, read_result
 from reproduction.rows import Row, rows_of
 from reproduction.runs import Planner
-from reproduction.schedule import states_of
 from reproduction.tables import TABLES
 
 

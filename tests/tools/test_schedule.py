@@ -2,9 +2,9 @@
 
 import pytest
 
+from reproduction.execution import State, duration, execute, states_of
 from reproduction.rows import rows_of
 from reproduction.runs import Planner, in_order
-from reproduction.schedule import State, duration, execute, states_of
 from reproduction.tables import TABLES
 
 

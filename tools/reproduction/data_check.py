@@ -8,8 +8,8 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
-from .data_sets import EMBEDDED, fault_of, names_of, names_on_cards
-from .runs import Run, merged
+from reproduction.data_sets import EMBEDDED, fault_of, names_of, names_on_cards
+from reproduction.runs import Run, merged
 
 _LAYOUT = "datasets/README.md shows how the data lies"
 # What tools/convert_weights.py makes.

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from .document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
-from .plots import labels_picture, path_pictures
-from .results import Result, cost_of, differences, log_of, order_of, seconds_of
-from .runs import Run, in_order
-from .schedule import State, States, duration
-from .tables import METRICS, Table
+from reproduction.document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
+from reproduction.execution import State, States, duration
+from reproduction.plots import labels_picture, path_pictures
+from reproduction.results import Result, cost_of, differences, log_of, order_of, seconds_of
+from reproduction.runs import Run, in_order
+from reproduction.tables import METRICS, Table
 
 _NOTHING = "–"
 

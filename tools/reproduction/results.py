@@ -11,12 +11,11 @@ import yaml
 from scipy.stats import kendalltau
 
 from multas.engine.report import last_values, training_seconds
-
-from .rows import Row
-from .runners import read_resources
-from .runs import Run
-from .schedule import State, States
-from .tables import METRICS, Table
+from reproduction.execution import State, States
+from reproduction.rows import Row
+from reproduction.runners import read_resources
+from reproduction.runs import Run
+from reproduction.tables import METRICS, Table
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from .heads import read_head
-from .tables import DATA_NAMES, Part, Table
+from reproduction.heads import read_head
+from reproduction.tables import DATA_NAMES, Column, Table
 
 CONFIGS = Path("configs")
 # Rows are listed as the papers do: by the beginning of their names, then by the other words.
@@ -86,7 +86,7 @@ def _fits(row: Row, pattern: str) -> bool:
     return fnmatch("/".join(parts[-1 - pattern.count("/") :]), pattern)
 
 
-def _row(table: Table, data: str, part: Part, file: Path) -> Row | None:
+def _row(table: Table, data: str, part: Column, file: Path) -> Row | None:
     head = read_head(file)
     if table.place not in head.places:
         return None

@@ -14,7 +14,7 @@ from typing import IO, Any, Protocol
 
 import torch
 
-from .runs import Run
+from reproduction.runs import Run
 
 THREADS = "OMP_NUM_THREADS"
 _POLL_SECONDS = 1.0

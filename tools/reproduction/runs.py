@@ -13,10 +13,9 @@ from detectron2.config import CfgNode, get_cfg
 
 from multas.config import add_multas_config
 from multas.engine.report import last_values
-
-from .data_sets import content_hash, file_hash, names_on_cards
-from .own_data import opts_on_card
-from .tables import METRICS
+from reproduction.data_sets import content_hash, file_hash, names_on_cards
+from reproduction.own_data import opts_on_card
+from reproduction.tables import METRICS
 
 _DISTILLATION = "MODEL.DISTILLATION"
 # Where a recipe may name the product of another one.

@@ -55,7 +55,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Part:
+class Column:
     """A column of a table: recipes (patterns below a data set) that compete with each other."""
 
     name: str = ""
@@ -84,7 +84,7 @@ class Table:
     root: str
     data: tuple[str, ...]
     metrics: tuple[str, ...]
-    parts: tuple[Part, ...] = (Part(),)
+    parts: tuple[Column, ...] = (Column(),)
     baseline: Callable[[str], str] = lambda row: "student"
 
 
@@ -92,7 +92,7 @@ def _limited(
     name: str,
     place: str,
     title: str,
-    parts: tuple[Part, ...],
+    parts: tuple[Column, ...],
     data: tuple[str, ...] = ("voc",),
     metrics: tuple[str, ...] = ("mAP",),
 ) -> Table:
@@ -101,10 +101,10 @@ def _limited(
     )
 
 
-def _unseen(teacher: str, student: str, labels: float = 0.0) -> Part:
+def _unseen(teacher: str, student: str, labels: float = 0.0) -> Column:
     """The students see other images than the teacher and the supervised row."""
     files = (f"{teacher}/*.yaml", f"{teacher}_to_{student}/*.yaml")
-    return Part(f"{teacher} → {student}", files, labels)
+    return Column(f"{teacher} → {student}", files, labels)
 
 
 def _hand_tuned_twin(row: str) -> str:
@@ -119,7 +119,7 @@ TABLES = {
             "A1",
             "Table 1",
             "Supervised students on half, self-trained students on all images",
-            (Part("half", ("half/*.yaml",)),),
+            (Column("half", ("half/*.yaml",)),),
             data=("voc", "vedai"),
             metrics=("mAP", "AP50", "AP75", "AP10", "AP25"),
         ),
@@ -127,7 +127,7 @@ TABLES = {
             "A2",
             "Table 2",
             "Fewer annotated images",
-            tuple(Part(name, (f"{name}/*.yaml",), share) for name, share in SHARES.items()),
+            tuple(Column(name, (f"{name}/*.yaml",), share) for name, share in SHARES.items()),
         ),
         _limited(
             "A3",
@@ -154,8 +154,8 @@ TABLES = {
             data=("voc",),
             metrics=("mAP", "IoU"),
             parts=(
-                Part("half of the images", ("det2*.yaml", "teacher*.yaml")),
-                Part("the images for detection", ("det.yaml", "det_*.yaml", "teacher*.yaml")),
+                Column("half of the images", ("det2*.yaml", "teacher*.yaml")),
+                Column("the images for detection", ("det.yaml", "det_*.yaml", "teacher*.yaml")),
             ),
             baseline=lambda row: row.partition("_")[0],
         ),

@@ -45,7 +45,8 @@ def add_data_config(cfg: CN) -> None:
 
     # Side in pixels of the square that images are stretched to, in training and test, the aspect
     # ratio not kept (paper A: 320 or 512). 0 = Detectron2's INPUT.MIN_SIZE_* and MAX_SIZE_*.
-    cfg.INPUT.STRETCH = 0
+    cfg.INPUT.SQUARE_SIZE = 0
+    cfg.register_renamed_key("INPUT.STRETCH", "INPUT.SQUARE_SIZE")
     # Training augmentation: "" = Detectron2's INPUT.RANDOM_FLIP and CROP, "single_shot" = colour
     # distortion, crop-or-expand and mirror of paper A, "padded_crop" = CIFAR's shift by up to 4 px
     # and INPUT.RANDOM_FLIP, "resized_crop" = ImageNet's window of any size, resized to
@@ -64,10 +65,10 @@ def add_data_config(cfg: CN) -> None:
     # (MODEL.DISTILLATION.CACHE).
     cfg.INPUT.VIEWS = 0
     cfg.INPUT.MULTI_SCALE = CN()
-    # Sizes in place of STRETCH, one drawn for each training batch (paper A: 256, 320, 384 for
-    # 320 and 384, 512, 640 for 512); empty = always STRETCH.
+    # Sizes in place of SQUARE_SIZE, one drawn for each training batch (paper A: 256, 320, 384 for
+    # 320 and 384, 512, 640 for 512); empty = always SQUARE_SIZE.
     cfg.INPUT.MULTI_SCALE.SIZES = []
-    # Share of MAX_ITER at the end that is always trained at STRETCH.
+    # Share of MAX_ITER at the end that is always trained at SQUARE_SIZE.
     cfg.INPUT.MULTI_SCALE.FINAL_FRACTION = 0.2
 
     # Python modules (dotted names) imported at start: the place to register own paths,

@@ -76,9 +76,10 @@ def add_distillation_config(cfg: CN) -> None:
     # Folder that keeps what fixed teachers return for each image, in half precision, so that no
     # image is shown to them twice; "" = no cache. It pays where images come back: set INPUT.VIEWS.
     # An entry is found by the content of the image, the size that it is padded to in its batch, and
-    # the teacher's weights. So runs may share a folder, and images of one size (INPUT.STRETCH) are
-    # found from the first repetition on, others only when their batch has that size again. Code is
-    # not looked at: empty the folder when you change a teacher's. Needs the extra `cache`.
+    # the teacher's weights. So runs may share a folder, and images of one size
+    # (INPUT.SQUARE_SIZE) are found from the first repetition on, others only when their batch has
+    # that size again. Code is not looked at: empty the folder when you change a teacher's. Needs
+    # the extra `cache`.
     d.CACHE.FOLDER = ""
     # Size limit in GB (10^9 bytes); the least recently used entries go.
     d.CACHE.MAX_GB = 20.0

@@ -1,30 +1,30 @@
 """Data: the embedded set, data cards, split lists, and what joins them into training batches."""
 
-from .augmentation import AUGMENTATION_REGISTRY
-from .card import Card, read_card
-from .cards import register_card, register_cards
-from .checks import DatasetError, Problems
-from .loader import build_test_loader, build_train_loader
-from .mapper import MultasMapper
-from .masks import read_mask
-from .pseudo_labels import PseudoLabels, load_pseudo_labels, save_pseudo_labels
-from .split_check import SplitReport, check_splits
-from .splits import (
+from multas.data.card import Card, read_card
+from multas.data.cards import register_card, register_cards
+from multas.data.formats.masks import read_mask
+from multas.data.issues import DatasetError, DatasetIssues
+from multas.data.loader import build_test_loader, build_train_loader
+from multas.data.mapper import MultasMapper
+from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels, save_pseudo_labels
+from multas.data.splits.check import SplitReport, check_splits
+from multas.data.splits.make import (
     class_counts,
     make_partial_splits,
     make_splits,
     mask_counts,
     write_splits,
 )
-from .toy import check_toy, make_toy
-from .toy_classes import make_toy_classes
+from multas.data.toy.classes import make_toy_classes
+from multas.data.toy.devkit import check_toy, make_toy
+from multas.data.transforms.augmentation import AUGMENTATION_REGISTRY
 
 __all__ = [
     "AUGMENTATION_REGISTRY",
     "Card",
     "DatasetError",
+    "DatasetIssues",
     "MultasMapper",
-    "Problems",
     "PseudoLabels",
     "SplitReport",
     "build_test_loader",

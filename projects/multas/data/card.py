@@ -34,8 +34,8 @@ from pathlib import Path
 
 import yaml
 
-from .card_split import FORMATS, OWN_KEYS, SHARED_KEYS, Split, parse_split, require_keys
-from .checks import STRICTNESS, DatasetError
+from multas.data.card_split import FORMATS, OWN_KEYS, SHARED_KEYS, Split, parse_split, require_keys
+from multas.data.issues import STRICTNESS, DatasetError
 
 _CARD_KEYS = ["name", "format", "root", "splits", "classes", "year", "ignore_label", "strictness"]
 _CARD_KEYS += SHARED_KEYS

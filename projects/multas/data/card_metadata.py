@@ -4,10 +4,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from .card import Card
-from .card_split import FORMATS, Split
-from .checks import DatasetError
-from .masks import read_mask
+from multas.data.card import Card
+from multas.data.card_split import FORMATS, Split
+from multas.data.formats.masks import read_mask
+from multas.data.issues import DatasetError
 
 
 def set_classes(metadata, card: Card, classes: Sequence[str]) -> None:

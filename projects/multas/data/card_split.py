@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from .checks import DatasetError
+from multas.data.issues import DatasetError
 
 UNLABELED = "_unlabeled"
 

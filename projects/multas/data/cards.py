@@ -8,16 +8,22 @@ from pathlib import Path
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
-from .card import Card, read_card
-from .card_metadata import set_classes, set_places
-from .card_split import UNLABELED, Split
-from .checks import DatasetError, Problems
-from .classification import CIFAR, find_label_classes, load_cifar, load_class_folders, load_labels
-from .coco import load_coco, match_classes, read_json
-from .folder import load_images, read_ids
-from .masks import MaskFolders, load_masks
-from .vedai import load_vedai, select_classes
-from .voc import find_classes, load_voc
+from multas.data.card import Card, read_card
+from multas.data.card_metadata import set_classes, set_places
+from multas.data.card_split import UNLABELED, Split
+from multas.data.formats.classification import (
+    CIFAR,
+    find_label_classes,
+    load_cifar,
+    load_class_folders,
+    load_labels,
+)
+from multas.data.formats.coco import load_coco, match_classes, read_json
+from multas.data.formats.folder import load_images, read_ids
+from multas.data.formats.masks import MaskFolders, load_masks
+from multas.data.formats.vedai import load_vedai, select_classes
+from multas.data.formats.voc import find_classes, load_voc
+from multas.data.issues import DatasetError, DatasetIssues
 
 
 def register_card(card: str | os.PathLike | dict) -> list[str]:
@@ -77,12 +83,12 @@ def _fingerprint(card: Card) -> str:
 
 
 def _load(name: str, card: Card, split: Split, unlabeled: bool) -> list[dict]:
-    problems = Problems(f"{name!r} (card {card.source})", card.strictness)
+    issues = DatasetIssues(f"{name!r} (card {card.source})", card.strictness)
     root = card.find_root()
     metadata = MetadataCatalog.get(name)
     set_places(metadata, card, split, unlabeled)
     file = card.find_ids(split, root)
-    ids = None if file is None else read_ids(file, problems)
+    ids = None if file is None else read_ids(file, issues)
     if ids is not None and split.suffix:
         # Lists that were made from the names of the files have the suffix.
         ids = [image_id.removesuffix(split.suffix) for image_id in ids]
@@ -93,8 +99,8 @@ def _load(name: str, card: Card, split: Split, unlabeled: bool) -> list[dict]:
             "or `images`"
         )
     load = _load_unlabeled if unlabeled else _LOADERS[card.format]
-    records = load(card, split, root, ids, metadata, problems)
-    problems.close()
+    records = load(card, split, root, ids, metadata, issues)
+    issues.close()
     if not records:
         raise DatasetError(f"data set {name!r} (card {card.source}) has no images in {images}")
     return records
@@ -105,7 +111,7 @@ def _load(name: str, card: Card, split: Split, unlabeled: bool) -> list[dict]:
 
 
 def _load_voc(
-    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, issues: DatasetIssues
 ) -> list[dict]:
     classes = card.classes or _found_classes(card, root)
     set_classes(metadata, card, classes)
@@ -116,7 +122,7 @@ def _load_voc(
         root / split.images,
         ids,
         classes,
-        problems,
+        issues,
         annotation_dir=root / split.annotations if "det" in split.annotates else None,
         masks=masks,
         only_complete=split.only_complete,
@@ -125,7 +131,7 @@ def _load_voc(
 
 def _found_classes(card: Card, root: Path) -> list[str]:
     """All splits count, so that each of them gets the same order."""
-    quiet = Problems(card.name)
+    quiet = DatasetIssues(card.name)
     names: set[str] = set()
     for split in card.splits:
         file = card.find_ids(split, root)
@@ -135,11 +141,11 @@ def _found_classes(card: Card, root: Path) -> list[str]:
 
 
 def _load_masks(
-    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, issues: DatasetIssues
 ) -> list[dict]:
     masks = _mask_folders(card, split, root, len(card.classes or ()))
     images = root / split.images
-    return load_masks(images, ids, masks, problems, split.suffix, split.only_complete)
+    return load_masks(images, ids, masks, issues, split.suffix, split.only_complete)
 
 
 def _mask_folders(card: Card, split: Split, root: Path, num_values: int) -> MaskFolders:
@@ -155,38 +161,38 @@ def _mask_folders(card: Card, split: Split, root: Path, num_values: int) -> Mask
 
 
 def _load_vedai(
-    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, issues: DatasetIssues
 ) -> list[dict]:
     classes = select_classes(card.classes, card.source)
     set_classes(metadata, card, classes)
     annotations = root / split.annotations
-    return load_vedai(root / split.images, ids, classes, problems, annotations, split.suffix)
+    return load_vedai(root / split.images, ids, classes, issues, annotations, split.suffix)
 
 
 def _load_folders(
-    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, issues: DatasetIssues
 ) -> list[dict]:
     classes = card.classes or find_label_classes(card, root)
     set_classes(metadata, card, classes)
     if split.labels:
-        return load_labels(root / split.images, ids, classes, problems, root / split.labels)
-    return load_class_folders(root / split.images, ids, classes, problems)
+        return load_labels(root / split.images, ids, classes, issues, root / split.labels)
+    return load_class_folders(root / split.images, ids, classes, issues)
 
 
 def _load_cifar(
-    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, issues: DatasetIssues
 ) -> list[dict]:
-    records, classes = load_cifar(card.format, root, split.part, ids, problems)
+    records, classes = load_cifar(card.format, root, split.part, ids, issues)
     set_classes(metadata, card, classes)
     return records
 
 
 def _load_unlabeled(
-    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, issues: DatasetIssues
 ) -> list[dict]:
     if card.format in ("folders", *CIFAR) and not split.labels:
         # The labels are the names of the folders, or lie in the files of the images.
-        records = _LOADERS[card.format](card, split, root, ids, metadata, problems)
+        records = _LOADERS[card.format](card, split, root, ids, metadata, issues)
         return [{k: v for k, v in record.items() if k != "label"} for record in records]
     images = root / split.images
     if ids is None and card.format == "coco":
@@ -202,7 +208,7 @@ def _load_unlabeled(
                 f"{', '.join(shared)}; to use it unlabelled, name its images by a list: "
                 f"{split.name}: {{json: {split.json}, ids: …}}"
             )
-    records = load_images(images, ids, problems, split.suffix)
+    records = load_images(images, ids, issues, split.suffix)
     if card.format == "coco":
         # COCO's file names are its image ids with leading zeros; pseudo-labels are joined by ids.
         for record in records:
@@ -212,13 +218,13 @@ def _load_unlabeled(
 
 
 def _load_coco(
-    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, problems: Problems
+    card: Card, split: Split, root: Path, ids: list[str] | None, metadata, issues: DatasetIssues
 ) -> list[dict]:
     file = root / split.json
     content = read_json(file)
-    classes = match_classes(content["categories"], card.classes, str(file), problems)
+    classes = match_classes(content["categories"], card.classes, str(file), issues)
     set_classes(metadata, card, classes.names)
-    records = load_coco(content, str(file), root / split.images, ids, classes, problems)
+    records = load_coco(content, str(file), root / split.images, ids, classes, issues)
     # Without a file of its own the evaluator writes one from the records: needed where those are
     # fewer than, or classed differently from, what the file has.
     if classes.in_file_order and len(records) == len(content["images"]):

@@ -13,9 +13,9 @@ from detectron2.data import transforms as T
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
-from multas.data.augmentation import Stretch, build_augmentations
-from multas.data.masks import read_mask
+from multas.data.formats.masks import read_mask
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
+from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
 
 
 class MultasMapper:
@@ -30,7 +30,7 @@ class MultasMapper:
     Args:
         is_train: whether annotations are handed out.
         augmentations: Detectron2 augmentations, in order.
-        stretch: side of the square that images are stretched to after them; 0 = they are not.
+        square_size: side of the square that images are stretched to after them; 0 = they are not.
         image_format: see INPUT.FORMAT.
         use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
         instance_mask_format: see INPUT.MASK_FORMAT.
@@ -43,7 +43,7 @@ class MultasMapper:
         *,
         is_train: bool,
         augmentations: Sequence[T.Augmentation | T.Transform],
-        stretch: int = 0,
+        square_size: int = 0,
         image_format: str,
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
@@ -51,7 +51,7 @@ class MultasMapper:
     ) -> None:
         self.is_train = is_train
         self.augmentations = list(augmentations)
-        self.stretch = stretch
+        self.square_size = square_size
         self.image_format = image_format
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
@@ -74,7 +74,7 @@ class MultasMapper:
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
-            "stretch": cfg.INPUT.STRETCH,
+            "square_size": cfg.INPUT.SQUARE_SIZE,
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
@@ -86,7 +86,7 @@ class MultasMapper:
         Args:
             dataset_dict: of one image, Detectron2's standard format; "pixels", (H, W, 3) uint8 RGB,
                 may stand for the image in "file_name".
-            size: replaces ``stretch`` (multi-scale training); 0 = it does not.
+            size: replaces ``square_size`` (multi-scale training); 0 = it does not.
 
         Returns:
             The dict with "image" (uint8, (C, H, W), augmented), and as far as annotated
@@ -104,8 +104,8 @@ class MultasMapper:
         if self.is_train and annotations is not None:
             boxes = _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
-        size = size or self.stretch
-        last = [Stretch(size)] if size else []
+        size = size or self.square_size
+        last = [ResizeToSquare(size)] if size else []
         transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
         image = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.as_tensor(image)

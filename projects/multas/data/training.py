@@ -13,8 +13,8 @@ from multas.data.loader import (
     load_training_dicts,
 )
 from multas.data.mapper import MultasMapper
-from multas.data.multi_scale import build_batch_sizes
 from multas.data.task_batches import KEY, TaskLoader, parse_task_batches
+from multas.data.transforms.multi_scale import build_batch_sizes
 
 
 def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:

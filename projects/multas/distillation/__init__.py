@@ -9,7 +9,7 @@ from multas.distillation.distillation import Distillation, build_distillation
 from multas.distillation.distiller import Distiller
 from multas.distillation.paths import PATH_REGISTRY, Path, Targets
 from multas.distillation.taps import Taps
-from multas.distillation.teacher import Teacher
+from multas.distillation.teacher.teacher import Teacher
 
 __all__ = [
     "AGGREGATOR_REGISTRY",

@@ -17,14 +17,14 @@ from multas.distillation.aggregation import (
     build_aggregator,
 )
 from multas.distillation.box_source import check_box_source, wants_detections, with_boxes
-from multas.distillation.cuts import Cut, Cuts
+from multas.distillation.gradients.feature_boundary import Cut, Cuts
 from multas.distillation.paths.base import Path, Shapes, Targets
 from multas.distillation.paths.spec import PathSpec, check_tasks, parse_paths, tapped_heads
 from multas.distillation.paths.table import path_table, table_row
-from multas.distillation.ranks import mean_over_ranks
 from multas.distillation.taps import TapError, Taps, leaves
-from multas.distillation.teacher import Teacher, build_teachers
+from multas.distillation.teacher.teacher import Teacher, build_teachers
 from multas.modeling.losses import full_precision
+from multas.util.ranks import mean_over_ranks
 
 
 class Distillation(nn.Module):
@@ -92,7 +92,7 @@ class Distillation(nn.Module):
         for teacher, record in zip(self.teachers, records[1], strict=True):
             if cache.FOLDER and record:
                 teacher.keep_outputs(cache.FOLDER, int(cache.MAX_GB * 1e9), record)
-            teacher.streamline(evaluated=cfg.TEST.EVALUATE_TEACHER)
+            teacher.optimize_for_inference(evaluated=cfg.TEST.EVALUATE_TEACHER)
         self.labels = [(s.name, label) for s in self.specs for label in self._labels_of(s)]
         self.names = ["_".join(filter(None, pair)) for pair in self.labels]
         weight_of = {spec.name: spec.weight for spec in self.specs}
@@ -149,7 +149,11 @@ class Distillation(nn.Module):
             rows,
             f"Distillation paths, aggregation {type(self.aggregator).__name__}, alpha "
             f"{self.alpha:g}:",
-            [f"Teacher {i} {t.following}." for i, t in enumerate(self.teachers) if t.following],
+            [
+                f"Teacher {i} {t.mean_teacher}."
+                for i, t in enumerate(self.teachers)
+                if t.mean_teacher
+            ],
         )
 
     def taps_for(self, task: str | None) -> list[str]:

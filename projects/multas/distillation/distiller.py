@@ -11,8 +11,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from multas.distillation.cuts import Cut
 from multas.distillation.distillation import Distillation, build_distillation
+from multas.distillation.gradients.feature_boundary import Cut
 from multas.distillation.paths.base import Targets
 from multas.modeling.multitask_network import add_losses, mini_batches
 

@@ -9,8 +9,8 @@ from detectron2.utils import comm
 from torch import nn
 
 from multas.distillation import Distiller
-from multas.distillation.teacher import build_teachers
-from multas.engine.named_models import TeacherModel, beside_teacher, teacher_models
+from multas.distillation.teacher.teacher import build_teachers
+from multas.engine.weights.evaluated_models import TeacherModel, teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def evaluate(
         FileNotFoundError: a teacher's config or weights are missing.
     """
     teachers = _fixed_teachers(cfg) if isinstance(model, Distiller) else {}
-    own = test(cfg, beside_teacher(cfg, model, teachers))
+    own = test(cfg, with_teacher_scores(cfg, model, teachers))
     taught = {}
     for name, teacher in teachers.items():
         logger.info(f"Evaluating '{name}'.")
@@ -53,7 +53,7 @@ def _fixed_teachers(cfg: CfgNode) -> dict[str, TeacherModel]:
         return {}
     fixed = {}
     for name, model in teacher_models(cfg, build_teachers(cfg)).items():
-        if model.teacher.following is None:
+        if model.teacher.mean_teacher is None:
             fixed[name] = model
         else:
             logger.warning(

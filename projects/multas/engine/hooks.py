@@ -14,9 +14,9 @@ from detectron2.utils import comm
 from torch import nn
 
 from multas.distillation import Distillation
-from multas.distillation.teacher_cache import TeacherCache
-from multas.engine.named_models import Weights, live_weights
-from multas.engine.product import Product
+from multas.distillation.teacher.cache import TeacherCache
+from multas.engine.weights.evaluated_models import Weights, live_weights
+from multas.engine.weights.final_weights import FinalWeights
 from multas.modeling import MultiTaskNetwork
 
 
@@ -139,8 +139,8 @@ class SaveStudent(HookBase):
         folder: where the files go.
     """
 
-    def __init__(self, product: Product, model: nn.Module, folder: str) -> None:
-        self._product = product
+    def __init__(self, product: FinalWeights, model: nn.Module, folder: str) -> None:
+        self._final = product
         self._model = model
         self._folder = folder
 
@@ -148,7 +148,7 @@ class SaveStudent(HookBase):
         if self.trainer.iter < self.trainer.max_iter:
             return
         trained = live_weights(self._model)
-        product = list(self._product.named_weights(finished=True).values())[-1]
+        product = list(self._final.named_weights(finished=True).values())[-1]
         if product is not None:
             self._save(trained, "student_raw.pth")
         self._save(trained if product is None else product, "student.pth")

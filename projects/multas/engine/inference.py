@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 from torch import nn
 
-from multas.modeling.whole_weights import is_file, load_whole
+from multas.modeling.strict_loading import is_file, load_strictly
 
 
 def load_model(cfg: CfgNode, weights: str) -> nn.Module:
@@ -30,7 +30,7 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
         )
     model = build_model(cfg)
     try:
-        load_whole(model, weights)
+        load_strictly(model, weights)
     except ValueError as error:
         raise ValueError(
             f"The weights '{weights}' do not fit the config: {error}. Use the config that they "

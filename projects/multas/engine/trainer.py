@@ -19,17 +19,17 @@ from multas.data.loader import TrainLoader, build_test_loader
 from multas.data.task_batches import TaskLoader, training_sets
 from multas.data.training import build_training_loader
 from multas.distillation import Distillation, Distiller
-from multas.engine.annotation_checks import check_annotations
-from multas.engine.build_step import build_step
-from multas.engine.cache_size import check_cache
 from multas.engine.checkpointer import Checkpointer
-from multas.engine.checks import check_classes, check_ignored_labels, check_test_sets
-from multas.engine.ema import MeanTeachers
+from multas.engine.checks.annotations import check_annotations
+from multas.engine.checks.cache_size import check_cache
+from multas.engine.checks.classes import check_classes, check_ignored_labels, check_test_sets
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, PathMonitor, RunState, SaveStudent, TaskImages
+from multas.engine.lr_schedule import build_lr_scheduler
 from multas.engine.path_ramp import PathRamp
-from multas.engine.product import Product
-from multas.engine.schedule import build_lr_scheduler
+from multas.engine.steps.build import build_step
+from multas.engine.weights.ema import MeanTeachers
+from multas.engine.weights.final_weights import FinalWeights
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
 from multas.modeling.memory_format import channels_last_
@@ -128,24 +128,24 @@ class Trainer(DefaultTrainer):
             model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra
         )
         self._losses = LossRecord(model)
-        self._product = Product(cfg, model, distillation, self.test)
+        self._final = FinalWeights(cfg, model, distillation, self.test)
         # Ours before Detectron2's: its checkpointer must find what they changed, its writer,
         # which comes last, what they logged.
         own: list[HookBase | None] = [
             RunState(model),
             *_task_hooks(model),
             *([] if distillation is None else _path_hooks(cfg, model, distillation)),
-            *self._product.hooks,
+            *self._final.hooks,
         ]
         default = [
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if isinstance(hook, EvalHook) else hook
             for hook in super().build_hooks()
         ]
-        last = [SaveStudent(self._product, model, cfg.OUTPUT_DIR)] if comm.is_main_process() else []
+        last = [SaveStudent(self._final, model, cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         return [*own, *default, *last]
 
     def _evaluate(self) -> Mapping[str, Any]:
-        self._last_eval_results = self._product.evaluate(finished=self.iter >= self.max_iter)
+        self._last_eval_results = self._final.evaluate(finished=self.iter >= self.max_iter)
         return self._last_eval_results
 
     def train(self) -> Mapping[str, Any] | None:
@@ -202,7 +202,7 @@ def _path_hooks(cfg: CfgNode, model: nn.Module, distillation: Distillation) -> l
     caches = [teacher.cache for teacher in distillation.teachers if teacher.cache is not None]
     if caches:
         hooks.append(CacheHits(caches))
-    if any(teacher.following for teacher in distillation.teachers):
+    if any(teacher.mean_teacher for teacher in distillation.teachers):
         hooks.append(MeanTeachers(model, distillation.teachers))
     return hooks
 

@@ -1,9 +1,9 @@
 """Evaluators: VOC boxes, semantic segmentation, classification and agreement."""
 
-from .build import EVALUATOR_REGISTRY, build_evaluator
-from .classification import ClassificationEvaluator
-from .sem_seg import SemanticSegmentationEvaluator
-from .voc import VOCDetectionEvaluator
+from multas.evaluation.build import EVALUATOR_REGISTRY, build_evaluator
+from multas.evaluation.classification import ClassificationEvaluator
+from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
+from multas.evaluation.voc import VOCDetectionEvaluator
 
 __all__ = [
     "EVALUATOR_REGISTRY",

@@ -7,9 +7,9 @@ from detectron2.data import MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from fvcore.common.registry import Registry
 
-from .classification import ClassificationEvaluator
-from .sem_seg import SemanticSegmentationEvaluator
-from .voc import VOCDetectionEvaluator
+from multas.evaluation.classification import ClassificationEvaluator
+from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
+from multas.evaluation.voc import VOCDetectionEvaluator
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """

@@ -12,10 +12,15 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
-from .average_precision import average_precision_11point, average_precision_area
-from .rounding import round_as_printed
-from .voc_ground_truth import GroundTruth, from_dataset_dicts, image_set_file, read_devkit
-from .voc_matching import best_overlaps, classify_detections, precision_recall
+from multas.evaluation.average_precision import average_precision_11point, average_precision_area
+from multas.evaluation.rounding import round_as_printed
+from multas.evaluation.voc_ground_truth import (
+    GroundTruth,
+    from_dataset_dicts,
+    image_set_file,
+    read_devkit,
+)
+from multas.evaluation.voc_matching import best_overlaps, classify_detections, precision_recall
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 METRICS = {"11pt": average_precision_11point, "area": average_precision_area}

@@ -1,9 +1,13 @@
 """Backbones, necks, heads and the meta-architecture; importing it registers them."""
 
-from .anchor_generator import ClippedAnchorGenerator
-from .backbone import build_multas_fpn_backbone, build_multas_resnet_backbone, build_resnet
-from .fold import fold_batch_norm
-from .heads import (
+from multas.modeling.anchor_generator import ClippedAnchorGenerator
+from multas.modeling.backbone import (
+    build_multas_fpn_backbone,
+    build_multas_resnet_backbone,
+    build_resnet,
+)
+from multas.modeling.fold import fold_batch_norm
+from multas.modeling.heads import (
     TASK_HEAD_REGISTRY,
     DenseDetectionHead,
     GFLHead,
@@ -11,8 +15,12 @@ from .heads import (
     SemanticFPNHead,
     TaskHead,
 )
-from .multitask_network import MultiTaskNetwork
-from .neck import ContextPyramid, build_context_fpn_backbone, build_context_pafpn_backbone
+from multas.modeling.multitask_network import MultiTaskNetwork
+from multas.modeling.neck import (
+    ContextPyramid,
+    build_context_fpn_backbone,
+    build_context_pafpn_backbone,
+)
 
 __all__ = [
     "TASK_HEAD_REGISTRY",

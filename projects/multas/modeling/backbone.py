@@ -11,7 +11,7 @@ from detectron2.modeling import BACKBONE_REGISTRY, FPN, Backbone, ResNet
 from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 
-from .layers import Norm, norm_factory
+from multas.modeling.layers import Norm, norm_factory
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),

@@ -10,8 +10,8 @@ from detectron2.modeling import META_ARCH_REGISTRY, Backbone, build_backbone
 from detectron2.structures import ImageList
 from torch import Tensor, nn
 
-from .heads import TaskHead, build_task_head
-from .heads.build import pick_images
+from multas.modeling.heads import TaskHead, build_task_head
+from multas.modeling.heads.build import pick_images
 
 
 class RawOutputs(NamedTuple):

@@ -10,8 +10,8 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling import BACKBONE_REGISTRY, Backbone
 from torch import Tensor, nn
 
-from .backbone import build_multas_resnet_backbone
-from .layers import Norm, conv_block
+from multas.modeling.backbone import build_multas_resnet_backbone
+from multas.modeling.layers import Norm, conv_block
 
 
 def _upsample(x: Tensor) -> Tensor:

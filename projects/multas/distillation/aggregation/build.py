@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
 from multas.distillation.aggregation.torchjd import PREFIX, TorchJD
-from multas.distillation.registry import lookup
+from multas.util.names import lookup
 
 
 def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[float]) -> Aggregator:

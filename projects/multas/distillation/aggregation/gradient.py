@@ -52,7 +52,7 @@ class GradientAggregator(Aggregator):
     """Base class: v from the inner products of the gradients. Subclasses define :meth:`weigh`.
 
     What gradients are taken, and what is done with v, is the business of
-    :class:`multas.distillation.path_gradients.PathGradients`; it needs the trainer's help, so
+    :class:`multas.engine.steps.path_gradients.PathGradients`; it needs the trainer's help, so
     these aggregators work with multas' trainer only.
 
     Args:
@@ -101,7 +101,7 @@ class GradientAggregator(Aggregator):
     def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         raise RuntimeError(
             f"{type(self).__name__} weighs gradients, not losses; see "
-            "multas.distillation.path_gradients."
+            "multas.engine.steps.path_gradients."
         )
 
     def solve(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
 from multas.distillation.aggregation.gradient import GradientAggregator
-from multas.distillation.min_norm import NORMALISATIONS, mgda_weights
+from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
 
 
 @AGGREGATOR_REGISTRY.register()

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from multas.distillation.aggregation.gradient import GradientAggregator
-from multas.distillation.registry import did_you_mean
+from multas.util.names import did_you_mean
 
 PREFIX = "torchjd:"
 _KEY = "MODEL.DISTILLATION.AGGREGATION"

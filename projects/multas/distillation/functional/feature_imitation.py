@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from multas.distillation.functional.soft_detection import check_same
 from multas.modeling.losses import full_precision
-
-from .soft_detection import check_same
 
 # Factor of the feature terms of MSE and PDF-Distil in the published results (not in the paper).
 FEATURE_WEIGHT = 5.0

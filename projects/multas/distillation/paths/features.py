@@ -21,7 +21,7 @@ from multas.distillation.paths.base import (
     flatten_shapes,
 )
 from multas.distillation.paths.layers import LayerPath
-from multas.distillation.registry import did_you_mean
+from multas.util.names import did_you_mean
 
 NST_KERNELS = ("polynomial", "channel_gram")
 

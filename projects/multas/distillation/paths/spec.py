@@ -9,7 +9,7 @@ from detectron2.config import CfgNode
 from torch import nn
 
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes
-from multas.distillation.registry import did_you_mean, lookup
+from multas.util.names import did_you_mean, lookup
 
 _KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID", "TASKS")
 _KEY = "MODEL.DISTILLATION.PATHS"

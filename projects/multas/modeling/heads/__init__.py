@@ -1,14 +1,14 @@
 """Heads of the multi-task network."""
 
-from .build import TASK_HEAD_REGISTRY, TaskHead, build_task_head
-from .dense import DenseDetectionHead
-from .dense_inference import DenseInference
-from .dense_loss import DenseLoss
-from .dense_predictor import LevelwisePredictor
-from .gfl import GFLHead
-from .gfl_loss import GFLLoss
-from .linear import LinearClassificationHead
-from .semantic_fpn import SemanticFPNHead
+from multas.modeling.heads.build import TASK_HEAD_REGISTRY, TaskHead, build_task_head
+from multas.modeling.heads.dense import DenseDetectionHead
+from multas.modeling.heads.dense_inference import DenseInference
+from multas.modeling.heads.dense_loss import DenseLoss
+from multas.modeling.heads.dense_predictor import LevelwisePredictor
+from multas.modeling.heads.gfl import GFLHead
+from multas.modeling.heads.gfl_loss import GFLLoss
+from multas.modeling.heads.linear import LinearClassificationHead
+from multas.modeling.heads.semantic_fpn import SemanticFPNHead
 
 __all__ = [
     "TASK_HEAD_REGISTRY",

@@ -12,18 +12,18 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
-from ..box_coding import decode_boxes
-from ..layers import connected_zero
-from .build import (
+from multas.modeling.box_coding import decode_boxes
+from multas.modeling.heads.build import (
     TASK_HEAD_REGISTRY,
     TaskHead,
     annotated_images,
     pick_images,
     select_features,
 )
-from .dense_inference import DenseInference
-from .dense_loss import DenseLoss
-from .dense_predictor import LevelwisePredictor, shared_predictor
+from multas.modeling.heads.dense_inference import DenseInference
+from multas.modeling.heads.dense_loss import DenseLoss
+from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
+from multas.modeling.layers import connected_zero
 
 DensePredictions = tuple[list[Tensor], list[Tensor]]
 

@@ -8,7 +8,7 @@ from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
-from ..box_coding import decode_boxes
+from multas.modeling.box_coding import decode_boxes
 
 
 @dataclass(frozen=True, kw_only=True)

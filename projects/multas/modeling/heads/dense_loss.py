@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ..box_coding import BOX_WEIGHTS, encode_boxes
-from ..losses import balanced_l1_loss, focal_loss, full_precision, quality_focal_loss
-from ..matching import (
+from multas.modeling.box_coding import BOX_WEIGHTS, encode_boxes
+from multas.modeling.label_assignment import (
     DenseTargets,
     PaddedObjects,
     assign_iou,
@@ -21,6 +20,7 @@ from ..matching import (
     pad_objects,
     scores_at,
 )
+from multas.modeling.losses import balanced_l1_loss, focal_loss, full_precision, quality_focal_loss
 
 CHOICES = {
     "assignment": ("iou", "mutual_guidance"),
@@ -37,7 +37,8 @@ class DenseLoss:
         num_classes: K.
         assignment: "iou" or "mutual_guidance".
         iou_thresholds: background below the first, positive from the second, ignored between.
-        mutual_topk, mutual_sigma: see :func:`multas.modeling.matching.match_mutual_guidance`.
+        mutual_topk, mutual_sigma: see
+            :func:`multas.modeling.label_assignment.match_mutual_guidance`.
         cls_loss: "focal" or "quality_focal"; the qualities of the latter are 0/1 with "iou".
         focal_alpha, focal_gamma: of "focal".
         quality_gamma: of "quality_focal".

@@ -9,7 +9,7 @@ from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
-from ..layers import BatchNorm2d, Norm, SyncBatchNorm, conv_block
+from multas.modeling.layers import BatchNorm2d, Norm, SyncBatchNorm, conv_block
 
 
 class LevelwisePredictor(nn.Module):

@@ -13,12 +13,18 @@ from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
-from ..layers import connected_zero
-from ..losses import full_precision
-from .build import TASK_HEAD_REGISTRY, TaskHead, annotated_images, pick_images, select_features
-from .dense_inference import DenseInference
-from .dense_predictor import shared_predictor
-from .gfl_loss import GFLLoss, anchor_places, decode_sides, divisors
+from multas.modeling.heads.build import (
+    TASK_HEAD_REGISTRY,
+    TaskHead,
+    annotated_images,
+    pick_images,
+    select_features,
+)
+from multas.modeling.heads.dense_inference import DenseInference
+from multas.modeling.heads.dense_predictor import shared_predictor
+from multas.modeling.heads.gfl_loss import GFLLoss, anchor_places, decode_sides, divisors
+from multas.modeling.layers import connected_zero
+from multas.modeling.losses import full_precision
 
 GFLPredictions = tuple[list[Tensor], list[Tensor]]
 

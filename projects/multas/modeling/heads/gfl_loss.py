@@ -10,14 +10,13 @@ import torch
 from detectron2.structures import Instances
 from torch import Tensor
 
-from ..generalized_focal import (
+from multas.modeling.generalized_focal import (
     decode_logits,
     distribution_focal_loss,
     encode_distances,
     iou_and_giou,
 )
-from ..losses import full_precision, quality_focal_loss
-from ..matching import (
+from multas.modeling.label_assignment import (
     DenseTargets,
     PaddedObjects,
     assign_atss,
@@ -26,7 +25,8 @@ from ..matching import (
     pad_objects,
     scores_at,
 )
-from ..ranks import mean_over_ranks
+from multas.modeling.losses import full_precision, quality_focal_loss
+from multas.util.ranks import mean_over_ranks
 
 ASSIGNMENTS = ("atss", "iou")
 

@@ -8,15 +8,15 @@ from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from torch import Tensor, nn
 
-from ..layers import connected_zero
-from ..losses import full_precision
-from .build import (
+from multas.modeling.heads.build import (
     TASK_HEAD_REGISTRY,
     TaskHead,
     annotated_images,
     pick_images,
     select_features,
 )
+from multas.modeling.layers import connected_zero
+from multas.modeling.losses import full_precision
 
 
 @TASK_HEAD_REGISTRY.register()

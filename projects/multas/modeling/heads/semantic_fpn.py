@@ -10,15 +10,15 @@ from detectron2.layers import ShapeSpec
 from detectron2.modeling.postprocessing import sem_seg_postprocess
 from torch import Tensor, nn
 
-from ..layers import Norm, connected_zero, conv_block
-from ..losses import semantic_cross_entropy
-from .build import (
+from multas.modeling.heads.build import (
     TASK_HEAD_REGISTRY,
     TaskHead,
     annotated_images,
     pick_images,
     select_features,
 )
+from multas.modeling.layers import Norm, connected_zero, conv_block
+from multas.modeling.losses import semantic_cross_entropy
 
 
 class _Upsample(nn.Upsample):

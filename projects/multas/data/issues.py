@@ -1,0 +1,75 @@
+"""Collects what is wrong with a data set while it is read, and reports all of it at once."""
+
+import logging
+
+STRICTNESS = ("stop", "skip")
+MAX_LINES = 20  # a screenful
+MAX_NAMES = 6  # a line
+
+logger = logging.getLogger(__name__)
+
+
+class DatasetError(ValueError):
+    """A data set, its card or its files are wrong; the message names the files and the cure."""
+
+
+class DatasetIssues:
+    """What was found wrong in one data set.
+
+    Readers `add` a line for each find and leave the object or image out of what they return;
+    `close` then stops (`strictness` "stop") or logs one warning ("skip"). Images that a card asks
+    to leave out are no faults: `close` counts and names them in one warning of their own.
+    """
+
+    def __init__(self, dataset: str, strictness: str = "stop"):
+        if strictness not in STRICTNESS:
+            raise DatasetError(
+                f"data set {dataset}: strictness is {strictness!r}, choose from {STRICTNESS}"
+            )
+        self.dataset = dataset
+        self.strictness = strictness
+        self.lines: list[str] = []
+        self.left_out: dict[str, list[str]] = {}
+
+    def add(self, where: str, what: str) -> None:
+        """Note that file or entry `where` has the fault `what`."""
+        self.lines.append(f"{where}: {what}")
+
+    def leave_out(self, image_id: str, why: str) -> None:
+        """Note that an image is left out, as the card asks, because of `why`."""
+        self.left_out.setdefault(why, []).append(image_id)
+
+    def report(self) -> str:
+        """All finds, at most `MAX_LINES` of them and the number of the others."""
+        shown = [f"  {line}" for line in self.lines[:MAX_LINES]]
+        if len(self.lines) > MAX_LINES:
+            shown.append(f"  and {len(self.lines) - MAX_LINES} more")
+        noun = "issue" if len(self.lines) == 1 else "issues"
+        return "\n".join([f"data set {self.dataset}: {len(self.lines)} {noun}", *shown])
+
+    def close(self) -> None:
+        """Report what was found, if anything.
+
+        Raises:
+            DatasetError: something was found and strictness is "stop".
+        """
+        if self.left_out:
+            logger.warning("%s", self._report_left_out())
+        if not self.lines:
+            return
+        if self.strictness == "stop":
+            raise DatasetError(
+                f"{self.report()}\nMend the files, or set `strictness: skip` in the card to go on "
+                "without the objects and images named here."
+            )
+        logger.warning("%s\nLeft out because of `strictness: skip`.", self.report())
+
+    def _report_left_out(self) -> str:
+        lines = []
+        for why, names in self.left_out.items():
+            more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+            lines.append(f"  {len(names)} with {why}: {', '.join([*names[:MAX_NAMES], *more])}")
+        count = sum(map(len, self.left_out.values()))
+        noun = "image" if count == 1 else "images"
+        head = f"data set {self.dataset}: {count} {noun} left out because of `only_complete`"
+        return "\n".join([head, *lines])

@@ -1,0 +1,1 @@
+"""Splits of a data set: making and checking lists of image ids."""

@@ -1,0 +1,243 @@
+"""Split lists for limited-data experiments: nested, complementary, class-balanced, seeded.
+
+The lists have the names and relations of those used with VOC in the paper "Self-training and
+multi-task learning for limited data" (Le and Pham, ICCVW 2023), section 4.1: Eighth within Quarter
+within Half, and Half2, 3Quarter, 7Eighth as their exact complements. For its section 4.4 each image
+belongs to one task alone.
+"""
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from multas.data.formats.masks import read_mask
+
+FRACTIONS = (Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
+
+_NAMES = {
+    Fraction(1, 2): ("Half", "Half2"),
+    Fraction(1, 4): ("Quarter", "3Quarter"),
+    Fraction(1, 8): ("Eighth", "7Eighth"),
+}
+
+Counts = Mapping[str, Mapping[str, int]]
+
+
+def make_splits(
+    counts: Counts, fractions: Sequence[float | Fraction] = FRACTIONS, seed: int = 0
+) -> dict[str, list[str]]:
+    """Divide images into nested parts and their complements.
+
+    Each part starts as a random draw from the next larger part and is then improved by swaps until
+    no swap brings the classes' shares (of objects, and of images that show the class) nearer to the
+    fraction.
+
+    Args:
+        counts: for each image id, how many objects of each class it shows; `{}` for an image
+            without any.
+        fractions: shares of all images, each in (0, 1); every smaller part lies within the next
+            larger one.
+        seed: of the random draw; the order of `counts` does not matter.
+
+    Returns:
+        Lists of sorted ids by name: a part and its complement for each fraction (`split_names`),
+        sizes rounded half up.
+
+    Raises:
+        ValueError: a fraction outside (0, 1) or given twice, or one so small that its part has no
+        image.
+    """
+    shares = sorted({_as_fraction(fraction) for fraction in fractions}, reverse=True)
+    if len(shares) != len(fractions) or not all(0 < share < 1 for share in shares):
+        raise ValueError(f"fractions must differ and lie between 0 and 1, got {list(fractions)}")
+    ids = sorted(counts)
+    features = _features([counts[image_id] for image_id in ids])
+    rng = np.random.default_rng(seed)
+    inside = np.arange(len(ids))
+    splits: dict[str, list[str]] = {}
+    for share in shares:
+        size = int(len(ids) * share + Fraction(1, 2))
+        if not 0 < size < len(ids):
+            raise ValueError(f"{share} of {len(ids)} images is {size}: no such split can be made")
+        inside = np.sort(_balanced_part(features, inside, size, float(share), rng))
+        chosen = set(inside.tolist())
+        part, rest = split_names(share)
+        splits[part] = [ids[i] for i in inside]
+        splits[rest] = [image_id for i, image_id in enumerate(ids) if i not in chosen]
+    return splits
+
+
+def make_partial_splits(
+    counts: Counts, tasks: Sequence[str], nested: Sequence[int] = (2,), seed: int = 0
+) -> dict[str, list[str]]:
+    """Divide images among tasks, for training sets whose images are annotated for one task each.
+
+    Parts are drawn and improved as in `make_splits`.
+
+    Args:
+        counts: see `make_splits`.
+        tasks: names of the lists, which share no image and are of one size (or one image more).
+        nested: 2 also gives half of each list, 4 a quarter, which lies within the half if there is
+            one.
+        seed: of the random draw; the order of `counts` does not matter.
+
+    Returns:
+        Lists of sorted ids: `det` for the task "det", `det2` for the half of it.
+
+    Raises:
+        ValueError: a name that would stand for two lists, a part that is no fraction, or one
+            without an image.
+    """
+    names = [f"{task}{part}" for task in tasks for part in ("", *nested)]
+    if not tasks or len(set(names)) != len(names) or not all(part >= 2 for part in nested):
+        raise ValueError(
+            f"tasks must have names of their own and nested parts be 2 or more, got {list(tasks)} "
+            f"and {list(nested)}"
+        )
+    ids = sorted(counts)
+    features = _features([counts[image_id] for image_id in ids])
+    rng = np.random.default_rng(seed)
+    rest = np.arange(len(ids))
+    splits: dict[str, list[str]] = {}
+    for number, task in enumerate(tasks):
+        own = _balanced_part(
+            features, rest, len(rest) // (len(tasks) - number), 1 / len(tasks), rng
+        )
+        rest = np.setdiff1d(rest, own)
+        splits[task] = [ids[i] for i in np.sort(own)]
+        inside = np.sort(own)
+        for part in sorted(nested):
+            size = (2 * len(own) + part) // (2 * part)
+            inside = np.sort(_balanced_part(features, inside, size, 1 / (part * len(tasks)), rng))
+            splits[f"{task}{part}"] = [ids[i] for i in inside]
+    empty = [name for name, members in splits.items() if not members]
+    if empty:
+        raise ValueError(f"{len(ids)} images are too few: {', '.join(empty)} would have none")
+    return splits
+
+
+def split_names(fraction: float | Fraction) -> tuple[str, str]:
+    """Names of a part and of its complement: Half/Half2, Quarter/3Quarter, Eighth/7Eighth,
+    10pct/90pct."""
+    share = _as_fraction(fraction)
+    if share in _NAMES:
+        return _NAMES[share]
+    return f"{float(100 * share):g}pct", f"{float(100 * (1 - share)):g}pct"
+
+
+def write_splits(
+    splits: Mapping[str, Sequence[str]], folder: str | Path, part: str = "trainval"
+) -> list[Path]:
+    """Write `<folder>/<name>/<part>.txt`, one id per line; returns the files."""
+    files = []
+    for name, ids in splits.items():
+        file = Path(folder) / name / f"{part}.txt"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{image_id}\n" for image_id in ids))
+        files.append(file)
+    return files
+
+
+def class_counts(
+    records: Sequence[dict], class_names: Sequence[str], image_root: str | Path | None = None
+) -> dict[str, dict[str, int]]:
+    """Objects per class of each image of a data set in Detectron2's form; for classification, the
+    image is the object.
+
+    Images are known by `image_id` when that is text (VOC), else by the file name below `image_root`
+    without extension: COCO numbers its images, but cards list them by name.
+
+    Raises:
+        ValueError: two images of the same id, or an image that is not annotated.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for record in records:
+        if "label" in record:
+            image_id = _new_id(record, image_root, counts, "label")
+            counts[image_id] = {class_names[record["label"]]: 1}
+            continue
+        own = counts[_new_id(record, image_root, counts, "annotations")] = {}
+        for annotation in record["annotations"]:
+            name = class_names[annotation["category_id"]]
+            own[name] = own.get(name, 0) + 1
+    return counts
+
+
+def mask_counts(
+    records: Sequence[dict],
+    class_names: Sequence[str],
+    image_root: str | Path | None = None,
+    ignore_label: int = 255,
+) -> dict[str, dict[str, int]]:
+    """As `class_counts`, of the masks: 1 for each class that an image shows.
+
+    Raises:
+        ValueError: two images of the same id, one without a mask, or a value beyond the classes.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    for record in records:
+        own = counts[_new_id(record, image_root, counts, "sem_seg_file_name")] = {}
+        for value in np.unique(read_mask(record["sem_seg_file_name"])).tolist():
+            if value == ignore_label:
+                continue
+            if value >= len(class_names):
+                raise ValueError(
+                    f"{record['sem_seg_file_name']}: value {value} is beyond the "
+                    f"{len(class_names)} classes and not the ignore label {ignore_label}"
+                )
+            own[class_names[value]] = 1
+    return counts
+
+
+def _new_id(record: dict, image_root: str | Path | None, known: Counts, annotation: str) -> str:
+    image_id = record.get("image_id")
+    file = Path(record["file_name"])
+    if not isinstance(image_id, str) or (file.suffix and Path(image_id).name == file.name):
+        # Detectron2 has no ids for Cityscapes' masks, and whole file names for its objects.
+        file = file.with_suffix("")
+        image_id = file.name if image_root is None else file.relative_to(image_root).as_posix()
+    if image_id in known:
+        raise ValueError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
+    if annotation not in record:
+        raise ValueError(f"image {image_id} is not annotated: its classes cannot be balanced")
+    return image_id
+
+
+def _as_fraction(value: float | Fraction) -> Fraction:
+    return Fraction(value).limit_denominator(10_000)
+
+
+def _features(counts: Sequence[Mapping[str, int]]) -> np.ndarray:
+    """(images, 2 x classes + 1) float64, each column summing to 1: an image's share of a class's
+    objects, of the images that show the class, and of the images that show none."""
+    names = sorted({name for own in counts for name in own})
+    objects = np.array([[own.get(name, 0) for name in names] for own in counts], np.float64)
+    objects = objects.reshape(len(counts), len(names))
+    empty = ~objects.any(axis=1, keepdims=True)
+    columns = np.concatenate([objects, objects > 0, empty], axis=1)
+    return columns / np.maximum(columns.sum(axis=0), 1)
+
+
+def _balanced_part(
+    features: np.ndarray, pool: np.ndarray, size: int, share: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Indices (size,) out of `pool` whose features sum to about `share` in every column."""
+    order = rng.permutation(pool)
+    chosen, others = order[:size].copy(), order[size:].copy()
+    if not len(others):
+        return chosen
+    target = share * (features.sum(axis=0) > 0)
+    error = features[chosen].sum(axis=0) - target
+    best = float(error @ error)
+    # Two sweeps, and at most 2,000 swaps, suffice: later ones gain less than one object in any
+    # class.
+    for position in rng.permutation(np.tile(np.arange(size), 2))[:2000]:
+        candidates = features[others] - features[chosen[position]] + error
+        costs = np.einsum("ij,ij->i", candidates, candidates)
+        swap = int(np.argmin(costs))
+        if costs[swap] < best * (1 - 1e-9) - 1e-18:
+            best, error = float(costs[swap]), candidates[swap]
+            chosen[position], others[swap] = others[swap], chosen[position]
+    return chosen

@@ -1,0 +1,1 @@
+"""Inner products of path gradients, and the weights that follow from them."""

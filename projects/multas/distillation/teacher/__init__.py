@@ -1,0 +1,1 @@
+"""The teacher, its cache, and mean teachers."""

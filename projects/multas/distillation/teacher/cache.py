@@ -1,0 +1,209 @@
+"""What a teacher said of images, kept on disk, so that no image is shown to it twice.
+
+An entry is found by the content of the image, so it is right whatever made the image; that images
+come back at all is the work of INPUT.VIEWS. It is also found by the size that the image is padded
+to in its batch, which with the image decides what a network in eval mode returns for it.
+
+What is returned has passed through half precision even when the teacher has just said it, so that
+a run does not depend on which entries were there before it, as long as none is dropped.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import detectron2
+import torch
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+
+import multas
+from multas.distillation.taps import leaves, map_leaves
+from multas.distillation.teacher.packing import Packed, pack, unpack
+
+_KEY = "MODEL.DISTILLATION.CACHE.FOLDER"
+
+
+@dataclass
+class TeacherOutput:
+    """What a teacher said of a batch.
+
+    Attributes:
+        record: tap name -> what the layer returned.
+        boxes: of each image, in pixels of the network input; empty where they were not asked for.
+    """
+
+    record: dict[str, Any]
+    boxes: list[Boxes]
+
+
+Run = Callable[[list[dict], float | None], TeacherOutput]
+
+
+class TeacherCache:
+    """Outputs of a teacher, in half precision, the least recently used dropped at a limit.
+
+    Args:
+        folder: where they are kept; may be shared by processes of one machine, and by runs.
+        max_bytes: of all entries together.
+        teacher: names the teacher, its taps and its number format; see :func:`fingerprint`.
+        template: a record of the teacher, for the nest that its tensors are in.
+        device: where outputs are wanted.
+        divisor: of the padded size (Detectron2's ``size_divisibility``).
+
+    Raises:
+        ImportError: a library is missing.
+        ValueError: a layer returns something that is no tensor.
+    """
+
+    def __init__(
+        self,
+        folder: str,
+        max_bytes: int,
+        *,
+        teacher: str,
+        template: dict[str, Any],
+        device: torch.device,
+        divisor: int = 1,
+    ) -> None:
+        try:
+            from diskcache import Cache
+        except ImportError as error:
+            raise ImportError(
+                "MODEL.DISTILLATION.CACHE needs diskcache and safetensors: pip install diskcache "
+                "safetensors (the extra `cache`)."
+            ) from error
+        for name, value in template.items():
+            if not _only_tensors(value):
+                raise ValueError(
+                    f"{_KEY}: the teacher's layer '{name}' returns more than tensors, and only "
+                    "those can be kept. Tap what is inside, or set FOLDER to ''."
+                )
+        self._store = Cache(folder, size_limit=max_bytes, eviction_policy="least-recently-used")
+        self._teacher = teacher
+        self._template = map_leaves(lambda tensor: tensor.new_empty(0), template)
+        self._device = device
+        self._divisor = max(divisor, 1)
+        # Images that were found, and that were not, since someone last looked.
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def folder(self) -> str:
+        """Where entries are, with ``~`` and variables replaced."""
+        return self._store.directory
+
+    @property
+    def held(self) -> int:
+        """Bytes of all entries that are there."""
+        return self._store.volume()
+
+    def output_of(self, inputs: list[dict], score_thresh: float | None, run: Run) -> TeacherOutput:
+        """What the teacher says of a batch; it is run on images that are new to it alone.
+
+        Args:
+            inputs: of the teacher, "image" (C, H, W).
+            score_thresh: of its boxes; None = they are not wanted.
+            run: the teacher itself.
+        """
+        images = [x["image"] for x in inputs]
+        padded = self._padded_size(images)
+        keys = [self._key(image, padded, score_thresh) for image in images]
+        entries = [self._store.get(key, retry=True) for key in keys]
+        new = [i for i, entry in enumerate(entries) if entry is None]
+        self.hits += len(images) - len(new)
+        self.misses += len(new)
+        if new:
+            # Alone they may be padded less than in the batch, and would be seen differently.
+            alone = self._padded_size([images[i] for i in new]) == padded
+            shown = new if alone else list(range(len(images)))
+            output = run([inputs[i] for i in shown], score_thresh)
+            for i, entry in zip(shown, split(output, len(shown)), strict=True):
+                entries[i] = entry
+                self._store.set(keys[i], entry, retry=True)
+        # Autocast would change the halves' format, or refuse it.
+        with torch.autocast(self._device.type, enabled=False):
+            return self._join([unpack(entry) for entry in entries])
+
+    def _padded_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
+        height, width = (
+            -(-max(image.shape[axis] for image in images) // self._divisor) * self._divisor
+            for axis in (-2, -1)
+        )
+        return height, width
+
+    def _key(self, image: Tensor, padded: tuple[int, int], score_thresh: float | None) -> str:
+        content = hashlib.blake2b(_bytes_of(image), digest_size=20)
+        # A teacher without a precision of its own has that of the training step.
+        kind = self._device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        about = self._teacher, image.dtype, image.shape, padded, score_thresh, autocast
+        content.update(repr(about).encode())
+        return content.hexdigest()
+
+    def _join(self, entries: Sequence[Packed]) -> TeacherOutput:
+        scales = self._sent(torch.stack([entry.scales for entry in entries], dim=1))
+        tensors = []
+        for k, scale in enumerate(scales):
+            halves = self._sent(torch.stack([entry.halves[k] for entry in entries]))
+            tensors.append(halves.float() * scale.view(-1, *[1] * (halves.dim() - 1)))
+        rest = iter(tensors)
+        boxes = [Boxes(self._sent(e.boxes)) for e in entries if e.boxes is not None]
+        return TeacherOutput(map_leaves(lambda _: next(rest), self._template), boxes)
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        if self._device.type == "cuda":
+            tensor = tensor.pin_memory()  # else the host would wait for the copy
+        return tensor.to(self._device, non_blocking=True)
+
+
+def split(output: TeacherOutput, count: int) -> Iterable[bytes]:
+    """The entries of a batch of ``count`` images.
+
+    Raises:
+        ValueError: a layer's results are not one row of numbers for each image.
+    """
+    for name, value in output.record.items():
+        shapes = [tuple(tensor.shape) for tensor in leaves(value)]
+        if any(not shape or shape[0] != count for shape in shapes):
+            raise ValueError(
+                f"{_KEY}: the teacher's layer '{name}' returned the shapes {shapes} for {count} "
+                "images; only what has one row for each image can be kept. Tap another layer, or "
+                "set FOLDER to ''."
+            )
+        if not all(tensor.is_floating_point() for tensor in leaves(value)):
+            raise ValueError(
+                f"{_KEY}: the teacher's layer '{name}' returns integers or booleans; only floating "
+                "point numbers can be kept. Tap another layer, or set FOLDER to ''."
+            )
+    tensors = [tensor.cpu() for tensor in leaves(output.record)]
+    for i in range(count):
+        boxes = output.boxes[i].tensor.cpu() if output.boxes else None
+        yield pack([tensor[i] for tensor in tensors], boxes)
+
+
+def _only_tensors(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(_only_tensors(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return all(_only_tensors(item) for item in value)
+    return value is None or isinstance(value, Tensor)
+
+
+def fingerprint(model: nn.Module, *about: object) -> str:
+    """A name for what a network computes: by its weights, its structure and ``about``.
+
+    Code is known by the versions of libraries alone.
+    """
+    versions = [module.__version__ for module in (multas, detectron2, torch)]
+    digest = hashlib.sha256(repr((str(model), versions, *about)).encode())
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(_bytes_of(tensor))
+    return digest.hexdigest()
+
+
+def _bytes_of(tensor: Tensor) -> Any:
+    # NumPy arrays are buffers, whatever their type hints say.
+    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

@@ -1,0 +1,265 @@
+"""The teacher: only ever run forward, its weights fixed or following the student's."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode, get_cfg
+from detectron2.modeling import build_model
+from detectron2.structures import Boxes
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from multas.config import add_multas_config
+from multas.config.distillation import teacher_node
+from multas.distillation.taps import Taps, map_leaves
+from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
+from multas.distillation.teacher.mean_teacher import MeanTeacher, check_same_network
+from multas.distillation.teacher.precision import cast_convolutions_, teacher_precision
+from multas.modeling.fold import fold_batch_norm_
+from multas.modeling.memory_format import channels_last_
+from multas.modeling.strict_loading import is_file, load_strictly
+
+
+class Teacher:
+    """A network in eval mode without gradients.
+
+    Not an ``nn.Module``, so that it is no part of the student's parameters, checkpoint, optimiser
+    or DDP wrapper, and no ``train()`` can reach it.
+
+    Args:
+        model: the network, on its device.
+        input_format: channel order it expects ("BGR" or "RGB").
+        mean_teacher: how its weights follow the student's (the trainer's work); None = fixed.
+        precision: of its convolutions and products; None = the student's.
+        description: of the network, as far as its weights do not tell; for :attr:`cache`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        input_format: str = "BGR",
+        mean_teacher: MeanTeacher | None = None,
+        precision: torch.dtype | None = None,
+        description: str = "",
+    ) -> None:
+        self.model = model.eval().requires_grad_(False)
+        self.input_format = input_format
+        self.mean_teacher = mean_teacher
+        self.precision = precision
+        self.description = description
+        self.taps = Taps(model, [], owner="teacher")
+        # Where to look for what it said of an image, instead of running it.
+        self.cache: TeacherCache | None = None
+
+    @classmethod
+    def from_config(cls, options: CfgNode, student_cfg: CfgNode) -> "Teacher":
+        """Build a teacher and load its weights.
+
+        Args:
+            options: MODEL.DISTILLATION.TEACHER, or such a node.
+            student_cfg: the student's config: gives the device, and the network of a teacher that
+                follows the student and has no config of its own.
+
+        Raises:
+            FileNotFoundError: no such config or weights, naming the key.
+            ValueError: the weights do not fit the config, or a key is out of range.
+        """
+        mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
+        for key in ("CONFIG_FILE", "WEIGHTS"):
+            path = options[key]
+            if not is_file(path) and (path or not mean_teacher.decay):
+                raise FileNotFoundError(
+                    f"MODEL.DISTILLATION.TEACHER.{key} is '{path}': no such file. Give the "
+                    "teacher's own config and its trained weights (train it first with "
+                    "train_net.py --config-file)."
+                )
+        if options.CONFIG_FILE:
+            cfg = cls.load_config(options.CONFIG_FILE, options.OPTS)
+        else:
+            cfg = student_cfg.clone()
+            cfg.defrost()
+            cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILLATION.STUDENT
+            cfg.merge_from_list(list(options.OPTS))
+        cfg.MODEL.DEVICE = student_cfg.MODEL.DEVICE
+        model = build_model(cfg)
+        if options.WEIGHTS:
+            try:
+                load_strictly(model, options.WEIGHTS)
+            except ValueError as error:
+                raise ValueError(
+                    f"The teacher's weights do not fit its config: {error}. Check "
+                    "MODEL.DISTILLATION.TEACHER.CONFIG_FILE, WEIGHTS and OPTS."
+                ) from error
+        return cls(
+            model,
+            cfg.INPUT.FORMAT,
+            mean_teacher if mean_teacher.decay else None,
+            teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE)),
+            cfg.dump(),
+        )
+
+    @staticmethod
+    def load_config(config_file: str, opts: Sequence) -> CfgNode:
+        """The teacher's config, merged from file and options."""
+        cfg = get_cfg()
+        add_multas_config(cfg)
+        cfg.merge_from_file(config_file)
+        cfg.merge_from_list(list(opts))
+        return cfg
+
+    def check_network(self, student: nn.Module, input_format: str) -> None:
+        """Make sure that a teacher that follows the student has the student's network.
+
+        Args:
+            student: the network whose weights are averaged.
+            input_format: channel order of its images.
+
+        Raises:
+            ValueError: naming the first difference and the keys to change.
+        """
+        if self.mean_teacher is not None:
+            own, wanted = (self.model, self.input_format), (student, input_format)
+            check_same_network(self.mean_teacher.decay, own, wanted)
+
+    def inputs(self, batched_inputs: Sequence[dict], input_format: str) -> list[dict]:
+        """The images alone (no annotation reaches the teacher), in its channel order."""
+        flip = {self.input_format, input_format} == {"BGR", "RGB"}
+        return [{"image": x["image"].flip(0) if flip else x["image"]} for x in batched_inputs]
+
+    def probe(self, names: Sequence[str], inputs: list[dict]) -> dict[str, Any]:
+        """Attach taps and run once; see :meth:`Taps.probe`."""
+        self.taps = Taps(self.model, names, owner="teacher")
+        with self._autocast():
+            return self.taps.probe(self.model, inputs)
+
+    def optimize_for_inference(self, evaluated: bool = False) -> None:
+        """Make a fixed network faster, with the same results; nothing else may train it later.
+
+        Batch norms are folded into their convolutions, but for those whose own results are tapped
+        or that have no statistics but each batch's; weights are stored channels last, and in
+        :attr:`precision`.
+
+        Args:
+            evaluated: whether its network is also run by others, without autocast.
+        """
+        if self.mean_teacher is None:
+            keep = [*self.taps.modules, *self._norms_by_the_batch()]
+            fold_batch_norm_(self.model, keep)
+            if self.precision is not None and not evaluated:
+                cast_convolutions_(self.model, self.precision)
+            channels_last_(self.model)
+
+    def _norms_by_the_batch(self) -> list[nn.Module]:
+        norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
+        return [norm for norm in norms if norm.running_var is None]
+
+    def keep_outputs(self, folder: str, max_bytes: int, template: dict[str, Any]) -> None:
+        """Use a :class:`TeacherCache` from now on.
+
+        Args:
+            folder: of the cache.
+            max_bytes: its limit.
+            template: what :meth:`probe` returned.
+
+        Raises:
+            ValueError: the teacher changes from step to step, or sees images of a batch together.
+        """
+        if self.mean_teacher is not None:
+            raise ValueError(
+                "MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher follows the student "
+                f"(EMA_DECAY {self.mean_teacher.decay}): what it said before is out of date. Set "
+                "FOLDER to ''."
+            )
+        if self._norms_by_the_batch():
+            raise ValueError(
+                "MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher has a BatchNorm without "
+                "running statistics: what it says of an image depends on the rest of the batch. "
+                "Set FOLDER to ''."
+            )
+        about = list(template), self.input_format, self.precision, self.description
+        self.cache = TeacherCache(
+            folder,
+            max_bytes,
+            teacher=fingerprint(self.model, *about),
+            template=template,
+            device=self._device,
+            divisor=getattr(getattr(self.model, "backbone", None), "size_divisibility", 0),
+        )
+
+    def bytes_kept(self, inputs: list[dict]) -> int:
+        """Size of what the cache keeps of a batch, without boxes; 0 without a cache."""
+        if self.cache is None:
+            return 0
+        return sum(map(len, split(self._run(inputs, None), len(inputs))))
+
+    def record(self, inputs: list[dict]) -> dict[str, Any]:
+        """What the taps returned; nothing behind the last tap is computed."""
+        return self._output_of(inputs, None).record
+
+    def record_with_boxes(
+        self, inputs: list[dict], score_thresh: float
+    ) -> tuple[dict[str, Any], list[Boxes]]:
+        """Taps and detections above ``score_thresh`` (pixels of the network input).
+
+        Raises:
+            ValueError: this teacher detects no objects.
+        """
+        output = self._output_of(inputs, score_thresh)
+        return output.record, output.boxes
+
+    def _output_of(self, inputs: list[dict], score_thresh: float | None) -> TeacherOutput:
+        if self.cache is None:
+            return self._run(inputs, score_thresh)
+        return self.cache.output_of(inputs, score_thresh, self._run)
+
+    @torch.no_grad()
+    def _run(self, inputs: list[dict], score_thresh: float | None) -> TeacherOutput:
+        boxes: list[Boxes] = []
+        with self._autocast():
+            with self.taps.record(stop_early=score_thresh is None) as record:
+                outputs = self.model(inputs)
+            if score_thresh is not None:
+                boxes = _boxes_above(outputs, score_thresh)
+        return TeacherOutput({n: map_leaves(self._as_tapped, v) for n, v in record.items()}, boxes)
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _autocast(self) -> AbstractContextManager:
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(self._device.type, dtype=self.precision)
+
+    def _as_tapped(self, value: Tensor) -> Tensor:
+        # Paths meet what an ordinary network returns, whatever makes this one fast.
+        if self.precision is not None and value.is_floating_point():
+            value = value.float()
+        return value.contiguous()
+
+
+def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
+    if "instances" not in outputs[0]:
+        raise ValueError(
+            "A path needs the boxes of objects (DeFeat: its foreground), but the teacher gives "
+            f"{', '.join(outputs[0])} alone. Train on images annotated with boxes and leave "
+            "MODEL.DISTILLATION.BOXES on 'auto', or use a teacher that detects."
+        )
+    instances = [output["instances"] for output in outputs]
+    return [x.pred_boxes[x.scores > score_thresh] for x in instances]
+
+
+def build_teachers(cfg: CfgNode) -> list[Teacher]:
+    """All teachers that the student's config names: TEACHER, then MORE_TEACHERS."""
+    options = cfg.MODEL.DISTILLATION
+    return [
+        Teacher.from_config(t, cfg) for t in (options.TEACHER, *map(_node, options.MORE_TEACHERS))
+    ]
+
+
+def _node(entry: Mapping[str, Any]) -> CfgNode:
+    node = teacher_node()
+    node.merge_from_other_cfg(CfgNode(dict(entry)))
+    return node

@@ -1,0 +1,1 @@
+"""What can be found wrong with a run before it has cost time."""

@@ -1,0 +1,1 @@
+"""Training steps: all that fills ``.grad``."""

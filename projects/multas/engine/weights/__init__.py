@@ -1,0 +1,1 @@
+"""The weights of a run that are evaluated and written."""

@@ -1,0 +1,133 @@
+"""The models of a run that are evaluated by name: sets of weights, and the teachers."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+from torch import Tensor, nn
+
+from multas.distillation.teacher.teacher import Teacher
+from multas.evaluation.build import evaluator_types
+
+Weights = Mapping[str, Tensor]
+
+
+def live_weights(model: nn.Module) -> dict[str, Tensor]:
+    """The weights and buffers of a (DDP-wrapped) model, sharing its memory; of a Distiller, its
+    student's."""
+    return getattr(model, "module", model).state_dict()
+
+
+@contextmanager
+def swapped_weights(model: nn.Module, weights: Weights | None) -> Iterator[None]:
+    """Other weights inside the block, the model's own to the bit after it.
+
+    Args:
+        model: whose weights are replaced, in place.
+        weights: of the same names and shapes; None = the model's own.
+
+    Raises:
+        ValueError: the names differ.
+    """
+    if weights is None:
+        yield
+        return
+    live = live_weights(model)
+    if live.keys() != weights.keys():
+        different = sorted(live.keys() ^ weights.keys())
+        raise ValueError(
+            f"These weights belong to another model: {len(different)} names differ, the first "
+            f"{', '.join(different[:5])}. Continue a run with its own config."
+        )
+    own = {name: tensor.clone() for name, tensor in live.items()}
+    copy_weights(live, weights)
+    try:
+        yield
+    finally:
+        copy_weights(live, own)
+
+
+@torch.no_grad()
+def copy_weights(target: Weights, source: Weights) -> None:
+    """Copy tensors by name, in place."""
+    for name, tensor in target.items():
+        tensor.copy_(source[name])
+
+
+@contextmanager
+def undisturbed_training() -> Iterator[None]:
+    """Whatever is evaluated inside draws no random number that training would have drawn."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    with torch.random.fork_rng(devices=devices):
+        yield
+    comm.synchronize()
+
+
+class TeacherModel(nn.Module):
+    """A teacher that predicts on the student's test images, for Detectron2's evaluators.
+
+    Args:
+        teacher: fixed, or as it is at that moment.
+        input_format: channel order of the student's images.
+    """
+
+    def __init__(self, teacher: Teacher, input_format: str) -> None:
+        super().__init__()
+        self.teacher = teacher
+        self._input_format = input_format
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        images = self.teacher.inputs(batched_inputs, self._input_format)
+        inputs = [x | image for x, image in zip(batched_inputs, images, strict=True)]
+        return self.teacher.model(inputs)
+
+
+class WithTeacherScores(nn.Module):
+    """A classifier whose results also have "teacher_scores", for the agreement of the two.
+
+    Args:
+        model: what is evaluated.
+        teacher: scores the same images.
+    """
+
+    def __init__(self, model: nn.Module, teacher: TeacherModel) -> None:
+        super().__init__()
+        self.model = model
+        self.teacher = teacher
+        # Detectron2 puts the mode back that it finds.
+        self.training = model.training
+
+    def forward(self, batched_inputs: list[dict]) -> list[dict]:
+        results = self.model(batched_inputs)
+        for result, taught in zip(results, self.teacher(batched_inputs), strict=True):
+            if "scores" in taught:
+                result["teacher_scores"] = taught["scores"]
+        return results
+
+
+def teacher_models(cfg: CfgNode, teachers: Sequence[Teacher]) -> dict[str, TeacherModel]:
+    """Name -> teacher that is evaluated, in order; none unless TEST.EVALUATE_TEACHER asks."""
+    if not cfg.TEST.EVALUATE_TEACHER:
+        return {}
+    return {
+        f"teacher{i}" if i else "teacher": TeacherModel(teacher, cfg.INPUT.FORMAT)
+        for i, teacher in enumerate(teachers)
+    }
+
+
+def with_teacher_scores(
+    cfg: CfgNode, model: nn.Module, teachers: Mapping[str, TeacherModel]
+) -> nn.Module:
+    """The model, beside the first teacher where their agreement can be judged.
+
+    Args:
+        cfg: of the run.
+        model: what is evaluated on DATASETS.TEST.
+        teachers: see :func:`teacher_models`.
+    """
+    sets = cfg.DATASETS.TEST
+    if "teacher" in teachers and any("classification" in evaluator_types(name) for name in sets):
+        return WithTeacherScores(model, teachers["teacher"])
+    return model

@@ -1,0 +1,1 @@
+"""What every floor uses: names, ranks, files."""

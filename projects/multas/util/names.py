@@ -1,0 +1,53 @@
+"""Names that a user has written: looked up, checked, and explained where they are wrong."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from fvcore.common.registry import Registry
+
+
+def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
+    """The choice that is most like ``word``, or "" where none is."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
+    return near[0] if near else ""
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """The end of an error message about an unknown ``word``, with the choices.
+
+    Returns:
+        " Did you mean 'x'? Choose from: x, y." or, where none is like it, " Choose from: x, y."
+    """
+    choices = sorted(choices)
+    near = nearest(word, choices, cutoff=0.5)
+    hint = f" Did you mean '{near}'?" if near else ""
+    return f"{hint} Choose from: {', '.join(choices)}."
+
+
+def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
+    """Make sure that a config key has one of its values.
+
+    Raises:
+        ValueError: it has not; the message names the key and the choices.
+    """
+    choices = list(choices)
+    if value not in choices:
+        raise ValueError(f"{key} is '{value}'; choose from {', '.join(choices)}.")
+
+
+def lookup(registry: Registry, name: str, where: str) -> Any:
+    """The object registered as ``name``; case, "-" and "_" do not matter (hand-tuned, HandTuned).
+
+    Raises:
+        ValueError: unknown name; the message starts with ``where`` and gives the choices.
+    """
+
+    def plain(text: str) -> str:
+        return text.replace("-", "").replace("_", "").lower()
+
+    choices = dict(registry)
+    for known, registered in choices.items():
+        if plain(known) == plain(name):
+            return registered
+    raise ValueError(f"{where}: nothing is registered as '{name}'.{did_you_mean(name, choices)}")

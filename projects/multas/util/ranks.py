@@ -1,0 +1,69 @@
+"""Sums and means over the processes of a data-parallel run; with one process nothing happens."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from detectron2.utils import comm
+from torch import Tensor
+
+
+def mean_over_ranks(values: Tensor, device: torch.device | None = None) -> Tensor:
+    """The mean of a detached tensor over all ranks, the same bits on each of them.
+
+    Args:
+        values: of one shape on all ranks.
+        device: where the process group communicates; default: where ``values`` are.
+    """
+    ranks = comm.get_world_size()
+    if ranks == 1:
+        return values
+    sent = values.to(device or values.device, copy=True)
+    dist.all_reduce(sent)
+    return (sent / ranks).to(values.device)
+
+
+def from_main_rank(values: Tensor, device: torch.device) -> Tensor:
+    """What rank 0 has, on all ranks (``device``: where the process group communicates)."""
+    if comm.get_world_size() == 1:
+        return values
+    sent = values.to(device)
+    dist.broadcast(sent, src=0)
+    return sent.to(values.device)
+
+
+def average_gradients(
+    rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[Tensor]
+) -> list[list[Tensor | None]]:
+    """Average gradients over all ranks, one message for each row.
+
+    A gradient that is None on every rank stays None; elsewhere None counts as zero, so ranks
+    whose batches reach different parameters agree nonetheless.
+
+    Args:
+        rows: gradients of one loss each, in the order of ``parameters``.
+        parameters: what they are gradients of.
+
+    Returns:
+        The averaged rows; the peak of memory is one row above the input.
+    """
+    result = [list(row) for row in rows]
+    ranks = comm.get_world_size()
+    if ranks == 1 or not result:
+        return result
+    reached = torch.tensor([[g is not None for g in row] for row in result], dtype=torch.int32)
+    reached = reached.to(parameters[0].device)
+    dist.all_reduce(reached, op=dist.ReduceOp.MAX)
+    for row, flags in zip(result, reached.tolist(), strict=True):
+        used = [i for i, flag in enumerate(flags) if flag]
+        if not used:
+            continue
+        pairs = [(row[i], parameters[i]) for i in used]
+        pieces = [torch.zeros_like(p) if gradient is None else gradient for gradient, p in pairs]
+        flat = torch.cat([piece.reshape(-1) for piece in pieces])
+        dist.all_reduce(flat)
+        flat /= ranks
+        averaged = flat.split([parameters[i].numel() for i in used])
+        for i, piece in zip(used, averaged, strict=True):
+            row[i] = piece.view_as(parameters[i])
+    return result

@@ -1,0 +1,141 @@
+"""Runs in the order of their needs, several at a time; one that fails stops only what needs it."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from enum import Enum
+
+from multas.engine.report import training_seconds
+from reproduction.runners import Runner
+from reproduction.runs import Run
+
+
+class State(Enum):
+    """How a run ended; WAITING: its turn has not come."""
+
+    KEPT = "finished before"
+    FINISHED = "finished"
+    FAILED = "failed"
+    BLOCKED = "its teacher failed"
+    WAITING = "not run"
+
+    @property
+    def is_good(self) -> bool:
+        return self in (State.KEPT, State.FINISHED)
+
+
+States = dict[str, State]
+
+
+def states_of(runs: Iterable[Run]) -> States:
+    """What is known before anything starts, by the hashes of the runs."""
+    return {run.digest: State.KEPT if run.is_finished else State.WAITING for run in runs}
+
+
+def execute(
+    runs: Sequence[Run],
+    runner: Runner,
+    jobs: int,
+    states: States,
+    say: Callable[[str], None] = lambda line: print(line, flush=True),
+) -> None:
+    """Train what is not finished.
+
+    Args:
+        runs: each behind all that it needs.
+        runner: trains them.
+        jobs: how many at a time.
+        states: of at least these runs; kept up to date, so that it is right after an interruption.
+        say: receives a line before and after every run.
+    """
+    kept = sum(states[run.digest] is State.KEPT for run in runs)
+    say(f"{len(runs)} trainings, {kept} of them finished before.")
+    with ThreadPoolExecutor(jobs) as pool:
+        try:
+            _work(runs, lambda run: pool.submit(runner.train, run), jobs, states, say)
+        except BaseException:
+            runner.stop()  # or the pool would wait for them
+            raise
+
+
+def _work(
+    runs: Sequence[Run],
+    start: Callable[[Run], Future[bool]],
+    jobs: int,
+    states: States,
+    say: Callable[[str], None],
+) -> None:
+    running: dict[Future[bool], tuple[Run, float]] = {}
+    while True:
+        for run in _block(runs, states):
+            say(f"{_count(runs, states)} {run.title}: {State.BLOCKED.value}.")
+        started = {run.digest for run, _ in running.values()}
+        for run in _ready(runs, states, started)[: jobs - len(running)]:
+            say(f"{_count(runs, states)} {run.title}: starts.")
+            running[start(run)] = run, time.monotonic()
+        if not running:
+            return
+        for done in wait(running, return_when=FIRST_COMPLETED).done:
+            run, since = running.pop(done)
+            reason = _fault(done, run)
+            state = states[run.digest] = State.FAILED if reason else State.FINISHED
+            end = reason or _remaining(runs, states, jobs)
+            took = duration(time.monotonic() - since)
+            say(f"{_count(runs, states)} {run.title}: {state.value} after {took}. {end}")
+
+
+def _fault(done: Future[bool], run: Run) -> str:
+    """Where the reason of a failure is; "" = there was none."""
+    error = done.exception()
+    if error is not None and not isinstance(error, Exception):
+        raise error
+    if error is not None:
+        return f"It could not start: {type(error).__name__}: {error}"
+    if not done.result():
+        return f"{run.console} ends with the reason."
+    return "" if run.is_finished else f"It ended well, but {run.folder} has no weights or results."
+
+
+def duration(seconds: float) -> str:
+    """In words: 42 s, 7 min, 3.4 h."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _ready(runs: Sequence[Run], states: Mapping[str, State], started: set[str]) -> list[Run]:
+    return [
+        run
+        for run in runs
+        if states[run.digest] is State.WAITING
+        and run.digest not in started
+        and all(states[need.digest].is_good for need in run.needs)
+    ]
+
+
+def _block(runs: Sequence[Run], states: States) -> list[Run]:
+    """Give up the runs whose needs cannot be met, and return them."""
+    lost = []
+    for run in runs:
+        needs = {states[need.digest] for need in run.needs}
+        if states[run.digest] is State.WAITING and needs & {State.FAILED, State.BLOCKED}:
+            states[run.digest] = State.BLOCKED
+            lost.append(run)
+    return lost
+
+
+def _count(runs: Sequence[Run], states: Mapping[str, State]) -> str:
+    done = sum(states[run.digest] is not State.WAITING for run in runs)
+    return f"[{done}/{len(runs)}]"
+
+
+def _remaining(runs: Sequence[Run], states: Mapping[str, State], jobs: int) -> str:
+    """Estimated from the time per iteration of what is finished."""
+    good = [run for run in runs if states[run.digest].is_good]
+    waiting = [run for run in runs if states[run.digest] is State.WAITING]
+    iterations = sum(run.iterations for run in good)
+    seconds = sum(training_seconds(str(run.folder)) for run in good)
+    if not waiting or not seconds:
+        return ""
+    left = sum(run.iterations for run in waiting) * seconds / iterations / min(jobs, len(waiting))
+    return f"About {duration(left)} left."
