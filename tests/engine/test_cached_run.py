@@ -8,7 +8,8 @@ import torch
 from detectron2.modeling import build_model
 
 from multas.distillation import Teacher
-from multas.engine import Trainer, cache_size
+from multas.engine import Trainer
+from multas.engine.checks import cache_size
 
 pytest.importorskip("diskcache")
 pytest.importorskip("safetensors")
