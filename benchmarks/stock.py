@@ -38,5 +38,5 @@ def random_batch(images: int, size: int, objects: int, classes: int) -> list[dic
 def given_teacher(model: Distiller, cfg: CfgNode, teacher: Teacher) -> Distiller:
     """Prepare a Distiller with a teacher that is not loaded from files."""
     model.distillation = build_distillation(cfg, model.student, teachers=[teacher])
-    model._prepared = True
+    model.prepared = True
     return model

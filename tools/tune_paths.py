@@ -28,10 +28,10 @@ from detectron2.utils.env import seed_all_rng
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from multas.config.distillation import aggregation_node
 from multas.distillation.aggregation import Bilevel
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
-from multas.engine.trainer import find_distillation
 
 Weights = Mapping[str, float]
 Trials = Sequence[tuple[int, Weights, float]]
@@ -150,21 +150,22 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
 def bilevel(cfg: CfgNode, metric: str) -> None:
     """One training with weights that learn on DATASETS.TEST, and the weights it ended with."""
     learner = cfg.clone()
-    aggregation = learner.MODEL.DISTILLATION.AGGREGATION
-    aggregation.NAME, aggregation.BILEVEL_DATA = "bilevel", list(cfg.DATASETS.TEST)
+    # Without the options of the aggregator that the config names.
+    aggregation = learner.MODEL.DISTILLATION.AGGREGATION = aggregation_node()
+    aggregation.NAME, aggregation.DATA = "bilevel", list(cfg.DATASETS.TEST)
     learner.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "bilevel")
     trainer = train(learner)
-    distillation = find_distillation(trainer.model)
-    if distillation is None or not isinstance(distillation.aggregator, Bilevel):
+    weights = trainer.path_weights
+    if weights is None or not isinstance(weights.aggregator, Bilevel):
         raise SystemExit("MODEL.DISTILLATION.ALPHA is 0: there are no weights to tune.")
-    final = distillation.aggregator.u.exp().tolist()
+    final = weights.aggregator.u.exp().tolist()
     # The terms of a layer-wise path have a weight each; an entry of PATHS has one.
     terms: dict[str, list[float]] = {}
-    for (path, _), weight in zip(distillation.labels, final, strict=True):
+    for (path, _), weight in zip(weights.distillation.labels, final, strict=True):
         terms.setdefault(path, []).append(weight)
-    weights = {path: sum(values) / len(values) for path, values in terms.items()}
+    means = {path: sum(values) / len(values) for path, values in terms.items()}
     value = trainer.storage.latest().get(metric, (math.nan, 0))[0]
-    write_report(cfg, [(0, weights, value)], metric)
+    write_report(cfg, [(0, means, value)], metric)
 
 
 def write_report(cfg: CfgNode, trials: Trials, metric: str) -> None:

@@ -27,6 +27,41 @@ def teacher_node() -> CN:
     return teacher
 
 
+def aggregation_node() -> CN:
+    """The keys of the aggregation, with their defaults."""
+    # How the paths are weighed: NAME, the keys that follow here, and the options of the aggregator
+    # of that name, which are arguments of its constructor in capitals (its docstring explains
+    # them; an option that it does not have is refused). A class of your own is configured alike.
+    aggregation = CN(new_allowed=True)
+    # By losses:
+    #   single, hand_tuned, equal   fixed v
+    #   adaptive  v = exp(-z), eqs. 5 and 6; MAX_WEIGHTED_LOSS, Z_WEIGHT_DECAY, Z_MOMENTUM
+    #   dwa       dynamic weight average; TEMPERATURE, PERIOD
+    # By gradients, at the price of one backward pass for each path; all of them have the option
+    # TASK_AS_OBJECTIVE (but bilevel):
+    #   mgda      minimum-norm point, eq. 4; NORMALISATION
+    #   grad_norm gradients of similar length; ASYMMETRY, LR
+    #   bilevel   v descends on the loss of validation images (section 3.3); LR
+    #   torchjd:<name>  UPGrad, AlignedMTL ... of the library TorchJD and its options
+    aggregation.NAME = "adaptive"
+    # By gradients: with respect to what they are taken. "parameters" = of the student (exact, as
+    # in the paper), "features" = of layers that all paths pass through (Sener and Koltun 2018):
+    # hardly dearer than one backward pass, but what is minimised is only an upper bound of the
+    # norm, up to a factor of the layers in front.
+    aggregation.SCOPE = "parameters"
+    # "parameters": student layers whose parameters count (grad_norm: the last shared one); empty
+    # = all. "features": the layer or layers through which all that is distilled depends on what
+    # lies in front, e.g. the maps that a pyramid starts from: [backbone.bottom_up.res3, …res5].
+    aggregation.SCOPE_LAYERS = []
+    # "parameters": take the gradients in quarters of the parameters, keep only their inner
+    # products, and weigh the losses in one further backward pass. A quarter of the memory, more
+    # time. Else all path gradients are kept and combined, without a further pass.
+    aggregation.LOW_MEMORY = False
+    # bilevel: annotated data sets that are not trained on.
+    aggregation.DATA = []
+    return aggregation
+
+
 def add_distillation_config(cfg: CN) -> None:
     """Add the keys below, in place."""
     d = cfg.MODEL.DISTILLATION = CN()
@@ -84,52 +119,4 @@ def add_distillation_config(cfg: CN) -> None:
     # Size limit in GB (10^9 bytes); the least recently used entries go.
     d.CACHE.MAX_GB = 20.0
 
-    d.AGGREGATION = CN()
-    # By losses: "single", "equal", "hand_tuned" (fixed v), "adaptive" (v = exp(-z), eqs. 5 and 6)
-    # or "dwa" (dynamic weight average). By gradients, at the price of one backward pass for each
-    # path: "mgda" (min-norm point, eq. 4), "grad_norm", "bilevel" (section 3.3: v descends on the
-    # loss of validation images), "torchjd:<name>" (UPGrad, AlignedMTL … of the library TorchJD).
-    d.AGGREGATION.NAME = "adaptive"
-    # adaptive: the weighted loss v L of a path is 1 at the optimum. What exceeds this bound is
-    # scaled back to it, for the student and for z alike, so that a loss that returns after it
-    # had vanished cannot throw either. 0 = unbounded, as in the paper.
-    d.AGGREGATION.MAX_WEIGHTED_LOSS = 10.0
-    # adaptive: weight decay and momentum of z. The paper has no decay; its code uses the
-    # network's group (1e-4). Momentum -1 = the optimiser's.
-    d.AGGREGATION.Z_WEIGHT_DECAY = 0.0
-    d.AGGREGATION.Z_MOMENTUM = -1.0
-    # dwa: temperature T of its softmax, and the iterations whose mean loss it compares (an epoch
-    # in its paper).
-    d.AGGREGATION.DWA_TEMPERATURE = 2.0
-    d.AGGREGATION.DWA_PERIOD = 100
-
-    # By gradients: with respect to what they are taken. "parameters" = of the student (exact, as
-    # in the paper), "features" = of layers that all paths pass through (Sener and Koltun 2018):
-    # hardly dearer than one backward pass, but what is minimised is only an upper bound of the
-    # norm, up to a factor of the layers in front.
-    d.AGGREGATION.SCOPE = "parameters"
-    # "parameters": student layers whose parameters count (grad_norm: the last shared one); empty
-    # = all. "features": the layer or layers through which all that is distilled depends on what
-    # lies in front, e.g. the maps that a pyramid starts from: [backbone.bottom_up.res3, …res5].
-    d.AGGREGATION.SCOPE_LAYERS = []
-    # "parameters": take the gradients in quarters of the parameters, keep only their inner
-    # products, and weigh the losses in one further backward pass. A quarter of the memory, more
-    # time. Else all path gradients are kept and combined, without a further pass.
-    d.AGGREGATION.LOW_MEMORY = False
-    # True: the task loss is one more objective beside alpha times the path losses. False: the
-    # task keeps its own gradient, and alpha times the weighted path gradients is added.
-    d.AGGREGATION.TASK_AS_OBJECTIVE = False
-    # mgda: gradients are divided by "none" 1, "l2" their length, "loss" their loss, "loss+" both
-    # before the problem is solved. With "none" (the paper's text) the shortest gradient gets
-    # nearly all weight, whatever its meaning, when the losses differ in scale.
-    d.AGGREGATION.NORMALISATION = "l2"
-    # grad_norm: exponent of the relative training rates (0 = equal gradient lengths), and the
-    # length of a step in log v.
-    d.AGGREGATION.GRAD_NORM_ASYMMETRY = 1.5
-    d.AGGREGATION.GRAD_NORM_LR = 0.025
-    # bilevel: annotated data sets that are not trained on (validation), and the largest change of
-    # log v in a step.
-    d.AGGREGATION.BILEVEL_DATA = []
-    d.AGGREGATION.BILEVEL_LR = 0.05
-    # torchjd:<name>: arguments of its constructor, e.g. {c: 0.5} for CAGrad.
-    d.AGGREGATION.TORCHJD = CN(new_allowed=True)
+    d.AGGREGATION = aggregation_node()

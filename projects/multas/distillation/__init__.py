@@ -5,8 +5,9 @@ from multas.distillation.aggregation import (
     Aggregator,
     GradientAggregator,
 )
-from multas.distillation.distillation import Distillation, build_distillation
-from multas.distillation.distiller import Distiller
+from multas.distillation.build import build_distillation
+from multas.distillation.distillation import Distillation
+from multas.distillation.distiller import Distiller, StepLosses, unwrap
 from multas.distillation.paths import PATH_REGISTRY, Path, Targets
 from multas.distillation.taps import Taps
 from multas.distillation.teacher.teacher import Teacher
@@ -19,8 +20,10 @@ __all__ = [
     "Distiller",
     "GradientAggregator",
     "Path",
+    "StepLosses",
     "Taps",
     "Targets",
     "Teacher",
     "build_distillation",
+    "unwrap",
 ]

@@ -1,7 +1,8 @@
 """The meta-architecture that holds teacher and student."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,13 +12,44 @@ from detectron2.modeling import META_ARCH_REGISTRY, build_model
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from multas.distillation.distillation import Distillation, build_distillation
-from multas.distillation.gradients.feature_boundary import Cut
-from multas.distillation.paths.base import Targets
+from multas.distillation.build import build_distillation
+from multas.distillation.distillation import Distillation
+from multas.distillation.gradients.feature_boundary import BoundaryFeature
+from multas.distillation.paths.targets import Targets
 from multas.modeling.multitask_network import add_losses, mini_batches
+from multas.util.sizes import padded
 
 # Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
 ANNOTATION_KEYS = ("instances", "sem_seg", "label")
+
+
+@dataclass(frozen=True)
+class StepLosses:
+    """What a Distiller returns in training: the losses of one step, before paths are weighed.
+
+    :class:`multas.engine.PathWeights` turns it into the loss dict that a trainer takes.
+
+    Attributes:
+        task: the student's own losses, scalars by name; empty when no image has labels.
+        paths: the K raw path losses, scalars in the order of ``Distillation.names``.
+        boundary: where the student's graph was cut; empty unless gradients are taken with respect
+            to features.
+    """
+
+    task: dict[str, Tensor]
+    paths: Sequence[Tensor]
+    boundary: Sequence[BoundaryFeature] = ()
+
+    def values(self) -> None:
+        """What a trainer asks for that nobody has told how to weigh the paths.
+
+        Raises:
+            RuntimeError: always.
+        """
+        raise RuntimeError(
+            "The path losses of a Distiller are to be weighed before the backward pass: register "
+            "the hook PathWeights.for_trainer(trainer) (multas.engine.Trainer does so)."
+        )
 
 
 @META_ARCH_REGISTRY.register()
@@ -33,6 +65,10 @@ class Distiller(nn.Module):
         build: gives the :class:`Distillation` of that student, or None for plain training.
         hard_labels: whether the student's own losses on annotated images are used.
         ignore_value: label of pixels without annotation in "sem_seg".
+
+    Attributes:
+        distillation: None before :meth:`prepare`, and where there is nothing to distill.
+        prepared: whether :meth:`prepare` was called.
     """
 
     @configurable
@@ -50,7 +86,7 @@ class Distiller(nn.Module):
         self.hard_labels = hard_labels
         self.ignore_value = ignore_value
         self._build = build
-        self._prepared = False
+        self.prepared = False
         self._loss_names: list[str] = []  # of the student, once any rank has seen them
 
     @classmethod
@@ -67,9 +103,9 @@ class Distiller(nn.Module):
 
     def prepare(self) -> "Distiller":
         """Load the teachers and build the adapters; once, before the optimiser is built."""
-        if not self._prepared:
+        if not self.prepared:
             self.distillation = self._build(self.student)
-            self._prepared = True
+            self.prepared = True
         return self
 
     @property
@@ -87,46 +123,50 @@ class Distiller(nn.Module):
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         return self.student.load_state_dict(state_dict, strict=strict, assign=assign)
 
-    def forward(self, batched_inputs: list[dict]) -> dict[str, Tensor] | list[dict]:
-        """Detectron2's contract: losses in training, predictions otherwise.
+    def forward(self, batched_inputs: list[dict]) -> StepLosses | dict[str, Tensor] | list[dict]:
+        """Losses in training, predictions otherwise.
 
         Args:
-            batched_inputs: dicts with "image" and any subset of the annotations "instances",
-                "sem_seg", "label"; a missing one means not annotated.
+            batched_inputs: dicts with "image" and any subset of the annotations; a missing one
+                means not annotated.
+
+        Returns:
+            Outside of training what the student returns; in training :class:`StepLosses`, or where
+            there is nothing to distill the student's own losses.
         """
         if not self.training:
             return self.student(batched_inputs)
-        if not self._prepared:
+        if not self.prepared:
             raise RuntimeError(
-                "A Distiller trains only after prepare() has loaded its teachers, which must "
-                "happen before the optimiser is built (multas.engine.Trainer does so)."
+                "A Distiller trains only after prepare() has loaded its teachers: train with "
+                "multas.engine.Trainer, or register PathWeights.for_trainer(trainer)."
             )
         if self.distillation is None:
             return self.student(batched_inputs)
         return self._distill(self.distillation, batched_inputs)
 
-    def _distill(self, distillation: Distillation, batched_inputs: list[dict]) -> dict[str, Tensor]:
+    def _distill(self, distillation: Distillation, batched_inputs: list[dict]) -> StepLosses:
         losses: dict[str, Tensor] = {}
         parts: list[tuple[int, list[Tensor | None]]] = []
-        cuts: list[Cut] = []
+        boundary: list[BoundaryFeature] = []
         for inputs, learn in self._groups(batched_inputs):
             (task,) = {x.get("task") for x in inputs} if "mini_batch" in inputs[0] else {None}
             taps = distillation.taps_for(task)
-            # In this order: a tap behind a cut is to see what lies behind it.
+            # In this order: a tap behind the boundary is to see what lies behind it.
             with (
-                distillation.cuts.record() as part_of_cuts,
+                distillation.boundary.record() as features,
                 distillation.student_taps.record(stop_early=not learn, names=taps) as record,
             ):
                 task_losses = self.student(self._visible(inputs))
             if learn:
                 losses = add_losses(losses, task_losses)
-            own_boxes = distillation.boxes == "ground_truth"
+            own_boxes = distillation.boxes.name == "ground_truth"
             targets = self._targets(inputs if own_boxes else self._visible(inputs))
             parts.append((len(inputs), distillation.path_losses(record, inputs, targets, task)))
-            cuts.extend(part_of_cuts)
+            boundary.extend(features)
         if comm.get_world_size() > 1:
             losses = self._as_on_all_ranks(losses)
-        return losses | distillation.aggregate(_mean_over_images(parts), cuts)
+        return StepLosses(losses, _mean_over_images(parts), boundary)
 
     def _as_on_all_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
         """On a rank without labels zeros take the place of the student's losses.
@@ -166,8 +206,8 @@ class Distiller(nn.Module):
 
     def _targets(self, inputs: list[dict]) -> Targets:
         sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
-        divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0) or 1
-        height, width = (-(-max(side) // divisor) * divisor for side in zip(*sizes, strict=True))
+        divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0)
+        height, width = (padded(max(side), divisor) for side in zip(*sizes, strict=True))
         instances = [x.get("instances") for x in inputs]
         masks = [x.get("sem_seg") for x in inputs]
         device = self.device
@@ -196,3 +236,13 @@ def _mean_over_images(parts: list[tuple[int, list[Tensor | None]]]) -> list[Tens
 
 def _is_annotated(sample: dict) -> bool:
     return any(key in sample for key in ANNOTATION_KEYS)
+
+
+def unwrap(model: nn.Module) -> tuple[nn.Module, Distillation | None]:
+    """The student of a model, and its distillation if it has one.
+
+    Args:
+        model: any network, or a Distiller; wrapped in DistributedDataParallel or not.
+    """
+    model = getattr(model, "module", model)
+    return (model.student, model.distillation) if isinstance(model, Distiller) else (model, None)

@@ -13,7 +13,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from torch import Tensor, nn
+
+from multas.util.sizes import padded
 
 
 class TapError(ValueError):
@@ -207,3 +210,19 @@ class Taps:
             for module, mode in modes.items():
                 module.training = mode
         return record
+
+
+def blank_image(model: nn.Module, cfg: CfgNode) -> dict:
+    """A gray image of the training size, to learn the shapes of a model's layers with.
+
+    Args:
+        model: gives the divisor of its input's sides.
+        cfg: gives INPUT.MIN_SIZE_TRAIN, or where that is empty MIN_SIZE_TEST.
+
+    Returns:
+        "image" (3, S, S) float32, with S at most 320: larger ones teach nothing more and cost time.
+    """
+    side = cfg.INPUT.MIN_SIZE_TRAIN[0] if cfg.INPUT.MIN_SIZE_TRAIN else cfg.INPUT.MIN_SIZE_TEST
+    divisor = max(getattr(getattr(model, "backbone", None), "size_divisibility", 0), 32)
+    side = min(padded(max(side, 1), divisor), 320)
+    return {"image": torch.full((3, side, side), 114.0), "height": side, "width": side}

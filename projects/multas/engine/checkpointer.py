@@ -6,6 +6,7 @@ from typing import Any
 from detectron2.checkpoint import DetectionCheckpointer
 
 from multas.engine.finite import check_weights
+from multas.util.files import written_whole
 
 
 class Checkpointer(DetectionCheckpointer):
@@ -19,7 +20,8 @@ class Checkpointer(DetectionCheckpointer):
         super().save(name, **kwargs)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        path = os.path.join(self.save_dir, "last_checkpoint")
-        with open(f"{path}.partial", "w") as file:
+        with (
+            written_whole(os.path.join(self.save_dir, "last_checkpoint")) as path,
+            open(path, "w") as file,
+        ):
             file.write(last_filename_basename)
-        os.replace(f"{path}.partial", path)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from multas.distillation import Distillation
+from multas.engine.path_weights import PathWeights
 
 _CURE = (
     "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True."
@@ -33,13 +33,13 @@ class LossRecord:
 
 
 def describe_losses(
-    terms: Mapping[str, Tensor], distillation: Distillation | None, checkpoint: str
+    terms: Mapping[str, Tensor], path_weights: PathWeights | None, checkpoint: str
 ) -> str:
     """What a user needs to know about a loss that is not finite.
 
     Args:
         terms: losses of the step, empty if the model did not get that far.
-        distillation: whose raw path losses are looked at, too.
+        path_weights: whose raw path losses are looked at, too.
         checkpoint: the last one written, or "".
     """
     bad = _not_finite({name: loss.item() for name, loss in terms.items()})
@@ -49,9 +49,9 @@ def describe_losses(
     elif terms:
         parts.append("All terms of this process are finite: it happened on another one.")
     cure = _CURE
-    if terms and distillation is not None and "path_loss" in distillation.monitors:
-        raw = distillation.monitors["path_loss"].tolist()
-        paths = _not_finite(dict(zip(distillation.names, raw, strict=True)))
+    if terms and path_weights is not None and "path_loss" in path_weights.monitors:
+        raw = path_weights.monitors["path_loss"].tolist()
+        paths = _not_finite(dict(zip(path_weights.aggregator.names, raw, strict=True)))
         if paths:
             parts.append(f"Distillation paths at fault, raw losses: {_listing(paths)}.")
             cure += (

@@ -1,6 +1,5 @@
 """Hooks: what happens around a training step."""
 
-import itertools
 import os
 import random
 from collections import Counter
@@ -13,11 +12,11 @@ from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
-from multas.distillation import Distillation
 from multas.distillation.teacher.cache import TeacherCache
 from multas.engine.weights.evaluated_models import Weights, live_weights
 from multas.engine.weights.final_weights import FinalWeights
 from multas.modeling import MultiTaskNetwork
+from multas.util.files import written_whole
 
 
 class RunState(HookBase):
@@ -62,31 +61,6 @@ class RunState(HookBase):
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
-class PathMonitor(HookBase):
-    """Puts v, z, the raw losses of all paths … into the EventStorage.
-
-    A vector has one value for each path, a symmetric matrix one for each pair of paths.
-
-    Args:
-        distillation: whose monitors are read; one transfer from the device per step.
-    """
-
-    def __init__(self, distillation: Distillation) -> None:
-        self._distillation = distillation
-        self._pairs = list(itertools.combinations(distillation.names, 2))
-
-    def after_step(self) -> None:
-        monitors = self._distillation.monitors
-        values = iter(torch.cat([m.float().flatten() for m in monitors.values()]).tolist())
-        names = self._distillation.names
-        for monitor, value in monitors.items():
-            shares = dict(zip(itertools.product(names, repeat=value.dim()), values, strict=False))
-            for place in self._pairs if value.dim() == 2 else shares:
-                # Unsmoothed: a median over 20 steps would hide what an aggregator does.
-                key = "/".join(filter(None, [monitor, "~".join(place)]))
-                self.trainer.storage.put_scalar(key, shares[place], smoothing_hint=False)
-
-
 class CacheHits(HookBase):
     """Logs which share of the images of each step the teachers' caches knew, "teacher_cache/hits".
 
@@ -127,20 +101,20 @@ class TaskImages(HookBase):
 
 
 class SaveStudent(HookBase):
-    """Writes ``student.pth`` when training has finished: the product, weights alone.
+    """Writes ``student.pth`` when training has finished: the final weights and nothing else.
 
-    With an average or early stopping, the product is not the student as trained, which is then
-    written as well, as ``student_raw.pth``. (The training checkpoints also hold it under "model",
-    but beside it what resuming needs.)
+    With an average or early stopping these are not the weights of the last iteration, which are
+    then written as well, as ``student_raw.pth``. (Training checkpoints also hold those, under
+    "model", beside what resuming needs.)
 
     Args:
-        product: of the run.
+        final: the final weights of the run.
         model: the model that is trained.
         folder: where the files go.
     """
 
-    def __init__(self, product: FinalWeights, model: nn.Module, folder: str) -> None:
-        self._final = product
+    def __init__(self, final: FinalWeights, model: nn.Module, folder: str) -> None:
+        self._final = final
         self._model = model
         self._folder = folder
 
@@ -148,12 +122,11 @@ class SaveStudent(HookBase):
         if self.trainer.iter < self.trainer.max_iter:
             return
         trained = live_weights(self._model)
-        product = list(self._final.named_weights(finished=True).values())[-1]
-        if product is not None:
+        final = list(self._final.named_weights(finished=True).values())[-1]
+        if final is not None:
             self._save(trained, "student_raw.pth")
-        self._save(trained if product is None else product, "student.pth")
+        self._save(trained if final is None else final, "student.pth")
 
     def _save(self, weights: Weights, name: str) -> None:
-        path = os.path.join(self._folder, name)
-        torch.save({"model": dict(weights)}, f"{path}.partial")
-        os.replace(f"{path}.partial", path)
+        with written_whole(os.path.join(self._folder, name)) as path:
+            torch.save({"model": dict(weights)}, path)

@@ -1,6 +1,5 @@
 """The trainer: Detectron2's DefaultTrainer with our loader, evaluators and distillation."""
 
-import logging
 import os
 import weakref
 from collections.abc import Mapping
@@ -11,30 +10,28 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, verify_results
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from detectron2.utils import comm
 from torch import nn
 
 from multas.data.loader import TrainLoader, build_test_loader
-from multas.data.task_batches import TaskLoader, training_sets
+from multas.data.task_batches import TaskLoader
 from multas.data.training import build_training_loader
-from multas.distillation import Distillation, Distiller
+from multas.distillation import Distillation, Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer
-from multas.engine.checks.annotations import check_annotations
-from multas.engine.checks.cache_size import check_cache
-from multas.engine.checks.classes import check_classes, check_ignored_labels, check_test_sets
 from multas.engine.finite import LossRecord, describe_losses
-from multas.engine.hooks import CacheHits, PathMonitor, RunState, SaveStudent, TaskImages
+from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.lr_schedule import build_lr_scheduler
-from multas.engine.path_ramp import PathRamp
-from multas.engine.steps.build import build_step
+from multas.engine.path_weights import PathWeights
+from multas.engine.preflight import preflight
+from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
+from multas.engine.steps.task_gradients import TaskGradients
+from multas.engine.task_weights import TaskWeights
+from multas.engine.validation_weights import ValidationWeights
 from multas.engine.weights.ema import MeanTeachers
 from multas.engine.weights.final_weights import FinalWeights
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
 from multas.modeling.memory_format import channels_last_
-
-logger = logging.getLogger(__name__)
 
 
 class EndOfTraining(BaseException):
@@ -59,47 +56,18 @@ class Trainer(DefaultTrainer):
     _trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
-        check_test_sets(cfg)
-        names = training_sets(cfg)
         super().__init__(cfg)
-        check_classes(self._trainer.model, [*names, *cfg.DATASETS.TEST])
-        check_ignored_labels(cfg, self._trainer.model, names)
-        check_annotations(self._trainer.model, self._trainer.data_loader)
-        check_cache(cfg, self._trainer.model, self._trainer.data_loader)
-        self._trainer = build_step(cfg, self._trainer, self.build_train_loader)
+        preflight(cfg, self._trainer.model, self._trainer.data_loader)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
         model = super().build_model(cfg)
         if isinstance(model, Distiller):
+            # Before it is wrapped, so that DistributedDataParallel knows the adapters.
             model.prepare()
-            if model.distillation is not None:
-                logger.info(model.distillation.table)
         if cfg.SOLVER.CHANNELS_LAST:
             channels_last_(model)
         return model
-
-    @classmethod
-    def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-        """Detectron2's SGD, with weight decay and momentum of their own for z."""
-        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
-        momentum = cfg.SOLVER.MOMENTUM if aggregation.Z_MOMENTUM < 0 else aggregation.Z_MOMENTUM
-        z = {"weight_decay": aggregation.Z_WEIGHT_DECAY, "momentum": momentum}
-        params = get_default_optimizer_params(
-            model,
-            base_lr=cfg.SOLVER.BASE_LR,
-            weight_decay_norm=cfg.SOLVER.WEIGHT_DECAY_NORM,
-            bias_lr_factor=cfg.SOLVER.BIAS_LR_FACTOR,
-            weight_decay_bias=cfg.SOLVER.WEIGHT_DECAY_BIAS,
-            overrides={"z": z},
-        )
-        return maybe_add_gradient_clipping(cfg, torch.optim.SGD)(
-            params,
-            lr=cfg.SOLVER.BASE_LR,
-            momentum=cfg.SOLVER.MOMENTUM,
-            nesterov=cfg.SOLVER.NESTEROV,
-            weight_decay=cfg.SOLVER.WEIGHT_DECAY,
-        )
 
     @classmethod
     def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
@@ -120,21 +88,21 @@ class Trainer(DefaultTrainer):
 
     def build_hooks(self) -> list[HookBase]:
         cfg, model = self.cfg, self._trainer.model
-        distillation = find_distillation(model)
-        # DefaultTrainer calls this at the end of its constructor: the hooks below must hold the
-        # checkpointer that also knows the adapters and path weights.
-        extra = {} if distillation is None else {"distillation": distillation}
-        self.checkpointer = Checkpointer(
-            model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self), **extra
-        )
+        if cfg.SOLVER.AMP.ENABLED:
+            parts = model, self._trainer.data_loader, self._trainer.optimizer
+            self._trainer = MixedPrecisionTrainer(*parts)
+        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        weights = self._build_weights()
         self._losses = LossRecord(model)
+        _, distillation = unwrap(model)
         self._final = FinalWeights(cfg, model, distillation, self.test)
         # Ours before Detectron2's: its checkpointer must find what they changed, its writer,
         # which comes last, what they logged.
         own: list[HookBase | None] = [
             RunState(model),
+            *weights,
             *_task_hooks(model),
-            *([] if distillation is None else _path_hooks(cfg, model, distillation)),
+            *([] if distillation is None else _teacher_hooks(model, distillation)),
             *self._final.hooks,
         ]
         default = [
@@ -143,6 +111,19 @@ class Trainer(DefaultTrainer):
         ]
         last = [SaveStudent(self._final, model, cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         return [*own, *default, *last]
+
+    def _build_weights(self) -> list[HookBase | None]:
+        """The hooks that weigh paths and tasks."""
+        cfg, model = self.cfg, self._trainer.model
+        tasks = TaskGradients.from_config(cfg, model)
+        self.path_weights = PathWeights.for_trainer(self, tasks)
+        if self.path_weights is None:
+            return [] if tasks is None else [TaskWeights(model, tasks)]
+        if self.path_weights.gradients is None and tasks is not None:
+            z = self.path_weights.aggregator.parameters()
+            return [self.path_weights, TaskWeights(model, tasks, z)]
+        validation = ValidationWeights.from_config(cfg, self.path_weights, unwrap(model)[0])
+        return [self.path_weights, validation]
 
     def _evaluate(self) -> Mapping[str, Any]:
         self._last_eval_results = self._final.evaluate(finished=self.iter >= self.max_iter)
@@ -170,8 +151,7 @@ class Trainer(DefaultTrainer):
         except FloatingPointError as error:
             checkpointer = self.checkpointer
             last = checkpointer.get_checkpoint_file() if checkpointer.has_checkpoint() else ""
-            distillation = find_distillation(self._trainer.model)
-            what = describe_losses(self._losses.terms, distillation, last)
+            what = describe_losses(self._losses.terms, self.path_weights, last)
             raise FloatingPointError(f"{what}\n{error}") from error
 
     def after_step(self) -> None:
@@ -193,27 +173,16 @@ class Trainer(DefaultTrainer):
         self._trainer.data_loader.start_at(self.start_iter)
 
 
-def _path_hooks(cfg: CfgNode, model: nn.Module, distillation: Distillation) -> list[HookBase]:
-    ramp = cfg.MODEL.DISTILLATION.RAMP
-    hooks: list[HookBase] = [
-        PathMonitor(distillation),
-        PathRamp(distillation, iters=ramp.ITERS, shape=ramp.SHAPE, start=ramp.START),
+def _teacher_hooks(model: nn.Module, distillation: Distillation) -> list[HookBase]:
+    teachers = distillation.teachers
+    caches = [teacher.cache for teacher in teachers if teacher.cache is not None]
+    averaged = any(teacher.mean_teacher for teacher in teachers)
+    return [
+        *([CacheHits(caches)] if caches else []),
+        *([MeanTeachers(model, teachers)] if averaged else []),
     ]
-    caches = [teacher.cache for teacher in distillation.teachers if teacher.cache is not None]
-    if caches:
-        hooks.append(CacheHits(caches))
-    if any(teacher.mean_teacher for teacher in distillation.teachers):
-        hooks.append(MeanTeachers(model, distillation.teachers))
-    return hooks
 
 
 def _task_hooks(model: nn.Module) -> list[HookBase]:
-    network = getattr(model, "module", model)
-    network = network.student if isinstance(network, Distiller) else network
+    network, _ = unwrap(model)
     return [TaskImages(network)] if isinstance(network, MultiTaskNetwork) else []
-
-
-def find_distillation(model: nn.Module) -> Distillation | None:
-    """The distillation inside a (DDP-wrapped) Distiller, if there is one."""
-    model = getattr(model, "module", model)
-    return model.distillation if isinstance(model, Distiller) else None

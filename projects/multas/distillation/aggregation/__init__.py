@@ -3,12 +3,11 @@
 from multas.distillation.aggregation.adaptive import Adaptive
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
 from multas.distillation.aggregation.bilevel import Bilevel
-from multas.distillation.aggregation.build import build_aggregator
+from multas.distillation.aggregation.build import boundary_layers, build_aggregator
 from multas.distillation.aggregation.dwa import DWA
 from multas.distillation.aggregation.fixed import Equal, HandTuned, Single
 from multas.distillation.aggregation.grad_norm import GradNorm
 from multas.distillation.aggregation.gradient import (
-    SCOPE_KEY,
     GradientAggregator,
     GradientScope,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "AGGREGATOR_REGISTRY",
     "DWA",
     "MGDA",
-    "SCOPE_KEY",
     "Adaptive",
     "Aggregator",
     "Bilevel",
@@ -30,5 +28,6 @@ __all__ = [
     "HandTuned",
     "Single",
     "TorchJD",
+    "boundary_layers",
     "build_aggregator",
 ]

@@ -1,11 +1,12 @@
 """Adaptive distillation (paper B, section 3.5): v = exp(-z) with z learned."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -24,6 +25,9 @@ class Adaptive(Aggregator):
     Args:
         names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used: all v start at 1).
         max_weighted_loss: the bound; 0 = none, eqs. 5 and 6 to the letter.
+        z_weight_decay: of z in the optimiser. The paper has none; its code uses the network's
+            (1e-4).
+        z_momentum: of z in the optimiser; -1 = the network's.
     """
 
     def __init__(
@@ -32,21 +36,23 @@ class Adaptive(Aggregator):
         names: Sequence[str],
         hand_tuned: Sequence[float],
         max_weighted_loss: float = 10.0,
+        z_weight_decay: float = 0.0,
+        z_momentum: float = -1.0,
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         if 0 < max_weighted_loss <= 1 or max_weighted_loss < 0:
             raise ValueError(
-                "MODEL.DISTILLATION.AGGREGATION.MAX_WEIGHTED_LOSS is "
-                f"{max_weighted_loss}; it must be above 1 (the weighted loss at rest), or 0 for "
-                "no bound."
+                f"{KEY}.MAX_WEIGHTED_LOSS is {max_weighted_loss}; it must be above 1 (the weighted "
+                "loss at rest), or 0 for no bound."
             )
         self.max_weighted_loss = max_weighted_loss
+        self.z_weight_decay = z_weight_decay
+        self.z_momentum = z_momentum
         self.z = nn.Parameter(torch.zeros(len(self.names)))
 
-    @classmethod
-    def options(cls, cfg) -> dict:
-        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
-        return {"max_weighted_loss": aggregation.MAX_WEIGHTED_LOSS}
+    def param_groups(self) -> list[dict[str, Any]]:
+        momentum = {} if self.z_momentum < 0 else {"momentum": self.z_momentum}
+        return [{"params": [self.z], "weight_decay": self.z_weight_decay, **momentum}]
 
     def weights(self) -> Tensor:
         return torch.exp(-self.z.detach())

@@ -1,10 +1,23 @@
 """What an aggregator is.
 
 An aggregator weighs the K path losses; it knows neither what they measure nor the model. A new
-one is one registered class with ``forward``.
+one is one registered class:
+
+    @AGGREGATOR_REGISTRY.register()
+    class PowerMean(Aggregator):
+        def __init__(self, *, names, hand_tuned, power: float = 2.0): ...
+
+        def weights(self): ...
+
+        def forward(self, losses):
+            return self.weights() * losses, {}
+
+Options of ``__init__`` are keys of ``MODEL.DISTILLATION.AGGREGATION``, in capitals:
+``{NAME: power_mean, POWER: 3.0}``.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from fvcore.common.registry import Registry
@@ -12,6 +25,7 @@ from torch import Tensor, nn
 
 AGGREGATOR_REGISTRY = Registry("AGGREGATOR")
 AGGREGATOR_REGISTRY.__doc__ = "How the losses of several distillation paths become one."
+KEY = "MODEL.DISTILLATION.AGGREGATION"
 
 
 class Aggregator(nn.Module):
@@ -28,11 +42,6 @@ class Aggregator(nn.Module):
         super().__init__()
         self.names = list(names)
         self.register_buffer("hand_tuned", torch.tensor(hand_tuned), persistent=False)
-
-    @classmethod
-    def options(cls, cfg) -> dict:
-        """Own keyword arguments from ``cfg.MODEL.DISTILLATION.AGGREGATION``."""
-        return {}
 
     def weights(self) -> Tensor:
         """v, shape (K,), detached."""
@@ -51,5 +60,10 @@ class Aggregator(nn.Module):
         raise NotImplementedError
 
     def monitors(self) -> dict[str, Tensor]:
-        """(K,) vectors to log beside v and the raw losses, by name."""
+        """(K,) vectors and (K, K) matrices to log beside v and the raw losses, by name."""
         return {}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser learns, in torch's form; all parameters, without weight decay."""
+        parameters = list(self.parameters())
+        return [{"params": parameters, "weight_decay": 0.0}] if parameters else []

@@ -1,10 +1,8 @@
 """Weights learned on held-out images (paper B, section 3.3: bilevel optimisation)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
@@ -39,10 +37,6 @@ class Bilevel(GradientAggregator):
         self.lr = lr
         self.register_buffer("u", torch.tensor(hand_tuned, dtype=torch.float64).log())
         self._weights = torch.tensor(hand_tuned)
-
-    @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"lr": cfg.MODEL.DISTILLATION.AGGREGATION.BILEVEL_LR}
 
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
         return self.u.to(gram).exp()

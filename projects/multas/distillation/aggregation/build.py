@@ -4,25 +4,58 @@ from collections.abc import Sequence
 
 from detectron2.config import CfgNode
 
-from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
-from multas.distillation.aggregation.torchjd import PREFIX, TorchJD
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
+from multas.distillation.aggregation.gradient import GradientAggregator, GradientScope
+from multas.distillation.aggregation.torchjd import PREFIX, TorchJD, weighting_named
 from multas.util.names import lookup
+from multas.util.options import option_names, parse_options
+
+# Keys that are no options of an aggregator's constructor: they say how it is used.
+_KEYS = ("NAME", "SCOPE", "SCOPE_LAYERS", "LOW_MEMORY", "DATA")
+_GIVEN = ("names", "hand_tuned")
 
 
 def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[float]) -> Aggregator:
-    """The aggregator that ``cfg.MODEL.DISTILLATION.AGGREGATION.NAME`` names.
+    """The aggregator that ``cfg.MODEL.DISTILLATION.AGGREGATION`` describes.
 
-    ``torchjd:<name>`` is what the library TorchJD calls so, anything else is a registered class.
+    ``NAME`` is that of a registered class, or ``torchjd:<name>`` for what the library TorchJD calls
+    so; the other keys are arguments of its constructor, in capitals.
 
     Args:
         cfg: the student's config.
         names, hand_tuned: of the K path losses, see :class:`Aggregator`.
 
     Raises:
-        ValueError: unknown name.
+        ValueError: unknown name or option.
         ImportError: TorchJD is wanted, but not installed.
     """
-    key = "MODEL.DISTILLATION.AGGREGATION.NAME"
-    name = cfg.MODEL.DISTILLATION.AGGREGATION.NAME
-    cls = TorchJD if name.startswith(PREFIX) else lookup(AGGREGATOR_REGISTRY, name, key)
-    return cls(names=names, hand_tuned=hand_tuned, **cls.options(cfg))
+    entry = cfg.MODEL.DISTILLATION.AGGREGATION
+    where = f"{KEY} ({entry.NAME})"
+    cls = _class_named(entry.NAME)
+    if cls is not TorchJD:
+        options = parse_options(cls, entry, where, given=_GIVEN, keys=_KEYS)
+        return cls(names=names, hand_tuned=hand_tuned, **options)
+    weighting = weighting_named(entry.NAME.removeprefix(PREFIX))
+    own = [name.upper() for name in option_names(TorchJD, (*_GIVEN, "weighting", "arguments"))]
+    arguments = parse_options(weighting, entry, where, keys=(*_KEYS, *own))
+    options = {key.lower(): entry[key] for key in own if key in entry}
+    return TorchJD(
+        names=names, hand_tuned=hand_tuned, weighting=weighting, arguments=arguments, **options
+    )
+
+
+def boundary_layers(cfg: CfgNode) -> tuple[str, ...]:
+    """Student layers at which the graph is cut: those of SCOPE "features" where that counts.
+
+    Raises:
+        ValueError: an unknown aggregator or scope, or a scope without layers.
+    """
+    scope = GradientScope.from_config(cfg)
+    cls = _class_named(cfg.MODEL.DISTILLATION.AGGREGATION.NAME)
+    return scope.boundary if issubclass(cls, GradientAggregator) else ()
+
+
+def _class_named(name: str) -> type[Aggregator]:
+    if name.startswith(PREFIX):
+        return TorchJD
+    return lookup(AGGREGATOR_REGISTRY, name, f"{KEY}.NAME")

@@ -1,13 +1,11 @@
 """Dynamic weight average (Liu et al. 2019)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor
 
-from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -39,8 +37,8 @@ class DWA(Aggregator):
         super().__init__(names=names, hand_tuned=hand_tuned)
         if temperature <= 0 or period < 1:
             raise ValueError(
-                "MODEL.DISTILLATION.AGGREGATION: DWA_TEMPERATURE must be above 0 and DWA_PERIOD "
-                f"at least 1, but they are {temperature} and {period}."
+                f"{KEY}: TEMPERATURE of dwa must be above 0 and PERIOD at least 1, but they are "
+                f"{temperature} and {period}."
             )
         self.temperature = temperature
         self.period = period
@@ -52,11 +50,6 @@ class DWA(Aggregator):
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
         # The count again, where it can be asked without waiting for the device.
         self._in_period: int | None = None
-
-    @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
-        return {"temperature": aggregation.DWA_TEMPERATURE, "period": aggregation.DWA_PERIOD}
 
     def weights(self) -> Tensor:
         return self.v.clone()

@@ -1,10 +1,8 @@
 """GradNorm (Chen et al. 2018)."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
-from detectron2.config import CfgNode
 from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
@@ -49,14 +47,6 @@ class GradNorm(GradientAggregator):
         # 0 = not seen yet; a loss of 0 has no ratio to its start.
         self.register_buffer("initial", torch.zeros(count, dtype=torch.float64))
         self._weights = torch.ones(len(self.names))
-
-    @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
-        return super().options(cfg) | {
-            "asymmetry": aggregation.GRAD_NORM_ASYMMETRY,
-            "lr": aggregation.GRAD_NORM_LR,
-        }
 
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
         v, initial = self.v.clone().to(gram), self.initial.to(gram)

@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from torch import Tensor
 
-from multas.distillation.aggregation.base import Aggregator
+from multas.distillation.aggregation.base import KEY, Aggregator
+from multas.util.names import check_choice
 
 SCOPES = ("parameters", "features")
-_KEY = "MODEL.DISTILLATION.AGGREGATION"
-SCOPE_KEY = f"{_KEY}.SCOPE_LAYERS"
 
 
 @dataclass(frozen=True)
@@ -32,18 +30,17 @@ class GradientScope:
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "GradientScope":
         options = cfg.MODEL.DISTILLATION.AGGREGATION
-        if options.SCOPE not in SCOPES:
-            raise ValueError(f"{_KEY}.SCOPE is '{options.SCOPE}'; choose from {', '.join(SCOPES)}.")
+        check_choice(f"{KEY}.SCOPE", options.SCOPE, SCOPES)
         if options.SCOPE == "features" and not options.SCOPE_LAYERS:
             raise ValueError(
-                f"{_KEY}.SCOPE is 'features', but SCOPE_LAYERS names no layer. Name one that every "
+                f"{KEY}.SCOPE is 'features', but SCOPE_LAYERS names no layer. Name one that every "
                 "path passes through, for example backbone.bottom_up.res2, or several, such as "
                 "those that a pyramid starts from."
             )
         return cls(options.SCOPE, tuple(options.SCOPE_LAYERS), options.LOW_MEMORY)
 
     @property
-    def cuts(self) -> tuple[str, ...]:
+    def boundary(self) -> tuple[str, ...]:
         """Student layers at whose features the graph is cut."""
         return self.layers if self.kind == "features" else ()
 
@@ -51,9 +48,8 @@ class GradientScope:
 class GradientAggregator(Aggregator):
     """Base class: v from the inner products of the gradients. Subclasses define :meth:`weigh`.
 
-    What gradients are taken, and what is done with v, is the business of
-    :class:`multas.engine.steps.path_gradients.PathGradients`; it needs the trainer's help, so
-    these aggregators work with multas' trainer only.
+    Which gradients are taken, and what is done with v, is the business of the hook that trains
+    with it (:class:`multas.engine.PathWeights`).
 
     Args:
         names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used).
@@ -78,10 +74,6 @@ class GradientAggregator(Aggregator):
         self._conflicts = torch.zeros(len(self.names))
         self._steps = 0
 
-    @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        return {"task_as_objective": cfg.MODEL.DISTILLATION.AGGREGATION.TASK_AS_OBJECTIVE}
-
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
         """The weights of the objectives.
 
@@ -99,10 +91,7 @@ class GradientAggregator(Aggregator):
         return self._weights
 
     def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        raise RuntimeError(
-            f"{type(self).__name__} weighs gradients, not losses; see "
-            "multas.engine.steps.path_gradients."
-        )
+        raise RuntimeError(f"{type(self).__name__} weighs gradients, not losses: call solve().")
 
     def solve(
         self, gram: Tensor, losses: Tensor, alpha: float, task: tuple[Tensor, Tensor] | None

@@ -1,14 +1,13 @@
 """Multiple-gradient descent (paper B, section 3.4, eq. 4)."""
 
 from collections.abc import Sequence
-from typing import Any
 
-from detectron2.config import CfgNode
 from torch import Tensor
 
-from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY
 from multas.distillation.aggregation.gradient import GradientAggregator
 from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
+from multas.util.names import check_choice
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -38,17 +37,8 @@ class MGDA(GradientAggregator):
         normalisation: str = "l2",
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective)
-        if normalisation not in NORMALISATIONS:
-            raise ValueError(
-                f"MODEL.DISTILLATION.AGGREGATION.NORMALISATION is '{normalisation}'; choose from "
-                f"{', '.join(NORMALISATIONS)}."
-            )
+        check_choice(f"{KEY}.NORMALISATION", normalisation, NORMALISATIONS)
         self.normalisation = normalisation
-
-    @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
-        return super().options(cfg) | {"normalisation": aggregation.NORMALISATION}
 
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
         return mgda_weights(gram, losses, self.normalisation)

@@ -1,36 +1,45 @@
 """Aggregators of the library TorchJD, by name: ``torchjd:UPGrad``."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from detectron2.config import CfgNode
 from torch import Tensor
 
+from multas.distillation.aggregation.base import KEY
 from multas.distillation.aggregation.gradient import GradientAggregator
 from multas.util.names import did_you_mean
 
 PREFIX = "torchjd:"
-_KEY = "MODEL.DISTILLATION.AGGREGATION"
 
 
-def _weightings() -> dict[str, type]:
-    """TorchJD's weightings that see only the Gram matrix, by the name of their aggregator."""
+def weighting_named(name: str) -> type:
+    """TorchJD's weighting that sees only the Gram matrix, by the name of its aggregator.
+
+    Raises:
+        ImportError: TorchJD is not installed.
+        ValueError: it has no such aggregator.
+    """
     try:
         import torchjd.aggregation as library
     except ImportError as error:
         raise ImportError(
-            f"{_KEY}.NAME starts with '{PREFIX}', but TorchJD is not installed: "
+            f"{KEY}.NAME starts with '{PREFIX}', but TorchJD is not installed: "
             "pip install 'multas[torchjd]', or use mgda, which needs no library."
         ) from error
     found = {}
-    for name in library.__all__:
-        kind = getattr(library, name)
+    for known in library.__all__:
+        kind = getattr(library, known)
         if inspect.isclass(kind) and issubclass(kind, library.GramianWeightedAggregator):
-            weighting = getattr(library, f"{name}Weighting", None)
+            weighting = getattr(library, f"{known}Weighting", None)
             if weighting is not None:
-                found[name] = weighting
-    return found
+                found[known] = weighting
+    if name not in found:
+        raise ValueError(
+            f"{KEY}.NAME: TorchJD has no aggregator '{name}' that works from the Gram matrix."
+            f"{did_you_mean(name, found)}"
+        )
+    return found[name]
 
 
 class TorchJD(GradientAggregator):
@@ -40,12 +49,12 @@ class TorchJD(GradientAggregator):
 
     Args:
         names, hand_tuned, task_as_objective: see :class:`GradientAggregator`.
-        weighting: e.g. "UPGrad", "MGDA", "CAGrad", as TorchJD calls the aggregator.
+        weighting: class from :func:`weighting_named`.
         arguments: of its constructor.
 
     Raises:
-        ImportError: TorchJD, or what this weighting needs besides, is not installed.
-        ValueError: no such weighting, or unfit arguments.
+        ImportError: what this weighting needs besides is not installed.
+        ValueError: unfit arguments.
     """
 
     def __init__(
@@ -53,34 +62,20 @@ class TorchJD(GradientAggregator):
         *,
         names: Sequence[str],
         hand_tuned: Sequence[float],
-        weighting: str,
+        weighting: Callable[..., Any],
         task_as_objective: bool = False,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective)
-        choices = _weightings()
-        if weighting not in choices:
-            raise ValueError(
-                f"{_KEY}.NAME: TorchJD has no aggregator '{weighting}' that works from the Gram "
-                f"matrix.{did_you_mean(weighting, choices)}"
-            )
         try:
-            self._weighting = choices[weighting](**(arguments or {}))
+            self._weighting = weighting(**(arguments or {}))
         except ImportError as error:
-            raise ImportError(f"{_KEY}.NAME is '{PREFIX}{weighting}': {error}") from error
+            raise ImportError(f"{KEY}: {weighting.__name__}: {error}") from error
         except TypeError as error:
-            wanted = inspect.signature(choices[weighting])
             raise ValueError(
-                f"{_KEY}.TORCHJD is {dict(arguments or {})}, but {weighting} takes {wanted}."
+                f"{KEY}: {weighting.__name__} takes {inspect.signature(weighting)}, but the "
+                f"options are {dict(arguments or {})}."
             ) from error
-
-    @classmethod
-    def options(cls, cfg: CfgNode) -> dict[str, Any]:
-        aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
-        return super().options(cfg) | {
-            "weighting": aggregation.NAME.removeprefix(PREFIX),
-            "arguments": dict(aggregation.TORCHJD),
-        }
 
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:
         return self._weighting(gram)

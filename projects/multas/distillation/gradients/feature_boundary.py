@@ -1,135 +1,174 @@
 """Cut the graph of a network at named layers, to differentiate with respect to their features.
 
-Behind the cut the features Z are variables of their own: a gradient with respect to several layers,
-of which one feeds the other, is then that of L(Z), as the chain rule over Z wants it, and costs no
-pass through what lies in front. :meth:`Cuts.join` sends the gradients on.
+Behind the boundary the features Z are variables of their own. A gradient with respect to several
+layers, of which one feeds the other, is then that of L(Z), as the chain rule over Z wants it, and
+costs no pass through what lies in front. :func:`gradient_through` sends gradients on to the front.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from multas.util.names import did_you_mean
 
-# What a layer returned, and the variable that replaced it behind the cut.
-Cut = tuple[Tensor, Tensor]
+SCOPE_KEY = "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS"
+Row = list[Tensor | None]
 
 
-def find_layer(model: nn.Module, layer: str, key: str) -> nn.Module:
-    """A submodule of the student by its dotted name.
+class BoundaryFeature(NamedTuple):
+    """One feature map at the boundary.
+
+    Attributes:
+        before: what the layer returned, with the graph in front of it.
+        behind: the variable with the same values that replaces it.
+    """
+
+    before: Tensor
+    behind: Tensor
+
+
+def find_layer(model: nn.Module, layer: str) -> nn.Module:
+    """A submodule of the student that SCOPE_LAYERS names.
 
     Raises:
-        ValueError: there is none; the message starts with ``key`` and gives the nearest.
+        ValueError: there is none; the nearest names are given.
     """
     modules = dict(model.named_modules())
     if layer not in modules:
         near = did_you_mean(layer, [name for name in modules if name and name.count(".") < 3])
-        raise ValueError(f"{key}: the student has no layer '{layer}'.{near}")
+        raise ValueError(f"{SCOPE_KEY}: the student has no layer '{layer}'.{near}")
     return modules[layer]
 
 
-class Cuts:
+class FeatureBoundary:
     """The layers of one network at which its graph is cut.
 
     Args:
         model: the network; not modified.
-        layers: dotted names of its submodules.
-        key: config key that named them, for error messages.
+        layers: dotted names of its submodules; none = the graph stays whole.
     """
 
-    def __init__(self, model: nn.Module, layers: Sequence[str], key: str) -> None:
-        self._modules = [find_layer(model, layer, key) for layer in layers]
+    def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
+        self._modules = [find_layer(model, layer) for layer in layers]
         self._layers = ", ".join(layers)
-        self._key = key
 
     @contextmanager
-    def record(self) -> Iterator[list[Cut]]:
+    def record(self) -> Iterator[list[BoundaryFeature]]:
         """Cut what the layers return inside the ``with`` block, in the order of their calls."""
-        cuts: list[Cut] = []
+        features: list[BoundaryFeature] = []
 
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return _replace(output, cuts) if torch.is_grad_enabled() else None
+            return _replace(output, features) if torch.is_grad_enabled() else None
 
         handles = [module.register_forward_hook(hook) for module in self._modules]
         try:
-            yield cuts
+            yield features
         finally:
             for handle in handles:
                 handle.remove()
-
-    @staticmethod
-    def bypassed(loss: Tensor, cuts: Sequence[Cut]) -> bool:
-        """Whether a loss depends on parameters in front of the cuts not only through them."""
-        in_front = _variables([before.grad_fn for before, _ in cuts])
-        in_front -= {id(behind) for _, behind in cuts}
-        return not in_front.isdisjoint(_variables([loss.grad_fn]))
 
     def check(
         self,
         names: Sequence[str],
         losses: Sequence[Tensor],
-        cuts: Sequence[Cut],
+        features: Sequence[BoundaryFeature],
         overlap: Tensor,
     ) -> None:
-        """Check that gradients at the cuts can stand for those of what lies in front.
+        """Check that gradients at the boundary can stand for those of what lies in front.
 
         Args:
             names, losses: the K paths, with graph.
-            cuts: of the same forward pass.
+            features: of the same forward pass.
             overlap: (K, K), whether the gradients of two paths have a feature map in common.
 
         Raises:
             ValueError: they cannot; the message says why and what helps.
         """
         instead = "or set SCOPE to parameters."
-        if not any(before.requires_grad for before, _ in cuts):
+        if not any(before.requires_grad for before, _ in features):
             raise ValueError(
-                f"{self._key}: nothing is trained in front of {self._layers}. Name a later layer, "
+                f"{SCOPE_KEY}: nothing is trained in front of {self._layers}. Name a later layer, "
                 f"{instead}"
             )
         pairs = zip(names, losses, strict=True)
-        beside = [name for name, loss in pairs if self.bypassed(loss, cuts)]
+        beside = [name for name, loss in pairs if bypasses(loss, features)]
         if beside:
             raise ValueError(
-                f"{self._key}: the paths {', '.join(beside)} depend on layers in front of "
+                f"{SCOPE_KEY}: the paths {', '.join(beside)} depend on layers in front of "
                 f"{self._layers} not only through their features, which then bound nothing. Name "
                 f"an earlier layer, {instead}"
             )
         beside = [n for n, reached in zip(names, overlap.diagonal(), strict=True) if not reached]
         if beside:
             raise ValueError(
-                f"{self._key}: the paths {', '.join(beside)} do not pass through {self._layers}. "
+                f"{SCOPE_KEY}: the paths {', '.join(beside)} do not pass through {self._layers}. "
                 f"Name an earlier layer, {instead}"
             )
         if len(names) > 1 and int(overlap.sum()) == len(names):
             raise ValueError(
-                f"{self._key}: each path passes through another feature map of {self._layers}, so "
+                f"{SCOPE_KEY}: each path passes through another feature map of {self._layers}, so "
                 "no two gradients have anything in common: the Gram matrix is diagonal and shows "
                 f"no conflict. Name a common ancestor, {instead}"
             )
 
-    @staticmethod
-    def join(cuts: Sequence[Cut]) -> None:
-        """Go on with the backward pass in front of the cuts, from the gradients behind them."""
-        for before, behind in reversed(cuts):
-            if behind.grad is not None and before.requires_grad:
-                # Layers side by side share what lies in front of both.
-                before.backward(behind.grad, retain_graph=len(cuts) > 1)
+
+def bypasses(loss: Tensor, features: Sequence[BoundaryFeature]) -> bool:
+    """Whether a loss depends on what lies in front of the boundary not only through it."""
+    in_front = _variables([before.grad_fn for before, _ in features])
+    in_front -= {id(behind) for _, behind in features}
+    return not in_front.isdisjoint(_variables([loss.grad_fn]))
 
 
-def _replace(value: Any, cuts: list[Cut]) -> Any:
+def gradient_through(
+    loss: Tensor,
+    parameters: Sequence[Tensor],
+    features: Sequence[BoundaryFeature],
+    *,
+    keep_graph: bool = False,
+) -> Row:
+    """The gradient of a loss, first behind the boundary, then through its features in front of it.
+
+    Args:
+        loss: scalar.
+        parameters: what to differentiate with respect to.
+        features: of the forward pass of the loss; none = the graph is whole.
+        keep_graph: whether the graph behind the boundary shares a part with the one in front.
+
+    Returns:
+        One gradient for each parameter; None where the loss does not depend on it.
+    """
+    inputs = [*parameters, *(behind for _, behind in features)]
+    row: Row = list(
+        torch.autograd.grad(loss, inputs, retain_graph=keep_graph or None, allow_unused=True)
+    )
+    for i, (before, _) in reversed(list(enumerate(features))):
+        gradient = row[len(parameters) + i]
+        if gradient is not None and before.requires_grad:
+            # Layers side by side share what lies in front of both.
+            further = torch.autograd.grad(
+                before, inputs, gradient, retain_graph=len(features) > 1, allow_unused=True
+            )
+            row = [_sum(own, more) for own, more in zip(row, further, strict=True)]
+    return row[: len(parameters)]
+
+
+def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    return other if one is None else one if other is None else one + other
+
+
+def _replace(value: Any, features: list[BoundaryFeature]) -> Any:
     if isinstance(value, Tensor):
         behind = value.detach().requires_grad_()
-        cuts.append((value, behind))
+        features.append(BoundaryFeature(value, behind))
         # A copy: the next layer may work in place, which a variable does not allow.
         return behind.clone()
     if isinstance(value, Mapping):
-        return {key: _replace(item, cuts) for key, item in value.items()}
+        return {key: _replace(item, features) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return type(value)(_replace(item, cuts) for item in value)
+        return type(value)(_replace(item, features) for item in value)
     return value
 
 
@@ -143,5 +182,5 @@ def _variables(nodes: Sequence[Any]) -> set[int]:
         seen.add(node)
         if hasattr(node, "variable"):
             found.add(id(node.variable))
-        waiting.extend(following for following, _ in node.next_functions if following is not None)
+        waiting.extend(parent for parent, _ in node.next_functions if parent is not None)
     return found

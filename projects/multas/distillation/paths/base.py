@@ -16,46 +16,19 @@ Options of ``__init__`` are keys of the path's entry in ``MODEL.DISTILLATION.PAT
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from detectron2.structures import Boxes, Instances
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
+from multas.distillation.paths.targets import Targets
 from multas.distillation.taps import leaves
 
 PATH_REGISTRY = Registry("PATH")
 PATH_REGISTRY.__doc__ = "Losses between a tap of the teacher and a tap of the student."
 
-# The shapes of what one tap returned in the probing forward pass, one per tensor inside.
+# Shapes of the tensors that one tapped layer returned in the probing forward pass.
 Shapes = Sequence[tuple[int, ...]]
-
-
-@dataclass
-class Targets:
-    """What a path may know of the batch besides features.
-
-    Attributes:
-        image_sizes: (height, width) of each image, pixels, without padding.
-        padded_size: (height, width) of the batch tensor the student saw, pixels.
-        instances: ground truth of each image in network coordinates (pixels); None where the
-            image is not annotated.
-        boxes: boxes of the objects of each image (pixels): ground truth or the teacher's
-            detections, as MODEL.DISTILLATION.BOXES says; none where ``from_masks``. None unless a
-            path ``needs_boxes``.
-        sem_seg: labels of each image, (height, width) integers; None where it has none.
-        ignore_value: label of pixels without annotation in ``sem_seg``.
-        from_masks: images whose objects are to be seen in ``sem_seg``: they have no boxes.
-    """
-
-    image_sizes: list[tuple[int, int]]
-    padded_size: tuple[int, int]
-    instances: list[Instances | None]
-    boxes: list[Boxes] | None = None
-    sem_seg: list[Tensor | None] = field(default_factory=list)
-    ignore_value: int = 255
-    from_masks: list[int] = field(default_factory=list)
 
 
 class Path(nn.Module):

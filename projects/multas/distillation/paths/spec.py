@@ -1,25 +1,24 @@
-"""From an entry of MODEL.DISTILLATION.PATHS to a path."""
+"""Checked entries of MODEL.DISTILLATION.PATHS."""
 
-import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.config import CfgNode
-from torch import nn
 
-from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes
-from multas.util.names import did_you_mean, lookup
+from multas.distillation.paths.base import PATH_REGISTRY, Path
+from multas.util.names import lookup
+from multas.util.options import parse_options
 
+KEY = "MODEL.DISTILLATION.PATHS"
 _KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID", "TASKS")
-_KEY = "MODEL.DISTILLATION.PATHS"
-# What the builder gives to a path, as opposed to options that the entry may set.
-_GIVEN = ("self", "student_shapes", "teacher_shapes", "teacher_model")
+# Constructor arguments that the builder sets, as opposed to options of an entry.
+_GIVEN = ("student_shapes", "teacher_shapes", "teacher_model")
 
 
 @dataclass(frozen=True)
 class PathSpec:
-    """One checked entry of MODEL.DISTILLATION.PATHS; see config.py for the keys."""
+    """One checked entry; config/distillation.py describes its keys."""
 
     type: type[Path]
     name: str
@@ -32,63 +31,59 @@ class PathSpec:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def applies_to(self, task: str | None) -> bool:
-        """Whether images of that task (None: of no one's batch) count for this path."""
+        """Whether the path is active for images of ``task`` (None: for images of no task)."""
         return task is None or not self.tasks or task in self.tasks
-
-    def build(
-        self,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        teacher_model: nn.Module,
-    ) -> Path:
-        """Construct the path; only a class that asks for ``teacher_model`` gets the teacher."""
-        given: dict[str, Any] = {"student_shapes": student_shapes, "teacher_shapes": teacher_shapes}
-        if "teacher_model" in inspect.signature(self.type.__init__).parameters:
-            given["teacher_model"] = teacher_model
-        try:
-            return self.type(**given, **self.options)
-        except ValueError as error:
-            raise ValueError(f"{_KEY}, path '{self.name}': {error}") from error
 
 
 def parse_paths(entries: Sequence[Mapping[str, Any]]) -> list[PathSpec]:
-    """Check the entries of MODEL.DISTILLATION.PATHS.
+    """Check the entries of MODEL.DISTILLATION.PATHS, each by itself.
 
     Raises:
         ValueError: unknown type or key, missing layers, or two paths of one name.
     """
-    specs = [_parse(entry, position) for position, entry in enumerate(entries)]
+    specs = [_parse(entry, f"{KEY}[{i}]") for i, entry in enumerate(entries)]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{_KEY}: two paths are called '{name}'; give each its own NAME.")
+            raise ValueError(f"{KEY}: two paths are called '{name}'; give each its own NAME.")
     return specs
 
 
-def check_tasks(specs: Sequence[PathSpec], cfg: CfgNode) -> None:
-    """Make sure that the tasks that paths name are trained, each in mini-batches of its own.
+def check_paths(specs: Sequence[PathSpec], cfg: CfgNode, teachers: int) -> None:
+    """Make sure that the teachers and tasks that paths name exist.
+
+    Args:
+        specs: all paths.
+        cfg: the student's config (DATASETS.TASK_BATCHES and TASK_MODE).
+        teachers: how many there are.
 
     Raises:
-        ValueError: naming the path and the key to change.
+        ValueError: one does not, or tasks do not pass through the network one by one; the message
+            names the path and the key to change.
     """
     known = [entry["TASK"] for entry in cfg.DATASETS.TASK_BATCHES]
     for spec in specs:
-        where = f"{_KEY}, path '{spec.name}': TASKS"
+        where = f"{KEY}, path '{spec.name}'"
+        if not 0 <= spec.teacher_id < teachers:
+            raise ValueError(
+                f"{where}: TEACHER_ID is {spec.teacher_id}, but there are {teachers} teachers "
+                "(counted from 0)."
+            )
         for task in spec.tasks:
             if task not in known:
                 raise ValueError(
-                    f"{where} names '{task}', but DATASETS.TASK_BATCHES has "
+                    f"{where}: TASKS names '{task}', but DATASETS.TASK_BATCHES has "
                     f"{', '.join(known) or 'no entries'}."
                 )
         if spec.tasks and cfg.DATASETS.TASK_MODE != "separate":
             raise ValueError(
-                f"{where} needs every mini-batch in every iteration and on its own: set "
+                f"{where}: TASKS needs every mini-batch in every iteration and on its own: set "
                 f"DATASETS.TASK_MODE to separate (it is {cfg.DATASETS.TASK_MODE})."
             )
 
 
 def tapped_heads(specs: Sequence[PathSpec]) -> set[str]:
-    """Tasks whose heads a path taps on images that are another task's, too."""
+    """The tasks whose heads are tapped by a path that is also active for other tasks."""
     taps = [(name.split("."), spec) for spec in specs for name in spec.student]
     return {
         parts[1]
@@ -97,43 +92,34 @@ def tapped_heads(specs: Sequence[PathSpec]) -> set[str]:
     }
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
-
-
-def _parse(entry: Mapping[str, Any], position: int) -> PathSpec:
-    where = f"{_KEY}[{position}]"
+def _parse(entry: Mapping[str, Any], where: str) -> PathSpec:
     if not isinstance(entry, Mapping) or "TYPE" not in entry:
         raise ValueError(f"{where} must be a mapping with the key TYPE, but is {entry!r}.")
     cls: type[Path] = lookup(PATH_REGISTRY, entry["TYPE"], where)
-    options = _options(cls)
-    for key in entry:
-        if key not in _KEYS and key.lower() not in options:
-            known = [*_KEYS, *(name.upper() for name in options)]
-            hint = did_you_mean(key, known)
-            raise ValueError(f"{where} ({entry['TYPE']}): unknown key '{key}'.{hint}")
+    where = f"{where} ({entry['TYPE']})"
+    options = parse_options(cls, entry, where, given=_GIVEN, keys=_KEYS)
     student = _names(entry.get("STUDENT", cls.default_student))
     if not student:
-        raise ValueError(f"{where} ({entry['TYPE']}): STUDENT must name the layer(s) to tap.")
+        raise ValueError(f"{where}: STUDENT must name the layer(s) to tap.")
     return PathSpec(
         type=cls,
         name=str(entry.get("NAME", cls.default_name)),
         student=student,
         teacher=_names(entry.get("TEACHER", student)),
-        weight=_weight(entry.get("WEIGHT", cls.default_weight), where),
+        weight=_number(entry.get("WEIGHT", cls.default_weight), f"{where}: WEIGHT"),
         layerwise=bool(entry.get("LAYERWISE", False)),
         teacher_id=int(entry.get("TEACHER_ID", 0)),
         tasks=_names(entry.get("TASKS", ())),
-        options={k.lower(): v for k, v in entry.items() if k not in _KEYS},
+        options=options,
     )
 
 
-def _weight(value: Any, where: str) -> float:
+def _names(value: Any) -> tuple[str, ...]:
+    return (value,) if isinstance(value, str) else tuple(value)
+
+
+def _number(value: Any, where: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{where}: WEIGHT is {value!r}; it must be a number.") from None
-
-
-def _options(cls: type[Path]) -> list[str]:
-    return [name for name in inspect.signature(cls.__init__).parameters if name not in _GIVEN]
+        raise ValueError(f"{where} is {value!r}; it must be a number.") from None

@@ -9,7 +9,7 @@ from torch import nn
 
 from multas.data.loader import Index, SeededDataset, TrainLoader
 from multas.data.task_batches import TaskLoader
-from multas.distillation import Distillation, Distiller
+from multas.distillation import Distillation, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -25,8 +25,7 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
     Raises:
         ValueError: no image comes back, or the disk is too full.
     """
-    model = getattr(model, "module", model)
-    distillation = model.distillation if isinstance(model, Distiller) else None
+    _, distillation = unwrap(model)
     caches = [] if distillation is None else [t.cache for t in distillation.teachers if t.cache]
     if distillation is None or not caches:
         return

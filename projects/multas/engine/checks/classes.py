@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
 from multas.data.loader import require_registered
-from multas.distillation import Distiller
+from multas.distillation import unwrap
 from multas.evaluation.build import evaluator_types
 
 # Of the heads, and of what derives from them: the config key, and the classes that it counts.
@@ -57,8 +57,7 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     Raises:
         ValueError: a head has another number of classes, or two data sets number them differently.
     """
-    model = getattr(model, "module", model)
-    model = model.student if isinstance(model, Distiller) else model
+    model, _ = unwrap(model)
     for key, kind, count in _class_counts(model):
         first: tuple[str, list[str]] | None = None
         for name in names:
@@ -87,11 +86,10 @@ def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -
     Raises:
         ValueError: a data set has another label for them.
     """
-    model = getattr(model, "module", model)
-    student = model.student if isinstance(model, Distiller) else model
+    student, distillation = unwrap(model)
     heads = [key for _, key, kind in _known_heads(student) if kind == "stuff_classes"]
     keys = [key.replace("NUM_CLASSES", "IGNORE_VALUE") for key in heads]
-    if keys or isinstance(model, Distiller):
+    if keys or distillation is not None:
         # Augmentations and paths look there.
         keys = list(dict.fromkeys([*keys, "MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE"]))
     for name in names:

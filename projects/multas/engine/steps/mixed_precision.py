@@ -1,62 +1,60 @@
-"""Mixed precision of steps that take gradients apart, as Detectron2's AMPTrainer has it."""
+"""Detectron2's AMPTrainer, also on CPUs."""
 
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+import time
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from detectron2.config import CfgNode
-from torch import Tensor
+from detectron2.engine import SimpleTrainer
+from torch import nn
 
 
-@dataclass
-class MixedPrecision:
-    """The number format of the forward pass, and a loss scaler where it needs one.
+class MixedPrecisionTrainer(SimpleTrainer):
+    """SOLVER.AMP.ENABLED: float16 with loss scaling on CUDA, bfloat16 elsewhere.
+
+    Args:
+        model, data_loader, optimizer: see Detectron2's SimpleTrainer.
 
     Attributes:
-        device: of the model.
-        autocast: precision of the forward pass; None = as the parameters are.
-        scaler: keeps gradients inside the range of float16.
+        grad_scaler: keeps gradients inside the range of float16; does nothing with bfloat16.
     """
 
-    device: torch.device
-    autocast: torch.dtype | None = None
-    scaler: torch.amp.GradScaler | None = None
+    def __init__(
+        self,
+        model: nn.Module,
+        data_loader: Iterable[list[dict]],
+        optimizer: torch.optim.Optimizer,
+    ) -> None:
+        super().__init__(model, data_loader, optimizer)
+        self._device = next(model.parameters()).device
+        half = self._device.type == "cuda"
+        self._precision = torch.float16 if half else torch.bfloat16
+        self.grad_scaler = torch.amp.GradScaler(self._device.type, enabled=half)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode, device: torch.device) -> "MixedPrecision":
-        """SOLVER.AMP.ENABLED: float16 with loss scaling on CUDA, bfloat16 elsewhere."""
-        if not cfg.SOLVER.AMP.ENABLED:
-            return cls(device)
-        if device.type == "cuda":
-            return cls(device, torch.float16, torch.amp.GradScaler("cuda"))
-        return cls(device, torch.bfloat16)
+    def autocast(self) -> AbstractContextManager:
+        """In it a forward pass runs in this precision."""
+        return torch.autocast(self._device.type, dtype=self._precision)
 
-    def forward(self) -> AbstractContextManager:
-        """In it the forward pass runs."""
-        if self.autocast is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.autocast)
-
-    def scale(self) -> Tensor | None:
-        """What losses are to be multiplied with before their backward pass; None = nothing."""
-        if self.scaler is None or not self.scaler.is_enabled():
-            return None
-        return self.scaler.scale(torch.ones((), device=self.device))
-
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
-        """A step of the optimiser, left out where scaled gradients have overflown."""
-        if self.scaler is None:
-            optimizer.step()
-        else:
-            self.scaler.step(optimizer)
-            self.scaler.update()
+    def run_step(self) -> None:
+        if not self.model.training:
+            raise RuntimeError("The model was switched to eval mode during training.")
+        start = time.perf_counter()
+        data = next(self._data_loader_iter)
+        data_time = time.perf_counter() - start
+        with self.autocast():
+            losses = self.model(data)
+        self.optimizer.zero_grad()
+        self.grad_scaler.scale(sum(losses.values())).backward()
+        self._write_metrics(losses, data_time)
+        self.grad_scaler.step(self.optimizer)
+        self.grad_scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        """The scaler's state, under the key that Detectron2 uses."""
-        return {} if self.scaler is None else {"grad_scaler": self.scaler.state_dict()}
+        # Under the key that Detectron2 uses.
+        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes the state up again, if the run had a scaler before."""
-        if self.scaler is not None and "grad_scaler" in state:
-            self.scaler.load_state_dict(state["grad_scaler"])
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict.get("grad_scaler"):
+            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])

@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from functools import reduce
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.utils.events import get_event_storage
 from torch import Tensor, nn
 
-from multas.distillation.distiller import Distiller
+from multas.distillation import unwrap
 from multas.distillation.gradients.gramian import gram_of_rows
 from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
 from multas.modeling import MultiTaskNetwork
+from multas.util.names import check_choice
 from multas.util.ranks import average_gradients, from_main_rank, mean_over_ranks
 
 Row = list[Tensor | None]
@@ -26,7 +28,7 @@ class TaskGradients:
     no task, those of paths weighed by losses, add their own gradient as it is.
 
     Args:
-        model: the network, or a Distiller whose student it is.
+        model: the network, or a Distiller whose student it is, wrapped or not.
         normalisation: of the gradients, see MODEL.MULTITASK.NORMALISATION.
 
     Raises:
@@ -34,30 +36,33 @@ class TaskGradients:
     """
 
     def __init__(self, model: nn.Module, normalisation: str = "l2") -> None:
-        network = model.student if isinstance(model, Distiller) else model
+        network, _ = unwrap(model)
         if not isinstance(network, MultiTaskNetwork):
             raise ValueError(
                 "MODEL.MULTITASK.GRADIENTS mgda weighs the tasks of a MultiTaskNetwork, not of "
                 f"{type(network).__name__}."
             )
-        if normalisation not in NORMALISATIONS:
-            raise ValueError(
-                f"MODEL.MULTITASK.NORMALISATION is '{normalisation}'; choose from "
-                f"{', '.join(NORMALISATIONS)}."
-            )
+        check_choice("MODEL.MULTITASK.NORMALISATION", normalisation, NORMALISATIONS)
         self._network = network
         self._normalisation = normalisation
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
 
-    def backward(
-        self, losses: Mapping[str, Tensor], scale: Tensor | None = None
-    ) -> dict[str, Tensor]:
-        """Fill ``.grad`` from these losses, see :meth:`combine`; nothing else is to be logged."""
-        for parameter, gradient in zip(
-            self._parameters, self.combine(losses, self._parameters, scale), strict=True
-        ):
-            parameter.grad = gradient
-        return {}
+    @classmethod
+    def from_config(cls, cfg: CfgNode, model: nn.Module) -> "TaskGradients | None":
+        """What MODEL.MULTITASK.GRADIENTS asks for; None where the task losses are summed.
+
+        Raises:
+            ValueError: unknown value, or tasks of which an iteration has only one.
+        """
+        options = cfg.MODEL.MULTITASK
+        check_choice("MODEL.MULTITASK.GRADIENTS", options.GRADIENTS, ("sum", "mgda"))
+        if options.GRADIENTS == "sum":
+            return None
+        if cfg.DATASETS.TASK_BATCHES and cfg.DATASETS.TASK_MODE == "alternate":
+            raise ValueError(
+                "MODEL.MULTITASK.GRADIENTS mgda weighs tasks that meet in an iteration, but "
+                "DATASETS.TASK_MODE alternate has one of them in each: set it to separate or mixed."
+            )
+        return cls(model, options.NORMALISATION)
 
     def combine(
         self,

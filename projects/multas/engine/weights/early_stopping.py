@@ -14,6 +14,8 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from torch import Tensor
 
+from multas.util.files import written_whole
+
 RULES = ("streak", "fixed", "never")
 
 logger = logging.getLogger(__name__)
@@ -122,8 +124,8 @@ class EarlyStopping(HookBase):
 
     def _save(self) -> None:
         if comm.is_main_process():
-            torch.save({"model": dict(self._weights())}, f"{self._path}.partial")
-            os.replace(f"{self._path}.partial", self._path)
+            with written_whole(self._path) as path:
+                torch.save({"model": dict(self._weights())}, path)
         comm.synchronize()
 
     def best_weights(self) -> dict[str, Tensor] | None:

@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from multas.distillation.teacher.teacher import Teacher
+from multas.distillation import Teacher, unwrap
 from multas.evaluation.build import evaluator_types
 
 Weights = Mapping[str, Tensor]
@@ -17,7 +17,7 @@ Weights = Mapping[str, Tensor]
 def live_weights(model: nn.Module) -> dict[str, Tensor]:
     """The weights and buffers of a (DDP-wrapped) model, sharing its memory; of a Distiller, its
     student's."""
-    return getattr(model, "module", model).state_dict()
+    return unwrap(model)[0].state_dict()
 
 
 @contextmanager

@@ -1,0 +1,75 @@
+"""From MODEL.DISTILLATION to a :class:`Distillation`."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from detectron2.config import CfgNode
+from torch import nn
+
+from multas.distillation.aggregation import boundary_layers
+from multas.distillation.distillation import Distillation
+from multas.distillation.gradients.feature_boundary import FeatureBoundary
+from multas.distillation.paths.build import build_path, probe_layers, table_row
+from multas.distillation.paths.spec import check_paths, parse_paths, tapped_heads
+from multas.distillation.paths.targets import BoxSource
+from multas.distillation.teacher.teacher import Teacher, build_teachers
+
+
+def build_distillation(
+    cfg: CfgNode, student: nn.Module, teachers: Sequence[Teacher] | None = None
+) -> Distillation | None:
+    """What ``cfg.MODEL.DISTILLATION`` describes, on the device of the config.
+
+    Args:
+        cfg: the student's config.
+        student: the student network; only read, through taps.
+        teachers: instead of those that the config names.
+
+    Returns:
+        None when there is nothing to distill (no path, or alpha = 0).
+
+    Raises:
+        ValueError: an entry of the config is wrong, naming its key; layers do not exist or do not
+            fit each other; a mean teacher has another network than the student.
+        FileNotFoundError: a teacher's config or weights are missing.
+    """
+    options = cfg.MODEL.DISTILLATION
+    specs = parse_paths(options.PATHS)
+    if not specs or options.ALPHA == 0:
+        return None
+    # The initialisation of teachers and adapters must not shift the random numbers that the
+    # student's own training sees.
+    with torch.random.fork_rng():
+        teachers = build_teachers(cfg) if teachers is None else teachers
+        check_paths(specs, cfg, len(teachers))
+        for teacher in teachers:
+            teacher.check_network(student, cfg.INPUT.FORMAT)
+        probe = probe_layers(student, teachers, specs, cfg)
+        paths = [build_path(spec, probe, teachers[spec.teacher_id].model) for spec in specs]
+    require_heads = getattr(student, "require_heads", None)
+    if require_heads is not None:
+        require_heads(tapped_heads(specs))
+    _make_fast(teachers, probe.teachers, cfg)
+    distillation = Distillation(
+        specs=specs,
+        paths=paths,
+        student_taps=probe.taps,
+        teachers=teachers,
+        boundary=FeatureBoundary(student, boundary_layers(cfg)),
+        boxes=BoxSource.from_config(cfg),
+        input_format=cfg.INPUT.FORMAT,
+        rows=[table_row(spec, path, probe) for spec, path in zip(specs, paths, strict=True)],
+    )
+    return distillation.to(torch.device(cfg.MODEL.DEVICE))
+
+
+def _make_fast(
+    teachers: Sequence[Teacher], records: Sequence[Mapping[str, Any]], cfg: CfgNode
+) -> None:
+    """Cache the outputs of the teachers that paths listen to, and fold the networks of all."""
+    cache = cfg.MODEL.DISTILLATION.CACHE
+    for teacher, record in zip(teachers, records, strict=True):
+        if cache.FOLDER and record:
+            teacher.keep_outputs(cache.FOLDER, int(cache.MAX_GB * 1e9), dict(record))
+        teacher.optimize_for_inference(evaluated=cfg.TEST.EVALUATE_TEACHER)

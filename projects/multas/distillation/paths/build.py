@@ -1,0 +1,126 @@
+"""From checked entries of MODEL.DISTILLATION.PATHS to paths."""
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from detectron2.config import CfgNode
+from tabulate import tabulate
+from torch import nn
+
+from multas.distillation.paths.base import Path, Shapes
+from multas.distillation.paths.spec import KEY, PathSpec
+from multas.distillation.taps import TapError, Taps, blank_image, leaves
+from multas.distillation.teacher.teacher import Teacher
+
+_HEADER = (
+    "path",
+    "loss",
+    "student layer",
+    "teacher layer",
+    "student shape",
+    "teacher shape",
+    "adapter",
+    "weight",
+)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What the tapped layers of all networks returned for one blank image.
+
+    Attributes:
+        taps: of the student.
+        student: tap name -> what the layer returned.
+        teachers: the same of each teacher; empty for one that no path listens to.
+    """
+
+    taps: Taps
+    student: Mapping[str, Any]
+    teachers: Sequence[Mapping[str, Any]]
+
+    def shapes(self, spec: PathSpec) -> tuple[list[Shapes], list[Shapes]]:
+        """Shapes in the student's and in the teacher's layers of a path."""
+        teacher = self.teachers[spec.teacher_id]
+        return _shapes(self.student, spec.student), _shapes(teacher, spec.teacher)
+
+
+def probe_layers(
+    student: nn.Module, teachers: Sequence[Teacher], specs: Sequence[PathSpec], cfg: CfgNode
+) -> Probe:
+    """Run every network once on a blank image of the training size.
+
+    Args:
+        student, teachers: the networks; left as they are, but for the teachers' taps.
+        specs: the paths, which name the layers.
+        cfg: the student's config.
+
+    Raises:
+        TapError: a layer does not exist or returns no tensor; the nearest names are given.
+    """
+    with _missing_layers_explained(specs):
+        taps = Taps(student, [name for spec in specs for name in spec.student], "student")
+        image = [blank_image(student, cfg)]
+        record = taps.probe(student, image)
+        records = []
+        for i, teacher in enumerate(teachers):
+            names = [name for spec in specs if spec.teacher_id == i for name in spec.teacher]
+            inputs = teacher.inputs(image, cfg.INPUT.FORMAT)
+            records.append(teacher.probe(names, inputs) if names else {})
+    return Probe(taps, record, records)
+
+
+def build_path(spec: PathSpec, probe: Probe, teacher_model: nn.Module) -> Path:
+    """Construct a path; only a class that asks for ``teacher_model`` gets the teacher.
+
+    Raises:
+        ValueError: the layers do not fit each other, or an option is out of range.
+    """
+    student, teacher = probe.shapes(spec)
+    given: dict[str, Any] = {"student_shapes": student, "teacher_shapes": teacher}
+    if "teacher_model" in inspect.signature(spec.type.__init__).parameters:
+        given["teacher_model"] = teacher_model
+    try:
+        return spec.type(**given, **spec.options)
+    except ValueError as error:
+        raise ValueError(f"{KEY}, path '{spec.name}': {error}") from error
+
+
+def table_row(spec: PathSpec, path: Path, probe: Probe) -> list[str]:
+    """What the table of paths says of one path, but for its weights."""
+    student, teacher = (
+        "\n".join("×".join(map(str, shape[1:])) for layer in side for shape in layer)
+        for side in probe.shapes(spec)
+    )
+    layers = "\n".join(spec.student), "\n".join(spec.teacher)
+    return [spec.name, type(path).__name__, *layers, student, teacher, path.adapter_note]
+
+
+def path_table(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]) -> str:
+    """The table that a run prints at its start.
+
+    Args:
+        rows: of the paths, see :func:`table_row`.
+        weights: v of each path; several where its terms are weighed one by one.
+    """
+    column = ["\n".join(f"{weight:g}" for weight in own) for own in weights]
+    whole = [[*row, cell] for row, cell in zip(rows, column, strict=True)]
+    return tabulate(whole, _HEADER, tablefmt="simple_grid")
+
+
+def _shapes(record: Mapping[str, Any], names: Sequence[str]) -> list[Shapes]:
+    return [[tuple(leaf.shape) for leaf in leaves(record[name])] for name in names]
+
+
+@contextmanager
+def _missing_layers_explained(specs: Sequence[PathSpec]) -> Iterator[None]:
+    try:
+        yield
+    except TapError as error:
+        for spec in specs:
+            note = spec.type.missing_layer_note
+            if note and any(f"'{layer}'" in str(error) for layer in (*spec.student, *spec.teacher)):
+                raise TapError(f"{error} Path '{spec.name}' taps it. {note}") from error
+        raise

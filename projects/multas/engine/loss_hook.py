@@ -1,0 +1,61 @@
+"""Hooks between the forward and the backward pass of a training step."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from detectron2.engine import HookBase
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+class LossHook(HookBase):
+    """Base class of hooks that turn what a model returned into the losses that a trainer takes.
+
+    Detectron2 has no event there, so a forward hook of the model is one. Several of them work in
+    the order of their construction. Subclasses define :meth:`weigh`.
+
+    Args:
+        model: that is trained, wrapped or not.
+        reduces: whether the gradients of these losses are already means over all ranks. A model
+            wrapped in DistributedDataParallel then does not reduce them again.
+    """
+
+    def __init__(self, model: nn.Module, *, reduces: bool) -> None:
+        self._model = model
+        self._reduces = reduces
+        self._device = next(model.parameters()).device
+        self._step = ExitStack()
+        self._handle = model.register_forward_hook(self._after_forward)
+
+    def weigh(self, output: Any) -> dict[str, Tensor]:
+        """The losses of a step.
+
+        Args:
+            output: what the model returned in training, or the hook before this one.
+
+        Returns:
+            Scalars by name; the trainer logs each and differentiates their sum.
+        """
+        raise NotImplementedError
+
+    def loss_scale(self) -> Tensor | None:
+        """What the trainer will multiply its loss with; None = nothing."""
+        scaler = getattr(getattr(self.trainer, "_trainer", self.trainer), "grad_scaler", None)
+        if scaler is None or not scaler.is_enabled():
+            return None
+        return scaler.scale(torch.ones((), device=self._device))
+
+    def before_step(self) -> None:
+        if self._reduces and isinstance(self._model, DistributedDataParallel):
+            self._step.enter_context(self._model.no_sync())
+
+    def after_step(self) -> None:
+        self._step.close()
+
+    def after_train(self) -> None:
+        self._step.close()
+        self._handle.remove()
+
+    def _after_forward(self, module: nn.Module, _: tuple, output: Any) -> Any:
+        return self.weigh(output) if module.training else output

@@ -1,0 +1,53 @@
+"""Losses that bring their gradient along, so that a trainer's own backward pass fills ``.grad``."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Row = Sequence[Tensor | None]
+
+
+class _Gradient(torch.autograd.Function):
+    """Zero, with a given gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Row, scale: Tensor | None, *parameters: Tensor) -> Tensor:
+        ctx.row, ctx.scale = row, scale
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        factor = grad_output if ctx.scale is None else grad_output / ctx.scale
+        return None, None, *(None if g is None else g * factor for g in ctx.row)
+
+
+def gradient_term(parameters: Sequence[Tensor], row: Row, scale: Tensor | None = None) -> Tensor:
+    """A scalar 0 whose gradient is ``row``.
+
+    Args:
+        parameters: what the gradient is with respect to.
+        row: one gradient for each; None = it has none.
+        scale: the factor that ``row`` already has (a GradScaler's), and that the trainer will
+            multiply its loss with.
+    """
+    return _Gradient.apply(row, scale, *parameters)
+
+
+def with_gradient(
+    losses: Mapping[str, Tensor],
+    parameters: Sequence[Tensor],
+    row: Row,
+    scale: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Losses of the same values, whose sum has the gradient ``row``.
+
+    Args:
+        losses: scalars; their own graphs are left behind. At least one.
+        parameters, row, scale: see :func:`gradient_term`.
+    """
+    values = {name: loss.detach() for name, loss in losses.items()}
+    first = next(iter(values))
+    term = gradient_term(parameters, row, scale)
+    return values | {first: values[first] + term.to(values[first])}
