@@ -17,7 +17,7 @@ from multas.distillation.distillation import Distillation
 from multas.distillation.gradients.feature_boundary import BoundaryFeature
 from multas.distillation.paths.targets import Targets
 from multas.modeling.multitask_network import add_losses, mini_batches
-from multas.util.sizes import padded
+from multas.util.sizes import round_up
 
 # Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
 ANNOTATION_KEYS = ("instances", "sem_seg", "label")
@@ -207,7 +207,7 @@ class Distiller(nn.Module):
     def _targets(self, inputs: list[dict]) -> Targets:
         sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
         divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0)
-        height, width = (padded(max(side), divisor) for side in zip(*sizes, strict=True))
+        height, width = (round_up(max(side), divisor) for side in zip(*sizes, strict=True))
         instances = [x.get("instances") for x in inputs]
         masks = [x.get("sem_seg") for x in inputs]
         device = self.device

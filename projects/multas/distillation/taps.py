@@ -16,7 +16,8 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
-from multas.util.sizes import padded
+from multas.util.modules import evaluation_mode
+from multas.util.sizes import round_up
 
 
 class TapError(ValueError):
@@ -199,16 +200,10 @@ class Taps:
         Returns:
             The recorded values.
         """
-        modes = {module: module.training for module in model.modules()}
         self._probed = False
         self._rewritten = set()
-        model.eval()
-        try:
-            with self.record() as record:
-                model(batched_inputs)
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
+        with evaluation_mode(model), self.record() as record:
+            model(batched_inputs)
         return record
 
 
@@ -224,5 +219,5 @@ def blank_image(model: nn.Module, cfg: CfgNode) -> dict:
     """
     side = cfg.INPUT.MIN_SIZE_TRAIN[0] if cfg.INPUT.MIN_SIZE_TRAIN else cfg.INPUT.MIN_SIZE_TEST
     divisor = max(getattr(getattr(model, "backbone", None), "size_divisibility", 0), 32)
-    side = min(padded(max(side, 1), divisor), 320)
+    side = min(round_up(max(side, 1), divisor), 320)
     return {"image": torch.full((3, side, side), 114.0), "height": side, "width": side}

@@ -1,8 +1,6 @@
 """Loading a trained model to use it."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -46,15 +44,3 @@ def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
         with open(record) as file:
             return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
     return cfg.MODEL.WEIGHTS
-
-
-@contextmanager
-def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, the former mode of every submodule after."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode

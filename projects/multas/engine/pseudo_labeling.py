@@ -10,7 +10,7 @@ from torch import nn
 from tqdm import tqdm
 
 from multas.data import build_test_loader
-from multas.engine.inference import evaluation_mode
+from multas.util.modules import evaluation_mode
 
 
 def label_images(

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import multas
 from multas.distillation.taps import leaves, map_leaves
 from multas.distillation.teacher.packing import Packed, pack, unpack
+from multas.util.sizes import round_up
 
 _KEY = "MODEL.DISTILLATION.CACHE.FOLDER"
 
@@ -127,11 +128,8 @@ class TeacherCache:
             return self._join([unpack(entry) for entry in entries])
 
     def _padded_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
-        height, width = (
-            -(-max(image.shape[axis] for image in images) // self._divisor) * self._divisor
-            for axis in (-2, -1)
-        )
-        return height, width
+        height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+        return round_up(height, self._divisor), round_up(width, self._divisor)
 
     def _key(self, image: Tensor, padded: tuple[int, int], score_thresh: float | None) -> str:
         content = hashlib.blake2b(_bytes_of(image), digest_size=20)

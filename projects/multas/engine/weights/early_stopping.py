@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from multas.util.files import written_whole
+from multas.util.names import check_choice
 
 RULES = ("streak", "fixed", "never")
 
@@ -26,11 +27,11 @@ class Progress:
     """The course of a validation metric, counted in evaluations.
 
     Attributes:
-        longest: longest streak without improvement that an improvement has ended; at first the
+        longest: length of the longest streak without improvement that has ended; at first the
             patience.
         best: highest value so far.
-        best_iteration: when it was measured, -1 = never.
-        since: evaluations since then.
+        best_iteration: iteration at which it was measured, -1 = never.
+        since: number of evaluations since then.
     """
 
     longest: int
@@ -39,7 +40,7 @@ class Progress:
     since: int = 0
 
     def update(self, value: float, iteration: int, min_delta: float) -> bool:
-        """Take in a value; returns whether it is an improvement (NaN never is)."""
+        """Record a value and return whether it is an improvement (NaN never is)."""
         if math.isfinite(value) and value > self.best + min_delta:
             self.longest = max(self.longest, self.since)
             self.best, self.best_iteration, self.since = value, iteration, 0
@@ -55,7 +56,9 @@ class Progress:
 
 
 class EarlyStopping(HookBase):
-    """Evaluates, keeps the best weights in ``model_best.pth``, ends training by ``max_iter``.
+    """Evaluates periodically, keeps the best weights in ``model_best.pth``, and ends training.
+
+    It ends a training by lowering the trainer's ``max_iter``.
 
     Its state is part of a checkpoint, so a resumed run stops where an uninterrupted one does.
 
@@ -143,10 +146,11 @@ class EarlyStopping(HookBase):
 
 
 def check_options(cfg: CfgNode) -> None:
-    """Make sure that SOLVER.EARLY_STOPPING is complete and does not select on the test set.
+    """Check SOLVER.EARLY_STOPPING.
 
     Raises:
-        ValueError: it is not or does.
+        ValueError: a key is missing or out of range, or the weights would be selected on the test
+            set although SELECT_ON_TEST does not allow it.
     """
     options = cfg.SOLVER.EARLY_STOPPING
     key = "SOLVER.EARLY_STOPPING"
@@ -156,8 +160,7 @@ def check_options(cfg: CfgNode) -> None:
         raise ValueError(
             f"{key}.PERIOD is {options.PERIOD}; set the number of iterations between evaluations."
         )
-    if options.RULE not in RULES:
-        raise ValueError(f"{key}.RULE is '{options.RULE}'; choose from {', '.join(RULES)}.")
+    check_choice(f"{key}.RULE", options.RULE, RULES)
     if not options.METRICS:
         raise ValueError(f"{key}.METRICS is empty; name at least one, for example 'bbox/AP'.")
     if options.DATASET in cfg.DATASETS.TEST and not options.SELECT_ON_TEST:
