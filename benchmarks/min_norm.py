@@ -2,7 +2,6 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -70,7 +69,7 @@ def solvers() -> tuple[dict[str, Solver], dict[str, str]]:
     """Those that work here, ours first, and why the others do not."""
     # Tried on a matrix that every solver can take.
     works, missing = attempt({"torchjd": lambda: _on_identity(_torchjd())})
-    found: dict[str, Solver] = {"ours": cast(Solver, min_norm_weights)}
+    found: dict[str, Solver] = {"ours": min_norm_weights}
     found |= {name: _torchjd() for name in works}
     return found | {"Frank-Wolfe": frank_wolfe}, missing
 
