@@ -17,7 +17,8 @@ from multas.distillation.functional.feature_imitation import (
     mse_imitation,
     pdf_imitation,
 )
-from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.functional.soft_detection import soft_detection_loss
+from multas.modeling.levels import flatten_levels
 
 
 def leaf(tensor):

@@ -18,9 +18,10 @@ from multas.distillation.functional.feature_imitation import (
     pdf_imitation,
 )
 from multas.distillation.functional.foreground import cell_centers, foreground_mask
-from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.functional.soft_detection import soft_detection_loss
 from multas.distillation.schedule import RAMP_SHAPES, ramp
 from multas.engine.path_ramp import PathRamp
+from multas.modeling.levels import flatten_levels
 
 KINDS = ("FeatureMSE", "PDFDistil", "DeFeat", "SoftDetection")
 

@@ -17,10 +17,11 @@ from multas.distillation import Teacher, build_distillation
 from multas.distillation.functional.feature_imitation import (
     defeat_imitation,
 )
-from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.functional.soft_detection import soft_detection_loss
 from multas.distillation.paths.base import Targets
 from multas.distillation.paths.spec import parse_paths
 from multas.distillation.taps import leaves
+from multas.modeling.levels import flatten_levels
 from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"

@@ -20,7 +20,6 @@ from gfl_scene import (
     make_instances,
 )
 from multas.distillation import Distiller, Teacher, build_distillation
-from multas.modeling.generalized_focal import encode_distances
 from multas.modeling.heads import build_task_head
 from multas.modeling.heads.gfl_loss import anchor_places
 from multas.modeling.label_assignment import assign_atss, pad_objects
@@ -33,8 +32,9 @@ def perfect_outputs(levels, scene) -> tuple[torch.Tensor, torch.Tensor]:
     padded = pad_objects([make_instances(*image) for image in scene])
     targets = assign_atss(padded, levels, CLASSES)
     places = anchor_places(levels, STRIDES)
-    stride = places[:, 2:]
-    d = encode_distances(places[:, :2] / stride, targets.boxes / stride, REG_MAX, margin=1e-3)
+    points, boxes = places[:, :2] / places[:, 2:], targets.boxes / places[:, 2:]
+    d = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+    d = d.clamp(0, REG_MAX - 1e-3)
     bins = torch.arange(BINS)
     shares = (1 - (d[..., None] - bins).abs()).clamp(min=0)
     return 20 * targets.classes - 10, shares.clamp(min=1e-12).log().flatten(-2)

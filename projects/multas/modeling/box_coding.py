@@ -11,9 +11,8 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["BOX_WEIGHTS", "SCALE_CLAMP", "decode_boxes", "encode_boxes", "pairwise_overlaps"]
-
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+# Largest ln of the ratio of sizes, so that a wild prediction does not overflow.
 SCALE_CLAMP = math.log(1000.0 / 16.0)
 
 
@@ -43,7 +42,6 @@ def decode_boxes(
     deltas: Tensor,
     anchors: Tensor,
     weights: tuple[float, float, float, float] = BOX_WEIGHTS,
-    scale_clamp: float = SCALE_CLAMP,
 ) -> Tensor:
     """Boxes that ``deltas`` make of ``anchors``; not clipped to the image.
 
@@ -51,7 +49,6 @@ def decode_boxes(
         deltas: (..., 4).
         anchors: (..., 4) XYXY, pixels, broadcastable to ``deltas``.
         weights: factors of dx, dy, dw, dh.
-        scale_clamp: largest ln of the ratio of sizes, so that a wild prediction does not overflow.
 
     Returns:
         (..., 4) XYXY, pixels.
@@ -60,7 +57,7 @@ def decode_boxes(
     center = 0.5 * (anchors[..., :2] + anchors[..., 2:])
     deltas = deltas / deltas.new_tensor(weights)
     center = center + deltas[..., :2] * anchor_size
-    half = 0.5 * anchor_size * deltas[..., 2:].clamp(max=scale_clamp).exp()
+    half = 0.5 * anchor_size * deltas[..., 2:].clamp(max=SCALE_CLAMP).exp()
     return torch.cat([center - half, center + half], dim=-1)
 
 

@@ -8,11 +8,10 @@ other.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from multas.modeling.box_coding import pairwise_overlaps
-from multas.modeling.losses import full_precision, quality_focal_elements
+from multas.modeling.losses import full_precision
 
 
 def weighted_sum(
@@ -45,13 +44,13 @@ def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
-def encode_distances(points: Tensor, boxes: Tensor, reg_max: int, *, margin: float = 0.1) -> Tensor:
+def encode_distances(points: Tensor, boxes: Tensor, reg_max: int) -> Tensor:
     """Distances (..., 4) of the sides of boxes (..., 4) XYXY from points (..., 2).
 
-    Clamped to [0, reg_max - margin], so that a target always has a bin to its right.
+    Clamped to [0, reg_max - 0.1], so that a target always has a bin to its right.
     """
     distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
-    return distances.clamp(min=0.0, max=reg_max - margin)
+    return distances.clamp(min=0.0, max=reg_max - 0.1)
 
 
 def decode_logits(points: Tensor, logits: Tensor, reg_max: int) -> Tensor:
@@ -89,40 +88,7 @@ def distribution_focal_loss(
     return weighted_sum(distribution_focal_elements(logits, targets), weight, avg_factor)
 
 
-def quality_focal_loss(
-    logits: Tensor,
-    labels: Tensor,
-    scores: Tensor,
-    *,
-    beta: float = 2.0,
-    weight: Tensor | None = None,
-    avg_factor: Tensor | float | None = None,
-) -> Tensor:
-    """QFL (eq. 5) with one positive class at most, summed over classes.
-
-    ``|q - s|^beta BCE(x, q)`` at the labelled class, ``s^beta BCE(x, 0)`` elsewhere, ``s =
-    sigmoid(x)``.
-
-    Args:
-        logits: (N, K).
-        labels: (N,) integers; K is background.
-        scores: (N,) quality q in [0, 1] of the positives, e.g. the IoU of the predicted box
-            (detached).
-        beta: Exponent of the distance to the target.
-        weight: (N,) of the samples.
-        avg_factor: Divisor; see :func:`weighted_sum`.
-
-    Returns:
-        Scalar.
-    """
-    classes = logits.shape[1]
-    positive = F.one_hot(labels, classes + 1)[:, :classes]
-    targets = positive * full_precision(scores)[:, None]
-    elements = quality_focal_elements(logits, targets, gamma=beta)
-    return weighted_sum(elements.sum(dim=1), weight, avg_factor)
-
-
-def iou_and_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
+def iou_and_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Intersection over union and its generalisation (Rezatofighi et al., CVPR 2019) of pairs.
 
     ``GIoU = IoU - (C - union) / C`` with the area C of the enclosing box. Without the checks of
@@ -131,11 +97,11 @@ def iou_and_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Ten
     Args:
         boxes: (..., 4) XYXY, any unit.
         targets: (..., 4) in the same unit.
-        eps: added to union and C; boxes without area have GIoU 0 with each other.
 
     Returns:
         (...) in [0, 1) and (...) in (-1, 1).
     """
+    eps = 1e-7  # boxes without area have GIoU 0 with each other
     boxes, targets = full_precision(boxes), full_precision(targets)
     low, high = torch.maximum(boxes, targets), torch.minimum(boxes, targets)
     width, height = (high[..., 2:] - low[..., :2]).clamp(min=0).unbind(-1)
@@ -146,17 +112,6 @@ def iou_and_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Ten
     enclosing = width * height
     iou = intersection / (union + eps)
     return iou, iou - (enclosing - union) / (enclosing + eps)
-
-
-def giou_loss(
-    boxes: Tensor,
-    targets: Tensor,
-    *,
-    weight: Tensor | None = None,
-    avg_factor: Tensor | float | None = None,
-) -> Tensor:
-    """``1 - GIoU`` of N pairs of boxes (N, 4) XYXY in one unit, reduced by :func:`weighted_sum`."""
-    return weighted_sum(1.0 - iou_and_giou(boxes, targets)[1], weight, avg_factor)
 
 
 @torch.no_grad()
@@ -206,10 +161,10 @@ def atss_match(
     return torch.where(best >= 0, index, -1), thresholds
 
 
-def _inside(boxes: Tensor, points: Tensor, margin: float = 0.01) -> Tensor:
-    """Whether points (A, 2) lie in boxes (..., G, 4), further than ``margin`` from each side."""
+def _inside(boxes: Tensor, points: Tensor) -> Tensor:
+    """Whether points (A, 2) lie in boxes (..., G, 4), more than 0.01 from each side."""
     x, y = points.unbind(-1)
     left, top, right, bottom = boxes.unsqueeze(-2).unbind(-1)
     horizontal = torch.minimum(x - left, right - x)
     vertical = torch.minimum(y - top, bottom - y)
-    return torch.minimum(horizontal, vertical) > margin
+    return torch.minimum(horizontal, vertical) > 0.01

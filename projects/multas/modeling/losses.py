@@ -12,18 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "balanced_l1_elements",
-    "balanced_l1_loss",
-    "focal_elements",
-    "focal_loss",
-    "full_precision",
-    "quality_focal_elements",
-    "quality_focal_loss",
-    "semantic_cross_entropy",
-    "soft_focal_loss",
-]
-
 
 def full_precision(tensor: Tensor) -> Tensor:
     """Return ``tensor`` in float32, or as it is if it has that or a wider floating type."""
@@ -69,9 +57,6 @@ def balanced_l1_loss(
     pred: Tensor,
     target: Tensor,
     *,
-    alpha: float = 0.5,
-    gamma: float = 1.5,
-    beta: float = 0.11,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Reduce :func:`balanced_l1_elements` to a scalar.
@@ -79,9 +64,6 @@ def balanced_l1_loss(
     Args:
         pred: any shape, e.g. deltas (N, A, 4).
         target: same shape.
-        alpha: see :func:`balanced_l1_elements`.
-        gamma: see :func:`balanced_l1_elements`.
-        beta: see :func:`balanced_l1_elements`.
         weights: broadcastable to ``pred``, e.g. (N, A, 1). For a mean over the boxes they must sum
             to 1 over all entries.
 
@@ -89,7 +71,7 @@ def balanced_l1_loss(
         Scalar: the mean over all entries without ``weights`` (0 for empty tensors), the sum of
             ``weights * l`` with them.
     """
-    elements = balanced_l1_elements(pred, target, alpha=alpha, gamma=gamma, beta=beta)
+    elements = balanced_l1_elements(pred, target)
     if weights is None:
         return elements.sum() / max(elements.numel(), 1)
     return (elements * weights).sum()
@@ -164,9 +146,7 @@ def focal_loss(
     mask: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 1.0,
-    weight: float = 1.0,
     weights: Tensor | None = None,
-    normalizer: Tensor | float | None = None,
 ) -> Tensor:
     """Focal loss, divided by the number of selected entries with a target of exactly 1.
 
@@ -178,16 +158,14 @@ def focal_loss(
             divisor.
         alpha: balance of positives against negatives.
         gamma: focusing exponent. The detectors here use 1, not the 2 of the paper.
-        weight: factor of the whole loss.
         weights: factor of each entry, broadcastable to ``logits``; does not change the divisor.
-        normalizer: divisor to be used instead of the count.
 
     Returns:
         Scalar. Without a positive entry the sum is divided by 1 (the reference divides by 0).
     """
     targets = _hide(targets, mask)
     elements = focal_elements(_hide(logits, mask), targets, alpha=alpha, gamma=gamma)
-    return weight * _per_positive(elements, targets == 1, mask, weights, normalizer)
+    return _per_positive(elements, targets == 1, mask, weights)
 
 
 def soft_focal_loss(
@@ -246,7 +224,7 @@ def _per_positive(
     positive: Tensor,
     mask: Tensor | None,
     weights: Tensor | None,
-    normalizer: Tensor | float | None,
+    normalizer: Tensor | float | None = None,
 ) -> Tensor:
     """Sum of the selected elements over ``normalizer``, else over the number of positives."""
     if weights is not None:

@@ -15,21 +15,12 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from multas.modeling.box_coding import BOX_WEIGHTS, decode_boxes, pairwise_overlaps
 from multas.modeling.losses import full_precision
-
-__all__ = [
-    "Match",
-    "PaddedObjects",
-    "by_images",
-    "match_iou",
-    "match_mutual_guidance",
-    "pad_boxes",
-    "pad_objects",
-]
 
 # Largest N * G * A held at once per matrix (2^22 float32 numbers: 16 MiB; about six such matrices
 # live together). A fuller batch is worked through in groups of images, which bounds the memory
@@ -54,26 +45,22 @@ class Match(NamedTuple):
     positive: Tensor  # bool: chosen by its object
 
 
-def pad_objects(
-    instances: Sequence, *, box_field: str = "gt_boxes", class_field: str = "gt_classes"
-) -> PaddedObjects:
-    """Pad the objects of several Detectron2 ``Instances`` to one shape.
+def pad_objects(instances: Sequence[Instances]) -> PaddedObjects:
+    """Pad the ground truth of several images to one shape.
 
     Args:
-        instances: one ``Instances`` an image; an image without objects is an empty one.
-        box_field: name of the field of ``Boxes``, e.g. "pred_boxes" for what a teacher detected.
-        class_field: name of the field of class indices.
+        instances: one Detectron2 ``Instances`` per image with ``gt_boxes`` and ``gt_classes``.
 
     Returns:
         PaddedObjects with G of at least 1, on the device of the instances.
 
     Raises:
-        ValueError: there is no image at all.
+        ValueError: ``instances`` is empty.
     """
     if not instances:
         raise ValueError("pad_objects got no image; a batch without annotations needs no targets.")
-    boxes, valid = pad_boxes([image.get(box_field).tensor for image in instances])
-    classes = pad_sequence([image.get(class_field).long() for image in instances], batch_first=True)
+    boxes, valid = pad_boxes([image.gt_boxes.tensor for image in instances])
+    classes = pad_sequence([image.gt_classes.long() for image in instances], batch_first=True)
     return PaddedObjects(boxes, _at_least_one(classes), valid)
 
 
@@ -81,14 +68,16 @@ def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """Pad the boxes of several images to one shape.
 
     Args:
-        boxes: (G_i, 4) of each of N images, at least one image.
+        boxes: (Gi, 4) finite boxes of each of N images, N at least 1.
 
     Returns:
-        Boxes (N, G, 4) and which of them are valid, bool (N, G), with G of at least 1.
+        Boxes (N, G, 4), zeros for padding, and bool (N, G), False for padding; G is the largest
+        Gi, at least 1.
     """
-    padded = _at_least_one(pad_sequence(list(boxes), batch_first=True))
-    counts = torch.tensor([len(image) for image in boxes], device=padded.device)
-    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+    # NaN marks the padding: the counts of boxes would have to be copied to the device.
+    padded = pad_sequence(list(boxes), batch_first=True, padding_value=torch.nan)
+    valid = _at_least_one(~padded.isnan().any(-1))
+    return _at_least_one(padded).nan_to_num(0.0), valid
 
 
 @torch.no_grad()

@@ -3,29 +3,12 @@
 Shapes: N images, R = sum over levels of Hi * Wi * A anchors of an image, K classes.
 """
 
-from collections.abc import Sequence
-
-import torch
-from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from torch import Tensor
 
 from multas.modeling.losses import balanced_l1_elements, soft_focal_loss
 
 # Balances the classification term, about 2e-4 at the start, against localisation, about 1.25.
 SOFT_CLASS_WEIGHT = 5e3
-
-
-def flatten_levels(levels: Sequence[Tensor], channels: int) -> Tensor:
-    """Join what a dense head predicts on all levels.
-
-    Args:
-        levels: one (N, A * channels, Hi, Wi) a level, finest first.
-        channels: K for logits, 4 for deltas.
-
-    Returns:
-        (N, R, channels), in the order level, y, x, anchor.
-    """
-    return torch.cat([permute_to_N_HWA_K(level, channels) for level in levels], dim=1)
 
 
 def soft_detection_loss(

@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from multas.distillation.functional.feature_imitation import defeat_imitation
 from multas.distillation.functional.foreground import (
@@ -18,6 +16,7 @@ from multas.distillation.functional.foreground import (
 from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets
 from multas.distillation.paths.feature_mse import adapted_maps
 from multas.distillation.paths.layers import LayerPath
+from multas.modeling.matcher import pad_boxes
 
 
 @PATH_REGISTRY.register()
@@ -87,7 +86,7 @@ class DeFeat(LayerPath):
             targets.padded_size,
             device=ours[0].device,
         )
-        foreground = foreground_mask(*pad_boxes(targets.boxes), centers)
+        foreground = foreground_mask(*pad_boxes([boxes.tensor for boxes in targets.boxes]), centers)
         if targets.from_masks:
             foreground = foreground | mask_foreground(self._object_masks(targets), centers)
         return defeat_imitation(
@@ -112,18 +111,3 @@ class DeFeat(LayerPath):
             masks[i] = F.pad(objects, (0, width - labels.shape[1], 0, height - labels.shape[0]))
         nothing = torch.zeros_like(next(iter(masks.values())))
         return torch.stack([masks.get(i, nothing) for i in range(len(targets.sem_seg))])
-
-
-def pad_boxes(boxes: Sequence[Boxes]) -> tuple[Tensor, Tensor]:
-    """Boxes of N images as one tensor.
-
-    Args:
-        boxes: per image G_i boxes.
-
-    Returns:
-        (N, G, 4) and (N, G) bool, False for padding; G is the largest G_i.
-    """
-    # The mark is in the padding itself: a mask made of the numbers of boxes would have to be
-    # copied to the device.
-    padded = pad_sequence([b.tensor for b in boxes], batch_first=True, padding_value=torch.nan)
-    return padded, ~padded.isnan().any(-1)

@@ -13,6 +13,7 @@ from multas.distillation.functional.localization import (
 )
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
 from multas.modeling.generalized_focal import atss_match
+from multas.modeling.levels import flatten_levels
 
 REGIONS = ("main", "valuable")
 SIDES = 4
@@ -111,7 +112,7 @@ class LocalizationDistillation(Path):
         (logits, sides_s), (_, sides_t) = student[0], teacher[0]
         weights = self._region_weights(logits, sides_s, targets)
         sides_s, sides_t = (
-            _per_anchor(maps, SIDES * self.bins).flatten(0, 1) for maps in (sides_s, sides_t)
+            flatten_levels(maps, SIDES * self.bins).flatten(0, 1) for maps in (sides_s, sides_t)
         )
         losses = {}
         for name in self.regions:
@@ -141,7 +142,7 @@ class LocalizationDistillation(Path):
         levels = [boxes.tensor for boxes in self._anchors[0](sides)]
         anchors = torch.cat(levels)
         per_cell = sides[0].shape[1] // (SIDES * self.bins)
-        confidence = _per_anchor(logits, logits[0].shape[1] // per_cell).sigmoid().amax(dim=2)
+        confidence = flatten_levels(logits, logits[0].shape[1] // per_cell).sigmoid().amax(dim=2)
         main, valuable = [], []
         for boxes, scores in zip(targets.boxes or [], confidence, strict=True):
             boxes = boxes.tensor.to(anchors)
@@ -149,11 +150,6 @@ class LocalizationDistillation(Path):
             main.append(torch.where(matched >= 0, scores, 0.0))
             valuable.append(valuable_region(anchors, boxes, thresholds, gamma=self.gamma))
         return {"main": torch.stack(main), "valuable": torch.stack(valuable)}
-
-
-def _per_anchor(maps: Sequence[Tensor], width: int) -> Tensor:
-    """Maps (N, A*width, Hi, Wi) of all levels -> (N, anchors, width), as Detectron2 orders them."""
-    return torch.cat([m.movedim(1, -1).reshape(len(m), -1, width) for m in maps], dim=1)
 
 
 def _find_anchors(teacher: nn.Module, name: str) -> nn.Module:

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from multas.distillation.functional.soft_detection import (
     SOFT_CLASS_WEIGHT,
-    flatten_levels,
     soft_detection_loss,
 )
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
+from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
 
 DETECTION_TERMS = ("cls", "box_reg")

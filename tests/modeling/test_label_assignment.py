@@ -11,7 +11,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 import golden_cases
-import multas.modeling.matcher as matchers
+from multas.modeling import matcher
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.label_assignment import PaddedObjects, assign_iou, assign_mutual_guidance
 from multas.modeling.matcher import match_iou, match_mutual_guidance, pad_objects
@@ -216,7 +216,7 @@ def test_large_batches_are_worked_through_in_groups_with_the_same_result(monkeyp
     batch = random_batch()
     expected = both(*batch)
     for pairs in (1, 2 * 5 * 200):
-        monkeypatch.setattr(matchers, "MAX_PAIRS", pairs)
+        monkeypatch.setattr(matcher, "MAX_PAIRS", pairs)
         assert_same(both(*batch), expected)
 
 
@@ -344,18 +344,18 @@ def test_every_object_in_reach_has_a_positive_anchor():
         assert set(targets.box_index[i].tolist()) == {-1, *range(count)}
 
 
-def test_pad_objects_marks_padding_and_takes_other_fields():
+def test_pad_objects_marks_padding():
     images = []
     for count in (0, 3):
         image = Instances((10, 10))
-        image.pred_boxes = Boxes(torch.rand(count, 4))
-        image.pred_classes = torch.arange(count)
+        image.gt_boxes = Boxes(torch.rand(count, 4))
+        image.gt_classes = torch.arange(count)
         images.append(image)
-    objects = pad_objects(images, box_field="pred_boxes", class_field="pred_classes")
+    objects = pad_objects(images)
     assert objects.valid.tolist() == [[False] * 3, [True] * 3]
     assert objects.classes.tolist() == [[0, 0, 0], [0, 1, 2]]
-    assert torch.equal(objects.boxes[1], images[1].pred_boxes.tensor)
-    only_empty = pad_objects(images[:1], box_field="pred_boxes", class_field="pred_classes")
+    assert torch.equal(objects.boxes[1], images[1].gt_boxes.tensor)
+    only_empty = pad_objects(images[:1])
     assert only_empty.boxes.shape == (1, 1, 4)
     assert not only_empty.valid.any()
     with pytest.raises(ValueError, match="no image"):
