@@ -280,7 +280,7 @@ def test_wrong_shapes_are_named():
         mse_imitation(student, teacher[:1])
     with pytest.raises(ValueError, match="level 1 differ"):
         mse_imitation(student, [teacher[0], teacher[1][:, :4]])
-    with pytest.raises(ValueError, match="do not divide among 6 cells"):
+    with pytest.raises(ValueError, match="cannot be divided among the 6 cells"):
         pdf_imitation(
             student[:1], teacher[:1], *(x[:, :20] for x in (logits, deltas, t_logits, t_deltas))
         )
