@@ -21,21 +21,19 @@ from multas.modeling.matcher import pad_boxes
 
 @PATH_REGISTRY.register()
 class DeFeat(LayerPath):
-    """Features imitated apart inside and outside of the objects.
+    """Separate feature imitation inside and outside of the objects (Guo et al., CVPR 2021).
 
-    The same boxes count on all levels. They come from the annotation or the teacher, as
-    MODEL.DISTILLATION.BOXES says; an image without boxes is background. Where an image is
-    annotated with a mask alone, the objects are its pixels.
+    Objects are the boxes that MODEL.DISTILLATION.BOXES selects, the same on all levels. An image
+    without boxes is background. In an image with a mask only, objects are pixels of the mask.
 
     Args:
-        student_shapes, teacher_shapes, resize: see :class:`LayerPath`.
-        adapter: see :class:`LayerPath`.
+        student_shapes, teacher_shapes, resize, adapter: see :class:`LayerPath`.
         foreground_weight: factor of the foreground term.
         background_weight: factor of the background term.
-        divisor: of both terms, which sum over the channels: 1, or 256 (the usual width); both
-            occur in the reference implementation.
-        object_classes: labels that are objects in masks; empty = all but 0, the background, and
-            that of pixels without annotation.
+        divisor: divides both terms, which sum over the channels: 1, or 256 (the usual width). The
+            code of Lê and Pham (ICCVW 2023) has both.
+        object_classes: mask labels that are objects; empty: all but 0 (background) and the ignored
+            label.
 
     Raises:
         ValueError: DIVISOR is not positive, or see :class:`LayerPath`.
@@ -69,7 +67,7 @@ class DeFeat(LayerPath):
         self.foreground_weight = foreground_weight
         self.background_weight = background_weight
         self.divisor = divisor
-        # On the device of the masks, so that no step has to copy it.
+        # A buffer is on the device of the masks already.
         self.register_buffer("object_classes", torch.tensor(list(object_classes)), False)
 
     def labels(self) -> list[str]:
@@ -79,7 +77,7 @@ class DeFeat(LayerPath):
         self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
     ) -> dict[str, Tensor]:
         if targets.boxes is None:
-            raise ValueError("DeFeat needs the boxes of every image in Targets.boxes.")
+            raise ValueError("DeFeat needs boxes for every image (Targets.boxes).")
         ours, theirs = adapted_maps(self, student, teacher)
         centers = cell_centers(
             [(level.shape[2], level.shape[3]) for level in ours],
@@ -99,7 +97,7 @@ class DeFeat(LayerPath):
         )
 
     def _object_masks(self, targets: Targets) -> Tensor:
-        """(N, H, W) bool of the padded batch; False where the objects come from boxes."""
+        """Object pixels (N, H, W) of the padded batch; False for images whose objects are boxes."""
         height, width = targets.padded_size
         masks: dict[int, Tensor] = {}
         for i in targets.from_masks:
