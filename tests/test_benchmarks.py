@@ -233,7 +233,7 @@ def test_inference(small, monkeypatch):
     # It trains for a minute; what it does with the trained student is tested below.
     monkeypatch.setattr(kept_ap, "run", lambda: "AP")
     text = small(inference, SIZE=64, BATCHES=(1,), RUNTIMES=FEW_RUNTIMES).run(1)
-    assert "covers linear layers alone" in text
+    assert "covers linear layers only" in text
     assert float(text.split("TorchScript ")[-1].split(",")[0]) < 1e-4
 
 
