@@ -89,7 +89,7 @@ def compare(assignment: str, rounds: int) -> list[list[str]]:
 def run(rounds: int) -> str:
     """The Markdown section of this benchmark."""
     rows = [row for assignment in ASSIGNMENTS for row in compare(assignment, rounds)]
-    header = ["assignment", "anchors", "objects an image"]
+    header = ["assignment", "anchors", "objects per image"]
     header += ["images/s: min / median / max", "in loops", "speed of minima"]
     header += ["speed in a round: min / median / max"]
     header += ["time / that of the first case, ours", "in loops "]

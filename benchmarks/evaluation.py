@@ -179,7 +179,7 @@ def run(rounds: int) -> str:
     aps = "; ".join(f"{name}: {figures[name]['AP']:.2f}" for name in seconds)
     return (
         f"## Evaluation: {IMAGES:,} images, {CLASSES} classes, {rounds} rounds\n\n"
-        "From reading the annotations to the figures, 10 IoU thresholds.\n\n"
+        "From reading the annotations to the results, 10 IoU thresholds.\n\n"
         f"{ratio_table(seconds, 'evaluator', missing=missing, digits=2)}\n\n"
         f"AP (VOC's 11 points, COCO's 101): {aps}. Those of the VOC evaluators are {equal}: "
         f"AP, AP50 and AP75 differ by {difference:.0e} at most."

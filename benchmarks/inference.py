@@ -88,8 +88,7 @@ def run(rounds: int) -> str:
     return "\n\n".join(
         [
             f"## Inference: {SIZE} px, {rounds} rounds",
-            "From images to boxes. Random weights give few detections above the threshold, for "
-            "all alike.",
+            "From images to boxes. Random weights give few detections above the threshold.",
             *(whole(models, batch, rounds) for batch in BATCHES),
             "The network alone, from a normalised tensor to logits and deltas.",
             *(raw(models, batch, rounds) for batch in BATCHES),

@@ -96,4 +96,4 @@ def run() -> str:
     rows += [[name, reason, "-"] for name, reason in missing.items()]
     header = ["student", "AP", "difference"]
     table = tabulate(rows, header, tablefmt="github", disable_numparse=True)
-    return f"AP that is kept, {FILE} on the embedded test set:\n\n{table}"
+    return f"AP of {FILE} on the embedded test set:\n\n{table}"

@@ -119,7 +119,7 @@ def run(rounds: int) -> str:
                 each = launch(Job(alternative, processes, threads, size=SIZE, batch=BATCH))
                 seconds.setdefault(name, []).append(each / processes)
         tables.append(f"{alternative}:\n\n{rate_table(seconds, 'processes × threads', BATCH)}")
-    title = f"## Scaling: K = {PATHS}, {SIZE} px, batch {BATCH} a process, {rounds} rounds"
+    title = f"## Scaling: K = {PATHS}, {SIZE} px, batch {BATCH} per process, {rounds} rounds"
     return "\n\n".join([title, *tables])
 
 

@@ -169,7 +169,7 @@ def run(rounds: int) -> str:
         )
     return "\n\n".join(
         [
-            f"## Step: {SIZE} px, batch {BATCH}, {OBJECTS} objects an image, {rounds} rounds",
+            f"## Step: {SIZE} px, batch {BATCH}, {OBJECTS} objects per image, {rounds} rounds",
             ratio_table(whole, "row", bars=BARS),
             "Where the time goes (median seconds; backward is that of everything):",
             _parts_table(split),

@@ -55,7 +55,7 @@ def linear_solve(matrix, right):
 
 
 def exact_minimum(gram):
-    """Least v^T M v on the simplex: the best feasible stationary point over all supports."""
+    """Minimum of v^T M v on the simplex: the best feasible stationary point of all supports."""
     best = None
     for size in range(1, len(gram) + 1):
         for support in itertools.combinations(range(len(gram)), size):
@@ -69,7 +69,7 @@ def exact_minimum(gram):
 
 
 def objective(gram, weights):
-    """v^T M v in rationals after making v sum to exactly 1."""
+    """v^T M v in rationals, with v divided by its sum."""
     weights = [Fraction(float(w)) for w in weights]
     terms = zip(weights, gram, strict=True)
     value = sum(v * sum(w * m for w, m in zip(weights, row, strict=True)) for v, row in terms)
@@ -144,7 +144,7 @@ def test_tiny_network_gradients_weights_and_direction(case):
 
 
 def gradients(max_paths=5, exponent=6):
-    """Matrices of small integers, rows scaled by powers of ten: all degeneracies occur."""
+    """Matrices of small integers, often degenerate, with rows scaled by powers of ten."""
 
     def build(values):
         entries, exponents = values
@@ -167,7 +167,7 @@ def test_optimum_of_rational_arithmetic_is_reached_at_all_scales(rows):
     assert on_simplex(weights)
     gram = rational_gram(rows)
     minimum = exact_minimum(gram)
-    # What a float64 cosine resolves: e times the squared weighted lengths.
+    # The resolution of float64 cosines: e times the squared weighted lengths.
     terms = float(sum(w * np.linalg.norm(row) for w, row in zip(weights, rows, strict=True))) ** 2
     excess = float(objective(gram, weights) - minimum)
     assert excess <= 1e-10 * float(minimum) + 1e-13 * terms

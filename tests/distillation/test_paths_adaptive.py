@@ -1,4 +1,4 @@
-"""The paths of the adaptive distillation paper, built as a config builds them."""
+"""The paths of Chennupati et al. (BMVC 2021), built from config entries."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
 MODULES = (attention, logits, features, overhaul, fkd, localization)
-# How the authors' code differs from the papers' texts.
+# Options of the authors' code where it differs from the papers' texts.
 CODE = {
     "AttentionTransfer": {"REDUCTION": "mean"},
     "SoftTarget": {},

@@ -18,7 +18,7 @@ CLASSES = ["ant", "bee", "cat", "dog", "elk"]
 
 
 def random_scene(rng, images, classes, *, objects=4, detections=12, digits=2, difficult=0.2):
-    """Objects per image, and predictions: noisy copies, duplicates, and boxes anywhere."""
+    """Objects per image, and predictions: noisy copies, duplicates and random boxes."""
     truth, predictions = [], []
     for number in range(images):
         count = rng.integers(0, objects + 1)
@@ -281,7 +281,7 @@ def test_dataset_dicts_without_devkit(register, run_evaluator):
     annotated = run_evaluator(evaluator, predictions)["bbox"]
     assert list(annotated)[-1].endswith("-ant")
     assert annotated["AP"] == pytest.approx(100.0)
-    # What is predicted on an image that is not annotated is neither right nor wrong.
+    # Predictions for an image without annotation do not count.
     unannotated = (3, [0], np.float32([1.0]), box[:1])
     assert run_evaluator(evaluator, [unannotated, *predictions])["bbox"] == annotated
 

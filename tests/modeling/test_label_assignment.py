@@ -1,7 +1,6 @@
-"""Assignment of anchors: reference numbers, invariances, ties, degenerate scenes.
+"""Label assignment: reference numbers, invariances, ties, degenerate scenes.
 
-Reference boxes are relative to the image; overlaps and deltas do not depend on the unit, so most
-tests use them as they are.
+Reference boxes are normalised; IoUs and deltas do not depend on the unit.
 """
 
 from functools import partial
@@ -55,7 +54,7 @@ def boxes_at(objects, index):
 @pytest.mark.parametrize("scale", [1, 320])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", ["320", "a", "huge", "overlap", "shared_best", "tiny"])
-def test_iou_matching_equals_the_reference(case, dtype, scale):
+def test_iou_assignment_equals_the_reference(case, dtype, scale):
     data = load(f"match_iou_{case}", dtype)
     overlap, label = data["out_overlap_t"], data["out_conf_t"]
     objects = to_objects(data, len(overlap), dtype)
@@ -299,7 +298,7 @@ def test_losses_of_degenerate_scenes_are_finite_and_teach_the_background(loss, b
     assert deltas.grad.isfinite().all()
     if not any(boxes):
         assert losses["loss_box_reg"].item() == 0
-        assert (logits.grad >= 0).all()  # all scores are to fall
+        assert (logits.grad >= 0).all()  # all scores decrease
 
 
 def test_an_empty_image_is_background_and_changes_no_other_image():

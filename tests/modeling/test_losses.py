@@ -241,7 +241,7 @@ def test_without_a_positive_the_sum_is_not_divided(loss):
     value = loss(logits, torch.zeros(2, 6, 3))
     one_positive = torch.zeros(2, 6, 4)
     one_positive[0, 0, 3] = 1
-    # A positive met with certainty costs nothing, so it only sets the divisor to 1.
+    # The loss of a certain positive is 0, so it only sets the divisor to 1.
     certain = torch.full((2, 6, 1), -100.0)
     certain[0, 0] = 100
     torch.testing.assert_close(value, loss(torch.cat([logits, certain], 2), one_positive))
@@ -331,7 +331,7 @@ def test_autocast_changes_nothing():
 
 @pytest.mark.parametrize("size", [1e4, 1e18, 1e38])
 def test_huge_inputs_stay_finite(size):
-    """A diverging network is to be stopped by its loss, not by a NaN of the loss formula."""
+    """A diverging network must not get NaN from the formula of the loss."""
     inputs = leaf(torch.tensor([[size, -size, 1.0]]))
     targets = torch.tensor([[0.0, 1.0, 1.0]])
     for loss in (balanced_l1_loss, quality_focal_loss, focal_loss, soft_focal_loss):

@@ -1,4 +1,4 @@
-"""What all losses of the adaptive distillation paths have in common."""
+"""Properties of all functional losses of Chennupati et al. (BMVC 2021)."""
 
 from functools import partial
 

@@ -112,7 +112,7 @@ def test_encoding_inverts_decoding(seed):
 
 
 def rows(maps, columns):
-    """(N, C, H, W) -> (N H W C / columns, columns) in the order n, h, w."""
+    """(N, C, H, W) -> (N H W C / columns, columns) in the order n, y, x."""
     return maps.permute(0, 2, 3, 1).reshape(-1, columns)
 
 
