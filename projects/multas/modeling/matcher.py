@@ -72,8 +72,8 @@ def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
     """
     # NaN marks the padding: the counts of boxes would have to be copied to the device.
     padded = pad_sequence(list(boxes), batch_first=True, padding_value=torch.nan)
-    valid = _at_least_one(~padded.isnan().any(-1))
-    return _at_least_one(padded).nan_to_num(0.0), valid
+    valid = ~padded.isnan().any(-1)
+    return _at_least_one(padded.masked_fill(~valid[..., None], 0.0)), _at_least_one(valid)
 
 
 @torch.no_grad()

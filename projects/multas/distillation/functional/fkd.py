@@ -11,13 +11,13 @@ from multas.modeling.losses import full_precision
 
 
 def spatial_attention(features: Tensor, *, absolute: bool = True) -> Tensor:
-    """Mean of |F| (or of F) over the channels: (N, C, H, W) -> (N, 1, H, W)."""
+    """Mean over the channels of |F|, or of F if not ``absolute``: -> (N, 1, H, W)."""
     features = full_precision(features)
     return (features.abs() if absolute else features).mean(dim=1, keepdim=True)
 
 
 def channel_attention(features: Tensor, *, absolute: bool = True) -> Tensor:
-    """Mean of |F| (or of F) over the positions: (N, C, H, W) -> (N, C, 1, 1)."""
+    """Mean over the positions of |F|, or of F if not ``absolute``: -> (N, C, 1, 1)."""
     features = full_precision(features)
     return (features.abs() if absolute else features).mean(dim=(2, 3), keepdim=True)
 

@@ -27,12 +27,8 @@ def cell_centers(
     """
     levels = []
     for height, width in grid_sizes:
-        y = (torch.arange(height, device=device, dtype=torch.float32) + 0.5) * (
-            padded_size[0] / height
-        )
-        x = (torch.arange(width, device=device, dtype=torch.float32) + 0.5) * (
-            padded_size[1] / width
-        )
+        y = (torch.arange(height, device=device) + 0.5) * (padded_size[0] / height)
+        x = (torch.arange(width, device=device) + 0.5) * (padded_size[1] / width)
         levels.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1))
     return torch.cat(levels)
 
