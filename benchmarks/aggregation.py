@@ -1,6 +1,6 @@
-"""What it costs to weigh K distillation paths, against the step of Detectron2's plain student.
+"""Cost of a step with K weighted distillation paths, against Detectron2's student alone.
 
-python benchmarks/aggregation.py ALTERNATIVE K SIZE BATCH prints the peak memory of a few steps.
+``python benchmarks/aggregation.py ALTERNATIVE K SIZE BATCH`` prints the peak memory of a few steps.
 """
 
 import sys
@@ -38,10 +38,10 @@ PATHS = [
 ] + [{"TYPE": "AttentionTransfer", "NAME": f"at_{p}", "STUDENT": f"backbone.{p}"} for p in LEVELS]
 
 STOCK = "stock student (Detectron2)"
-# Where the pyramid starts: all paths pass through these maps.
+# The input of the pyramid; every path depends on these maps.
 _FEATURES = ["SCOPE", "features", "SCOPE_LAYERS", [f"backbone.bottom_up.res{i}" for i in (3, 4, 5)]]
 _PARAMETERS = ["NAME", "mgda"]
-# Keys below MODEL.DISTILLATION.AGGREGATION; None = no path at all.
+# Keys below MODEL.DISTILLATION.AGGREGATION; None: no path.
 OURS: dict[str, list | None] = {
     "Distiller without paths": None,
     "equal, hand_tuned": ["NAME", "equal"],
@@ -50,7 +50,7 @@ OURS: dict[str, list | None] = {
     "mgda, parameters": _PARAMETERS,
     "mgda, parameters, LOW_MEMORY": [*_PARAMETERS, "LOW_MEMORY", True],
 }
-# The same, beside a teacher in bfloat16 where the CPU has it.
+# The same with the teacher in bfloat16, if the CPU supports it.
 FAST = {
     f"{name}, TEACHER.PRECISION auto": name for name in ("adaptive", "mgda, parameters, LOW_MEMORY")
 }
@@ -73,7 +73,7 @@ MEMORY_BARS = {name: "≤ 1.25" for name, keys in OURS.items() if keys}
 
 
 def student_config(size: int, count: int, keys: list | None) -> CfgNode:
-    """The student with the first ``count`` paths, weighed as ``keys`` say; None = no path."""
+    """The student with the first ``count`` paths and the aggregation ``keys``; None: no path."""
     below = "MODEL.DISTILLATION.AGGREGATION."
     pairs = zip((keys or [])[::2], (keys or [])[1::2], strict=True)
     return _config(
@@ -86,13 +86,12 @@ def student_config(size: int, count: int, keys: list | None) -> CfgNode:
 
 
 def _config(depth: int, opts: Sequence[Any] = ()) -> CfgNode:
-    # Under a usual rate random weights, with losses of features in the ten thousands, would soon be
-    # no numbers any more.
+    # With random weights feature losses are above 10,000; a usual learning rate would give NaN.
     return retinanet_config(depth, CLASSES, ["SOLVER.BASE_LR", 1e-14, *opts])
 
 
 def new_teacher(name: str = "") -> Teacher:
-    """Detectron2's RetinaNet with the deeper ResNet, in the precision of that alternative."""
+    """Detectron2's RetinaNet with the deeper ResNet, in the precision of the alternative."""
     cfg = _config(TEACHER_DEPTH)
     model = build_model(cfg)
     precision = teacher_precision("auto" if name in FAST else "", model.device)
@@ -107,14 +106,14 @@ def new_trainer(
     make_teacher: Callable[[str], Teacher] = new_teacher,
     wrap: Callable[[nn.Module], nn.Module] = lambda model: model,
 ) -> SimpleTrainer:
-    """The inner trainer of an alternative; it never runs out of the one batch.
+    """The trainer of an alternative, every step of which uses the same batch.
 
     Args:
         name: STOCK, or a key of OURS or TORCHJD.
         count: K.
-        batch: what every step sees.
-        make_teacher: gives the teacher of an alternative, where there are paths.
-        wrap: what is done to the model for data parallelism.
+        batch: dataset dicts.
+        make_teacher: builds the teacher of an alternative with paths.
+        wrap: wraps the model for data parallelism.
     """
     torch.manual_seed(0)
     if name == STOCK:
@@ -136,10 +135,10 @@ def new_trainer(
 
 
 def _steps(count: int, rounds: int) -> str:
-    """The table of times for K = count."""
+    """Table of times for K = count."""
     torch.manual_seed(0)
     batch = random_batch(BATCH, SIZE, OBJECTS, CLASSES)
-    # One network for all that are of one precision, each with taps of its own.
+    # Alternatives with the same precision share one network, but not its taps.
     exact, fast = new_teacher(), new_teacher(next(iter(FAST)))
 
     def teacher_of(name: str) -> Teacher:
@@ -160,7 +159,7 @@ def _steps(count: int, rounds: int) -> str:
 
 
 def _memory(count: int, rounds: int) -> str:
-    """The table of peak memory for K = count, each time in a process of its own."""
+    """Table of peak memory for K = count; each number is from a separate process."""
     arguments = {name: (name, count, SIZE, BATCH) for name in (STOCK, *OURS, *TORCHJD)}
     gigabytes, missing = peak_gigabytes(__file__, arguments, rounds)
     bars = MEMORY_BARS if count == BAR_PATHS else None

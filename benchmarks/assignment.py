@@ -1,4 +1,4 @@
-"""Assignment and detection losses against the same in loops over images and objects."""
+"""Assignment and detection losses, against loops over images and objects."""
 
 from collections.abc import Callable
 from functools import partial
@@ -16,7 +16,7 @@ from tables import round_ratios, spread
 from timing import take_turns
 
 BATCH, CLASSES = 4, 20
-# (size of the image, objects of an image): one grows, the other stays.
+# (image size, objects per image): one is varied, the other fixed.
 CASES = ((320, 1), (320, 10), (320, 50), (320, 200), (160, 10), (640, 10))
 ASSIGNMENTS = ("iou", "mutual_guidance")
 
@@ -24,7 +24,7 @@ Losses = Callable[[Tensor, Tensor, Tensor, list[Instances]], dict[str, Tensor]]
 
 
 def retinanet_anchors(size: int) -> Tensor:
-    """(A, 4): nine at each place of p3 to p7."""
+    """Anchors (A, 4) of p3 to p7, nine per cell."""
     strides = (8, 16, 32, 64, 128)
     sizes = [[4 * stride * 2 ** (octave / 3) for octave in range(3)] for stride in strides]
     generator = DefaultAnchorGenerator(
@@ -35,10 +35,10 @@ def retinanet_anchors(size: int) -> Tensor:
 
 
 def calls(assignment: str, size: int, objects: int) -> tuple[list[Callable[[], None]], int]:
-    """Ours and loops, forward and backward on the same predictions, and the number of anchors.
+    """Forward and backward pass of ours and of the loops, and the number of anchors.
 
     Raises:
-        RuntimeError: the losses differ, so that there is nothing to compare.
+        RuntimeError: the losses differ.
     """
     torch.manual_seed(0)
     anchors = retinanet_anchors(size)
@@ -64,7 +64,7 @@ def calls(assignment: str, size: int, objects: int) -> tuple[list[Callable[[], N
 
 
 def compare(assignment: str, rounds: int) -> list[list[str]]:
-    """A row for each case; ours and loops of all cases take turns."""
+    """A row per case."""
     alternatives: dict[str, Callable[[], None]] = {}
     counts = {}
     for case in CASES:
@@ -89,7 +89,7 @@ def compare(assignment: str, rounds: int) -> list[list[str]]:
 def run(rounds: int) -> str:
     """The Markdown section of this benchmark."""
     rows = [row for assignment in ASSIGNMENTS for row in compare(assignment, rounds)]
-    header = ["assignment", "anchors", "objects an image"]
+    header = ["assignment", "anchors", "objects per image"]
     header += ["images/s: min / median / max", "in loops", "speed of minima"]
     header += ["speed in a round: min / median / max"]
     header += ["time / that of the first case, ours", "in loops "]

@@ -1,12 +1,12 @@
-"""What a point of the min-norm problem is worth, without trust in the solver that found it.
+"""Certified precision of solutions of the min-norm problem, whatever solver found them.
 
-For any v, and M the Gram matrix of the gradients,
+For any v and the Gram matrix M of the gradients,
 
     2 min_i (M v)_i - v'Mv  <=  min_{u on the simplex} u'Mu,
 
-since (u - v)'M(u - v) >= 0. The weights that make this bound tight need more digits than a float
-has when lengths differ by a factor of 1e12. So all is done in integers: fixed point numbers with
-BITS binary digits after the point.
+since (u - v)'M(u - v) >= 0. If lengths differ by a factor of 1e12, a tight bound needs more digits
+than a float has. Therefore all numbers are integers: fixed point numbers with BITS binary digits
+after the point.
 """
 
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ def _fixed(values: np.ndarray) -> np.ndarray:
 
 
 def _merit(gram: np.ndarray, weights: np.ndarray) -> tuple[Fraction, Fraction]:
-    """v'Mv and min_i (M v)_i of fixed point weights, made to sum to 1."""
+    """v'Mv and min_i (M v)_i of fixed point weights, divided by their sum."""
     product, total = gram @ weights, int(weights.sum())
     unit = Fraction(1, total << 2 * BITS)
     return int(weights @ product) * unit / total, int(product.min()) * unit
 
 
 def _refine(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The stationary point over the support of ``weights``; may leave the simplex."""
+    """The stationary point over the support of ``weights``, possibly outside of the simplex."""
     support = np.flatnonzero(weights > 0)
     part = gram[np.ix_(support, support)]
     lengths = np.sqrt([x / (1 << 2 * BITS) for x in part.diagonal()])
@@ -50,17 +50,14 @@ def _refine(gram: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def excess(gradients: np.ndarray, points: Sequence[np.ndarray]) -> list[float]:
-    """How far the points are above the optimum, relative to it.
+    """Upper bound of the relative excess of each point above the optimum.
 
-    Where the optimum is (nearly) zero: relative to the square of the shortest gradient, which is
-    what the best single path gives.
+    If the optimum is (nearly) zero, the excess is relative to the squared length of the shortest
+    gradient.
 
     Args:
         gradients: (K, d).
-        points: weights (K,) of several solvers, not negative.
-
-    Returns:
-        One upper bound of the relative excess for each point.
+        points: weights (K,) >= 0 of several solvers.
     """
     fixed = _fixed(gradients)
     gram = fixed @ fixed.T
@@ -77,8 +74,8 @@ def excess(gradients: np.ndarray, points: Sequence[np.ndarray]) -> list[float]:
 def angle_residual(gradients: np.ndarray, point: np.ndarray) -> float:
     """Violation of the Karush-Kuhn-Tucker conditions: max_i (|u|^2 - g_i'u) / (|g_i| s).
 
-    u is the direction; s its length, or the shortest gradient's where u is (nearly) zero. By as
-    much, as a cosine, u may fail to be a descent direction of some path.
+    u is the direction and s its length, or that of the shortest gradient if u is (nearly) zero.
+    The result is a cosine: how much u may fail to be a descent direction of a path.
     """
     exact = gradients.astype(np.longdouble)
     direction = exact.T @ (point / point.sum())

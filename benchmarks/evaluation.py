@@ -1,4 +1,4 @@
-"""Evaluation of boxes: multas' VOC evaluator against Detectron2's and against COCO's."""
+"""The VOC evaluator of multas, against Detectron2's VOC and COCO evaluators."""
 
 import contextlib
 import io
@@ -26,7 +26,7 @@ from timing import attempt, take_turns
 
 IMAGES, CLASSES, OBJECTS, DETECTIONS = 5000, 20, 3, 40
 SIDE, BATCH, MAX_ROUNDS = 500, 16, 3
-# The compiled COCO library takes image ids that are numbers, VOC's are text.
+# The compiled COCO library needs numbers as image ids; VOC has strings.
 VOC, COCO = "multas_benchmark_voc", "multas_benchmark_coco"
 
 Batches = list[tuple[list[dict], list[dict]]]
@@ -34,7 +34,7 @@ Library = Callable[[], AbstractContextManager]
 
 
 def random_objects(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Classes (n,) and boxes (n, 4), 1-based whole pixels, of one image, 0 < n < 2 OBJECTS."""
+    """Classes (n,) and boxes (n, 4), 1-based integer pixels, of one image; 0 < n < 2 OBJECTS."""
     count = int(rng.integers(1, 2 * OBJECTS))
     corner = rng.integers(1, SIDE * 3 // 4, (count, 2))
     size = rng.integers(10, SIDE // 4, (count, 2))
@@ -44,7 +44,7 @@ def random_objects(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
 def random_detections(
     rng: np.random.Generator, classes: np.ndarray, boxes: np.ndarray
 ) -> Instances:
-    """Half of them near an object, half anywhere; up to twice DETECTIONS."""
+    """Up to 2 DETECTIONS, half of them near an object."""
     count = int(rng.integers(0, 2 * DETECTIONS))
     source = rng.integers(0, len(classes), count)
     found = boxes[source] - [1, 1, 0, 0] + rng.normal(0, 6, (count, 4))
@@ -62,7 +62,7 @@ def random_detections(
 
 
 def write_devkit(root: Path, names: Sequence[str]) -> Batches:
-    """Annotations on disk, and predictions in batches as a detector gives them."""
+    """Write annotations to disk; return batches of inputs and predictions."""
     rng = np.random.default_rng(0)
     for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
         (root / folder).mkdir(parents=True)
@@ -93,7 +93,7 @@ def _xml(classes: np.ndarray, boxes: np.ndarray, names: Sequence[str]) -> str:
 
 @contextmanager
 def devkit() -> Iterator[tuple[Batches, str]]:
-    """The data set, registered as VOC and as COCO; its predictions, and a folder for results."""
+    """Register the data set as VOC and as COCO; give predictions and a folder for results."""
     names = [f"class{number}" for number in range(CLASSES)]
     with tempfile.TemporaryDirectory() as folder:
         root = str(Path(folder) / "devkit")
@@ -111,13 +111,13 @@ def devkit() -> Iterator[tuple[Batches, str]]:
 
 
 def numbered(dicts: list[dict]) -> list[dict]:
-    """The same with image ids that are numbers."""
+    """Replace image ids by numbers."""
     return [{**x, "image_id": int(x["image_id"])} for x in dicts]
 
 
 def evaluate(make: Callable[[], DatasetEvaluator], batches: Batches) -> dict[str, float]:
-    """Everything from reading the annotations to the figures."""
-    # Detectron2 keeps the annotations that it has read for the whole process.
+    """Read the annotations and compute the results."""
+    # Detectron2 caches the annotations.
     pascal_voc_evaluation.parse_rec.cache_clear()
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = make()
@@ -131,7 +131,7 @@ def evaluate(make: Callable[[], DatasetEvaluator], batches: Batches) -> dict[str
 
 @contextmanager
 def faster_coco() -> Iterator[None]:
-    """Let Detectron2's COCO evaluator use the compiled stand-in of the library faster-coco-eval."""
+    """Make Detectron2's COCO evaluator use the library faster-coco-eval."""
     import faster_coco_eval as library
 
     before = coco_evaluation.COCO, coco_evaluation.COCOeval
@@ -162,7 +162,7 @@ def run(rounds: int) -> str:
         by_number = [(numbered(inputs), outputs) for inputs, outputs in batches]
 
         def coco() -> DatasetEvaluator:
-            # Otherwise it would find the annotations that it has converted the first time.
+            # Otherwise it would find the annotations converted in the first round.
             vars(MetadataCatalog.get(COCO)).pop("json_file", None)
             Path(folder, f"{COCO}_coco_format.json").unlink(missing_ok=True)
             return COCOEvaluator(COCO, ("bbox",), output_dir=folder, use_fast_impl=False)
@@ -179,7 +179,7 @@ def run(rounds: int) -> str:
     aps = "; ".join(f"{name}: {figures[name]['AP']:.2f}" for name in seconds)
     return (
         f"## Evaluation: {IMAGES:,} images, {CLASSES} classes, {rounds} rounds\n\n"
-        "From reading the annotations to the figures, 10 IoU thresholds.\n\n"
+        "From reading the annotations to the results, 10 IoU thresholds.\n\n"
         f"{ratio_table(seconds, 'evaluator', missing=missing, digits=2)}\n\n"
         f"AP (VOC's 11 points, COCO's 101): {aps}. Those of the VOC evaluators are {equal}: "
         f"AP, AP50 and AP75 differ by {difference:.0e} at most."

@@ -1,4 +1,4 @@
-"""Images per second of paper A's student against Detectron2's RetinaNet-R18."""
+"""Images per second of the student of Lê and Pham (ICCVW 2023), against Detectron2's RetinaNet."""
 
 from collections.abc import Callable
 from functools import partial
@@ -24,7 +24,7 @@ FOLDED_STOCK, FOLDED = f"{STOCK}, folded", f"{STUDENT}, folded"
 
 
 def networks() -> dict[str, nn.Module]:
-    """Both models in eval mode, with random weights, as trained and folded for deployment."""
+    """Both models in eval mode with random weights, as trained and with folded BatchNorms."""
     torch.manual_seed(0)
     stock = build_model(retinanet_config(18, CLASSES, ["MODEL.RESNETS.NORM", "BN"])).eval()
     cfg = load_config(FILE, ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()"])
@@ -38,7 +38,7 @@ def networks() -> dict[str, nn.Module]:
 
 
 def whole(models: dict[str, nn.Module], batch: int, rounds: int) -> str:
-    """The table of models from images to boxes."""
+    """Table of whole models, from images to boxes."""
     inputs = [{"image": torch.randint(256, (3, SIZE, SIZE)).byte()} for _ in range(batch)]
     last = fold_batch_norm(models[FOLDED])
     last = last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -53,7 +53,7 @@ def _call(network: Callable[[Any], Any], inputs: Any) -> Any:
 
 
 def raw(models: dict[str, nn.Module], batch: int, rounds: int) -> str:
-    """The table of networks alone, and of ways to run the folded student's."""
+    """Table of networks without decoding and NMS, and of runtimes for the folded student."""
     plain = {name: RawNetwork(model).eval() for name, model in models.items()}
     network = plain[FOLDED]
     example = torch.randn(batch, 3, SIZE, SIZE, device=next(network.parameters()).device)
@@ -88,8 +88,7 @@ def run(rounds: int) -> str:
     return "\n\n".join(
         [
             f"## Inference: {SIZE} px, {rounds} rounds",
-            "From images to boxes. Random weights give few detections above the threshold, for "
-            "all alike.",
+            "From images to boxes. Random weights give few detections above the threshold.",
             *(whole(models, batch, rounds) for batch in BATCHES),
             "The network alone, from a normalised tensor to logits and deltas.",
             *(raw(models, batch, rounds) for batch in BATCHES),

@@ -1,4 +1,4 @@
-"""AP that each way to run a detector keeps: paper A's student, trained on the embedded set."""
+"""AP of a student, trained on the embedded data set, with each runtime."""
 
 import contextlib
 import io
@@ -23,16 +23,16 @@ from timing import attempt
 
 FILE = "configs/limited-data/toy/half/supervised.yaml"
 OPTS: tuple = ()
-# All test images are stretched to one size, since a trace or an exported graph has one.
+# All test images are stretched to this size, since a trace or an exported graph has a fixed one.
 SIDE = 128
 
 
 class RunBy(nn.Module):
-    """A detector whose backbone and detection head are computed by another network.
+    """A detector whose backbone and detection head run in a runtime.
 
     Args:
-        model: a MultiTaskNetwork, which prepares images and decodes what comes out.
-        network: as of :class:`RawNetwork`, for one image.
+        model: a MultiTaskNetwork for preprocessing and decoding.
+        network: replaces its :class:`RawNetwork`, for one image.
     """
 
     def __init__(self, model: Any, network: Network) -> None:
@@ -41,18 +41,18 @@ class RunBy(nn.Module):
         self.network = network
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """As the model in eval mode."""
+        """Inputs and outputs are those of the model in eval mode."""
         images = self.model.preprocess_image(batched_inputs)
         outputs = [x.to(self.model.device) for x in self.network(images.tensor)]
         logits, deltas = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
-        # Anchors need the shapes of the maps alone.
+        # Anchors need only the shapes of the maps.
         maps = dict(zip(self.model.heads["det"].in_features, logits, strict=True))
         outputs_of_heads = RawOutputs(images, maps, {"det": (logits, deltas)})
         return self.model.results(outputs_of_heads, batched_inputs)
 
 
 def trained(folder: str) -> tuple[CfgNode, Any]:
-    """The student after its recipe, which takes a minute, and the config to test it with."""
+    """Train the student (a minute); return it with the config for testing."""
     make_toy("datasets/toy")
     cfg = load_config(FILE, ["OUTPUT_DIR", folder, *OPTS])
     seed_all_rng(cfg.SEED)
@@ -65,7 +65,7 @@ def trained(folder: str) -> tuple[CfgNode, Any]:
 
 
 def scores(cfg: CfgNode, model: Any) -> tuple[dict[str, float], dict[str, str]]:
-    """AP as trained, folded and of each runtime of the folded one; why others do not run."""
+    """AP as trained, folded, and folded in each runtime; and why other runtimes fail."""
     found: dict[str, float] = {}
     folded = fold_batch_norm(model)
     network = RawNetwork(folded).eval()
@@ -79,14 +79,14 @@ def scores(cfg: CfgNode, model: Any) -> tuple[dict[str, float], dict[str, str]]:
 
     score("as trained", model)
     score("folded", folded)
-    # In two steps, as attempt() wants it: there is nothing to make, only something to call.
+    # attempt() expects makers of calls; here there is nothing to make.
     makers = {name: partial(partial, score_runtime, name) for name in RUNTIMES}
     _, missing = attempt(makers)
     return found, missing
 
 
 def run() -> str:
-    """A table: AP, and its difference to the student as trained."""
+    """Table of APs and their difference to the student as trained."""
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         cfg, model = trained(folder)
         with torch.no_grad():
@@ -96,4 +96,4 @@ def run() -> str:
     rows += [[name, reason, "-"] for name, reason in missing.items()]
     header = ["student", "AP", "difference"]
     table = tabulate(rows, header, tablefmt="github", disable_numparse=True)
-    return f"AP that is kept, {FILE} on the embedded test set:\n\n{table}"
+    return f"AP of {FILE} on the embedded test set:\n\n{table}"

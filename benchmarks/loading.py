@@ -1,4 +1,4 @@
-"""Images per second from a JPEG file to a model input, one process."""
+"""Images per second from JPEG files to model inputs in one process."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -16,14 +16,14 @@ from multas.engine import load_config
 from tables import rate_table
 from timing import take_turns
 
-# VOC's usual size; the scenes of the embedded set, enlarged.
+# The scenes of the embedded data set, enlarged to a usual size of VOC images.
 IMAGES, WIDTH, HEIGHT = 64, 500, 375
 MIN_SIZES, MAX_SIZE = (320, 352, 384), 640
 NAME = "multas_benchmark_loading"
 
 
 def write_image(folder: Path, number: int) -> dict:
-    """One image on disk and its dataset dict."""
+    """Write one image to disk and return its dataset dict."""
     scene = draw_scene(0, number)
     file = folder / f"{number:06d}.jpg"
     Image.fromarray(scene.image).resize((WIDTH, HEIGHT)).save(file, quality=92)
@@ -47,7 +47,7 @@ def _annotations(scene: Scene) -> list[dict]:
 
 
 def write_pseudo_labels(file: str, dicts: list[dict]) -> None:
-    """The boxes of the dicts, as if a teacher had found them."""
+    """Write the ground truth as pseudo-labels."""
     header = Header(NAME, list(CLASSES), [x["image_id"] for x in dicts], 0.5, 0)
     boxes = [
         {"image_id": x["image_id"], "category_id": a["category_id"], "bbox": a["bbox"],
@@ -60,7 +60,7 @@ def write_pseudo_labels(file: str, dicts: list[dict]) -> None:
 
 @contextmanager
 def image_folder() -> Iterator[tuple[list[dict], str]]:
-    """Dataset dicts with ground truth, and a file of pseudo-labels with the same boxes."""
+    """Give dataset dicts with ground truth, and a file of pseudo-labels with the same boxes."""
     with tempfile.TemporaryDirectory() as folder:
         dicts = [write_image(Path(folder), number) for number in range(IMAGES)]
         labels = str(Path(folder) / "pseudo_labels.json")

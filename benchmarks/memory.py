@@ -1,4 +1,4 @@
-"""Peak memory of alternatives, each in a process of its own."""
+"""Peak memory of alternatives, each in a separate process."""
 
 import subprocess
 import sys
@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 def peak_gigabytes(
     script: str, arguments: Mapping[str, Sequence[object]], rounds: int
 ) -> tuple[dict[str, list[float]], dict[str, str]]:
-    """What a script prints in bytes, for each alternative and round.
+    """Run a script for each alternative and round.
 
     Args:
-        script: prints the peak memory of its process last.
+        script: its last line of output is the peak memory of the process in bytes.
         arguments: name of an alternative -> arguments of the script.
-        rounds: runs of each.
+        rounds: number of runs per alternative.
 
     Returns:
-        GB of each alternative, and why the others did not work.
+        GB of each alternative, and the error messages of those that failed.
 
     Raises:
-        RuntimeError: the first one, with which the others are compared, does not work.
+        RuntimeError: the first alternative, the base of comparison, failed.
     """
     gigabytes: dict[str, list[float]] = {}
     missing: dict[str, str] = {}

@@ -1,8 +1,7 @@
-"""The min-norm solver against TorchJD's and a Frank-Wolfe reference: time and precision."""
+"""Time and precision of the min-norm solver, against TorchJD's and Frank-Wolfe."""
 
 import statistics
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import numpy as np
 import torch
@@ -23,17 +22,17 @@ Solver = Callable[[Tensor], Tensor]
 
 
 def random_rows(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Gradients of one length, on average."""
+    """Gradients of similar length."""
     return rng.normal(size=(count, DIMENSIONS))
 
 
 def scaled_rows(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Lengths from 1e-6 to 1e6: losses that nobody has balanced."""
+    """Gradients with lengths from 1e-6 to 1e6, as of unbalanced losses."""
     return random_rows(rng, count) * 10.0 ** rng.permutation(np.linspace(-6, 6, count))[:, None]
 
 
 def degenerate_rows(rng: np.random.Generator, count: int) -> np.ndarray:
-    """Gradients in a space of half their number, two of them equal; often 0 is among them."""
+    """Gradients of rank K/2, two of them equal; the optimum is often zero."""
     rank = max(count // 2, 1)
     rows = rng.normal(size=(count, rank)) @ rng.normal(size=(rank, DIMENSIONS))
     rows[-1] = rows[0]
@@ -44,7 +43,7 @@ KINDS = {"random": random_rows, "badly scaled": scaled_rows, "degenerate": degen
 
 
 def frank_wolfe(gram: Tensor) -> Tensor:
-    """The textbook's solver: towards the best vertex, as far as the parabola falls."""
+    """Frank-Wolfe with line search (Jaggi, ICML 2013)."""
     weights = torch.zeros(len(gram), dtype=gram.dtype)
     weights[gram.diagonal().argmin()] = 1.0
     for _ in range(FRANK_WOLFE_STEPS):
@@ -67,10 +66,9 @@ def _torchjd() -> Solver:
 
 
 def solvers() -> tuple[dict[str, Solver], dict[str, str]]:
-    """Those that work here, ours first, and why the others do not."""
-    # Tried on a matrix that every solver can take.
+    """The solvers that work here, ours first, and the error messages of the others."""
     works, missing = attempt({"torchjd": lambda: _on_identity(_torchjd())})
-    found: dict[str, Solver] = {"ours": cast(Solver, min_norm_weights)}
+    found: dict[str, Solver] = {"ours": min_norm_weights}
     found |= {name: _torchjd() for name in works}
     return found | {"Frank-Wolfe": frank_wolfe}, missing
 
@@ -80,7 +78,7 @@ def _on_identity(solver: Solver) -> Callable[[], Tensor]:
 
 
 def compare(kind: str, count: int, found: dict[str, Solver], rounds: int) -> list[list[str]]:
-    """One row for each solver: milliseconds, ratio, excess, residual."""
+    """A row per solver: milliseconds, ratio, excess and residual."""
     rng = np.random.default_rng(count)
     problems = [KINDS[kind](rng, count) for _ in range(PROBLEMS)]
     grams = [torch.from_numpy(rows @ rows.T) for rows in problems]

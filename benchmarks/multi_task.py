@@ -1,4 +1,4 @@
-"""What an iteration with two tasks costs, against the iterations of the single tasks."""
+"""Cost of an iteration with two tasks, against the iterations of the single tasks."""
 
 import sys
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from timing import peak_memory, take_turns
 
 CONFIG = "configs/limited-data/table6/voc/multi_task.yaml"
 SIZE, BATCH, OBJECTS, CLASSES = 320, 4, 6, 20
-# name -> tasks, how their images are put together, how their gradients are.
+# name -> tasks, how their images are batched, how their gradients are combined.
 ALTERNATIVES = {
     "detection alone": (("det",), "separate", "sum"),
     "segmentation alone": (("seg",), "separate", "sum"),
@@ -26,13 +26,13 @@ ALTERNATIVES = {
     "both, mixed": (("det", "seg"), "mixed", "sum"),
     "both, separate, MGDA": (("det", "seg"), "separate", "mgda"),
 }
-# A process that has imported everything and built nothing.
+# A process that has imported everything and built no model.
 NO_MODEL = "no model"
 MEMORY_STEPS = 3
 
 
 def task_batch(tasks: tuple[str, ...], mode: str, images: int, size: int) -> list[dict]:
-    """So many images for each task, as a loader gives them."""
+    """A batch with ``images`` images per task."""
     batch = []
     for number, task in enumerate(tasks):
         extra = {"task": task} | ({"mini_batch": number} if mode == "separate" else {})
@@ -43,7 +43,7 @@ def task_batch(tasks: tuple[str, ...], mode: str, images: int, size: int) -> lis
 
 
 def new_step(name: str, images: int, size: int) -> Callable[[], None]:
-    """Forward, backward and optimiser of one alternative; a task alone has its head alone."""
+    """The training step of an alternative; a single task has only its own head."""
     tasks, mode, gradients = ALTERNATIVES[name]
     heads = {"det": "DenseDetectionHead", "seg": "SemanticFPNHead"}
     cfg = load_config(
@@ -59,7 +59,7 @@ def new_step(name: str, images: int, size: int) -> Callable[[], None]:
 
 
 def _with_sum(values: dict[str, list[float]]) -> dict[str, list[float]]:
-    """The single tasks one after the other come first: what ratios refer to."""
+    """Put the sum of the single tasks first, as the base of all ratios."""
     det, seg = values["detection alone"], values["segmentation alone"]
     return {"sum of the single tasks": [x + y for x, y in zip(det, seg, strict=True)]} | values
 
@@ -84,7 +84,7 @@ def run(rounds: int) -> str:
         times = ratio_table(_with_sum(take_turns(steps, rounds)), "alternative")
     title = f"## Two tasks: R18-FPN, {SIZE} px, {BATCH} images for each task, {rounds} rounds"
     note = "Peak memory of a process that takes a few steps, above that of one without a model:"
-    # Once: the peak of a process hardly changes, and starting one takes longer than its steps.
+    # Once, as the peak hardly varies and starting a process takes longer than its steps.
     return "\n\n".join([title, times, note, _memory(1)])
 
 

@@ -1,7 +1,6 @@
-"""Assignment and losses as one would first write them: image by image, object by object.
+"""Assignment and losses in loops over images and objects, the baseline of ``assignment.py``.
 
-The yardstick of assignment.py; the rules, ties included, are those of
-multas.modeling.label_assignment.
+The rules, including ties, are those of :mod:`multas.modeling.label_assignment`.
 """
 
 from collections.abc import Sequence
@@ -19,12 +18,12 @@ LOW, HIGH = 0.4, 0.5
 
 
 class Targets(NamedTuple):
-    """Of the anchors of one image."""
+    """Targets of the anchors of one image."""
 
     classes: Tensor  # (A, K)
-    counted: Tensor  # (A, K) bool: entries with a classification loss
+    counted: Tensor  # (A, K) bool: False where the classification loss is ignored
     boxes: Tensor  # (A, 4)
-    weights: Tensor  # (A,) of the localisation loss
+    weights: Tensor  # (A,) weights of the localisation loss
 
 
 def overlaps(box: Tensor, others: Tensor) -> Tensor:
@@ -36,7 +35,7 @@ def overlaps(box: Tensor, others: Tensor) -> Tensor:
 
 
 def assign_by_iou(objects: Instances, anchors: Tensor, classes: int) -> Targets:
-    """Positive from HIGH, or as an object's best anchor; ignored from LOW."""
+    """Positive: IoU from HIGH, or best anchor of an object; ignored: IoU from LOW."""
     best = torch.zeros(len(anchors))
     owner = torch.full((len(anchors),), -1)
     favourites = []
@@ -60,7 +59,7 @@ def assign_by_iou(objects: Instances, anchors: Tensor, classes: int) -> Targets:
 
 
 def assign_mutually(objects: Instances, anchors: Tensor, logits: Tensor, deltas: Tensor) -> Targets:
-    """Each branch learns where the other one is good (mutual guidance)."""
+    """Mutual guidance (Zhang et al., ACCV 2020)."""
     predicted = decode_boxes(deltas, anchors)
     by_box, by_score = [], []
     for box, label in zip(objects.gt_boxes.tensor, objects.gt_classes, strict=True):
@@ -77,7 +76,7 @@ def assign_mutually(objects: Instances, anchors: Tensor, logits: Tensor, deltas:
 
 
 def _choose(values: Sequence[Tensor]) -> list[tuple[int, tuple[Tensor, Tensor]]]:
-    """The anchors that each object takes, and their values."""
+    """The anchors that each object selects, and their values."""
     best = torch.zeros_like(values[0])
     owner = torch.full_like(best, -1)
     for number, row in enumerate(values):
@@ -103,13 +102,13 @@ def _empty(anchors: Tensor, classes: int) -> Targets:
 def naive_losses(
     logits: Tensor, deltas: Tensor, anchors: Tensor, instances: list[Instances], assignment: str
 ) -> dict[str, Tensor]:
-    """What :class:`multas.modeling.heads.dense_loss.DenseLoss` gives by default.
+    """The losses of :class:`multas.modeling.heads.dense_loss.DenseLoss` with its defaults.
 
     Args:
         logits: (N, A, K).
         deltas: (N, A, 4).
         anchors: (A, 4).
-        instances: N images with objects.
+        instances: N images, each with at least one object.
         assignment: "iou" or "mutual_guidance".
     """
     classification = localisation = logits.new_zeros(())

@@ -3,7 +3,7 @@
 
 python benchmarks/run.py [--rounds 9] [step aggregation ...]
 
-What the file already has of other benchmarks stays.
+Results of other benchmarks in this file stay.
 """
 
 import argparse
@@ -38,12 +38,12 @@ BENCHMARKS = {
     "inference": inference.run,
 }
 FOLDER = Path(__file__).resolve().parent
-# Stands in front of each section, so that one of them can be measured anew.
+# Marks each section, so that a single one can be replaced.
 _MARK = re.compile(r"^<!-- (\w+) -->$\n", re.MULTILINE)
 
 
 def read_sections(file: Path) -> dict[str, str]:
-    """The sections of a file of results, by the names of their benchmarks."""
+    """The sections of a results file by name of the benchmark."""
     if not file.is_file():
         return {}
     parts = _MARK.split(file.read_text())[1:]
@@ -51,18 +51,18 @@ def read_sections(file: Path) -> dict[str, str]:
 
 
 def write_sections(file: Path, sections: Mapping[str, str]) -> None:
-    """In the order of BENCHMARKS."""
+    """Write sections in the order of BENCHMARKS."""
     file.parent.mkdir(parents=True, exist_ok=True)
     texts = [f"<!-- {name} -->\n{sections[name]}\n" for name in BENCHMARKS if name in sections]
     file.write_text("\n".join(["# Benchmarks\n", *texts]))
 
 
 def measure(name: str, rounds: int) -> str:
-    """A section that says where and when it was measured, or why it was not."""
+    """The section of a benchmark with machine and date, or with its error message."""
     try:
         text = BENCHMARKS[name](rounds)
     except Exception as error:
-        # The others are measured all the same.
+        # The other benchmarks still run.
         traceback.print_exc()
         text = f"## {name}\n\nFailed: {type(error).__name__}: {error}"
     title, _, rest = text.partition("\n")
@@ -79,13 +79,12 @@ def main() -> None:
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; choose from {', '.join(BENCHMARKS)}")
     os.chdir(FOLDER.parent)
-    # Detectron2 reports every config that it reads.
+    # Detectron2 logs every config that it reads.
     logging.disable(logging.WARNING)
     output = Path(args.output)
     for name in args.names or BENCHMARKS:
         section = measure(name, args.rounds)
         print(f"{section}\n", flush=True)
-        # After each, and beside what is there already.
         write_sections(output, read_sections(output) | {name: section})
     print(output)
 

@@ -1,7 +1,7 @@
-"""Ways to run a detector's network after training: compiled, traced, exported, in fewer bits.
+"""Runtimes for a trained network: compiled, traced, exported, or with fewer bits.
 
-Each takes the network and an example input and returns a function of the same input; where a
-library or a compiler is missing it raises, and the benchmark prints why.
+Each takes the network and an example input and returns a function of such inputs. It raises if a
+library or a compiler is missing; the benchmark prints the message.
 """
 
 import copy
@@ -44,7 +44,7 @@ class RawNetwork(nn.Module):
 
 
 def channels_last(network: nn.Module, example: Tensor) -> Network:
-    """Channels innermost in memory, as convolutions on CPUs and tensor cores like it."""
+    """Memory format channels last, which is fastest on CPUs and tensor cores."""
     layout = torch.channels_last
     moved = copy.deepcopy(network).to(memory_format=layout)  # type: ignore[call-overload]
     return lambda images: moved(images.contiguous(memory_format=layout))
@@ -59,13 +59,13 @@ def compiled(network: nn.Module, example: Tensor) -> Network:
 def torchscript(network: nn.Module, example: Tensor) -> Network:
     """Traced and frozen."""
     with warnings.catch_warnings():
-        # TorchScript as a whole is deprecated; constants that a trace holds are meant.
+        # TorchScript is deprecated, and the trace contains constants on purpose.
         warnings.simplefilter("ignore")
         return torch.jit.freeze(torch.jit.trace(network, example))
 
 
 def onnx_runtime(network: nn.Module, example: Tensor, *, int8: bool = False) -> Network:
-    """ONNX Runtime on the CPU; ``int8``: weights and, as they come, activations in 8 bits."""
+    """ONNX Runtime on the CPU; ``int8``: with dynamic quantisation to 8 bits."""
     import onnxruntime
 
     with tempfile.TemporaryDirectory() as folder:
@@ -103,9 +103,9 @@ def bfloat16(network: nn.Module, example: Tensor) -> Network:
 
 
 def dynamic_int8(network: nn.Module, example: Tensor) -> Network:
-    """PyTorch's dynamic quantisation, which covers linear layers alone."""
+    """PyTorch's dynamic quantisation, which covers linear layers only."""
     if not any(isinstance(module, nn.Linear) for module in network.modules()):
-        raise ValueError("covers linear layers alone, and the network has none")
+        raise ValueError("covers linear layers only, and the network has none")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return torch.ao.quantization.quantize_dynamic(network, {nn.Linear})
@@ -123,7 +123,7 @@ RUNTIMES: Mapping[str, Callable[[nn.Module, Tensor], Network]] = {
 
 
 def deviation(outputs: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Largest difference, relative to the largest value expected."""
+    """Largest difference, relative to the largest expected value."""
     largest = max(float(x.abs().max()) for x in expected)
     pairs = zip(outputs, expected, strict=True)
     return max(float((x.cpu() - y.cpu()).abs().max()) for x, y in pairs) / largest

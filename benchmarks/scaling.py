@@ -1,6 +1,6 @@
 """Images per second of a training step with one process and with two (gloo, on the CPU).
 
-python benchmarks/scaling.py JOB RANK is one of the processes; it prints the seconds of its steps.
+``python benchmarks/scaling.py JOB RANK`` runs one process and prints the seconds of its steps.
 """
 
 import json
@@ -29,13 +29,16 @@ MAX_ROUNDS = 3
 
 @dataclass(frozen=True)
 class Job:
-    """What the processes of one run do together.
+    """A run of several processes.
 
     Attributes:
         alternative: see :func:`aggregation.new_trainer`.
-        processes, threads: how many, and of each.
-        meeting: file by which they find each other.
-        size, batch, steps: pixels, images of each process, steps that count.
+        processes: number of processes.
+        threads: threads per process.
+        meeting: file for the initialisation of the process group.
+        size: image size, pixels.
+        batch: images per process.
+        steps: number of measured steps.
     """
 
     alternative: str
@@ -48,7 +51,7 @@ class Job:
 
 
 def work(job: Job, rank: int) -> list[float]:
-    """Seconds of the steps of one process, after one that does not count."""
+    """Seconds of each step of one process, after a first step that does not count."""
     torch.set_num_threads(job.threads)
     together = job.processes > 1
     if together:
@@ -74,12 +77,12 @@ def work(job: Job, rank: int) -> list[float]:
 
 
 def launch(job: Job) -> float:
-    """Seconds of a step (the median of a few), measured in processes of their own.
+    """Median seconds of a step, measured in new processes.
 
     Raises:
-        RuntimeError: one of them failed; the message is its last line.
+        RuntimeError: a process failed; the message is its last line.
     """
-    # Both on one machine: the name of the host need not resolve.
+    # The loopback interface, as the host name may not resolve.
     environment = os.environ | {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": str(job.threads)}
     environment["CUDA_VISIBLE_DEVICES"] = ""
     with tempfile.TemporaryDirectory() as folder:
@@ -108,7 +111,7 @@ def run(rounds: int) -> str:
     half = max(cores // 2, 1)
     tables = []
     for alternative in ALTERNATIVES:
-        # The rate of all processes together: a step of two handles twice as many images.
+        # Seconds per batch, since a step of two processes handles two batches.
         seconds: dict[str, list[float]] = {}
         for _ in range(rounds):
             for processes, threads in dict.fromkeys(((1, half), (2, half), (1, cores))):
@@ -116,10 +119,10 @@ def run(rounds: int) -> str:
                 each = launch(Job(alternative, processes, threads, size=SIZE, batch=BATCH))
                 seconds.setdefault(name, []).append(each / processes)
         tables.append(f"{alternative}:\n\n{rate_table(seconds, 'processes × threads', BATCH)}")
-    title = f"## Scaling: K = {PATHS}, {SIZE} px, batch {BATCH} a process, {rounds} rounds"
+    title = f"## Scaling: K = {PATHS}, {SIZE} px, batch {BATCH} per process, {rounds} rounds"
     return "\n\n".join([title, *tables])
 
 
 if __name__ == "__main__":
-    # Whatever else is printed (a library's greeting) comes before.
+    # Other output, e.g. of libraries, comes before this line.
     print(json.dumps(work(Job(**json.loads(sys.argv[1])), int(sys.argv[2]))))

@@ -1,4 +1,4 @@
-"""What a distillation step costs, against the step of the supervised student."""
+"""Cost of a distillation step, against the step of the supervised student."""
 
 import statistics
 import sys
@@ -35,9 +35,9 @@ _AT = {
 _SOFT = {"TYPE": "SoftDetection"}
 _PATHS = "MODEL.DISTILLATION.PATHS"
 _BFLOAT16 = ["MODEL.DISTILLATION.TEACHER.PRECISION", "auto"]
-# What is distilled with MSE, its teacher in each of three ways, stands for all others.
+# MSE is measured with three kinds of teachers.
 PLAIN, FAST, KEPT = "MSE", "MSE, PRECISION auto", "MSE, warm cache"
-# name -> config and what is changed in it.
+# name -> config and the keys to change.
 ROWS: dict[str, tuple[str, list]] = {
     "supervised": ("supervised", []),
     PLAIN: ("supervised_mse", []),
@@ -56,12 +56,12 @@ SIZE, BATCH, OBJECTS, CLASSES = 320, 4, 6, 20
 
 
 class Step:
-    """Forward, backward and optimiser of one row, on one batch.
+    """The training step of one row, always on the same batch.
 
     Args:
         config: name of a file in FOLDER.
         opts: KEY VALUE pairs.
-        batch: what every step sees.
+        batch: model inputs.
     """
 
     def __init__(self, config: str, opts: Sequence[Any], batch: list[dict]) -> None:
@@ -96,25 +96,25 @@ class Step:
 
 
 def _config(file: str, opts: Sequence[Any] = ()) -> CfgNode:
-    # Random weights: what is computed does not depend on them.
+    # Random weights; the time does not depend on them.
     return load_config(file, ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()", *opts])
 
 
 def new_step(row: str, batch: list[dict], folder: str) -> Step:
-    """The step of a row; ``folder`` is for its cache, if it has one."""
+    """The step of a row; ``folder`` is for its cache, if any."""
     config, opts = ROWS[row]
     cache = ["MODEL.DISTILLATION.CACHE.FOLDER", folder] if row == KEPT else []
     return Step(config, [*opts, *cache], batch)
 
 
 def watched_step(step: Step) -> dict[str, float]:
-    """Seconds of each part of one step, none counted twice."""
+    """Run a step and return the exclusive seconds of each part."""
     parts = Parts()
     with ExitStack() as stack:
         for owner, method, name in (
             (Teacher, "record", "teacher forward"),
             (Teacher, "record_with_boxes", "teacher forward"),
-            (step.student, "raw_outputs", "student forward"),  # not the teacher's
+            (step.student, "raw_outputs", "student forward"),  # not of the teacher
             (DenseDetectionHead, "losses", "detection losses"),
             (DenseLoss, "assign", "assignment"),
             (Path, "__call__", "path losses and adapters"),
@@ -125,7 +125,7 @@ def watched_step(step: Step) -> dict[str, float]:
 
 
 def detached_detection_losses(step: Step) -> Callable[[], None]:
-    """Assignment and detection losses with their own backward pass, on given predictions."""
+    """Assignment and detection losses, forward and backward, on given predictions."""
     student = step.student
     assert isinstance(student, MultiTaskNetwork)
     head = student.heads["det"]
@@ -169,7 +169,7 @@ def run(rounds: int) -> str:
         )
     return "\n\n".join(
         [
-            f"## Step: {SIZE} px, batch {BATCH}, {OBJECTS} objects an image, {rounds} rounds",
+            f"## Step: {SIZE} px, batch {BATCH}, {OBJECTS} objects per image, {rounds} rounds",
             ratio_table(whole, "row", bars=BARS),
             "Where the time goes (median seconds; backward is that of everything):",
             _parts_table(split),
@@ -182,7 +182,7 @@ def run(rounds: int) -> str:
 
 
 def _memory(rounds: int) -> str:
-    # Not of the cache: a process of its own would fill it first.
+    # Without the cache row, as each process would have to fill its cache first.
     arguments = {row: (row, BATCH, SIZE) for row in ("supervised", PLAIN, FAST)}
     gigabytes, missing = peak_gigabytes(__file__, arguments, rounds)
     return ratio_table(gigabytes, "row", missing=missing, unit="GB", digits=2)

@@ -1,4 +1,4 @@
-"""What benchmarks measure against: Detectron2's RetinaNet, random images, a given teacher."""
+"""Detectron2's RetinaNet, random images and a given teacher for the benchmarks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from multas.engine import load_config
 
 
 def retinanet_config(depth: int, classes: int, opts: Sequence[Any] = ()) -> CfgNode:
-    """Detectron2's RetinaNet with a ResNet of this depth and random weights."""
+    """Config of Detectron2's RetinaNet with a ResNet of this depth and random weights."""
     file = model_zoo.get_config_file("COCO-Detection/retinanet_R_50_FPN_1x.yaml")
     narrow = ["MODEL.RESNETS.RES2_OUT_CHANNELS", 64] if depth < 50 else []
     return load_config(
@@ -24,7 +24,7 @@ def retinanet_config(depth: int, classes: int, opts: Sequence[Any] = ()) -> CfgN
 
 
 def random_batch(images: int, size: int, objects: int, classes: int) -> list[dict]:
-    """Square images of noise with random boxes, as a loader gives them."""
+    """Model inputs: square images of noise with random boxes."""
     batch = []
     for _ in range(images):
         corner = torch.rand(objects, 2) * size * 0.7
@@ -36,7 +36,7 @@ def random_batch(images: int, size: int, objects: int, classes: int) -> list[dic
 
 
 def given_teacher(model: Distiller, cfg: CfgNode, teacher: Teacher) -> Distiller:
-    """Prepare a Distiller with a teacher that is not loaded from files."""
+    """Prepare a Distiller with a teacher that is not loaded from a file."""
     model.distillation = build_distillation(cfg, model.student, teachers=[teacher])
     model.prepared = True
     return model

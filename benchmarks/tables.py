@@ -1,7 +1,7 @@
-"""How the results of rounds become tables: minima, medians, and ratios with their spread.
+"""Tables of minima, medians, and ratios.
 
-A ratio is given twice. That of the minima is what the alternatives cost when nothing disturbs
-them. Those within a round (both sides ran a moment apart) say how far it can be trusted.
+The ratio of the minima compares undisturbed runs. The ratios within a round, where both sides ran a
+moment apart, show how reliable it is.
 """
 
 import statistics
@@ -20,7 +20,7 @@ def spread(values: Iterable[float], digits: int = 2) -> str:
 
 
 def round_ratios(seconds: Seconds, base: Seconds) -> list[float]:
-    """What an alternative took in each round as a multiple of the base."""
+    """Time in each round as a multiple of the base's."""
     return [x / y for x, y in zip(seconds, base, strict=True)]
 
 
@@ -33,14 +33,14 @@ def ratio_table(
     unit: str = "s",
     digits: int = 3,
 ) -> str:
-    """Times, and ratios to the first alternative (above 1 = slower).
+    """Times, and ratios to the first alternative (above 1: slower).
 
     Args:
-        seconds: of each alternative in each round, or any other quantity in ``unit``.
-        first_column: what the alternatives are.
-        bars: what a ratio should be, by name; gives a column of its own.
-        missing: why an alternative was not measured, by name.
-        unit, digits: of the quantity.
+        seconds: seconds (or another ``unit``) of each alternative in each round.
+        first_column: title of the first column.
+        bars: wanted ratios by name, for a last column.
+        missing: error messages of alternatives that were not measured.
+        unit, digits: unit and decimals of the quantity.
     """
     base = next(iter(seconds.values()))
     rows: list[list] = []
@@ -60,13 +60,13 @@ def rate_table(
     *,
     missing: Mapping[str, str] | None = None,
 ) -> str:
-    """Items per second, and speed against the first alternative (above 1 = faster).
+    """Items per second, and speed against the first alternative (above 1: faster).
 
     Args:
-        seconds: of each alternative in each round.
-        first_column: what the alternatives are.
-        items: images that each call handles.
-        missing: why an alternative was not measured, by name.
+        seconds: seconds of each alternative in each round.
+        first_column: title of the first column.
+        items: images per call.
+        missing: error messages of alternatives that were not measured.
     """
     base = next(iter(seconds.values()))
     rows: list[list] = []
@@ -80,7 +80,7 @@ def rate_table(
 
 
 def _table(header: Sequence[str], rows: list[list], *, drop: bool = False) -> str:
-    """Markdown; ``drop`` leaves the last column out."""
+    """Markdown table; ``drop`` omits the last column."""
     end = len(header) - drop
     cells = [row[:end] for row in rows]
     return tabulate(cells, header[:end], tablefmt="github", disable_numparse=True)

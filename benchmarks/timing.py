@@ -1,4 +1,4 @@
-"""The clocks that all benchmarks share: rounds of alternatives, and the parts of a step."""
+"""Timing of alternatives in rounds, and of the parts of a step."""
 
 import functools
 import platform
@@ -18,7 +18,7 @@ Call = Callable[[], Any]
 
 
 def machine() -> str:
-    """The processor and versions that a result depends on."""
+    """Processor, threads and versions."""
     return (
         f"{_device()}, {torch.get_num_threads()} threads, Python {platform.python_version()}, "
         f"torch {torch.__version__}"
@@ -26,7 +26,7 @@ def machine() -> str:
 
 
 def machine_name() -> str:
-    """For a file: the processor and its threads, as intel-r-xeon-r-processor-2-threads."""
+    """Name for a file, e.g. intel-r-xeon-r-processor-2-threads."""
     words = re.findall(r"[a-z0-9]+", f"{_device()} {torch.get_num_threads()} threads".lower())
     return "-".join(words)
 
@@ -45,17 +45,17 @@ def _processor() -> str:
 
 
 def synchronize() -> None:
-    """Wait for the device, so that the clock sees what was asked of it."""
+    """Wait until the GPU, if any, has finished."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def peak_memory() -> int:
-    """Most bytes that this process has held so far: on the GPU if there is one, else resident."""
+    """Peak memory of this process in bytes: on the GPU if there is one, else resident."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     try:
-        # Not getrusage: what it gives for a child process starts from its parent's size.
+        # For a child process, getrusage would start from the parent's size.
         with open("/proc/self/status") as file:
             lines = dict(line.split(":", 1) for line in file)
         return 1024 * int(lines["VmHWM"].split()[0])
@@ -65,7 +65,7 @@ def peak_memory() -> int:
 
 
 def take_turns(alternatives: Mapping[str, Call], rounds: int) -> dict[str, Seconds]:
-    """Seconds of each alternative in each round, after one round that is not counted."""
+    """Seconds of each alternative in each round, after a first round that does not count."""
     seconds: dict[str, Seconds] = {name: [] for name in alternatives}
     for number in tqdm(range(rounds + 1), "rounds", leave=False, disable=None):
         for name, call in alternatives.items():
@@ -79,10 +79,10 @@ def take_turns(alternatives: Mapping[str, Call], rounds: int) -> dict[str, Secon
 
 
 def attempt(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], dict[str, str]]:
-    """Make alternatives that depend on what is installed, and call each once.
+    """Make alternatives that depend on optional libraries, and call each once.
 
     Returns:
-        The calls that work here, and why the others do not.
+        The calls that work, and the error messages of the others.
     """
     calls: dict[str, Call] = {}
     missing: dict[str, str] = {}
@@ -91,7 +91,7 @@ def attempt(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], 
             call = make()
             call()
         except Exception as error:
-            # An optional library may fail in any way; what it says is the result.
+            # An optional library may fail in any way.
             lines = str(error).strip().splitlines() or ["no message"]
             missing[name] = f"{type(error).__name__}: {lines[0][:100]}"
         else:
@@ -100,9 +100,9 @@ def attempt(makers: Mapping[str, Callable[[], Call]]) -> tuple[dict[str, Call], 
 
 
 class Parts:
-    """Exclusive time of named functions: what a function calls by another name is not its own.
+    """Exclusive time of functions: excludes what they call and is watched under another name.
 
-    Usage: ``with parts.watch(owner, "method", "name"): …`` for each of them, then call.
+    Usage: ``with parts.watch(owner, "method", "name"): …`` around the calls.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ class Parts:
 
     @contextmanager
     def watch(self, owner: Any, method: str, name: str) -> Iterator[None]:
-        """Time every call of ``owner.method`` inside the block; owner: a class or an object."""
+        """Time every call of ``owner.method``, of a class or an object, inside the block."""
         original, inherited = getattr(owner, method), method not in vars(owner)
 
         @functools.wraps(original)

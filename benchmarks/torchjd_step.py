@@ -1,4 +1,4 @@
-"""A distillation step whose path gradients are taken and combined by the library TorchJD."""
+"""A distillation step whose path gradients are computed and combined by TorchJD."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,22 +11,21 @@ from multas.distillation import Distiller
 
 
 class TorchJDStep(SimpleTrainer):
-    """What a user of TorchJD would write: the same model, teacher, path losses and optimiser.
+    """The same step written with TorchJD.
 
-    Path gradients with respect to the student's backbone (with its pyramid) go into ``.jac``,
-    MGDA makes one gradient of them, the task loss adds its own.
+    The path gradients of the student's backbone (with its pyramid) go into ``.jac``. MGDA combines
+    them, and the gradient of the task loss is added.
 
     Args:
-        model: a Distiller with an aggregator that weighs gradients (it leaves the losses pending).
+        model: a Distiller with an aggregator that weighs gradients.
         data_loader, optimizer: see SimpleTrainer.
-        shared_only: ``mtl_backward``: MGDA for what lies in front of the pyramid alone; the
-            pyramid itself takes the plain sum.
-        chunk: losses differentiated at once; 1 = one after the other, None = all, by vmap (the
-            library's default).
-        gramian: do not concatenate the Jacobian, sum up Gram matrices.
+        shared_only: use ``mtl_backward``: MGDA for the bottom-up network only; the pyramid gets the
+            sum of the gradients.
+        chunk: number of losses differentiated at once; None: all, by vmap (TorchJD's default).
+        gramian: sum Gram matrices instead of concatenating the Jacobian.
 
     Raises:
-        ImportError: the library is not installed.
+        ImportError: TorchJD is not installed.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The clockwork of the benchmarks, and each of them in the small; no figure is tested."""
+"""The tools of the benchmarks, and a small run of each benchmark; no result is tested."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ from multas.engine import load_config
 
 
 class Clock:
-    """Time that passes only when told to."""
+    """A clock that tests set."""
 
     now = 0.0
 
@@ -143,7 +143,7 @@ def test_the_excess_of_a_point_is_exact():
     worse, worst = np.array([0.5, 0.5]), np.array([0.0, 1.0])
     # Squared lengths 0.8, 1.25 and 4.
     assert certified.excess(gradients, [best, worse, worst]) == pytest.approx([0, 0.5625, 4])
-    # Whoever is asked alone is measured by the same yardstick, as long as no weight is zero.
+    # A single solver gets the same result, as long as no weight is zero.
     assert certified.excess(gradients, [worse]) == pytest.approx([0.5625])
     assert certified.angle_residual(gradients, best) < 1e-15
     assert certified.angle_residual(gradients, worse) > 0.1
@@ -159,7 +159,7 @@ def test_solvers_agree_on_small_problems(kind):
 
 @pytest.fixture
 def small(monkeypatch, repository):
-    """``small(module, NAME=value, ...)``: for this test, run a benchmark in the small."""
+    """``small(module, NAME=value, ...)`` changes the constants of a benchmark for this test."""
     monkeypatch.chdir(repository)
 
     def set_constants(module, **constants):
@@ -230,10 +230,10 @@ FEW_RUNTIMES = {name: runtimes.RUNTIMES[name] for name in CHOSEN}
 
 
 def test_inference(small, monkeypatch):
-    # It trains for a minute; what it does with the trained student is tested below.
+    # kept_ap trains for a minute; its evaluation is tested below.
     monkeypatch.setattr(kept_ap, "run", lambda: "AP")
     text = small(inference, SIZE=64, BATCHES=(1,), RUNTIMES=FEW_RUNTIMES).run(1)
-    assert "covers linear layers alone" in text
+    assert "covers linear layers only" in text
     assert float(text.split("TorchScript ")[-1].split(",")[0]) < 1e-4
 
 
@@ -260,7 +260,10 @@ def test_every_runtime_of_a_student_is_scored(small, monkeypatch):
     assert list(found)[4:] == ["folded, bfloat16"]
     for name, boxes in zip(list(found)[:4], seen, strict=False):
         assert found[name] == pytest.approx(found["as trained"], rel=1e-4)
-        torch.testing.assert_close(boxes, seen[0], rtol=1e-3, atol=1e-2)
+        # Scores that are equal to rounding may come in another order.
+        distances = torch.cdist(boxes, seen[0], p=torch.inf)
+        assert len(boxes) == len(seen[0])
+        assert max(distances.amin(0).max(), distances.amin(1).max()) < 1e-2
 
 
 @pytest.mark.parametrize("name", list(multi_task.ALTERNATIVES))

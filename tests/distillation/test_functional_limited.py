@@ -17,7 +17,8 @@ from multas.distillation.functional.feature_imitation import (
     mse_imitation,
     pdf_imitation,
 )
-from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.functional.soft_detection import soft_detection_loss
+from multas.modeling.levels import flatten_levels
 
 
 def leaf(tensor):
@@ -279,7 +280,7 @@ def test_wrong_shapes_are_named():
         mse_imitation(student, teacher[:1])
     with pytest.raises(ValueError, match="level 1 differ"):
         mse_imitation(student, [teacher[0], teacher[1][:, :4]])
-    with pytest.raises(ValueError, match="do not divide among 6 cells"):
+    with pytest.raises(ValueError, match="cannot be divided among the 6 cells"):
         pdf_imitation(
             student[:1], teacher[:1], *(x[:, :20] for x in (logits, deltas, t_logits, t_deltas))
         )

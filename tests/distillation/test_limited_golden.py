@@ -22,7 +22,7 @@ load = partial(golden_cases.load, "multas")
 
 
 def to_levels(features, sizes=None):
-    """[batch, cells, channels] as a pyramid; one column of cells a level unless sizes are given."""
+    """[batch, cells, channels] as a pyramid; by default one column of cells per level."""
     if sizes is None:
         count = features.shape[1]
         sizes = [(count - count // 3, 1), (count // 3, 1)] if count > 2 else [(count, 1)]
@@ -98,7 +98,7 @@ def test_pdf_equals_the_reference(case, dtype):
     check(total, data["out_loss_kd"])
     pairs = [(features, "fea"), (logits, "conf"), (deltas, "loc")]
     check_gradients(total, [(inputs, data[f"grad_{key}_s"]) for inputs, key in pairs])
-    # The stored weights share 1 among the channels as well.
+    # The stored weights are divided by the number of channels.
     cells, channels = data["in_fea_s"].shape[1:]
     weights = pdf_cell_weights(data["out_disagree"], cells)
     torch.testing.assert_close(weights / channels, data["out_weight"], rtol=1e-7, atol=1e-12)

@@ -1,4 +1,4 @@
-"""The paths of the limited-data paper in a Distiller, and the ramp of their weight."""
+"""The paths of Lê and Pham (ICCVW 2023) in a Distiller, and the ramp of their weight."""
 
 import math
 from types import SimpleNamespace
@@ -18,9 +18,10 @@ from multas.distillation.functional.feature_imitation import (
     pdf_imitation,
 )
 from multas.distillation.functional.foreground import cell_centers, foreground_mask
-from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.functional.soft_detection import soft_detection_loss
 from multas.distillation.schedule import RAMP_SHAPES, ramp
 from multas.engine.path_ramp import PathRamp
+from multas.modeling.levels import flatten_levels
 
 KINDS = ("FeatureMSE", "PDFDistil", "DeFeat", "SoftDetection")
 
@@ -32,7 +33,7 @@ def storage():
 
 
 def recorded(distiller, inputs):
-    """What the layers of both networks return, teacher in eval mode."""
+    """Outputs of the tapped layers of both networks, teacher in eval mode."""
     with distiller.distillation.student_taps.record() as student:
         distiller.student(inputs)
     teacher = distiller.distillation.teachers[0]
@@ -117,11 +118,11 @@ def test_defeat_without_hard_labels_has_the_boxes_of_the_teacher():
     path = {"TYPE": "DeFeat", "LAYERWISE": True}
     inputs = [sample(0), sample(1, annotated=False)]
     no_box = make_distiller([path], HARD_LABELS=False).train()(inputs)
-    assert no_box["loss_kd_defeat_foreground"] == 0  # an untrained teacher is sure of nothing
+    assert no_box["loss_kd_defeat_foreground"] == 0  # an untrained teacher detects nothing
     every_box = make_distiller([path], HARD_LABELS=False, BOX_SCORE_THRESH=0.0).train()(inputs)
     assert every_box["loss_kd_defeat_foreground"] > 0
     mixed = make_distiller([path]).train()(inputs)
-    assert mixed["loss_kd_defeat_foreground"] > 0  # of the annotated image
+    assert mixed["loss_kd_defeat_foreground"] > 0  # from the annotated image
     with pytest.raises(ValueError, match="BOXES is 'ground_truth'"):
         make_distiller([path], BOXES="ground_truth").train()(inputs)
 

@@ -1,4 +1,4 @@
-"""Localization distillation as a path: its regions by loops, and what it refuses."""
+"""Localization distillation as a path: its regions against loops, and its errors."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def boxes_as_targets(*boxes):
 
 
 def brute_force_regions(boxes, topk, gamma):
-    """Regions of one image by loops: {anchor: box} of positives, {anchor: weight} of the rest."""
+    """Regions of one image by loops: {anchor: box} of positives, {anchor: weight} of others."""
     anchors = []
     for stride, (height, width) in zip((8, 16), SIZES, strict=True):
         side = 2 * stride

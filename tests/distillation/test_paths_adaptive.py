@@ -1,4 +1,4 @@
-"""The paths of the adaptive distillation paper, built as a config builds them."""
+"""The paths of Chennupati et al. (BMVC 2021), built from config entries."""
 
 import logging
 from pathlib import Path
@@ -17,7 +17,7 @@ from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
 MODULES = (attention, logits, features, overhaul, fkd, localization)
-# How the authors' code differs from the papers' texts.
+# Options of the authors' code where it differs from the papers' texts.
 CODE = {
     "AttentionTransfer": {"REDUCTION": "mean"},
     "SoftTarget": {},
@@ -310,7 +310,7 @@ def test_softmax_regression_holds_the_classifier_without_owning_it():
     assert not any(key.startswith("_classifier") for key in path.state_dict())
     path(student, teacher, no_targets())[""].backward()
     assert student[0].grad.abs().max() > 0 and teacher_model[0].weight.grad is None
-    with pytest.raises(ValueError, match="no Linear of the teacher"):
+    with pytest.raises(ValueError, match="no Linear layer of the teacher"):
         build_path("SoftmaxRegression", student, teacher, teacher_model, CLASSIFIER="head")
     with pytest.raises(ValueError, match="makes 7 logits"):
         build_path("SoftmaxRegression", student, maps((2, 5)), teacher_model, CLASSIFIER="0")

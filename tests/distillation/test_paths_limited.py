@@ -1,4 +1,4 @@
-"""The paths of the limited-data paper, on bare maps."""
+"""The paths of Lê and Pham (ICCVW 2023) on given feature maps."""
 
 from pathlib import Path
 
@@ -17,10 +17,11 @@ from multas.distillation import Teacher, build_distillation
 from multas.distillation.functional.feature_imitation import (
     defeat_imitation,
 )
-from multas.distillation.functional.soft_detection import flatten_levels, soft_detection_loss
+from multas.distillation.functional.soft_detection import soft_detection_loss
 from multas.distillation.paths.base import Targets
 from multas.distillation.paths.spec import parse_paths
 from multas.distillation.taps import leaves
+from multas.modeling.levels import flatten_levels
 from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
@@ -34,7 +35,7 @@ def load(name):
     return {k: v.double() if v.is_floating_point() else v for k, v in arrays.items()}
 
 
-# Paths on bare maps
+# Paths on given feature maps
 
 
 def build(kind, student, teacher, **options):
@@ -241,7 +242,7 @@ def refusals():
     yield "SoftDetection", (maps, dense), (maps, dense), {}, "taps one layer"
     yield "SoftDetection", (dense,), (head(classes=1),), {}, "same levels, strides, anchors"
     yield "SoftDetection", (dense,), (head(**other),), {}, "same levels, strides, anchors"
-    # As many logits, but of other anchors.
+    # The same number of logits, but for other anchors.
     yield "SoftDetection", (dense,), (head(classes=6, anchors=3),), {}, "same levels"
     yield "SoftDetection", (dense,), (dense,), {"SCORE_WEIGHTED": "cls"}, "is a list of none, one"
     yield "SoftDetection", (dense,), (dense,), {"SCORE_WEIGHTED": ["loc"]}, "SCORE_WEIGHTED is"
@@ -284,7 +285,7 @@ def test_distributions_are_not_taken_for_deltas(kind, classes):
 
 
 class _NoTransfer(TorchDispatchMode):
-    """Fails where the host would have to wait for the device."""
+    """Fails on operations for which the host waits for the device."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.name()

@@ -55,7 +55,7 @@ def to_batch(
 
 @pytest.fixture(scope="session")
 def register() -> Iterator[Callable[..., str]]:
-    """Register dataset dicts (a function) and metadata under a fresh name; undone at the end."""
+    """Register dataset dicts (a function) and metadata under a new name until the end."""
     registered = []
 
     def add(dicts: Callable[[], list[dict]], **metadata) -> str:

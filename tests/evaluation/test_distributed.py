@@ -19,7 +19,7 @@ NAME = "on_two_ranks"
 
 
 def evaluate(evaluator, records, numbers) -> dict | None:
-    """Of these images; what is predicted follows from the number of the image."""
+    """Records and outputs of these images; predictions depend on the number of the image."""
     evaluator.reset()
     for number in numbers:
         generator = torch.Generator().manual_seed(number)
@@ -38,7 +38,7 @@ def evaluate(evaluator, records, numbers) -> dict | None:
 
 
 def main(folder: Path, rank: int) -> None:
-    """Each rank sees every second image, then each sees all of them alone."""
+    """Each rank evaluates every second image together, then all images alone."""
     records = json.loads((folder / "records.json").read_text())
     DatasetCatalog.register(NAME, lambda: records)
     MetadataCatalog.get(NAME).set(thing_classes=["ant", "bee"], stuff_classes=["ground", "ant"])
@@ -46,7 +46,7 @@ def main(folder: Path, rank: int) -> None:
     with process_group(folder, rank):
         together = [evaluate(kind(NAME), records, everything[rank::2]) for kind in KINDS]
         alone = [evaluate(kind(NAME, distributed=False), records, everything) for kind in KINDS]
-    # Through JSON: torch.load takes no NumPy numbers.
+    # As JSON, since torch.load refuses NumPy numbers.
     torch.save(json.dumps([together, alone]), folder / f"rank{rank}.pth")
 
 

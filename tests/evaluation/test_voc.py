@@ -18,7 +18,7 @@ CLASSES = ["ant", "bee", "cat", "dog", "elk"]
 
 
 def random_scene(rng, images, classes, *, objects=4, detections=12, digits=2, difficult=0.2):
-    """Objects per image, and predictions: noisy copies, duplicates, and boxes anywhere."""
+    """Objects per image, and predictions: noisy copies, duplicates and random boxes."""
     truth, predictions = [], []
     for number in range(images):
         count = rng.integers(0, objects + 1)
@@ -237,7 +237,6 @@ def test_image_of_another_data_set_is_an_error(make_devkit, run_evaluator):
         {"iou_thresholds": ()},
         {"report_thresholds": (1.0,)},
         {"metric": "12pt"},
-        {"ground_truth": "json"},
     ],
 )
 def test_wrong_arguments_are_named(make_devkit, arguments):
@@ -250,11 +249,12 @@ def test_data_set_without_classes_is_an_error(register):
         VOCDetectionEvaluator(register(list))
 
 
-def test_dataset_dicts_give_the_figures_of_the_files(make_devkit, run_evaluator):
+def test_dataset_dicts_give_the_figures_of_the_files(make_devkit, register, run_evaluator):
     truth, predictions = random_scene(np.random.default_rng(7), 20, CLASSES, difficult=0.0)
     name = make_devkit(truth, CLASSES)
-    files = run_evaluator(VOCDetectionEvaluator(name, ground_truth="xml"), predictions)
-    dicts = run_evaluator(VOCDetectionEvaluator(name, ground_truth="dicts"), predictions)
+    files = run_evaluator(VOCDetectionEvaluator(name), predictions)
+    same = register(lambda: DatasetCatalog.get(name), thing_classes=CLASSES, year=2007)
+    dicts = run_evaluator(VOCDetectionEvaluator(same), predictions)
     assert files["bbox"]["AP"] > 1
     assert dicts == files
 
@@ -277,13 +277,11 @@ def test_dataset_dicts_without_devkit(register, run_evaluator):
     box = np.float32([[10, 10, 20, 20]] * 3)
     scores = np.float32([0.9, 0.8, 0.7])
     predictions = [(number, [0, 1, 2], scores, box) for number in (1, 2)]
-    with pytest.raises(ValueError, match="dicts"):
-        run_evaluator(VOCDetectionEvaluator(name, ground_truth="xml"), predictions)
     evaluator = VOCDetectionEvaluator(name, metric="area", skip_absent_classes=True)
     annotated = run_evaluator(evaluator, predictions)["bbox"]
     assert list(annotated)[-1].endswith("-ant")
     assert annotated["AP"] == pytest.approx(100.0)
-    # What is predicted on an image that is not annotated is neither right nor wrong.
+    # Predictions for an image without annotation do not count.
     unannotated = (3, [0], np.float32([1.0]), box[:1])
     assert run_evaluator(evaluator, [unannotated, *predictions])["bbox"] == annotated
 

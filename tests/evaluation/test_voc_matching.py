@@ -68,7 +68,7 @@ def naive_match(det_image, det_boxes, gt_image, gt_boxes, difficult, threshold):
 
 
 def random_boxes(rng, number):
-    # A coarse grid makes equal overlaps and overlaps equal to a threshold frequent.
+    # On a coarse grid, equal IoUs and IoUs equal to a threshold are frequent.
     corner = rng.integers(0, 8, (number, 2))
     return np.concatenate([corner, corner + rng.integers(0, 6, (number, 2))], 1).astype(float)
 
@@ -126,7 +126,7 @@ def test_boxes_without_area_are_no_match_and_no_error():
         st.one_of(
             st.floats(allow_nan=True, allow_infinity=True),
             st.floats(0, 1, width=32),
-            # Halves of the last digit, exact and one unit off, where rounding is delicate.
+            # One unit next to halves of the last digit, where rounding is delicate.
             st.builds(
                 lambda number, side: float(np.nextafter((number + 0.5) / 1000, side)),
                 st.integers(-2000, 2000),

@@ -1,4 +1,4 @@
-"""Box coding and overlaps against reference numbers and Detectron2."""
+"""Box deltas and IoUs against reference numbers and Detectron2."""
 
 from pathlib import Path
 

@@ -13,7 +13,7 @@ STAGES = ["res2", "res3", "res4", "res5"]
 
 
 def torchvision_resnet(depth: int, max_pool: bool) -> torch.nn.Module:
-    """With weights and statistics that no entry shares with another."""
+    """A model whose weights and statistics all differ."""
     torch.manual_seed(depth)
     model = getattr(torchvision.models, f"resnet{depth}")(weights=None).eval()
     for name, value in model.state_dict().items():
@@ -51,7 +51,7 @@ def test_a_converted_resnet_computes_what_the_original_computes(tmp_path, depth,
 
 
 def test_names_match_at_any_depth_of_the_model(tmp_path):
-    """The same file fills the ResNet inside an FPN, frozen norms included."""
+    """The same file also fits the ResNet in an FPN, with frozen norms."""
     original = torchvision_resnet(18, True)
     torch.save({"state_dict": original.state_dict()}, tmp_path / "in.pth")
     main([str(tmp_path / "in.pth"), str(tmp_path / "out.pth")])

@@ -36,7 +36,7 @@ def make_cfg(backbone: str, norm: str = "BN"):
 
 @torch.no_grad()
 def randomise_norms(model: nn.Module) -> nn.Module:
-    """As after training: no statistic or affine parameter at its initial value."""
+    """Set all statistics and affine parameters to random values, as after training."""
     torch.manual_seed(0)
     for module in model.modules():
         if hasattr(module, "running_var"):

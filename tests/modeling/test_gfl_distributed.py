@@ -10,7 +10,7 @@ from gfl_scene import SCENE, SIZE, make_features, make_head, make_instances
 from two_ranks import process_group, run_on_two_ranks
 
 EMPTY = ([], [])
-# The annotations of two images, one for each rank; None = not annotated.
+# The annotations of two images, one per rank; None: not annotated.
 CASES = {
     "objects on both": (SCENE[0], SCENE[1]),
     "background on one": (SCENE[0], EMPTY),
@@ -21,7 +21,7 @@ CASES = {
 
 
 def gradients(case: str, images: list[int]) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Of all parameters of the head, for the losses of these images; and the losses."""
+    """Gradients of all parameters of the head for these images, and the losses."""
     torch.manual_seed(0)
     head = make_head(per_place=2)
     features = {name: maps[images] for name, maps in make_features(2).items()}
@@ -40,7 +40,7 @@ def main(folder: str, rank: int) -> None:
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory) -> list[dict]:
-    """What each of two processes computes."""
+    """The computation of each of two processes."""
     return run_on_two_ranks(__file__, tmp_path_factory.mktemp("ranks"))
 
 

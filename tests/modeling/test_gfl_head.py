@@ -20,7 +20,6 @@ from gfl_scene import (
     make_instances,
 )
 from multas.distillation import Distiller, Teacher, build_distillation
-from multas.modeling.generalized_focal import encode_distances
 from multas.modeling.heads import build_task_head
 from multas.modeling.heads.gfl_loss import anchor_places
 from multas.modeling.label_assignment import assign_atss, pad_objects
@@ -29,12 +28,13 @@ from multas.modeling.label_assignment import assign_atss, pad_objects
 
 
 def perfect_outputs(levels, scene) -> tuple[torch.Tensor, torch.Tensor]:
-    """What the losses ask for: certain classes, and two bins that give the distance of a side."""
+    """Optimal outputs: certain classes, and two bins whose mean is the distance of a side."""
     padded = pad_objects([make_instances(*image) for image in scene])
     targets = assign_atss(padded, levels, CLASSES)
     places = anchor_places(levels, STRIDES)
-    stride = places[:, 2:]
-    d = encode_distances(places[:, :2] / stride, targets.boxes / stride, REG_MAX, margin=1e-3)
+    points, boxes = places[:, :2] / places[:, 2:], targets.boxes / places[:, 2:]
+    d = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
+    d = d.clamp(0, REG_MAX - 1e-3)
     bins = torch.arange(BINS)
     shares = (1 - (d[..., None] - bins).abs()).clamp(min=0)
     return 20 * targets.classes - 10, shares.clamp(min=1e-12).log().flatten(-2)
@@ -42,7 +42,7 @@ def perfect_outputs(levels, scene) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_perfect_predictions_give_the_objects_back():
     head = make_head()
-    # No two objects here that suppress each other, none further than REG_MAX strides.
+    # Objects that do not suppress each other, with sides within REG_MAX strides.
     scene = [([[3.0, 7.1, 40.7, 33.9], [30.3, 38.2, 61.0, 60.1]], [0, 2]), SCENE[1]]
     features = make_features()
     logits, sides = perfect_outputs(head.level_anchors(features), scene)
@@ -140,7 +140,7 @@ def test_learns_an_image_by_heart():
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
     assert history[-1] < 0.2 * history[0]
-    # In the statistics of this batch: the running ones are not there yet.
+    # With batch statistics, as there are no running statistics yet.
     with torch.no_grad():
         outputs = model.raw_outputs([image])
         head = model.heads["det"]

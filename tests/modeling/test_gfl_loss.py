@@ -1,4 +1,4 @@
-"""Losses of the generalized focal loss head: a literal reading of the paper, and behaviour."""
+"""Losses of the generalized focal loss head: loops that follow the paper, and properties."""
 
 import math
 
@@ -23,7 +23,7 @@ from multas.modeling.generalized_focal import atss_match
 from multas.modeling.heads import GFLLoss
 from multas.modeling.label_assignment import assign_atss, pad_objects
 
-# A literal reading, in plain numbers
+# The paper's formulas in loops over plain numbers
 
 
 def iou_giou(a, b) -> tuple[float, float]:
@@ -62,7 +62,7 @@ def literal_atss(levels, boxes, topk) -> list[int]:
 
 
 def literal_iou_assignment(levels, boxes, low=0.4, high=0.5) -> tuple[list[int], list[int]]:
-    """Object of each positive, and of each anchor that is ignored for that object's class."""
+    """Object of each positive anchor, and of each anchor ignored for the object's class."""
     anchors = [anchor for level in levels for anchor in level]
     overlaps = [[iou_giou(anchor, box)[0] for box in boxes] for anchor in anchors]
     best = [max(range(len(boxes)), key=row.__getitem__) for row in overlaps]
@@ -128,7 +128,7 @@ def test_losses_are_those_of_a_literal_reading(assignment, per_place, topk):
     assert {k: v.item() for k, v in losses.items()} == pytest.approx(wanted, rel=1e-5)
 
 
-# Matching
+# Assignment
 
 
 def test_a_batch_is_matched_as_its_images_alone_are():
@@ -154,7 +154,7 @@ def test_nearest_anchors_are_found_far_from_the_origin():
     assert torch.equal(near, far)
 
 
-# Behaviour of the losses
+# Properties of the losses
 
 
 def test_order_of_objects_images_and_anchors_of_a_level_does_not_matter():
@@ -226,7 +226,7 @@ def test_images_without_objects_are_background_and_unannotated_ones_nothing():
     assert nothing.keys() == losses.keys() and not any(nothing.values())
     sum(nothing.values()).backward()
     assert all(p.grad is not None and not p.grad.any() for p in head.parameters())
-    # An image that is not annotated has no part in the loss of the other.
+    # An image without annotation does not change the loss of the other.
     alone = head.losses(
         tuple([x[:1] for x in maps] for maps in predictions),
         features, [make_instances(*SCENE[0])], (SIZE, SIZE),
@@ -255,7 +255,7 @@ def test_pseudo_scores_weight_positives_only(assignment):
     torch.testing.assert_close(losses([1.0, None], True), plain)
     low, middle = losses([0.0, 0.0], True), losses([0.5, 0.5], True)
     assert not low[1:].any()
-    # Linear in the score, and the background part stays.
+    # Linear in the score, except for the background part.
     torch.testing.assert_close(2 * middle, low + plain)
     assert 0 < low[0] < plain[0]
 

@@ -1,4 +1,4 @@
-"""Paper A's networks against the counts and shapes of the reference implementation (exact)."""
+"""The networks of Lê and Pham against parameter counts and shapes of the authors' code."""
 
 import json
 from collections import Counter
@@ -36,7 +36,7 @@ PARTS = {
 
 
 def paper_network(golden: dict) -> MultiTaskNetwork:
-    """The network of one entry of architecture.json, without memory for its weights."""
+    """The network of an entry of architecture.json, on the meta device."""
     cfg = get_cfg()
     add_modeling_config(cfg)
     model = cfg.MODEL
@@ -188,7 +188,7 @@ def test_gradient_reaches_every_parameter_of_the_neck(bottom_up_path):
     features = pyramid(torch.randn(2, 3, 128, 64))
     sum((x * torch.randn_like(x)).sum() for x in features.values()).backward()
     assert all(p.grad.abs().sum() > 0 for name, p in pyramid.named_parameters()
-               # A bias in front of a norm has no effect on the output.
+               # A bias before a norm has no effect on the output.
                if not name.endswith("bias") or "norm" in name)  # fmt: skip
 
 
@@ -211,7 +211,7 @@ def test_context_module_is_the_sum_of_its_three_branches():
 
 
 def test_pyramid_paths_add_neighbouring_levels():
-    """With 1x1-like identities the three paths are sums that can be written down."""
+    """With identities as 1x1 convolutions the output is a simple sum."""
     pyramid = small_pyramid(True, norm="").double().eval()
     for conv in [*pyramid.top_down.lateral, *pyramid.top_down.output, *pyramid.up.down,
                  *pyramid.up.output]:  # fmt: skip
@@ -241,7 +241,7 @@ def test_one_image_trains_with_running_statistics_where_it_has_a_single_value(no
     sum(x.square().sum() for x in features.values()).backward()
     assert all(p.grad.isfinite().all() for p in pyramid.parameters())
     assert pyramid.context.pooled.weight.grad.abs().sum() > 0
-    # No statistics exist, so none are learned; the map itself depends on the image.
+    # There are no batch statistics to learn; the map itself depends on the image.
     assert torch.equal(pyramid.context.pooled.norm.running_mean, state)
     norm_layer = pyramid.context.pooled.norm
     x = torch.randn(1, 8, 1, 1)

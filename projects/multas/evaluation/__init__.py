@@ -1,4 +1,4 @@
-"""Evaluators: VOC boxes, semantic segmentation, classification and agreement."""
+"""Evaluators of boxes (VOC), semantic segmentation, and classification."""
 
 from multas.evaluation.build import EVALUATOR_REGISTRY, build_evaluator
 from multas.evaluation.classification import ClassificationEvaluator

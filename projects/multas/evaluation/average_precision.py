@@ -1,25 +1,23 @@
-"""Average precision from recall and precision curves, in both flavours of PASCAL VOC.
+"""Average precision from recall and precision, with both metrics of PASCAL VOC.
 
-Shape shorthand: ``...`` any leading dimensions (for instance IoU thresholds), D detections in
-descending score.
+Shapes: ``...`` any leading dimensions (e.g. IoU thresholds), D detections by descending score.
 """
 
 import numpy as np
 
-# The comparison points are those of a float64 range with step 0.1, so the fourth one is
-# 0.30000000000000004 and a recall of exactly 0.3 does not reach it. Published VOC07 figures were
-# made with these points, rounder ones would change them.
+# The fourth point is 0.30000000000000004, which a recall of 0.3 does not reach. Published VOC 2007
+# results were computed with these points.
 RECALL_POINTS = np.arange(0.0, 1.1, 0.1)
 
 
 def precision_envelope(precision: np.ndarray) -> np.ndarray:
-    """Running maximum from the right: the best precision at this recall or a higher one.
+    """Best precision at each recall or a higher one.
 
     Args:
         precision: (..., D) float64.
 
     Returns:
-        (..., D) float64, never increasing along the last dimension.
+        (..., D) float64, not increasing along the last dimension.
     """
     return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
 
@@ -27,8 +25,7 @@ def precision_envelope(precision: np.ndarray) -> np.ndarray:
 def average_precision_11point(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """Mean of the precision envelope at the recalls 0, 0.1, ..., 1 (VOC 2007).
 
-    Everingham et al., "The PASCAL VOC Challenge", IJCV 2010, eq. 1 and 2: a recall that is never
-    reached counts with precision 0.
+    Everingham et al., IJCV 2010, eq. 1 and 2. The precision at a recall that is not reached is 0.
 
     Args:
         recall: (..., D) float64 in [0, 1], finite, not decreasing along the last dimension.
@@ -49,7 +46,7 @@ def average_precision_11point(recall: np.ndarray, precision: np.ndarray) -> np.n
 def average_precision_area(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
     """Area under the precision envelope over recall (VOC 2010 and later).
 
-    Everingham et al., "The PASCAL VOC Challenge: A Retrospective", IJCV 2015, section 3.1.
+    Everingham et al., IJCV 2015, section 3.1.
 
     Args:
         recall: (..., D) float64 in [0, 1], finite, not decreasing along the last dimension.

@@ -1,7 +1,4 @@
-"""Classification metrics: top-k error against the labels, agreement error against the teacher.
-
-Shape shorthand: K classes.
-"""
+"""Classification metrics: top-k error against the labels, agreement error against the teacher."""
 
 import logging
 from collections import OrderedDict
@@ -15,16 +12,17 @@ TOP_K = (1, 5)
 
 
 def rank_of_class(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """How many classes are placed before the given one.
+    """Number of classes that rank before the given one.
 
-    Of equal scores the lower class number is placed first. In a row with a NaN score the
-    class is placed behind any k, so that a diverged model is never right.
+    Of equal scores the lower class number ranks first. In a row with a NaN score the class ranks
+    last, so that a diverged model is never right.
 
     Args:
-        scores: (N, K) float. classes: (N,) int64 in [0, K).
+        scores: (N, K) float.
+        classes: (N,) int64 in [0, K).
 
     Returns:
-        (N,) int64; 0 means that the class is the top one.
+        (N,) int64; 0 for the top class.
     """
     own = np.take_along_axis(scores, classes[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < classes[:, None]
@@ -33,27 +31,27 @@ def rank_of_class(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
 
 
 def top_k_error(ranks: np.ndarray, k: int) -> float:
-    """Share of ranks that are not among the first ``k``, in percent."""
+    """Share of ranks of at least ``k``, in percent."""
     return 100.0 - 100.0 * float(np.mean(ranks < k))
 
 
 class ClassificationEvaluator(DatasetEvaluator):
     """Top-1 and top-5 error, and the agreement error of student and teacher.
 
-    The agreement error is 100 minus the share of images where the teacher's top class is among
-    the student's k best: Stanton et al., "Does Knowledge Distillation Really Work?", 2021, used
-    in section 4 of Chennupati et al., "Adaptive Distillation", BMVC 2021.
+    The agreement error is the share of images whose top class of the teacher is not among the
+    student's k best classes (Stanton et al., NeurIPS 2021; Chennupati et al., BMVC 2021,
+    section 4).
 
     Results in percent below ``classification``: ``top1_error``, ``top5_error`` over the images
     with a label; ``top1_agreement_error``, ``top5_agreement_error`` over the images with teacher
-    scores; ``teacher_top1_error`` over those with both. What no image allows is left out.
+    scores; ``teacher_top1_error`` over images with both. Results over no image are left out.
     """
 
     def __init__(self, dataset_name: str, distributed: bool = True):
         """
         Args:
             dataset_name: name for messages.
-            distributed: gather the ranks of all processes.
+            distributed: gather the results of all processes.
         """
         self._dataset_name = dataset_name
         self._distributed = distributed
@@ -65,15 +63,15 @@ class ClassificationEvaluator(DatasetEvaluator):
         self._ranks: dict[str, list[int]] = {"student": [], "agreement": [], "teacher": []}
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Rank the classes of a batch.
+        """Add the predictions of a batch.
 
         Args:
-            inputs: dicts; ``label`` (int) where the image is annotated.
+            inputs: dicts, with ``label`` (int) if the image is annotated.
             outputs: dicts with ``scores`` (K,), logits or probabilities, and ``teacher_scores``
-                (K,) where a teacher ran; dicts without ``scores`` are passed over.
+                (K,) if there is a teacher; dicts without ``scores`` are skipped.
 
         Raises:
-            ValueError: a label lies outside the K classes, or the two K differ.
+            ValueError: a label is not one of the K classes, or student and teacher differ in K.
         """
         for record, output in zip(inputs, outputs, strict=True):
             if "scores" not in output:
@@ -85,7 +83,7 @@ class ClassificationEvaluator(DatasetEvaluator):
                 if not 0 <= label[0] < scores.shape[1]:
                     raise ValueError(
                         f"label {label[0]} of image {record.get('image_id')!r} in "
-                        f"'{self._dataset_name}' lies outside the {scores.shape[1]} classes of "
+                        f"'{self._dataset_name}' is not one of the {scores.shape[1]} classes of "
                         "the model: check its number of classes."
                     )
                 self._ranks["student"].extend(rank_of_class(scores, label).tolist())
@@ -94,7 +92,7 @@ class ClassificationEvaluator(DatasetEvaluator):
                 if teacher.shape != scores.shape:
                     raise ValueError(
                         f"The student has {scores.shape[1]} classes and the teacher "
-                        f"{teacher.shape[1]}: their agreement is not defined."
+                        f"{teacher.shape[1]}; agreement needs the same classes."
                     )
                 top = teacher.argmax(axis=1)
                 self._ranks["agreement"].extend(rank_of_class(scores, top).tolist())
@@ -102,11 +100,11 @@ class ClassificationEvaluator(DatasetEvaluator):
                     self._ranks["teacher"].extend(rank_of_class(teacher, label).tolist())
 
     def evaluate(self) -> OrderedDict | None:
-        """Compute the metrics described in the class.
+        """Compute the metrics.
 
         Returns:
-            ``{"classification": {...}}``; empty if no image could be judged; None on ranks other
-            than 0.
+            ``{"classification": {...}}``; empty if no image could be evaluated; None on other
+            ranks than 0.
         """
         gathered = [self._ranks]
         if self._distributed:

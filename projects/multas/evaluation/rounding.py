@@ -1,17 +1,16 @@
-"""Rounding of arrays to the values that their decimal print would have."""
+"""Rounding to the numbers that a VOC result file would contain."""
 
 import numpy as np
 
 
 def round_as_printed(values: np.ndarray, decimals: int) -> np.ndarray:
-    """The numbers one gets by printing with ``decimals`` digits and reading back.
+    """Round as printing with ``decimals`` digits and reading back does.
 
-    VOC result files are text; their figures follow from what was printed. Scaling and rounding
-    gives the same number where scaling is exact, as for everything that fits a float32. Of the
-    others the few next to a half are really printed.
+    Scaling and rounding gives the same number if scaling is exact, as for every value that fits a
+    float32. Of the other values the few close to a half are really printed.
 
     Args:
-        values: float64, any shape; NaN and infinities pass through.
+        values: float64, any shape; NaN and infinities pass unchanged.
         decimals: digits after the point.
 
     Returns:
@@ -23,7 +22,7 @@ def round_as_printed(values: np.ndarray, decimals: int) -> np.ndarray:
     with np.errstate(invalid="ignore", over="ignore"):
         distance = np.abs(np.abs(scaled - rounded) - 0.5)
         doubtful = distance <= 4 * np.spacing(np.abs(scaled))
-        # Beyond 2**52 the scaled value is an integer already and the detour would lose digits.
+        # From 2**52 on the scaled value is an integer already, and scaling would lose digits.
         doubtful |= np.isfinite(values) & (np.abs(scaled) >= 2.0**52)
         doubtful &= values != values.astype(np.float32)
     result[doubtful] = [float(f"{value:.{decimals}f}") for value in values[doubtful]]

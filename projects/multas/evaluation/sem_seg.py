@@ -1,6 +1,6 @@
 """Semantic segmentation metrics: mean IoU and mean accuracy over the classes that occur.
 
-Shape shorthand: K classes (background included where the data set has one), H x W pixels.
+Shapes: K classes (including background if the data set has it), H x W pixels.
 """
 
 import json
@@ -17,6 +17,8 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from multas.util.names import check_choice
+
 RESOLUTIONS = ("image", "network")
 
 
@@ -30,10 +32,11 @@ def confusion_matrix(
         truth: same shape, integers in [0, K) or ``ignore_label``.
 
     Returns:
-        (K+1, K+1) int64, rows predicted, columns true; the last column holds ignored pixels.
+        (K+1, K+1) int64: rows are predicted classes, columns true ones, the last column ignored
+        pixels.
 
     Raises:
-        ValueError: a label lies outside the classes.
+        ValueError: a label is not one of the classes.
     """
     prediction = prediction.astype(np.int64)
     truth = np.where(truth == ignore_label, num_classes, truth.astype(np.int64))
@@ -44,29 +47,27 @@ def confusion_matrix(
         wrong = labels[(labels < 0) | (labels >= limit)]
         if wrong.size:
             raise ValueError(
-                f"{name} labels {np.unique(wrong)[:10].tolist()} lie outside the {num_classes} "
-                f"classes and are not the ignore label {ignore_label}."
+                f"{name} labels {np.unique(wrong)[:10].tolist()} are not among the {num_classes} "
+                f"classes and not the ignore label {ignore_label}."
             )
     size = num_classes + 1
     counts = np.bincount((size * prediction + truth).reshape(-1), minlength=size * size)
     return counts.reshape(size, size)
 
 
-def segmentation_metrics(
-    confusion: np.ndarray,
-) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    """Metrics of a confusion matrix, over the classes that have at least one true pixel.
+def segmentation_metrics(confusion: np.ndarray) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """Metrics of a confusion matrix, over the classes with at least one true pixel.
 
-    IoU_k = TP_k / (true_k + predicted_k - TP_k) and accuracy_k = TP_k / true_k on the pixels that
-    are not ignored. A class without a true pixel is left out of both means even where it was
-    predicted. (Detectron2 0.6 divides its mIoU by the number of true *or predicted* classes.)
+    IoU_k = TP_k / (true_k + predicted_k - TP_k) and accuracy_k = TP_k / true_k over the pixels that
+    are not ignored. Both means exclude classes without a true pixel, even if they were predicted.
+    (Detectron2 0.6 divides its mIoU by the number of true *or predicted* classes.)
 
     Args:
-        confusion: (K+1, K+1) as given by :func:`confusion_matrix`, with a true pixel.
+        confusion: (K+1, K+1) from :func:`confusion_matrix`, with at least one true pixel.
 
     Returns:
-        The figures ``mIoU``, ``fwIoU``, ``mACC``, ``pACC`` in percent, and ``IoU``, ``ACC`` per
-        class, (K,) float64 in percent, NaN for classes without a true pixel.
+        ``mIoU``, ``fwIoU``, ``mACC``, ``pACC`` in percent, and per class ``IoU``, ``ACC``, (K,)
+        float64 in percent, NaN for classes without a true pixel.
     """
     counted = confusion[:-1, :-1].astype(np.float64)
     hits = np.diagonal(counted)
@@ -87,7 +88,7 @@ def segmentation_metrics(
 
 
 def read_labels(file: str) -> np.ndarray:
-    """Read a label image as (H, W) integers; palette images yield their indices."""
+    """Read a label image as (H, W) integers; for palette images these are the indices."""
     with PathManager.open(file, "rb") as stream:
         return np.asarray(Image.open(stream))
 
@@ -101,9 +102,9 @@ def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 class SemanticSegmentationEvaluator(SemSegEvaluator):
     """Detectron2's evaluator with the metrics of :func:`segmentation_metrics`.
 
-    Same keys below ``sem_seg``: ``mIoU``, ``fwIoU``, ``mACC``, ``pACC``, ``IoU-<class>``,
-    ``ACC-<class>``; classes without a true pixel have no row. Images of the data set without
-    ``sem_seg_file_name`` are not annotated and take no part.
+    Results below ``sem_seg``: ``mIoU``, ``fwIoU``, ``mACC``, ``pACC``, and ``IoU-<class>``,
+    ``ACC-<class>`` for classes with a true pixel. Images without ``sem_seg_file_name`` are not
+    annotated and are skipped.
     """
 
     def __init__(
@@ -116,21 +117,20 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
     ):
         """
         Args:
-            dataset_name: registered name; its metadata needs ``stuff_classes`` (all K, with
+            dataset_name: registered name. Its metadata needs ``stuff_classes`` (all K, including
                 background) and may have ``ignore_label`` (default 255) and ``read_sem_seg``, a
                 function from a label file to (H, W) integers (default: :func:`read_labels`).
-            distributed: gather the counts of all ranks.
+            distributed: gather the results of all processes.
             output_dir: folder for the predictions (COCO stuff JSON) and the metrics, or None.
-            resolution: "image" compares at the size of the label file; "network" at the size of
-                the network's input ``image``, labels resized to the nearest pixel.
+            resolution: "image" compares at the size of the label file, "network" at the size of
+                the network's input, to which labels are resized (nearest neighbour).
 
         Raises:
             ValueError: unknown resolution, or no ``stuff_classes``.
         """
         # Detectron2's constructor is not called: it fails if one image has no label file.
         meta = MetadataCatalog.get(dataset_name)
-        if resolution not in RESOLUTIONS:
-            raise ValueError(f"resolution {resolution!r} is not one of {RESOLUTIONS}.")
+        check_choice("resolution", resolution, RESOLUTIONS)
         if not meta.get("stuff_classes"):
             raise ValueError(
                 f"Data set '{dataset_name}' has no stuff_classes: set them in its metadata (or its "
@@ -162,14 +162,14 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         self._predictions: list[dict] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
-        """Count the pixels of a batch.
+        """Add the predictions of a batch.
 
         Args:
-            inputs: dicts with ``file_name``, and ``image`` (3, H, W) at network resolution.
-            outputs: dicts with ``sem_seg`` (K, H, W) scores; others are passed over.
+            inputs: dicts with ``file_name``, and ``image`` (3, H, W) for resolution "network".
+            outputs: dicts with scores ``sem_seg`` (K, H, W); others are skipped.
 
         Raises:
-            ValueError: sizes differ at "image" resolution, or a label lies outside the classes.
+            ValueError: the sizes differ (resolution "image"), or a label is not one of the classes.
         """
         for record, output in zip(inputs, outputs, strict=True):
             name = record["file_name"]
@@ -202,10 +202,10 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                 self._predictions.extend(self.encode_json_sem_seg(prediction, name))
 
     def evaluate(self) -> OrderedDict | None:
-        """Compute the metrics described in the class.
+        """Compute the metrics.
 
         Returns:
-            ``{"sem_seg": {...}}``; empty if no annotated pixel was seen; None on ranks other
+            ``{"sem_seg": {...}}``; empty if there was no annotated pixel; None on other ranks
             than 0.
         """
         confusion, predictions = self._conf_matrix, self._predictions

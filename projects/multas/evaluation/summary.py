@@ -1,4 +1,4 @@
-"""The results of all tasks, data sets and models of an evaluation in one table."""
+"""One table of the results of all tasks, data sets and models."""
 
 import numbers
 from collections.abc import Iterator, Mapping
@@ -8,15 +8,14 @@ from tabulate import tabulate
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """One column for each model, one row for each figure that is not of a single class.
+    """A column per model and a row per metric, without the metrics of single classes.
 
     Args:
-        results: name of a model -> what Detectron2's ``Trainer.test`` returns: task -> metric ->
-            value, of several data sets one level deeper.
+        results: model name -> result of Detectron2's ``DefaultTrainer.test``: task -> metric ->
+            value, or data set -> task -> metric -> value for several data sets.
 
     Returns:
-        The table; the task (box AP: "bbox", IoU: "sem_seg") and, if there are several, the data
-        set have columns of their own.
+        The table, with further columns for the task and, if there are several, the data set.
     """
     columns = {name: dict(_figures(own)) for name, own in results.items()}
     rows = []

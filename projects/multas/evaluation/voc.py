@@ -1,4 +1,4 @@
-"""PASCAL VOC detection metrics at any IoU thresholds, in both flavours of average precision."""
+"""PASCAL VOC average precision of boxes at any IoU thresholds, with both VOC metrics."""
 
 import logging
 from collections import OrderedDict
@@ -21,28 +21,26 @@ from multas.evaluation.voc_ground_truth import (
     read_devkit,
 )
 from multas.evaluation.voc_matching import best_overlaps, classify_detections, precision_recall
+from multas.util.names import check_choice
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 METRICS = {"11pt": average_precision_11point, "area": average_precision_area}
 
 
 class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
-    """Detectron2's VOC evaluator with its figures, faster and with more of them.
+    """Faster version of Detectron2's VOC evaluator, with more results.
 
-    ``AP``, ``AP50`` and ``AP75`` equal those of Detectron2's evaluator: scores are rounded to 3
-    and 1-based coordinates to 1 decimal, as in VOC result files; a class without objects counts
-    as 0 in the mean (Detectron2 gives NaN for the area metric there). Detections of equal score
-    are ranked in the order of ``np.argsort(-score)``, as in Detectron2, which is the same for the
-    same input but no stable sort.
+    ``AP``, ``AP50`` and ``AP75`` equal Detectron2's: as in VOC result files, scores are rounded to
+    3 decimals and 1-based coordinates to 1. The AP of a class without objects is 0 (Detectron2
+    gives NaN with the area metric). Detections are ranked by ``np.argsort(-score)``, as in
+    Detectron2; this sort is not stable.
 
-    Results, in percent, below the key ``bbox``:
+    Results, in percent, below ``bbox``:
 
     * ``AP``: mean over ``iou_thresholds`` and classes; ``AP50``, ``AP75``, ... at
-      ``report_thresholds``; in the flavour of the data set (11-point before 2010, else area).
-    * ``AP_11pt``, ``AP50_11pt``, ..., ``AP_area``, ``AP50_area``, ...: both flavours.
-    * ``AP-<class>``, ``AP50-<class>``, ...: per class, in the flavour of the data set.
-
-    Must be called from all ranks if ``distributed``.
+      ``report_thresholds``.
+    * ``AP_11pt``, ``AP50_11pt``, ..., ``AP_area``, ``AP50_area``, ...: with each metric.
+    * ``AP-<class>``, ``AP50-<class>``, ...: per class.
     """
 
     def __init__(
@@ -52,36 +50,33 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         report_thresholds: Sequence[float] = (0.5, 0.75),
         *,
         metric: str = "",
-        ground_truth: str = "",
         skip_absent_classes: bool = False,
         distributed: bool = True,
     ):
         """
         Args:
-            dataset_name: registered name; its metadata needs ``thing_classes``, and for XML
-                ground truth ``dirname`` and ``split``.
-            iou_thresholds: the thresholds whose mean is ``AP``, each in [0, 1).
-            report_thresholds: thresholds that get keys of their own, e.g. 0.1 for ``AP10``;
-                they need not be among ``iou_thresholds``.
-            metric: "11pt", "area", or "" for the one of the metadata's ``year`` (area without).
-            ground_truth: "xml" (devkit files), "dicts" (dataset dicts), or "" for XML where the
-                data set has it.
-            skip_absent_classes: leave classes without an object (that is not difficult) out of
-                means and rows instead of counting them as 0.
-            distributed: gather the predictions of all ranks.
+            dataset_name: registered name. Its metadata needs ``thing_classes``. The ground truth
+                is read from the VOC devkit that ``dirname`` and ``split`` name, if there is one,
+                otherwise from the dataset dicts.
+            iou_thresholds: thresholds in [0, 1); ``AP`` is the mean over them.
+            report_thresholds: thresholds in [0, 1) with their own results, e.g. 0.1 for ``AP10``;
+                they need not be in ``iou_thresholds``.
+            metric: "11pt", "area", or "" for the metric of the metadata's ``year``: 11pt before
+                2010, otherwise area.
+            skip_absent_classes: leave classes without (non-difficult) objects out of the means
+                instead of counting them as 0.
+            distributed: gather the predictions of all processes.
 
         Raises:
-            ValueError: an argument is outside the values named above.
+            ValueError: an argument has another value, or ``thing_classes`` is missing.
         """
-        # Detectron2's constructor is not called: it insists on an XML devkit of 2007 or 2012.
+        # Detectron2's constructor is not called: it needs an XML devkit of 2007 or 2012.
         meta = MetadataCatalog.get(dataset_name)
         for name, values in (("iou", iou_thresholds), ("report", report_thresholds)):
             if not len(values) or not all(0 <= value < 1 for value in values):
                 raise ValueError(f"{name}_thresholds must lie in [0, 1), got {tuple(values)}.")
-        if metric not in ("", *METRICS):
-            raise ValueError(f"metric {metric!r} is not one of '', {', '.join(METRICS)}.")
-        if ground_truth not in ("", "xml", "dicts"):
-            raise ValueError(f"ground_truth {ground_truth!r} is not one of '', 'xml', 'dicts'.")
+        if metric:
+            check_choice("metric", metric, METRICS)
         if not meta.get("thing_classes"):
             raise ValueError(
                 f"Data set '{dataset_name}' has no thing_classes: set them in its metadata (or its "
@@ -94,7 +89,6 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         year = meta.get("year")
         self._is_2007 = year is not None and year < 2010
         self._metric = metric or ("11pt" if self._is_2007 else "area")
-        self._source = ground_truth
         self._skip_absent_classes = skip_absent_classes
         self._distributed = distributed
         self._mean_over = np.unique(np.asarray(iou_thresholds, dtype=np.float64))
@@ -104,7 +98,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         self.reset()
 
     def reset(self) -> None:
-        """Forget all predictions; ground truth that was read is kept."""
+        """Forget all predictions, but not the ground truth."""
         self._image_ids: list[str] = []
         self._detections: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
@@ -114,14 +108,14 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         Args:
             inputs: dicts with ``image_id``.
             outputs: dicts with ``instances`` (``pred_boxes`` 0-based XYXY in pixels of the
-                original image, ``scores``, ``pred_classes``); others are passed over.
+                original image, ``scores``, ``pred_classes``); others are skipped.
         """
         for record, output in zip(inputs, outputs, strict=True):
             if "instances" not in output:
                 continue
             instances = output["instances"]
             boxes = instances.pred_boxes.tensor.detach().cpu()
-            # Added in the precision of the boxes, as Detectron2 does: it can decide the rounding.
+            # In the precision of the boxes, as in Detectron2, because it affects the rounding.
             boxes = boxes + torch.tensor([1, 1, 0, 0], dtype=boxes.dtype)
             self._image_ids.append(str(record["image_id"]))
             self._detections.append(
@@ -133,13 +127,13 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             )
 
     def evaluate(self) -> OrderedDict | None:
-        """Compute the metrics described in the class.
+        """Compute the metrics.
 
         Returns:
-            ``{"bbox": {...}}``; empty if no output had ``instances``; None on ranks other than 0.
+            ``{"bbox": {...}}``; empty if no output had ``instances``; None on other ranks than 0.
 
         Raises:
-            KeyError: a prediction for an image that is not in the data set.
+            KeyError: a predicted image is not in the data set.
             FileNotFoundError, ValueError: annotation files are missing or broken.
         """
         gathered = [(self._image_ids, self._detections)]
@@ -164,27 +158,18 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         return OrderedDict(bbox=results)
 
     def _load_ground_truth(self) -> GroundTruth:
-        has_devkit = self._dirname is not None and self._split is not None
-        source = self._source
-        if not source:
-            listed = has_devkit and PathManager.isfile(image_set_file(self._dirname, self._split))
-            source = "xml" if listed else "dicts"
-        if source == "dicts":
-            return from_dataset_dicts(DatasetCatalog.get(self._dataset_name))
-        if not has_devkit:
-            raise ValueError(
-                f"Data set '{self._dataset_name}' has no dirname and split in its metadata, so "
-                "there are no XML files to read; use ground_truth='dicts'."
-            )
-        return read_devkit(self._dirname, self._split, self._class_names)
+        named = self._dirname is not None and self._split is not None
+        if named and PathManager.isfile(image_set_file(self._dirname, self._split)):
+            return read_devkit(self._dirname, self._split, self._class_names)
+        return from_dataset_dicts(DatasetCatalog.get(self._dataset_name))
 
     def _image_numbers(self, image_ids: list[str], truth: GroundTruth) -> np.ndarray:
-        """(images,) int64 numbers of the ground truth's images, -1 where not annotated."""
+        """Image numbers in the ground truth, int64; -1 for images without annotation."""
         for image_id in image_ids:
             if image_id not in truth.image_index and image_id not in truth.unannotated:
                 raise KeyError(
-                    f"Predictions for image '{image_id}', which is not in '{self._dataset_name}': "
-                    "was the model run on another data set?"
+                    f"Image '{image_id}' has predictions but is not in '{self._dataset_name}': was "
+                    "the model run on another data set?"
                 )
         numbers = [truth.image_index.get(image_id, -1) for image_id in image_ids]
         return np.asarray(numbers, dtype=np.int64)
@@ -196,7 +181,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         truth: GroundTruth,
         thresholds: np.ndarray,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """AP (T, classes) in [0, 1] of each flavour, and (classes,) number of objects."""
+        """AP (thresholds, classes) in [0, 1] of each metric, and the objects of each class."""
         category, score, boxes = (np.concatenate(parts) for parts in zip(*detections, strict=True))
         image = np.repeat(images, [len(item[0]) for item in detections])
         score = round_as_printed(score, 3)

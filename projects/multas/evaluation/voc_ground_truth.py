@@ -1,4 +1,4 @@
-"""Objects to evaluate against, read from a VOC devkit or taken from Detectron2 dataset dicts."""
+"""Ground truth for the VOC evaluator, from a VOC devkit or from Detectron2 dataset dicts."""
 
 import os
 import xml.etree.ElementTree as ET
@@ -14,16 +14,15 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class GroundTruth:
-    """All objects of a data set as flat arrays, in the order of the images and of their files.
+    """All G objects of a data set as flat arrays.
 
     Attributes:
-        image_index: image id -> number of the image, for the annotated images.
-        unannotated: ids of images of the data set that carry no annotation for detection; what
-            is predicted there is neither right nor wrong.
+        image_index: image id -> number of the image, for annotated images.
+        unannotated: ids of images without annotation; predictions there do not count.
         image: (G,) int64 number of the image.
         category: (G,) int64 contiguous class id.
-        boxes: (G, 4) float64 XYXY, pixels as in the VOC files (1-based, inclusive).
-        difficult: (G,) bool, neutral objects.
+        boxes: (G, 4) float64 XYXY, pixels, 1-based and inclusive as in VOC files.
+        difficult: (G,) bool; a detection of a difficult object does not count.
     """
 
     image_index: dict[str, int]
@@ -35,24 +34,24 @@ class GroundTruth:
 
 
 def image_set_file(dirname: str, split: str) -> str:
-    """Path of the id list of a split in a VOC devkit."""
+    """Path of the file with the image ids of a split in a VOC devkit."""
     return os.path.join(dirname, "ImageSets", "Main", f"{split}.txt")
 
 
 def read_devkit(dirname: str, split: str, class_names: Sequence[str]) -> GroundTruth:
-    """Read the objects of the images listed in ``ImageSets/Main/<split>.txt`` from their XML.
+    """Read the XML annotations of the images in ``ImageSets/Main/<split>.txt``.
 
-    An image listed twice counts once. Objects of classes outside ``class_names`` are left out,
-    as in Detectron2's evaluator. A missing ``difficult`` element means not difficult.
+    An image that is listed twice counts once. Objects of other classes than ``class_names`` are
+    skipped, as in Detectron2's evaluator. Objects without ``difficult`` are not difficult.
 
     Raises:
         FileNotFoundError: the list or an annotation file does not exist.
-        ValueError: an annotation file is no XML or lacks a box.
+        ValueError: an annotation file is not valid XML or lacks a box.
     """
     with PathManager.open(image_set_file(dirname, split)) as file:
         names = dict.fromkeys(line.strip() for line in file)
     names.pop("", None)
-    # Many small files: one local copy of the folder is faster than single remote reads.
+    # One local copy of the folder is faster than many remote reads.
     folder = PathManager.get_local_path(os.path.join(dirname, "Annotations/"))
     class_ids = {name: number for number, name in enumerate(class_names)}
     rows = []
@@ -63,7 +62,7 @@ def read_devkit(dirname: str, split: str, class_names: Sequence[str]) -> GroundT
 
 
 def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
-    """(category, difficult, x1, y1, x2, y2) of each object of a known class in one XML file."""
+    """(category, difficult, x1, y1, x2, y2) of each object in an XML file."""
     try:
         with PathManager.open(path, "rb") as file:
             objects = ET.parse(file).findall("object")
@@ -76,21 +75,21 @@ def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
         return rows
     except (ET.ParseError, ValueError) as error:
         raise ValueError(
-            f"{path}: not a readable VOC annotation ({error}); each <object> needs a <bndbox> "
+            f"{path} is not a valid VOC annotation ({error}); each <object> needs a <bndbox> "
             f"with {', '.join(_CORNERS)}."
         ) from error
 
 
 def from_dataset_dicts(dicts: Sequence[dict]) -> GroundTruth:
-    """Take the objects from dataset dicts, for data sets that are not VOC devkits.
+    """Take the ground truth from dataset dicts, for data sets that are not VOC devkits.
 
-    Boxes are moved by +1 in x1 and y1, which undoes what loading VOC files does and turns any
-    continuous box into 1-based inclusive pixels. ``difficult`` and ``iscrowd`` objects are
-    neutral. An image without the key ``annotations`` is not annotated and takes no part.
+    Adding 1 to x1 and y1 turns continuous coordinates into 1-based inclusive pixels. Objects with
+    ``difficult`` or ``iscrowd`` are difficult. Images without the key ``annotations`` are not
+    annotated.
 
     Args:
-        dicts: Detectron2's standard format, ``annotations`` with ``bbox``, ``bbox_mode``,
-            ``category_id``.
+        dicts: dicts in Detectron2's standard format, ``annotations`` with ``bbox``, ``bbox_mode``
+            and ``category_id``.
     """
     annotated = [record for record in dicts if "annotations" in record]
     rows = []

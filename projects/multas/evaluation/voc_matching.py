@@ -1,24 +1,23 @@
-"""Matching detections of one class to its objects by the rules of the PASCAL VOC devkit.
+"""Match detections of one class with its ground truth by the rules of the PASCAL VOC devkit.
 
-Shape shorthand: D detections in descending score, G objects, T IoU thresholds. Boxes are
-XYXY in pixels with inclusive borders: a box from x1 to x2 is x2 - x1 + 1 pixels wide.
+Shapes: D detections by descending score, G objects, T IoU thresholds. Boxes are XYXY in pixels with
+inclusive borders: a box from x1 to x2 is x2 - x1 + 1 pixels wide.
 """
 
 import numpy as np
 
-# Pairs of detection and object handled at a time; bounds the memory to some hundred megabytes on
-# crowded data sets.
+# Pairs of detections and objects per chunk, which bounds the memory to a few hundred megabytes.
 MAX_PAIRS = 1_000_000
 
 
 def paired_overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of corresponding boxes with the inclusive-pixel convention.
+    """IoU of corresponding boxes with inclusive borders.
 
     Args:
         boxes, others: (P, 4) float64.
 
     Returns:
-        (P,) float64; NaN where both boxes have no area.
+        (P,) float64; NaN if both boxes have no area.
     """
     low = np.maximum(boxes[:, :2], others[:, :2])
     high = np.minimum(boxes[:, 2:], others[:, 2:])
@@ -32,18 +31,17 @@ def paired_overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 def best_overlaps(
     det_image: np.ndarray, det_boxes: np.ndarray, gt_image: np.ndarray, gt_boxes: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """For each detection the object of the same image that it overlaps most.
+    """For each detection, the object in the same image with the highest IoU.
 
-    Which object this is does not depend on the threshold or on other detections, so one pass
-    serves all thresholds. Of equal overlaps the object listed first wins.
+    This object does not depend on the IoU threshold. Of equal IoUs the first object wins.
 
     Args:
-        det_image: (D,) int64 image numbers. gt_image: (G,) int64.
-        det_boxes: (D, 4) float64. gt_boxes: (G, 4) float64.
+        det_image, gt_image: (D,) and (G,) int64 image numbers.
+        det_boxes, gt_boxes: (D, 4) and (G, 4) float64.
 
     Returns:
-        overlap (D,) float64, -inf for a detection in an image without objects;
-        index (D,) int64 into the objects, -1 for those.
+        overlap: (D,) float64 IoU, -inf for detections in images without objects.
+        index: (D,) int64 number of the object, -1 for these detections.
     """
     by_image = np.argsort(gt_image, kind="stable")
     sorted_image = gt_image[by_image]
@@ -65,7 +63,7 @@ def best_overlaps(
         values = paired_overlap(np.repeat(det_boxes[rows], sizes, axis=0), gt_boxes[objects])
         best = np.maximum.reduceat(values, starts)
         position = np.where(values == np.repeat(best, sizes), within, sizes.max())
-        # The clip only concerns overlaps that are NaN, which exceed no threshold anyway.
+        # Only NaN overlaps, which exceed no threshold, need the minimum with sizes - 1.
         position = np.minimum(np.minimum.reduceat(position, starts), sizes - 1)
         overlap[rows] = best
         index[rows] = objects[starts + position]
@@ -75,20 +73,19 @@ def best_overlaps(
 def classify_detections(
     overlap: np.ndarray, index: np.ndarray, difficult: np.ndarray, thresholds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort detections into true positives, duplicates and false positives at each threshold.
+    """Find true positives, duplicates and unmatched detections at each threshold.
 
-    A detection is judged by its best-overlapping object alone (VOC devkit): IoU strictly above
-    the threshold is a true positive the first time, a duplicate afterwards, and neither if the
-    object is difficult. Everything else is a false positive.
+    If the IoU with its best object is above the threshold, the first detection of an object is a
+    true positive and later ones are duplicates; if the object is difficult, they are neither. All
+    other detections are unmatched.
 
     Args:
-        overlap, index: (D,) as given by :func:`best_overlaps`, in descending score.
+        overlap, index: (D,) from :func:`best_overlaps`.
         difficult: (G,) bool.
         thresholds: (T,) float64.
 
     Returns:
-        true_positive, duplicate, unmatched: (T, D) bool. A detection on a difficult object is
-        False in all three.
+        true_positive, duplicate, unmatched: (T, D) bool.
     """
     above = overlap > np.asarray(thresholds, dtype=np.float64)[:, None]
     true_positive = np.zeros_like(above)
@@ -109,17 +106,17 @@ def classify_detections(
 def precision_recall(
     true_positive: np.ndarray, false_positive: np.ndarray, num_objects: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulative precision and recall along the ranking.
+    """Cumulative recall and precision.
 
     Args:
-        true_positive, false_positive: (..., D) bool, in descending score.
-        num_objects: objects that are not difficult. With none of them recall is 0.
+        true_positive, false_positive: (..., D) bool, by descending score.
+        num_objects: number of objects that are not difficult; recall is 0 if it is 0.
 
     Returns:
         recall, precision: (..., D) float64, finite.
     """
     positives = np.cumsum(true_positive, axis=-1, dtype=np.float64)
     negatives = np.cumsum(false_positive, axis=-1, dtype=np.float64)
-    # Detections on difficult objects at the top of the ranking leave both counts at 0.
+    # Both counts are 0 while all detections are of difficult objects.
     precision = positives / np.maximum(positives + negatives, np.finfo(np.float64).eps)
     return positives / max(num_objects, 1), precision

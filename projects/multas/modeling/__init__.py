@@ -1,4 +1,4 @@
-"""Backbones, necks, heads and the meta-architecture; importing it registers them."""
+"""Backbones, necks, heads and the meta-architecture; importing this registers them."""
 
 from multas.modeling.anchor_generator import ClippedAnchorGenerator
 from multas.modeling.backbone import (

@@ -1,4 +1,4 @@
-"""Paper A's anchors: Detectron2's, no larger than the image."""
+"""The anchors of Lê and Pham (ICCVW 2023): Detectron2's, but not larger than the image."""
 
 import torch
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY, DefaultAnchorGenerator
@@ -7,11 +7,11 @@ from torch import Tensor
 
 @ANCHOR_GENERATOR_REGISTRY.register()
 class ClippedAnchorGenerator(DefaultAnchorGenerator):
-    """Anchors whose width and height do not exceed those of the (padded) image; centres stay.
+    """Anchors cut to the width and height of the padded image, around the same centres.
 
-    With ``SIZES`` = [[b 2^k, b 2^k sqrt 2] for level k], ``ASPECT_RATIOS`` = [[1, 0.5, 2]] and
-    ``OFFSET`` 0.5 these are the six anchors of base ``b`` (24 pixels) of the reference
-    implementation, in its order. Same keys as ``DefaultAnchorGenerator``.
+    The config keys are those of ``DefaultAnchorGenerator``. With ``SIZES`` = [[b 2^k, b 2^k sqrt 2]
+    for level k], ``ASPECT_RATIOS`` = [[1, 0.5, 2]] and ``OFFSET`` 0.5 these are the six anchors of
+    the authors' code, in its order, with b = 24 pixels.
     """
 
     def _grid_anchors(self, grid_sizes: list[tuple[int, int]]) -> list[Tensor]:

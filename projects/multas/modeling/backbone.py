@@ -1,6 +1,6 @@
-"""ResNets of any width, with a stem for large or small images, alone and with an FPN.
+"""ResNets of any width, for large or small images, with or without an FPN.
 
-Blocks, module names and hence weights are those of Detectron2's ResNet and FPN.
+Blocks and parameter names are those of Detectron2's ResNet and FPN, so weights are exchangeable.
 """
 
 import fvcore.nn.weight_init as weight_init
@@ -23,11 +23,12 @@ BLOCKS_PER_STAGE = {
 
 
 class Stem(CNNBlockBase):
-    """A convolution, norm, ReLU and, if asked for, the 3x3 stride-2 max-pooling.
+    """Convolution, norm, ReLU and optionally the 3x3 stride-2 max-pooling.
 
-    Without the pooling all stages have half their usual stride (ScratchDet, CVPR 2019, as paper A
-    uses it: the root stays the pretrained 7x7 convolution). A 3x3 stride-1 convolution without
-    pooling is the stem for images of 32 px (ResNets on CIFAR, paper B).
+    Without the pooling all stages have half their usual stride, as in ScratchDet (Zhu et al., CVPR
+    2019) but with the pretrained 7x7 convolution (Lê and Pham, ICCVW 2023). A 3x3 stride-1
+    convolution without pooling is the stem for CIFAR's 32 px images (He et al., CVPR 2016,
+    section 4.2).
     """
 
     def __init__(
@@ -74,23 +75,22 @@ def build_resnet(
     stem_stride: int = 2,
     freeze_at: int = 0,
 ) -> ResNet:
-    """A ResNet whose widths are free.
+    """Build a ResNet of any width.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
-        out_features: names of the stages to return: "stem", "res2" … "res5"; stages behind the
-            last of them are not built.
-        res2_channels: output channels of res2, doubled by every further stage; default: 64 for
-            18 and 34 layers, else 256.
-        width_per_group, num_groups, stride_in_1x1: bottleneck blocks only (from 50 layers).
-        max_pool: whether the stem ends with the max-pooling (strides of res2 … res5: 4 … 32) or
-            not (2 … 16).
-        stem_kernel, stem_stride: of the stem's convolution, odd kernel; stride 1 halves all strides
-            once more.
-        freeze_at: how many stages are frozen, the stem being the first.
+        out_features: names of the stages to return: "stem", "res2", …, "res5".
+        res2_channels: output channels of res2, doubled by each later stage; default: 64 for 18 and
+            34 layers, else 256.
+        width_per_group, num_groups, stride_in_1x1: for bottleneck blocks only (from 50 layers).
+        max_pool: whether the stem ends with the max-pooling. With it res2 … res5 have the strides
+            4 … 32, without it 2 … 16.
+        stem_kernel: odd kernel size of the stem's convolution.
+        stem_stride: its stride; 1 halves all strides once more.
+        freeze_at: number of frozen stages, the stem being the first.
 
     Raises:
-        ValueError: for an unknown depth, or a stem that does not keep sizes multiples of strides.
+        ValueError: unknown depth, even kernel, or another stride than 1 or 2.
     """
     if depth not in BLOCKS_PER_STAGE:
         raise ValueError(
@@ -134,8 +134,7 @@ def build_resnet(
 
 @BACKBONE_REGISTRY.register()
 def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """``MODEL.RESNETS.*`` as in Detectron2, plus narrow R18/R34 and
-    ``STEM_{MAX_POOL,KERNEL_SIZE,STRIDE}``."""
+    """Reads Detectron2's ``MODEL.RESNETS.*`` and ``STEM_{MAX_POOL,KERNEL_SIZE,STRIDE}`` there."""
     resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE) or resnets.RES5_DILATION != 1:
         raise ValueError(
@@ -166,9 +165,9 @@ def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
 
 
 class ExtraLevels(nn.Module):
-    """Levels above an FPN: 3x3 stride-2 convolutions of the last stage, ReLU between them.
+    """Coarser FPN levels: 3x3 stride-2 convolutions of the last stage with ReLU in between.
 
-    Two levels are RetinaNet's p6 and p7, with the same weight names.
+    Two levels are RetinaNet's p6 and p7 (Lin et al., ICCV 2017), with the same parameter names.
     """
 
     def __init__(
@@ -200,9 +199,8 @@ class ExtraLevels(nn.Module):
 def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     """Detectron2's FPN on :func:`build_multas_resnet_backbone`.
 
-    ``MODEL.FPN.{IN_FEATURES,OUT_CHANNELS,NORM,FUSE_TYPE}`` as in Detectron2;
-    ``MODEL.FPN.NUM_EXTRA_LEVELS`` coarser levels are made from the last stage. A level is called
-    ``p<log2 of its stride>``.
+    Reads Detectron2's ``MODEL.FPN.*`` and ``MODEL.FPN.NUM_EXTRA_LEVELS``, the number of coarser
+    levels made from the last stage. A level is called ``p<log2 of its stride>``.
     """
     bottom_up = build_multas_resnet_backbone(cfg, input_shape)
     shapes = bottom_up.output_shape()
@@ -210,8 +208,8 @@ def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     missing = [name for name in fpn.IN_FEATURES if name not in shapes]
     if missing or not fpn.IN_FEATURES:
         raise ValueError(
-            f"MODEL.FPN.IN_FEATURES is {list(fpn.IN_FEATURES)}, MODEL.RESNETS.OUT_FEATURES is "
-            f"{list(shapes)}: the first must be a non-empty part of the second."
+            f"MODEL.FPN.IN_FEATURES is {list(fpn.IN_FEATURES)}; it must be a non-empty part of "
+            f"MODEL.RESNETS.OUT_FEATURES, which is {list(shapes)}."
         )
     last = fpn.IN_FEATURES[-1]
     extra = None

@@ -1,9 +1,9 @@
-"""Boxes, deltas and overlaps with any number of leading (image) dimensions.
+"""Box deltas and IoU with any number of leading (image) dimensions.
 
-The coding is Detectron2's ``Box2BoxTransform(weights=(10, 10, 5, 5))`` without its checks, which
-make the host wait for the device. The single-shot detectors' "variances" 0.1 (centre) and 0.2
-(size) are the reciprocals of the weights. Every function commutes with scaling x and y: relative
-coordinates give the same deltas and overlaps as pixels.
+The same as Detectron2's ``Box2BoxTransform(weights=(10, 10, 5, 5))``, without its checks, for which
+the host waits for the device. The "variances" 0.1 (centre) and 0.2 (size) of SSD (Liu et al., ECCV
+2016) are the reciprocals of the weights. Normalised coordinates give the same deltas and IoUs as
+pixels.
 """
 
 import math
@@ -11,19 +11,18 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["BOX_WEIGHTS", "SCALE_CLAMP", "decode_boxes", "encode_boxes", "pairwise_overlaps"]
-
 BOX_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
+# Largest log of a ratio of sizes, so that exp does not overflow.
 SCALE_CLAMP = math.log(1000.0 / 16.0)
 
 
 def encode_boxes(
     boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = BOX_WEIGHTS
 ) -> Tensor:
-    """Deltas that turn ``anchors`` into ``boxes``.
+    """Box deltas that turn ``anchors`` into ``boxes``.
 
     Args:
-        boxes: (..., 4) XYXY, pixels, of positive width and height.
+        boxes: (..., 4) XYXY, pixels, with positive width and height.
         anchors: (..., 4) XYXY, pixels, broadcastable to ``boxes``.
         weights: factors of dx, dy, dw, dh.
 
@@ -32,7 +31,7 @@ def encode_boxes(
     """
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     box_size = boxes[..., 2:] - boxes[..., :2]
-    # Twice the shift of the centre: sums of corners, one rounding less than with two centres.
+    # Twice the shift of the centre; sums of corners save one rounding.
     shift = (boxes[..., :2] + boxes[..., 2:]) - (anchors[..., :2] + anchors[..., 2:])
     scale = boxes.new_tensor(weights)
     deltas = torch.cat([0.5 * shift / anchor_size, (box_size / anchor_size).log()], dim=-1)
@@ -43,15 +42,13 @@ def decode_boxes(
     deltas: Tensor,
     anchors: Tensor,
     weights: tuple[float, float, float, float] = BOX_WEIGHTS,
-    scale_clamp: float = SCALE_CLAMP,
 ) -> Tensor:
-    """Boxes that ``deltas`` make of ``anchors``; not clipped to the image.
+    """Apply box deltas to anchors; the boxes are not clipped to the image.
 
     Args:
         deltas: (..., 4).
         anchors: (..., 4) XYXY, pixels, broadcastable to ``deltas``.
         weights: factors of dx, dy, dw, dh.
-        scale_clamp: largest ln of the ratio of sizes, so that a wild prediction does not overflow.
 
     Returns:
         (..., 4) XYXY, pixels.
@@ -60,24 +57,22 @@ def decode_boxes(
     center = 0.5 * (anchors[..., :2] + anchors[..., 2:])
     deltas = deltas / deltas.new_tensor(weights)
     center = center + deltas[..., :2] * anchor_size
-    half = 0.5 * anchor_size * deltas[..., 2:].clamp(max=scale_clamp).exp()
+    half = 0.5 * anchor_size * deltas[..., 2:].clamp(max=SCALE_CLAMP).exp()
     return torch.cat([center - half, center + half], dim=-1)
 
 
 @torch.no_grad()
 def pairwise_overlaps(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of all pairs; carries no gradient.
+    """IoU of all pairs of boxes, without gradient.
 
     Args:
         boxes: (..., G, 4) XYXY.
         others: (..., A, 4) XYXY; leading dimensions broadcast.
 
     Returns:
-        (..., G, A) in [0, 1]; 0, never NaN, for boxes without area and for a non-finite box with a
-        finite one.
+        (..., G, A) in [0, 1]; 0 (not NaN) for boxes without area and for non-finite boxes.
     """
-    # Separate coordinates instead of (..., G, A, 2) tensors: half the memory, and contiguous inner
-    # loops.
+    # Separate coordinates need half the memory of (..., G, A, 2) tensors and are contiguous.
     x0, y0, x1, y1 = boxes.unsqueeze(-2).unbind(-1)
     u0, v0, u1, v1 = others.unsqueeze(-3).unbind(-1)
     width = torch.minimum(x1, u1).sub_(torch.maximum(x0, u0)).clamp_(min=0)

@@ -1,4 +1,4 @@
-"""A deploy step: convolution + batch norm folded into one convolution."""
+"""Fold each BatchNorm into the convolution before it, for deployment."""
 
 import copy
 from collections.abc import Collection
@@ -11,11 +11,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 @torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """A copy of a model, in eval mode, whose convolutions contain their batch norms.
+    """Copy a model in eval mode and fold its BatchNorms into the convolutions.
 
-    Folded is every Detectron2 ``Conv2d`` with a BatchNorm, SyncBatchNorm or FrozenBatchNorm as
-    its ``norm``: all of multas' backbones, necks and heads and Detectron2's ResNet and FPN, not
-    norms that stand alone (RetinaNet's own head). Other norms (GN) are left as they are.
+    Folds the BatchNorm, SyncBatchNorm or FrozenBatchNorm that is the ``norm`` of a Detectron2
+    ``Conv2d``, as in all backbones, necks and heads of multas and in Detectron2's ResNet and FPN.
+    Separate norm layers (RetinaNet's own head) and other norms (GN) stay.
 
     With running mean m, variance s^2, scale g and shift b the norm of ``w * x + c`` is
     ``(g / s) w * x + (g / s) (c - m) + b``.
@@ -24,8 +24,7 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
         model: any module; not changed.
 
     Returns:
-        A model with the same outputs in eval mode. It is for inference: it has no statistics to
-        train with, and its checkpoints do not load into the model it came from.
+        A model for inference with the same outputs. Its checkpoints do not load into ``model``.
     """
     folded = copy.deepcopy(model).eval()
     fold_batch_norm_(folded)
@@ -34,11 +33,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def fold_batch_norm_(model: nn.Module, keep: Collection[nn.Module] = ()) -> None:
-    """The same in place, for a model in eval mode.
+    """Fold the BatchNorms of a model in eval mode, in place.
 
     Args:
-        model: loses its batch norms, but for those in ``keep``.
-        keep: norms whose own results are wanted.
+        model: the model to change.
+        keep: norms that are not folded, e.g. because they are tapped.
     """
     for module in model.modules():
         if (
@@ -54,10 +53,10 @@ def _fold(conv: Conv2d) -> None:
     norm = conv.norm
     if norm.running_var is None:
         raise ValueError(
-            "A BatchNorm without running statistics normalises with those of each batch and "
-            "cannot be folded; build the model with track_running_stats=True."
+            "A BatchNorm without running statistics cannot be folded; build the model with "
+            "track_running_stats=True."
         )
-    # In float64: the quotient of a small scale and a small deviation loses digits otherwise.
+    # In float64, as the quotient of a small scale and a small deviation loses digits.
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:
         scale = scale * norm.weight.double()

@@ -1,32 +1,30 @@
-"""Generalized Focal Loss (Li et al., NeurIPS 2020): distributions over bins, scores as quality.
+"""Generalized Focal Loss (Li et al., NeurIPS 2020): each box side is a distribution over bins.
 
-Distances are in units of bins (the stride of the level), sides in the order left, top, right,
-bottom. A side has ``bins = reg_max + 1`` logits; the four sides of a location lie one after the
-other.
+Distances are in units of the level's stride; the sides are left, top, right, bottom. A side has
+``bins = reg_max + 1`` logits; the last axis of a head's output is ordered by side, then bin.
 """
 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from multas.modeling.box_coding import pairwise_overlaps
-from multas.modeling.losses import full_precision, quality_focal_elements
+from multas.modeling.losses import full_precision
 
 
 def weighted_sum(
     loss: Tensor, weight: Tensor | None = None, avg_factor: Tensor | float | None = None
 ) -> Tensor:
-    """``sum(w l) / avg_factor``, or without ``avg_factor`` the mean of ``w l`` over the N samples.
+    """``sum(weight * loss) / avg_factor``, or the mean of ``weight * loss`` without ``avg_factor``.
 
     Args:
-        loss: (N,) per sample.
-        weight: (N,), or None for 1.
-        avg_factor: Divisor, e.g. the number of positives over all workers; the caller keeps it > 0.
+        loss: (N,).
+        weight: (N,); None: 1.
+        avg_factor: divisor > 0, e.g. the number of positives.
 
     Returns:
-        Scalar; 0 without a sample.
+        Scalar; 0 for N = 0.
     """
     if weight is not None:
         loss = loss * weight
@@ -34,39 +32,39 @@ def weighted_sum(
 
 
 def integral(logits: Tensor) -> Tensor:
-    """Expected bin: ``sum_j j softmax(logits)_j`` over the last axis, (..., bins) -> (...)."""
+    """Expected bin ``sum_j j softmax(logits)_j``: (..., bins) -> (...)."""
     logits = full_precision(logits)
     bins = torch.arange(logits.shape[-1], dtype=logits.dtype, device=logits.device)
     return (logits.softmax(dim=-1) * bins).sum(dim=-1)
 
 
 def decode_distances(points: Tensor, distances: Tensor) -> Tensor:
-    """Boxes (..., 4) XYXY from points (..., 2) and the distances (..., 4) of their sides."""
+    """Boxes (..., 4) XYXY from points (..., 2) and distances (..., 4) to their sides."""
     return torch.cat([points - distances[..., :2], points + distances[..., 2:]], dim=-1)
 
 
-def encode_distances(points: Tensor, boxes: Tensor, reg_max: int, *, margin: float = 0.1) -> Tensor:
-    """Distances (..., 4) of the sides of boxes (..., 4) XYXY from points (..., 2).
+def encode_distances(points: Tensor, boxes: Tensor, reg_max: int) -> Tensor:
+    """Distances (..., 4) from points (..., 2) to the sides of boxes (..., 4) XYXY.
 
-    Clamped to [0, reg_max - margin], so that a target always has a bin to its right.
+    Clamped to [0, reg_max - 0.1], so that there is always a bin to the right of a target.
     """
     distances = torch.cat([points - boxes[..., :2], boxes[..., 2:] - points], dim=-1)
-    return distances.clamp(min=0.0, max=reg_max - margin)
+    return distances.clamp(min=0.0, max=reg_max - 0.1)
 
 
 def decode_logits(points: Tensor, logits: Tensor, reg_max: int) -> Tensor:
-    """Boxes (..., 4) from points (..., 2) and logits (..., 4 (reg_max + 1)), side by side."""
+    """Boxes (..., 4) XYXY from points (..., 2) and logits (..., 4 (reg_max + 1))."""
     return decode_distances(points, integral(logits.unflatten(-1, (4, reg_max + 1))))
 
 
 def distribution_focal_elements(logits: Tensor, targets: Tensor) -> Tensor:
-    """DFL (eq. 6) of every side: cross-entropy to the two bins around the target.
+    """Distribution focal loss of every side (Li et al., NeurIPS 2020, eq. 6).
 
     ``-((i + 1 - y) log p_i + (y - i) log p_{i+1})`` with ``i = floor(y)``, ``p = softmax(logits)``.
 
     Args:
         logits: (N, bins).
-        targets: (N,) in [0, bins - 1); see :func:`encode_distances`.
+        targets: y, (N,) in [0, bins - 1); see :func:`encode_distances`.
 
     Returns:
         (N,).
@@ -89,53 +87,20 @@ def distribution_focal_loss(
     return weighted_sum(distribution_focal_elements(logits, targets), weight, avg_factor)
 
 
-def quality_focal_loss(
-    logits: Tensor,
-    labels: Tensor,
-    scores: Tensor,
-    *,
-    beta: float = 2.0,
-    weight: Tensor | None = None,
-    avg_factor: Tensor | float | None = None,
-) -> Tensor:
-    """QFL (eq. 5) with one positive class at most, summed over classes.
+def iou_and_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU (Rezatofighi et al., CVPR 2019) of pairs of boxes.
 
-    ``|q - s|^beta BCE(x, q)`` at the labelled class, ``s^beta BCE(x, 0)`` elsewhere, ``s =
-    sigmoid(x)``.
-
-    Args:
-        logits: (N, K).
-        labels: (N,) integers; K is background.
-        scores: (N,) quality q in [0, 1] of the positives, e.g. the IoU of the predicted box
-            (detached).
-        beta: Exponent of the distance to the target.
-        weight: (N,) of the samples.
-        avg_factor: Divisor; see :func:`weighted_sum`.
-
-    Returns:
-        Scalar.
-    """
-    classes = logits.shape[1]
-    positive = F.one_hot(labels, classes + 1)[:, :classes]
-    targets = positive * full_precision(scores)[:, None]
-    elements = quality_focal_elements(logits, targets, gamma=beta)
-    return weighted_sum(elements.sum(dim=1), weight, avg_factor)
-
-
-def iou_and_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Tensor, Tensor]:
-    """Intersection over union and its generalisation (Rezatofighi et al., CVPR 2019) of pairs.
-
-    ``GIoU = IoU - (C - union) / C`` with the area C of the enclosing box. Without the checks of
-    fvcore's function, for which the host waits.
+    ``GIoU = IoU - (C - union) / C`` with the area C of the enclosing box. fvcore's function has
+    checks for which the host waits for the device.
 
     Args:
         boxes: (..., 4) XYXY, any unit.
         targets: (..., 4) in the same unit.
-        eps: added to union and C; boxes without area have GIoU 0 with each other.
 
     Returns:
         (...) in [0, 1) and (...) in (-1, 1).
     """
+    eps = 1e-7  # boxes without area have GIoU 0 with each other
     boxes, targets = full_precision(boxes), full_precision(targets)
     low, high = torch.maximum(boxes, targets), torch.minimum(boxes, targets)
     width, height = (high[..., 2:] - low[..., :2]).clamp(min=0).unbind(-1)
@@ -148,33 +113,22 @@ def iou_and_giou(boxes: Tensor, targets: Tensor, eps: float = 1e-7) -> tuple[Ten
     return iou, iou - (enclosing - union) / (enclosing + eps)
 
 
-def giou_loss(
-    boxes: Tensor,
-    targets: Tensor,
-    *,
-    weight: Tensor | None = None,
-    avg_factor: Tensor | float | None = None,
-) -> Tensor:
-    """``1 - GIoU`` of N pairs of boxes (N, 4) XYXY in one unit, reduced by :func:`weighted_sum`."""
-    return weighted_sum(1.0 - iou_and_giou(boxes, targets)[1], weight, avg_factor)
-
-
 @torch.no_grad()
 def atss_match(
     level_anchors: Sequence[Tensor], boxes: Tensor, *, topk: int = 9
 ) -> tuple[Tensor, Tensor]:
-    """Adaptive training sample selection (Zhang et al., CVPR 2020), the matching of GFL.
+    """Adaptive training sample selection (ATSS; Zhang et al., CVPR 2020, algorithm 1).
 
-    For each box, the ``topk`` anchors of each level with the nearest centres are candidates; those
-    whose IoU reaches mean + standard deviation of the candidates' IoUs, and whose centre lies in
-    the box, are positives. An anchor that is positive for several boxes takes that of the largest
-    IoU, of equal ones the first.
+    The candidates of a box are the ``topk`` anchors of each level with the nearest centres.
+    Candidates are positive if their IoU is at least the mean + standard deviation of the
+    candidates' IoUs and their centre is in the box. An anchor that is positive for several boxes
+    gets the one with the largest IoU; of equal ones, the first.
 
     Args:
-        level_anchors: (Ai, 4) XYXY for each level.
-        boxes: (..., G, 4) XYXY, annotated boxes of one image or of several. Boxes without area (so
-            padding) match nothing.
-        topk: Candidates of a level, fewer where the level has fewer anchors.
+        level_anchors: (Ai, 4) XYXY per level, pixels.
+        boxes: (..., G, 4) XYXY, pixels, ground truth of one or several images. Boxes without area,
+            e.g. padding, match no anchor.
+        topk: candidates per level (all anchors of a level that has fewer).
 
     Returns:
         (..., A) index of the matched box, -1 for background; (..., G) IoU threshold of each box.
@@ -185,7 +139,7 @@ def atss_match(
         return index, anchors.new_zeros(boxes.shape[:-1])
     ious = pairwise_overlaps(boxes, anchors)
     centres = (anchors[:, :2] + anchors[:, 2:]) / 2.0
-    # Not by matrix products, which lose the difference of near centres far from the origin.
+    # Matrix products would lose the difference of near centres far from the origin.
     distances = torch.cdist(
         (boxes[..., :2] + boxes[..., 2:]) / 2.0,
         centres,
@@ -206,10 +160,10 @@ def atss_match(
     return torch.where(best >= 0, index, -1), thresholds
 
 
-def _inside(boxes: Tensor, points: Tensor, margin: float = 0.01) -> Tensor:
-    """Whether points (A, 2) lie in boxes (..., G, 4), further than ``margin`` from each side."""
+def _inside(boxes: Tensor, points: Tensor) -> Tensor:
+    """Whether points (A, 2) are inside boxes (..., G, 4), more than 0.01 pixels from each side."""
     x, y = points.unbind(-1)
     left, top, right, bottom = boxes.unsqueeze(-2).unbind(-1)
     horizontal = torch.minimum(x - left, right - x)
     vertical = torch.minimum(y - top, bottom - y)
-    return torch.minimum(horizontal, vertical) > margin
+    return torch.minimum(horizontal, vertical) > 0.01

@@ -1,6 +1,6 @@
-"""Dense targets: what each anchor of a batch has to predict, by IoU, ATSS or mutual guidance.
+"""Assign dense targets to the anchors of a batch by IoU, ATSS or mutual guidance.
 
-Shapes: N images, A anchors of an image, G padded objects, K classes. Boxes are XYXY in pixels.
+Shapes: N images, A anchors per image, G padded objects, K classes. Boxes are XYXY in pixels.
 """
 
 from collections.abc import Sequence
@@ -33,14 +33,14 @@ __all__ = [
 
 
 class DenseTargets(NamedTuple):
-    """What a dense head has to predict at each anchor."""
+    """Training targets of each anchor."""
 
-    classes: Tensor  # (N, A, K) float: 1 or a quality in (0, 1] for the class of a positive, else 0
-    class_mask: Tensor  # (N, A, K) bool: False for entries without classification loss
-    class_index: Tensor  # (N, A) int64: object behind a positive for classification, -1 for none
-    boxes: Tensor  # (N, A, 4) XYXY, pixels: box of the matched object, the anchor itself for none
-    box_weights: Tensor  # (N, A) float: 0 without localisation loss; not normalised over the batch
-    box_index: Tensor  # (N, A) int64: object behind a positive for localisation, -1 for none
+    classes: Tensor  # (N, A, K) float: 1 or a quality in (0, 1] for a positive's class, else 0
+    class_mask: Tensor  # (N, A, K) bool: False where the classification loss is ignored
+    class_index: Tensor  # (N, A) int64: matched object for classification, -1 if not positive
+    boxes: Tensor  # (N, A, 4) XYXY, pixels: box of the matched object, else the anchor itself
+    box_weights: Tensor  # (N, A) float: weight in the localisation loss, not normalised
+    box_index: Tensor  # (N, A) int64: matched object for localisation, -1 if not positive
 
 
 def assign_iou(
@@ -51,17 +51,17 @@ def assign_iou(
     positive_overlap: float = 0.5,
     negative_overlap: float = 0.4,
 ) -> DenseTargets:
-    """Dense targets by IoU: positive, background, or ignored between the two thresholds.
+    """Assign by IoU thresholds, with ignored anchors in between.
 
-    An ignored anchor is ignored only in the entry of the class it was matched with; for the other
-    classes it is background. The best anchor of each object is positive whatever its overlap.
+    An ignored anchor is ignored only for the class it was matched with; it is background for the
+    other classes. The best anchor of each object is always positive.
 
     Args:
-        objects: padded objects of N images, with classes in [0, num_classes).
-        anchors: (A, 4) XYXY.
+        objects: padded objects of N images.
+        anchors: (A, 4) XYXY, pixels.
         num_classes: K.
-        positive_overlap: IoU from which on an anchor is positive.
-        negative_overlap: IoU below which an anchor is background.
+        positive_overlap: smallest IoU of a positive anchor.
+        negative_overlap: background anchors have a smaller IoU.
 
     Returns:
         DenseTargets with targets and weights of 0 or 1.
@@ -80,16 +80,16 @@ def assign_iou(
 def assign_atss(
     objects: PaddedObjects, level_anchors: Sequence[Tensor], num_classes: int, *, topk: int = 9
 ) -> DenseTargets:
-    """Dense targets by :func:`multas.modeling.generalized_focal.atss_match`; nothing is ignored.
+    """Assign by ATSS, see :func:`multas.modeling.generalized_focal.atss_match`.
 
     Args:
-        objects: padded objects of N images, with classes in [0, num_classes).
-        level_anchors: (Ai, 4) XYXY for each level.
+        objects: padded objects of N images.
+        level_anchors: (Ai, 4) XYXY per level, pixels.
         num_classes: K.
-        topk: candidates of an object on each level.
+        topk: candidates of an object per level.
 
     Returns:
-        DenseTargets with targets and weights of 0 or 1.
+        DenseTargets with targets and weights of 0 or 1; no anchor is ignored.
     """
     anchors = torch.cat(list(level_anchors))
     index, _ = by_images(
@@ -115,20 +115,15 @@ def assign_mutual_guidance(
     soft: bool = True,
     box_weights: tuple[float, float, float, float] = BOX_WEIGHTS,
 ) -> DenseTargets:
-    """Dense targets by :func:`match_mutual_guidance`; all that is not positive is background.
+    """Assign by mutual guidance, see :func:`multas.modeling.matcher.match_mutual_guidance`.
 
     Args:
-        objects: padded objects of N images, with classes in [0, K).
-        anchors: (A, 4) XYXY.
-        logits: (N, A, K) class logits; no gradient is passed.
-        deltas: (N, A, 4) box deltas; no gradient is passed.
-        topk: see :func:`match_mutual_guidance`.
-        sigma: see :func:`match_mutual_guidance`.
+        objects, anchors, logits, deltas, topk, sigma, box_weights: see there.
         soft: class targets are the IoU of the predicted box (for the quality focal loss), not 1.
-        box_weights: factors of the box coding.
 
     Returns:
-        DenseTargets; ``box_weights`` are the amplified overlaps of the positives.
+        DenseTargets; ``box_weights`` are the amplified overlaps of the positives. No anchor is
+        ignored.
     """
     by_box, by_score = match_mutual_guidance(
         objects, anchors, logits, deltas, topk=topk, sigma=sigma, box_weights=box_weights
@@ -147,7 +142,7 @@ def assign_mutual_guidance(
 
 
 def object_scores(objects: PaddedObjects, instances: Sequence[Instances]) -> Tensor:
-    """(N, G) scores of pseudo-labels (field ``gt_scores``), 1 where an image has no such field."""
+    """Scores (N, G) of pseudo-labels from the field ``gt_scores``; 1 for images without it."""
     scores = objects.boxes.new_ones(objects.boxes.shape[:2])
     for row, image in zip(scores, instances, strict=True):
         if image.has("gt_scores"):
@@ -156,18 +151,18 @@ def object_scores(objects: PaddedObjects, instances: Sequence[Instances]) -> Ten
 
 
 def scores_at(index: Tensor, scores: Tensor) -> Tensor:
-    """(N, A) score of the object behind each anchor, 1 for anchors without (index -1)."""
+    """Score (N, A) of the object that each anchor is matched with; 1 where the index is -1."""
     return torch.where(index >= 0, scores.gather(1, index.clamp(min=0)), 1.0)
 
 
 def _spread(classes: Tensor, index: Tensor, values: Tensor, num_classes: int) -> Tensor:
-    """Write values (N, A) into zeros (N, A, K) at the class of each anchor's object."""
+    """Dense (N, A, K) with ``values`` (N, A) at the class of each anchor's object, else 0."""
     dense = values.new_zeros(*values.shape, num_classes)
     return dense.scatter_(2, classes.gather(1, index)[..., None], values[..., None])
 
 
 def _matched_boxes(objects: PaddedObjects, anchors: Tensor, index: Tensor) -> Tensor:
-    """Boxes (N, A, 4) of the objects; where index is -1 the anchors, whose deltas are finite."""
+    """Boxes (N, A, 4) of the matched objects; the anchor, which has finite deltas, for -1."""
     index = index[..., None]
     boxes = objects.boxes.to(anchors.dtype).gather(1, index.clamp(min=0).expand(-1, -1, 4))
     return torch.where(index >= 0, boxes, anchors)

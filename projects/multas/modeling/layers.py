@@ -1,4 +1,4 @@
-"""The convolution block of paper A's neck and heads, and norms that survive a single value."""
+"""The convolution block of necks and heads, and BatchNorms for a single value per channel."""
 
 from collections.abc import Callable
 
@@ -11,20 +11,19 @@ Norm = str | Callable[[int], nn.Module]
 
 
 def _use_running_statistics(norm: nn.BatchNorm2d | nn.SyncBatchNorm, x: Tensor) -> Tensor:
-    # Copies: the next mini-batch of the same iteration updates the statistics in place, and the
-    # backward pass of this one would then read those.
+    # Copies, because the next mini-batch of the same iteration updates the statistics in place
+    # before the backward pass of this one.
     mean, var = norm.running_mean, norm.running_var
     assert mean is not None and var is not None
     return F.batch_norm(x, mean.clone(), var.clone(), norm.weight, norm.bias, False, 0.0, norm.eps)
 
 
 class BatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm that accepts a batch with a single value per channel in training.
+    """BatchNorm that can train on a single value per channel.
 
-    One image whose map is 1x1 (the pooled branch of the context module, the coarsest level of a
-    small image) has no batch statistics: the variance is zero and PyTorch raises. Such a batch is
-    normalised with the running statistics, which it leaves as they are, so that training and
-    evaluation agree on it and its gradient is that of an affine map.
+    PyTorch raises for one image with a 1x1 map (the pooled branch of the context module, the
+    coarsest level of a small image), as its variance is zero. Here such a batch is normalised with
+    the running statistics, which stay unchanged.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,9 +33,9 @@ class BatchNorm2d(nn.BatchNorm2d):
 
 
 class SyncBatchNorm(nn.SyncBatchNorm):
-    """The same for synchronised statistics, where only a job of one process can lack values.
+    """SyncBatchNorm that can train on a single value per channel in a single process.
 
-    With several processes all of them take part in the exchange, whatever their own batch is.
+    With several processes the statistics are always synchronised.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -46,10 +45,10 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 def norm_factory(norm: Norm) -> Norm:
-    """What to hand to Detectron2's ``get_norm``: our BatchNorms for "BN" and "SyncBN".
+    """Replace "BN" and "SyncBN" by the classes above; for Detectron2's ``get_norm``.
 
     Args:
-        norm: any value that ``get_norm`` takes ("", "BN", "SyncBN", "FrozenBN", "GN", a callable).
+        norm: any value for ``get_norm``: "", "BN", "SyncBN", "FrozenBN", "GN" or a callable.
     """
     own = {"BN": BatchNorm2d, "SyncBN": SyncBatchNorm}
     return own.get(norm, norm) if isinstance(norm, str) else norm
@@ -63,14 +62,14 @@ def conv_block(
     norm: Norm = "BN",
     leaky_slope: float | None = 0.1,
 ) -> Conv2d:
-    """Convolution (with bias, also in front of a norm) + norm + LeakyReLU, padded to keep size.
+    """Convolution with bias and padding, norm and LeakyReLU.
 
     Args:
-        leaky_slope: slope for negative values; None = no activation.
+        leaky_slope: slope for negative values; None: no activation.
 
     Returns:
-        A Detectron2 ``Conv2d`` with attributes ``norm`` and ``activation``, initialised by
-        PyTorch's default as in the reference implementation.
+        A Detectron2 ``Conv2d`` with ``norm`` and ``activation``. As in the code of Lê and Pham
+        (ICCVW 2023), it has PyTorch's default initialisation.
     """
     return Conv2d(
         in_channels,
@@ -85,12 +84,9 @@ def conv_block(
 
 
 def connected_zero(tensor: Tensor) -> Tensor:
-    """Exactly zero, with a zero gradient to ``tensor``, even where that holds inf or NaN.
+    """Scalar 0 with gradient 0 to ``tensor``, even if that contains inf or NaN.
 
-    A loss that does not apply to a batch must still reach its parameters, or
-    DistributedDataParallel waits for their gradients.
-
-    Returns:
-        Scalar of the dtype of ``tensor``.
+    For a loss that does not apply to a batch: DistributedDataParallel waits for the gradients of
+    all parameters.
     """
     return tensor.reshape(-1)[:0].sum()

@@ -1,9 +1,8 @@
 """Losses of dense detection and segmentation as pure functions of tensors.
 
-Shapes: N images, A anchors of one image (all levels), K classes, C segmentation channels. "Entry"
-is one element of a tensor. Half-precision inputs are computed in float32, float64 stays float64.
-Each loss is finite for finite inputs: where nothing is positive, selected or annotated the value is
-0 or undivided, and the result always hangs on the graph.
+Shapes: N images, A anchors per image (all levels), K classes, C segmentation channels. Losses are
+computed in float32 for half-precision inputs and in float64 for float64. They are finite for finite
+inputs, and always have a gradient, which is 0 if nothing is positive, selected or annotated.
 """
 
 import math
@@ -12,21 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "balanced_l1_elements",
-    "balanced_l1_loss",
-    "focal_elements",
-    "focal_loss",
-    "full_precision",
-    "quality_focal_elements",
-    "quality_focal_loss",
-    "semantic_cross_entropy",
-    "soft_focal_loss",
-]
-
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """Return ``tensor`` in float32, or as it is if it has that or a wider floating type."""
+    """Convert ``tensor`` to float32 unless it is float32 or float64 already."""
     wide = tensor.is_floating_point() and tensor.dtype.itemsize >= 4
     return tensor if wide else tensor.float()
 
@@ -34,20 +21,20 @@ def full_precision(tensor: Tensor) -> Tensor:
 def balanced_l1_elements(
     pred: Tensor, target: Tensor, *, alpha: float = 0.5, gamma: float = 1.5, beta: float = 0.11
 ) -> Tensor:
-    """Balanced L1 (Libra R-CNN, https://arxiv.org/abs/1904.02701, eq. 7-9) of every entry.
+    """Balanced L1 loss of every element (Libra R-CNN; Pang et al., CVPR 2019, eq. 7-9).
 
     With ``d = |pred - target|`` and ``b = exp(gamma / alpha) - 1``::
 
         l(d) = alpha / b * (b d + 1) * ln(b d / beta + 1) - alpha d    if d < beta
                gamma d + gamma / b - alpha beta                        otherwise
 
-    The derivation assumes ``beta = 1``. With the detectors' ``beta = 0.11`` the curve stays
-    continuous but its slope is not monotone (4.05 at 0+, minimum 1.55 near 0.05, 1.5 beyond beta);
-    the published results were made with it.
+    The derivation assumes ``beta = 1``. With 0.11, as in the code of Lê and Pham (ICCVW 2023), the
+    curve is continuous, but its slope is not monotone (4.05 at 0+, minimum 1.55 near 0.05, 1.5
+    above beta).
 
     Args:
-        pred: box deltas (or anything else), any shape.
-        target: same shape; usually a constant.
+        pred: box deltas, any shape.
+        target: same shape.
         alpha: growth of the inlier gradient.
         gamma: slope of the outlier part.
         beta: error at which the outlier part begins, in the unit of ``pred``.
@@ -57,8 +44,7 @@ def balanced_l1_elements(
     """
     error = (full_precision(pred) - full_precision(target)).abs()
     b = math.exp(gamma / alpha) - 1.0
-    # The clamp keeps the logarithmic branch, and so its gradient, finite where the linear one is
-    # taken.
+    # The clamp keeps the gradient of the logarithmic branch finite where it is not taken.
     near = error.clamp(max=beta)
     inlier = alpha / b * (b * near + 1.0) * torch.log1p(b * near / beta) - alpha * near
     outlier = gamma * error + (gamma / b - alpha * beta)
@@ -69,9 +55,6 @@ def balanced_l1_loss(
     pred: Tensor,
     target: Tensor,
     *,
-    alpha: float = 0.5,
-    gamma: float = 1.5,
-    beta: float = 0.11,
     weights: Tensor | None = None,
 ) -> Tensor:
     """Reduce :func:`balanced_l1_elements` to a scalar.
@@ -79,27 +62,22 @@ def balanced_l1_loss(
     Args:
         pred: any shape, e.g. deltas (N, A, 4).
         target: same shape.
-        alpha: see :func:`balanced_l1_elements`.
-        gamma: see :func:`balanced_l1_elements`.
-        beta: see :func:`balanced_l1_elements`.
-        weights: broadcastable to ``pred``, e.g. (N, A, 1). For a mean over the boxes they must sum
-            to 1 over all entries.
+        weights: broadcastable to ``pred``, e.g. (N, A, 1); they must already be normalised.
 
     Returns:
-        Scalar: the mean over all entries without ``weights`` (0 for empty tensors), the sum of
-            ``weights * l`` with them.
+        Scalar: without ``weights`` the mean over all elements (0 for empty tensors), with them the
+            sum of ``weights * l``.
     """
-    elements = balanced_l1_elements(pred, target, alpha=alpha, gamma=gamma, beta=beta)
+    elements = balanced_l1_elements(pred, target)
     if weights is None:
         return elements.sum() / max(elements.numel(), 1)
     return (elements * weights).sum()
 
 
 def quality_focal_elements(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
-    """Quality focal loss of every entry: ``|t - sigmoid(logits)|^gamma * BCE(logits, t)``.
+    """Quality focal loss of every element (Li et al., NeurIPS 2020, eq. 5).
 
-    Generalized Focal Loss, https://arxiv.org/abs/2006.04388, eq. 5. Targets in [0, 1], same shape
-    as ``logits``.
+    ``|t - sigmoid(logits)|^gamma * BCE(logits, t)`` with targets t in [0, 1] of the same shape.
     """
     logits, targets = full_precision(logits), full_precision(targets).to(logits.device)
     entropy = F.binary_cross_entropy_with_logits(logits, targets, reduction="none")
@@ -116,21 +94,20 @@ def quality_focal_loss(
     weights: Tensor | None = None,
     normalizer: Tensor | float | None = None,
 ) -> Tensor:
-    """Quality focal loss, divided by the number of selected entries with a target above 0.
+    """Quality focal loss, divided by the number of selected targets above 0 (at least 1).
 
     Args:
         logits: (..., K), e.g. (N, A, K).
-        targets: same shape, in [0, 1]: the quality (IoU) of the prediction for positives; 0/1 is
-            allowed. Values where ``mask`` is False do not matter.
-        mask: bool, broadcastable to ``logits``; False takes an entry out of the sum and of the
-            divisor.
+        targets: same shape, in [0, 1]: the quality (IoU) of the prediction for positives, or 1.
+            Ignored where ``mask`` is False.
+        mask: bool, broadcastable to ``logits``; False removes an element from sum and divisor.
         gamma: exponent of the distance to the target.
-        weight: factor of the whole loss.
-        weights: factor of each entry, broadcastable to ``logits``; does not change the divisor.
-        normalizer: divisor to be used instead of the count, e.g. one reduced over all workers.
+        weight: factor of the loss.
+        weights: factor of each element, broadcastable to ``logits``; does not change the divisor.
+        normalizer: divisor to use instead of the count, e.g. its mean over the processes.
 
     Returns:
-        Scalar. Without a positive entry the sum is divided by 1 (the reference divides by 0).
+        Scalar.
     """
     targets = _hide(targets, mask)
     elements = quality_focal_elements(_hide(logits, mask), targets, gamma=gamma)
@@ -140,14 +117,13 @@ def quality_focal_loss(
 def focal_elements(
     logits: Tensor, targets: Tensor, *, alpha: float = 0.25, gamma: float = 1.0
 ) -> Tensor:
-    """Focal loss (https://arxiv.org/abs/1708.02002) of every entry, for hard or soft targets.
+    """Focal loss of every element (Lin et al., ICCV 2017, eq. 5), for hard or soft targets.
 
-    With ``s = sigmoid(logits)`` and ``m = (1 - s) t + s (1 - t)``::
+    With targets t in [0, 1], ``s = sigmoid(logits)`` and ``m = (1 - s) t + s (1 - t)``::
 
         (alpha t + (1 - alpha) (1 - t)) * m^gamma * BCE(logits, t)
 
-    Nothing is detached: the focal factor is differentiated as well. Targets in [0, 1], same shape
-    as ``logits``.
+    The focal factor has a gradient as well.
     """
     logits, targets = full_precision(logits), full_precision(targets).to(logits.device)
     scores = logits.sigmoid()
@@ -164,30 +140,24 @@ def focal_loss(
     mask: Tensor | None = None,
     alpha: float = 0.25,
     gamma: float = 1.0,
-    weight: float = 1.0,
     weights: Tensor | None = None,
-    normalizer: Tensor | float | None = None,
 ) -> Tensor:
-    """Focal loss, divided by the number of selected entries with a target of exactly 1.
+    """Focal loss, divided by the number of selected targets that are 1 (at least 1).
 
     Args:
         logits: (..., K), e.g. (N, A, K).
-        targets: same shape, 0 or 1 (soft values are accepted, but only ones count as positive).
-            Values where ``mask`` is False do not matter.
-        mask: bool, broadcastable to ``logits``; False takes an entry out of the sum and of the
-            divisor.
+        targets: same shape, 0 or 1. Ignored where ``mask`` is False.
+        mask: bool, broadcastable to ``logits``; False removes an element from sum and divisor.
         alpha: balance of positives against negatives.
-        gamma: focusing exponent. The detectors here use 1, not the 2 of the paper.
-        weight: factor of the whole loss.
-        weights: factor of each entry, broadcastable to ``logits``; does not change the divisor.
-        normalizer: divisor to be used instead of the count.
+        gamma: focusing exponent; 2 in the paper, 1 in the code of Lê and Pham (ICCVW 2023).
+        weights: factor of each element, broadcastable to ``logits``; does not change the divisor.
 
     Returns:
-        Scalar. Without a positive entry the sum is divided by 1 (the reference divides by 0).
+        Scalar.
     """
     targets = _hide(targets, mask)
     elements = focal_elements(_hide(logits, mask), targets, alpha=alpha, gamma=gamma)
-    return weight * _per_positive(elements, targets == 1, mask, weights, normalizer)
+    return _per_positive(elements, targets == 1, mask, weights)
 
 
 def soft_focal_loss(
@@ -198,18 +168,16 @@ def soft_focal_loss(
     gamma: float = 1.0,
     weights: Tensor | None = None,
 ) -> Tensor:
-    """Focal loss towards the teacher's sigmoid scores, as a plain mean over all entries.
+    """Focal loss with the teacher's sigmoid scores as targets, averaged over all elements.
 
     Args:
         student_logits: (..., K).
-        teacher_logits: same shape; treated as a constant.
-        alpha: see :func:`focal_elements`.
-        gamma: see :func:`focal_elements`.
-        weights: factor of each entry, broadcastable; the mean is still over all entries.
+        teacher_logits: same shape; no gradient.
+        alpha, gamma: see :func:`focal_elements`.
+        weights: factor of each element, broadcastable; the divisor stays the number of elements.
 
     Returns:
-        Scalar, 0 for empty tensors. It is not 0 at equality: the entropy of the teacher's scores
-        remains.
+        Scalar, 0 for empty tensors. At equality it is the entropy of the scores, not 0.
     """
     targets = full_precision(teacher_logits).detach().sigmoid()
     elements = focal_elements(student_logits, targets, alpha=alpha, gamma=gamma)
@@ -219,15 +187,15 @@ def soft_focal_loss(
 
 
 def semantic_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_value: int = 255) -> Tensor:
-    """Softmax cross-entropy, mean over all annotated pixels of the batch.
+    """Softmax cross-entropy, averaged over all annotated pixels of the batch.
 
     Args:
         logits: (N, C, H, W); C includes the background.
         labels: (N, H, W) integers in [0, C) or ``ignore_value``.
-        ignore_value: label of the pixels that do not count.
+        ignore_value: label of pixels without annotation.
 
     Returns:
-        Scalar; exactly 0 with zero gradient when no pixel is annotated (the reference gives NaN).
+        Scalar; 0 with gradient 0 if no pixel is annotated.
     """
     labels = labels.long()
     total = F.cross_entropy(
@@ -237,7 +205,7 @@ def semantic_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_value: int 
 
 
 def _hide(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Put 0 where ``mask`` is False: markers (-1, NaN) there reach neither value nor gradient."""
+    """Zeros where ``mask`` is False, so that -1 or NaN there affects neither value nor gradient."""
     return values if mask is None else torch.where(mask, values, torch.zeros_like(values))
 
 
@@ -246,9 +214,9 @@ def _per_positive(
     positive: Tensor,
     mask: Tensor | None,
     weights: Tensor | None,
-    normalizer: Tensor | float | None,
+    normalizer: Tensor | float | None = None,
 ) -> Tensor:
-    """Sum of the selected elements over ``normalizer``, else over the number of positives."""
+    """Sum of the selected elements, divided by ``normalizer`` or the number of positives."""
     if weights is not None:
         elements = elements * weights
     if normalizer is None:

@@ -1,13 +1,10 @@
-"""Matching of anchors with objects for a whole batch at once: by IoU, and by mutual guidance.
+"""Match the anchors of a batch with objects by IoU or by mutual guidance, without gradient.
 
-Shapes: N images, A anchors of an image, G objects of the fullest image (the others are padded), K
-classes. Boxes are XYXY in absolute pixels; overlaps do not depend on the unit, so relative
-coordinates work as well.
+Shapes: N images, A anchors per image, G padded objects per image, K classes. Boxes are XYXY in
+pixels or normalised coordinates.
 
-Ties, the same on every device: of equal overlaps an anchor takes the object of the lowest index, an
-object the anchor of the lowest index; an anchor that is the best one of several objects goes to the
-object of the highest index. (``Tensor.max(dim)`` and stable sorts promise the first of equals.)
-No gradient flows through anything here.
+Ties are resolved equally on every device: the lowest index wins, but an anchor that is the best one
+of several objects goes to the object with the highest index.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,94 +12,81 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from detectron2.structures import Instances
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from multas.modeling.box_coding import BOX_WEIGHTS, decode_boxes, pairwise_overlaps
 from multas.modeling.losses import full_precision
 
-__all__ = [
-    "Match",
-    "PaddedObjects",
-    "by_images",
-    "match_iou",
-    "match_mutual_guidance",
-    "pad_boxes",
-    "pad_objects",
-]
-
-# Largest N * G * A held at once per matrix (2^22 float32 numbers: 16 MiB; about six such matrices
-# live together). A fuller batch is worked through in groups of images, which bounds the memory
-# (8 images x 200 objects x 32k anchors would need 210 MB a matrix) and, as the matrices stay near
-# the cache, halves the time on a CPU. One image alone is never split.
+# Largest N * G * A of a matrix (16 MiB in float32, about six at a time). A larger batch is matched
+# in groups of images, which bounds the memory and, thanks to the cache, halves the time on a CPU.
+# A single image is never split.
 MAX_PAIRS = 2**22
 
 
 class PaddedObjects(NamedTuple):
-    """Objects of N images in tensors of one shape."""
+    """Ground truth (or pseudo-labels) of N images, padded to the same number of objects."""
 
-    boxes: Tensor  # (N, G, 4) XYXY, pixels; zeros where not valid
-    classes: Tensor  # (N, G) int64 in [0, K); 0 where not valid
-    valid: Tensor  # (N, G) bool
+    boxes: Tensor  # (N, G, 4) XYXY, pixels; 0 for padding
+    classes: Tensor  # (N, G) int64 in [0, K); 0 for padding
+    valid: Tensor  # (N, G) bool; False for padding
 
 
 class Match(NamedTuple):
-    """The object that each anchor belongs to, (N, A) each."""
+    """The object that each anchor is matched with; all (N, A)."""
 
-    quality: Tensor  # float in [0, 1]: overlap (or amplified overlap) with the object
+    quality: Tensor  # float in [0, 1]: IoU (or amplified IoU) with the object
     object_index: Tensor  # int64 in [0, G); undefined where quality is 0
-    positive: Tensor  # bool: chosen by its object
+    positive: Tensor  # bool: selected by its object
 
 
-def pad_objects(
-    instances: Sequence, *, box_field: str = "gt_boxes", class_field: str = "gt_classes"
-) -> PaddedObjects:
-    """Pad the objects of several Detectron2 ``Instances`` to one shape.
+def pad_objects(instances: Sequence[Instances]) -> PaddedObjects:
+    """Pad the ground truth of several images to the same number of objects.
 
     Args:
-        instances: one ``Instances`` an image; an image without objects is an empty one.
-        box_field: name of the field of ``Boxes``, e.g. "pred_boxes" for what a teacher detected.
-        class_field: name of the field of class indices.
+        instances: one Detectron2 ``Instances`` per image with ``gt_boxes`` and ``gt_classes``.
 
     Returns:
         PaddedObjects with G of at least 1, on the device of the instances.
 
     Raises:
-        ValueError: there is no image at all.
+        ValueError: ``instances`` is empty.
     """
     if not instances:
-        raise ValueError("pad_objects got no image; a batch without annotations needs no targets.")
-    boxes, valid = pad_boxes([image.get(box_field).tensor for image in instances])
-    classes = pad_sequence([image.get(class_field).long() for image in instances], batch_first=True)
+        raise ValueError("pad_objects got no image; a batch without annotations has no targets.")
+    boxes, valid = pad_boxes([image.gt_boxes.tensor for image in instances])
+    classes = pad_sequence([image.gt_classes.long() for image in instances], batch_first=True)
     return PaddedObjects(boxes, _at_least_one(classes), valid)
 
 
 def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pad the boxes of several images to one shape.
+    """Pad the boxes of several images to the same number.
 
     Args:
-        boxes: (G_i, 4) of each of N images, at least one image.
+        boxes: (Gi, 4) finite boxes of each of N images, N at least 1.
 
     Returns:
-        Boxes (N, G, 4) and which of them are valid, bool (N, G), with G of at least 1.
+        Boxes (N, G, 4), zeros for padding, and bool (N, G), False for padding; G is the largest
+        Gi, at least 1.
     """
-    padded = _at_least_one(pad_sequence(list(boxes), batch_first=True))
-    counts = torch.tensor([len(image) for image in boxes], device=padded.device)
-    return padded, torch.arange(padded.shape[1], device=padded.device) < counts[:, None]
+    # NaN marks the padding: the counts of boxes would have to be copied to the device.
+    padded = pad_sequence(list(boxes), batch_first=True, padding_value=torch.nan)
+    valid = ~padded.isnan().any(-1)
+    return _at_least_one(padded.masked_fill(~valid[..., None], 0.0)), _at_least_one(valid)
 
 
 @torch.no_grad()
 def match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
-    """Match each anchor with the object it overlaps most; an object keeps its best anchor anyway.
+    """Match each anchor with the object of the highest IoU, and each object with its best anchor.
 
     Args:
-        objects: padded objects of N images. Those without area, or beyond the reach of all anchors,
-            match nothing.
+        objects: padded objects of N images. Objects that overlap no anchor match nothing.
         anchors: (A, 4) XYXY.
 
     Returns:
-        Match with ``quality`` = IoU, and exactly 1 where ``positive`` (the best anchor of some
-        object). Thresholds are not applied.
+        Match without IoU thresholds. ``positive`` marks the best anchor of an object, whose
+        ``quality`` is 1; elsewhere it is the IoU.
     """
     anchors = full_precision(anchors)
     return Match(*by_images(lambda group: _match_iou(group, anchors), len(anchors), objects))
@@ -115,8 +99,7 @@ def _match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
     quality, index = overlaps.max(1)
     reached, best_anchor = overlaps.max(2)
     places = torch.arange(reached.shape[1], device=anchors.device).expand_as(best_anchor)
-    # The reduction lets the last object win a contested anchor without a dependence on the order of
-    # writing.
+    # With "amax" the last object wins a contested anchor, whatever the order of writing is.
     owner = torch.full_like(index, -1)
     owner.scatter_reduce_(1, best_anchor, torch.where(reached > 0, places, -1), "amax")
     positive = owner >= 0
@@ -135,24 +118,22 @@ def match_mutual_guidance(
     sigma: float = 2.0,
     box_weights: tuple[float, float, float, float] = BOX_WEIGHTS,
 ) -> tuple[Match, Match]:
-    """Match for both branches by mutual guidance: each branch selects the other one's positives.
+    """Mutual guidance (Zhang et al., ACCV 2020): each branch selects the positives of the other.
 
-    Zhang et al., ACCV 2020, https://arxiv.org/abs/2009.14085.
-
-    - Localise to classify: objects and anchors are compared by R, the IoU of the predicted boxes.
-    - Classify to localise: by ``Q = min(1, IoU * exp(s / sigma))``, with the IoU of the anchors and
-      the score s of the object's class.
-    - In both an anchor stays with its best object, and an object takes its best
-      ``max(1, floor(sum of its topk highest values))`` anchors, as far as their value is above 0.
+    - Localise to classify: the value R of a pair is the IoU of object and predicted box.
+    - Classify to localise: the value is ``Q = min(1, IoU * exp(s / sigma))`` with the IoU of object
+      and anchor and the score s of the object's class.
+    - In both cases an anchor is matched with its best object, and an object selects its best
+      ``max(1, floor(sum of its topk highest values))`` anchors with a value above 0.
 
     Args:
         objects: padded objects of N images.
         anchors: (A, 4) XYXY.
         logits: (N, A, K) class logits.
         deltas: (N, A, 4) box deltas.
-        topk: how many values an object sums up to find its number of positives.
+        topk: number of values that are summed.
         sigma: damping of the amplification by the score.
-        box_weights: factors of the box coding.
+        box_weights: factors of dx, dy, dw, dh.
 
     Returns:
         Match for classification (quality = R) and Match for localisation (quality = Q).
@@ -173,7 +154,7 @@ def match_mutual_guidance(
 def _match_mutual(
     objects: PaddedObjects, anchors: Tensor, predicted: Tensor, gain: Tensor, topk: int
 ) -> tuple[Tensor, ...]:
-    """Match for both branches; ``predicted`` (N, A, 4) boxes, ``gain`` (N, K, A) factors."""
+    """Both matches from predicted boxes (N, A, 4) and amplification factors (N, K, A)."""
     boxes = full_precision(objects.boxes)
     by_box = _choose(_mask_padding(pairwise_overlaps(boxes, predicted), objects.valid), topk)
     image = torch.arange(len(boxes), device=boxes.device)[:, None]
@@ -183,11 +164,10 @@ def _match_mutual(
 
 
 def _choose(values: Tensor, topk: int) -> Match:
-    """Give each anchor to its best object and mark those that rank high enough there.
+    """Match anchors with their best objects by ``values`` (N, G, A), and select positives.
 
-    After the first step an anchor has one object only, so the ranking sorts (N, A) numbers instead
-    of (N, G, A): two stable sorts put the anchors in order of object, then of falling value, then
-    of index.
+    As each anchor then has one object, two stable sorts of (N, A) rank the anchors by object, then
+    by falling value, then by index.
     """
     num_images, num_objects, num_anchors = values.shape
     quality, index = values.max(1)
@@ -199,13 +179,13 @@ def _choose(values: Tensor, topk: int) -> Match:
     owners = torch.arange(num_objects + 1, device=values.device).repeat(num_images, 1)
     start = torch.searchsorted(owner_sorted, owners)
     rank = torch.arange(num_anchors, device=values.device) - start.gather(1, owner_sorted)
-    # The best values are read by place, not added up by scattering: the sums, which decide through
-    # floor(), must not depend on the order of a device; nor does a float64 sum of float32 values.
+    # The sums pass through floor(), so they must be the same on every device: gathered values in
+    # float64 are, scattered sums are not.
     place = start[:, :-1, None] + torch.arange(topk, device=values.device)
     inside = place < start[:, 1:, None]
     best = quality_sorted.gather(1, place.clamp(max=num_anchors - 1).flatten(1)).view_as(place)
     wanted = (best * inside).sum(2, dtype=torch.float64).floor().clamp(min=1)
-    wanted = F.pad(wanted, (0, 1))  # anchors of nobody are not chosen
+    wanted = F.pad(wanted, (0, 1))  # anchors without an object are not selected
     chosen = rank < wanted.gather(1, owner_sorted)
     return Match(quality, index, torch.zeros_like(chosen).scatter_(1, order, chosen))
 
@@ -216,13 +196,13 @@ def by_images(
     objects: PaddedObjects,
     *dense: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Call ``match`` on groups of images, of at most MAX_PAIRS pairs or one image, and join.
+    """Call ``match`` on groups of images with at most MAX_PAIRS pairs, and join the results.
 
     Args:
-        match: from objects of some images and their rows of ``dense`` to tensors (images, ...).
+        match: function of padded objects and the tensors ``dense``, returns tensors (N, ...).
         num_anchors: A.
         objects: padded objects of N images.
-        dense: further tensors (N, ...).
+        dense: further arguments of ``match``, (N, ...).
     """
     num_images, num_objects = objects.valid.shape
     group = max(1, MAX_PAIRS // max(1, num_objects * num_anchors))
@@ -239,10 +219,10 @@ def by_images(
 
 
 def _mask_padding(values: Tensor, valid: Tensor) -> Tensor:
-    """Let padding overlap nothing: zeros in its rows of (N, G, A)."""
+    """Set the rows (N, G, A) of padding to 0, in place."""
     return values.masked_fill_(~valid[..., None], 0.0)
 
 
 def _at_least_one(padded: Tensor) -> Tensor:
-    """Append zeros to (N, 0, ...) so that maxima over the objects exist."""
+    """(N, 0, ...) -> zeros (N, 1, ...), so that maxima over the objects exist."""
     return padded if padded.shape[1] else padded.new_zeros(padded.shape[0], 1, *padded.shape[2:])

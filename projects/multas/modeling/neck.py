@@ -1,7 +1,7 @@
-"""Paper A's necks: context enhancement module, pyramid of strided convolutions, FPN or PAFPN.
+"""The necks of Lê and Pham (ICCVW 2023): context module, strided convolutions, FPN or PAFPN.
 
-Shapes: Ci channels of stage i, D channels of the neck, L levels, (Hi, Wi) size of level i. All
-levels come from ONE map (the context module's), not from several stages of the backbone.
+Shapes: D channels of the neck, L levels. All levels are computed from one map, the output of the
+context module, and not from several stages of the backbone.
 """
 
 import torch.nn.functional as F
@@ -19,11 +19,10 @@ def _upsample(x: Tensor) -> Tensor:
 
 
 class ContextEnhancement(nn.Module):
-    """Context enhancement module (ThunderNet, ICCV 2019, section 3.2).
+    """Context enhancement module (ThunderNet; Qin et al., ICCV 2019, section 3.2).
 
-    Sum of 1x1 convolutions of the finer stage, of the coarser stage (upsampled) and of its global
-    average (broadcast), then LeakyReLU. For the norm of the global average see
-    :class:`multas.modeling.layers.BatchNorm2d`.
+    LeakyReLU of the sum of 1x1 convolutions of the finer stage, the coarser stage (upsampled) and
+    its global average (broadcast).
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class ContextEnhancement(nn.Module):
 
 
 class PyramidExtractor(nn.Module):
-    """One 3x3 convolution block per level, each on the level before, strided but for the first."""
+    """One 3x3 convolution block per level, on the level before; stride 2 except for the first."""
 
     def __init__(self, channels: int, num_levels: int, norm: Norm, slope: float) -> None:
         super().__init__()
@@ -51,7 +50,7 @@ class PyramidExtractor(nn.Module):
         )
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """(N, D, H, W) -> L maps of (N, D, H/2^i, W/2^i)."""
+        """(N, D, H, W) -> L levels (N, D, H/2^i, W/2^i)."""
         pyramid = []
         for level in self.levels:
             x = level(x)
@@ -60,7 +59,7 @@ class PyramidExtractor(nn.Module):
 
 
 class TopDown(nn.Module):
-    """FPN (CVPR 2017) with blocks: 1x1 laterals, nearest upsampling and addition, 3x3 outputs."""
+    """FPN (Lin et al., CVPR 2017) with nearest upsampling and a norm in all convolution blocks."""
 
     def __init__(self, channels: int, num_levels: int, norm: Norm, slope: float) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class TopDown(nn.Module):
         )
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """L maps, finest first -> L maps of the same shapes."""
+        """L levels, finest first -> L levels of the same shapes."""
         maps = [lateral(x) for lateral, x in zip(self.lateral, pyramid, strict=True)]
         for i in range(len(maps) - 2, -1, -1):
             maps[i] = maps[i] + _upsample(maps[i + 1])
@@ -81,7 +80,7 @@ class TopDown(nn.Module):
 
 
 class BottomUp(nn.Module):
-    """What PANet (CVPR 2018) adds to an FPN: strided 3x3 blocks upwards, then 3x3 outputs."""
+    """Bottom-up path of PANet (Liu et al., CVPR 2018): strided 3x3 blocks, then 3x3 outputs."""
 
     def __init__(self, channels: int, num_levels: int, norm: Norm, slope: float) -> None:
         super().__init__()
@@ -93,7 +92,7 @@ class BottomUp(nn.Module):
         )
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
-        """L maps, finest first -> L maps of the same shapes."""
+        """L levels, finest first -> L levels of the same shapes."""
         maps = [pyramid[0]]
         for down, x in zip(self.down, pyramid[1:], strict=True):
             maps.append(x + down(maps[-1]))
@@ -101,18 +100,18 @@ class BottomUp(nn.Module):
 
 
 class ContextPyramid(Backbone):
-    """A backbone with paper A's neck; levels are named ``p<log2 of their stride>``.
+    """A backbone with a neck on top; levels are called ``p<log2 of their stride>``.
 
     Args:
         bottom_up: any Detectron2 backbone.
-        in_features: two of its outputs, the second of twice the stride of the first.
+        in_features: two of its outputs, the second with twice the stride of the first.
         channels: D.
-        num_levels: L; paper A has 4 for 320 px and 5 from 512 px on.
+        num_levels: L; 4 for 320 px and 5 from 512 px in the paper.
         norm, slope: norm and LeakyReLU slope of every block.
-        bottom_up_path: False = FPN, True = PAFPN.
+        bottom_up_path: False: FPN, True: PAFPN.
 
     Raises:
-        ValueError: for other ``in_features``.
+        ValueError: other ``in_features``.
     """
 
     def __init__(
@@ -132,9 +131,9 @@ class ContextPyramid(Backbone):
         if len(in_features) != 2 or len(known) != 2 or known[1].stride != 2 * known[0].stride:
             offered = {name: shape.stride for name, shape in shapes.items()}
             raise ValueError(
-                f"MODEL.NECK.IN_FEATURES is {list(in_features)}; it takes two outputs of the "
-                f"backbone, the second of twice the stride of the first. Outputs and strides: "
-                f"{offered}; more can be named in MODEL.RESNETS.OUT_FEATURES."
+                f"MODEL.NECK.IN_FEATURES is {list(in_features)}; name two outputs of the backbone, "
+                "the second with twice the stride of the first. Outputs and strides: "
+                f"{offered}; MODEL.RESNETS.OUT_FEATURES can name more."
             )
         fine, coarse = known
         self.bottom_up = bottom_up
@@ -150,7 +149,7 @@ class ContextPyramid(Backbone):
 
     @property
     def size_divisibility(self) -> int:
-        """The coarsest stride: upsampled maps then fit the level below exactly."""
+        """The coarsest stride, so that upsampled levels fit the next finer level."""
         return self._out_feature_strides[self._out_features[-1]]
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
@@ -178,11 +177,11 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec, bottom_up_path: bool) -> Contex
 
 @BACKBONE_REGISTRY.register()
 def build_context_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ContextPyramid:
-    """ResNet + context module + FPN, paper A's student neck; keys ``MODEL.NECK.*``."""
+    """ResNet, context module and FPN (the paper's students); reads ``MODEL.NECK.*``."""
     return _build(cfg, input_shape, bottom_up_path=False)
 
 
 @BACKBONE_REGISTRY.register()
 def build_context_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ContextPyramid:
-    """ResNet + context module + PAFPN, paper A's teacher neck; keys ``MODEL.NECK.*``."""
+    """ResNet, context module and PAFPN (the paper's teachers); reads ``MODEL.NECK.*``."""
     return _build(cfg, input_shape, bottom_up_path=True)

@@ -1,4 +1,4 @@
-"""Loading weights that have to be there as a whole."""
+"""Loading checkpoints that must be complete."""
 
 from typing import Any
 
@@ -8,31 +8,31 @@ from torch import nn
 
 
 class _StrictCheckpointer(DetectionCheckpointer):
-    """Detectron2 only warns of a parameter that the file lacks, which then stays random."""
+    """Raises for missing parameters; Detectron2 only warns and leaves them random."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         shapes = [key for key, *_ in incompatible.incorrect_shapes]
         missing = [*incompatible.missing_keys, *shapes]
         if missing:
             raise ValueError(
-                f"{len(missing)} parameters are missing or of another shape, the first "
-                f"{', '.join(missing[:5])}"
+                f"{len(missing)} parameters are missing or have another shape, the first are "
+                f"{', '.join(missing[:5])}."
             )
 
 
 def is_file(path: str) -> bool:
-    """Whether a path names something to load; URLs are taken at their word."""
+    """Whether ``path`` is an existing file or a URL (which is not checked)."""
     return bool(path) and ("://" in path or PathManager.isfile(path))
 
 
 def load_strictly(model: nn.Module, path: str) -> None:
-    """Load a checkpoint that must have every parameter of a model.
+    """Load a checkpoint that must contain every parameter of the model.
 
     Args:
-        model: receives the weights.
-        path: a checkpoint, in any form that Detectron2 reads.
+        model: the model to load into.
+        path: a checkpoint in any format that Detectron2 reads.
 
     Raises:
-        ValueError: a parameter is missing or of another shape; the message names the first ones.
+        ValueError: parameters are missing or have another shape; the message names the first ones.
     """
     _StrictCheckpointer(model).load(path)

@@ -27,13 +27,11 @@ def test_attention_transfer_golden(case):
         expected = golden[name].to(features.dtype)
         actual = attention_map(features, p=p)
         torch.testing.assert_close(actual, expected, rtol=2e-5 if single else 1e-10, atol=0)
-    # torchdistill clamps the norm of the channel mean, 1 / C of the sum.
+    # torchdistill clamps the norm at 1e-12 instead, which differs for maps of such a norm only.
     variants = {"tdcode": "mean", "tdpaper": "norm"}
     for suffix, reduction in variants.items():
-        if f"out_loss_{suffix}" in golden:
-            other = attention_transfer(
-                student, teacher, p=p, reduction=reduction, eps=1e-12, clamp=True
-            )
+        if f"out_loss_{suffix}" in golden and case != "at_layer_eps":
+            other = attention_transfer(student, teacher, p=p, reduction=reduction, eps=1e-12)
             assert_value(other, golden[f"out_loss_{suffix}"], 2e-5 if single else 1e-10)
             expected = golden[f"grad_fs_{suffix}"]
             assert_gradient(gradient(other, student), expected, 2e-5 if single else 1e-8)
@@ -50,9 +48,8 @@ def test_attention_transfer_over_four_layers_golden(case):
     assert_value(losses.sum(), golden["out_loss"])
     for i, student in enumerate(students):
         assert_gradient(gradient(losses.sum(), student), golden[f"grad_fs{i}"])
-    options = {"eps": 1e-12, "clamp": True}
     for suffix, reduction in (("tdcode", "mean"), ("tdpaper", "norm")):
-        total = sum(attention_transfer(s, t, reduction=reduction, **options) for s, t in pairs)
+        total = sum(attention_transfer(s, t, reduction=reduction, eps=1e-12) for s, t in pairs)
         assert_value(total, golden[f"out_loss_{suffix}"])
 
 
@@ -77,11 +74,10 @@ def test_attention_transfer_ignores_the_scale_of_features(scale, reduction, seed
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean", "norm"])
-@pytest.mark.parametrize("clamp", [False, True])
-def test_dead_maps_give_finite_attention_gradients(reduction, clamp):
+def test_dead_maps_give_finite_attention_gradients(reduction):
     student = torch.zeros(2, 3, 4, 4, requires_grad=True)
     for teacher in (torch.zeros(2, 5, 4, 4), torch.rand(2, 5, 4, 4)):
-        loss = attention_transfer(student, teacher, reduction=reduction, clamp=clamp)
+        loss = attention_transfer(student, teacher, reduction=reduction)
         assert gradient(loss, student).eq(0).all() and loss.isfinite()
 
 

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from detectron2.structures.boxes import Boxes, matched_pairwise_iou
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,11 +23,23 @@ from multas.modeling.generalized_focal import (
     distribution_focal_elements,
     distribution_focal_loss,
     encode_distances,
-    giou_loss,
     integral,
-    quality_focal_loss,
+    iou_and_giou,
     weighted_sum,
 )
+from multas.modeling.losses import quality_focal_elements
+
+
+def quality_focal_loss(logits, labels, scores, *, beta=2.0, **reduction):
+    classes = logits.shape[1]
+    targets = F.one_hot(labels, classes + 1)[:, :classes] * scores[:, None]
+    elements = quality_focal_elements(logits, targets, gamma=beta)
+    return weighted_sum(elements.sum(dim=1), **reduction)
+
+
+def giou_loss(boxes, targets, **reduction):
+    return weighted_sum(1.0 - iou_and_giou(boxes, targets)[1], **reduction)
+
 
 load = partial(golden_cases.load, "adaptive")
 cases = partial(golden_cases.cases, "adaptive")
@@ -99,7 +112,7 @@ def test_encoding_inverts_decoding(seed):
 
 
 def rows(maps, columns):
-    """(N, C, H, W) -> (N H W C / columns, columns) in the order n, h, w."""
+    """(N, C, H, W) -> (N H W C / columns, columns) in the order n, y, x."""
     return maps.permute(0, 2, 3, 1).reshape(-1, columns)
 
 

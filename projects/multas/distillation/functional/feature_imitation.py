@@ -1,10 +1,9 @@
 """Feature imitation for dense detectors: MSE, PDF-Distil, DeFeat.
 
-Shapes: N images, C channels, L levels of Hi x Wi cells, M = sum of Hi * Wi cells of an image, A
-anchors of a cell, R = A * M, K classes. Features are lists of levels (N, C, Hi, Wi), the student's
-already adapted to the teacher's width. The levels count as one long map (N, M, C): means and sums
-run over the cells of all of them, level after level, row after row.
-The teacher's side never gets a gradient.
+Shapes: N images, C channels, L levels of Hi x Wi cells, M = sum of Hi * Wi cells per image, A
+anchors per cell, R = A * M, K classes. Features are lists of levels (N, C, Hi, Wi); the student's
+are already adapted to the teacher's width. All levels together count as one map (N, M, C), in the
+order level, y, x. The teacher never gets a gradient.
 """
 
 from collections.abc import Sequence
@@ -16,7 +15,8 @@ from torch import Tensor
 from multas.distillation.functional.soft_detection import check_same
 from multas.modeling.losses import full_precision
 
-# Factor of the feature terms of MSE and PDF-Distil in the published results (not in the paper).
+# Factor of the feature terms of MSE and PDF-Distil in the code of Lê and Pham (ICCVW 2023); their
+# text does not mention it.
 FEATURE_WEIGHT = 5.0
 
 
@@ -50,33 +50,31 @@ def pdf_imitation(
 ) -> dict[str, Tensor]:
     """PDF-Distil (Zhang et al., BMVC 2021): imitation where the predictions disagree.
 
-    With the scores p of the teacher and q of the student, ``D = (p - q)^2`` (a constant)::
+    With the sigmoid scores p of the teacher and q of the student, and the constant
+    ``D = (p - q)^2``::
 
         u = mean over a cell's anchors of sqrt(sum over classes of D);   w = u / (C * sum of u)
         feature = weight * sum of w (student - teacher)^2
         cls     = sum of D * BCE(student_logits, p) / max(1, #(p > positive_score))
         box_reg = mean of |student_deltas - teacher_deltas|
 
-    The published implementation lacks both guards: it is infinite without a teacher score above
-    0.5, and NaN where student and teacher agree exactly. Where a weak teacher is seldom that sure,
-    the classification term grows out of proportion; a lower ``positive_score`` tames it.
+    The code of Lê and Pham (ICCVW 2023) is infinite without a teacher score above 0.5, and NaN
+    where student and teacher agree exactly. If a weak teacher seldom reaches 0.5, the
+    classification term becomes too large; set a lower ``positive_score`` then.
 
     Args:
         student: L levels (N, C, Hi, Wi).
         teacher: L levels of the same shapes.
-        student_logits: (N, R, K), anchors of a cell consecutive, cells in the order of the levels.
-        student_deltas: (N, R, 4).
-        teacher_logits: (N, R, K).
-        teacher_deltas: (N, R, 4).
+        student_logits, teacher_logits: (N, R, K), in the order level, y, x, anchor.
+        student_deltas, teacher_deltas: (N, R, 4).
         weight: factor of the feature term.
-        positive_score: teacher score above which an entry counts as positive; 0.5 in the published
-            implementation.
+        positive_score: teacher score above which an entry counts as positive.
 
     Returns:
         ``{"feature", "cls", "box_reg"}``: finite scalars; their sum is the loss.
 
     Raises:
-        ValueError: shapes differ, or R is no multiple of M.
+        ValueError: shapes differ, or R is not a multiple of M.
     """
     check_same("class logits", student_logits, teacher_logits)
     check_same("box deltas", student_deltas, teacher_deltas)
@@ -96,23 +94,23 @@ def pdf_imitation(
 
 
 def pdf_cell_weights(disagreement: Tensor, num_cells: int) -> Tensor:
-    """Share of each cell in the disagreement of the batch.
+    """Each cell's share of the disagreement in the batch.
 
     Args:
         disagreement: (N, R, K) squared differences of scores.
         num_cells: M.
 
     Returns:
-        (N, M), sum 1; zeros if there is no disagreement at all.
+        (N, M) with the sum 1; zeros if there is no disagreement at all.
 
     Raises:
-        ValueError: R is no multiple of M.
+        ValueError: R is not a multiple of M.
     """
     num_images, num_anchors = disagreement.shape[:2]
     if num_cells == 0 or num_anchors % num_cells:
         raise ValueError(
-            f"{num_anchors} anchors do not divide among {num_cells} cells of the features. Tap "
-            "the features that enter the dense head, all levels of them."
+            f"{num_anchors} anchors cannot be divided among the {num_cells} cells of the features. "
+            "Tap all levels of the features that enter the dense head."
         )
     per_cell = num_anchors // num_cells
     norms = disagreement.sum(2).sqrt().view(num_images, num_cells, per_cell).mean(2)
@@ -128,9 +126,9 @@ def defeat_imitation(
     background_weight: float = 1.0,
     divisor: float = 1.0,
 ) -> dict[str, Tensor]:
-    """DeFeat (Guo et al., CVPR 2021): foreground and background cells imitated apart.
+    """DeFeat (Guo et al., CVPR 2021): separate imitation of foreground and background cells.
 
-    With ``d2`` the squared distance of a cell, summed over the channels, and the mask M::
+    With ``d2``, the squared distance of a cell summed over the channels, and the mask M::
 
         foreground = sum of M d2 / max(1, 2 sum M) / N
         background = sum of (1 - M) d2 / max(1, 2 sum (1 - M)) / N
@@ -138,10 +136,11 @@ def defeat_imitation(
     Args:
         student: L levels (N, C, Hi, Wi).
         teacher: L levels of the same shapes.
-        mask: (N, M) bool or float in [0, 1], 1 in the foreground; see :func:`foreground_mask`.
+        mask: (N, M) bool or float in [0, 1], 1 for foreground; see
+            :func:`multas.distillation.functional.foreground.foreground_mask`.
         foreground_weight: factor of the foreground term.
         background_weight: factor of the background term.
-        divisor: of both terms: 1, or 256 (the usual width) to make up for the sum over channels.
+        divisor: divides both terms: 1, or 256 (the usual width) to offset the channel sum.
 
     Returns:
         ``{"foreground", "background"}``: scalars; their sum is the loss.
@@ -160,13 +159,13 @@ def defeat_imitation(
 
 
 def cell_distances(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
-    """Squared distances (N, M), summed over the channels, of all cells of all levels.
+    """Squared distances (N, M) of all cells of all levels, summed over the channels.
 
     Raises:
-        ValueError: number or shapes of the levels differ.
+        ValueError: the number of levels or their shapes differ.
     """
     if len(student) != len(teacher):
-        raise ValueError(f"{len(student)} levels of the student, {len(teacher)} of the teacher.")
+        raise ValueError(f"The student has {len(student)} levels, the teacher {len(teacher)}.")
     for level, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
         check_same(f"features of level {level}", ours, theirs)
     return torch.cat(

@@ -6,70 +6,72 @@ from torch import Tensor
 
 from multas.modeling.losses import full_precision
 
+_EPS = 1e-12
 
-def _unit_channels(features: Tensor, eps: float, zero_safe: bool) -> Tensor:
+
+def _unit_channels(features: Tensor) -> Tensor:
+    """(N, C, H, W) -> (N, C, HW) of unit rows; a channel of norm at most 1e-12 becomes 0."""
     rows = full_precision(features).flatten(2)
     norms = torch.linalg.vector_norm(rows, dim=2, keepdim=True)
-    unit = rows / norms.clamp_min(eps)
-    # Values agree; the gradient of a dead channel is 0 here and 1 / eps there.
-    return torch.where(norms > eps, unit, torch.zeros_like(unit)) if zero_safe else unit
+    unit = rows / norms.clamp_min(_EPS)
+    # The value of a dead channel is 0 anyway; its gradient would be of order 1e12.
+    return torch.where(norms > _EPS, unit, torch.zeros_like(unit))
 
 
-def channel_gram(features: Tensor, *, eps: float = 1e-12, zero_safe: bool = True) -> Tensor:
+def channel_gram(features: Tensor) -> Tensor:
     """Cosines between the channels of a feature map: (N, C, H, W) -> (N, C, C).
 
-    Each channel is divided by its norm over the positions (at least ``eps``). With ``zero_safe`` a
-    channel of norm at most ``eps`` has value and gradient 0; without, its gradient is of order 1 /
-    eps.
+    A dead channel (norm at most 1e-12 over the positions) has value and gradient 0.
     """
-    rows = _unit_channels(features, eps, zero_safe)
+    rows = _unit_channels(features)
     with torch.autocast(rows.device.type, enabled=False):
         return rows @ rows.mT
 
 
-def nst_channel_gram(student: Tensor, teacher: Tensor, *, zero_safe: bool = True) -> Tensor:
-    """NST as the adaptive distillation authors' code does: mean squared distance of channel Grams.
+def nst_channel_gram(student: Tensor, teacher: Tensor) -> Tensor:
+    """NST as in the code of Chennupati et al. (BMVC 2021): mean squared distance of channel Grams.
 
-    ``1 / (N C^2) * sum (G(Fs) - G(Ft))^2`` with :func:`channel_gram`. Sizes of the maps may differ,
-    widths may not. The hand-tuned weight 10 belongs to this form.
+    ``1 / (N C^2) * sum (G(Fs) - G(Ft))^2`` with :func:`channel_gram`. The sizes of the maps may
+    differ, the widths may not. The hand-tuned weight 10 belongs to this form.
 
     Args:
         student: (N, C, Hs, Ws), adapted to the teacher's width.
         teacher: (N, C, Ht, Wt).
-        zero_safe: A dead student channel gets gradient 0. False gives the code's gradient, about
-            1e10 where the teacher's channel is alive.
 
     Returns:
-        Scalar.
+        Scalar. A dead channel of the student has gradient 0 (about 1e10 in that code).
+
+    Raises:
+        ValueError: the widths differ.
     """
     _check_width(student, teacher)
-    student, teacher = (channel_gram(f, zero_safe=zero_safe) for f in (student, teacher))
-    return (student - teacher).square().mean()
+    return (channel_gram(student) - channel_gram(teacher)).square().mean()
 
 
 def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
-    """NST of its paper (Huang and Wang 2017): squared MMD with the kernel ``(x^T y)^2``.
+    """NST (Huang and Wang, arXiv 2017): squared MMD with the kernel ``(x^T y)^2``.
 
-    The samples are the channels of one image, normalised over the positions. Widths may differ,
-    sizes of the maps may not. It equals ``|| X_s^T X_s / C_s - X_t^T X_t / C_t ||_F^2`` of H W x H
-    W matrices; expanding the kernel needs only matrices of channels.
+    The samples are the channels of one image, normalised over the positions. The widths may
+    differ, the sizes of the maps may not. The loss equals
+    ``|| X_s^T X_s / C_s - X_t^T X_t / C_t ||_F^2`` of (HW, HW) matrices, but the expanded kernel
+    needs only matrices over the channels.
 
     Args:
         student: (N, Cs, H, W).
         teacher: (N, Ct, H, W).
 
     Returns:
-        Scalar, mean over the images. A dead channel has gradient 0.
+        Scalar, the mean over the images. A dead channel has gradient 0.
 
     Raises:
-        ValueError: If the maps have different sizes.
+        ValueError: the maps have different sizes.
     """
     if student.shape[-2:] != teacher.shape[-2:]:
         raise ValueError(
-            f"maps of {tuple(student.shape[-2:])} (student) and {tuple(teacher.shape[-2:])} "
-            "(teacher) have no common kernel; resize one of them or use the channel Gram form"
+            f"Maps of {tuple(student.shape[-2:])} (student) and {tuple(teacher.shape[-2:])} "
+            "(teacher) have no common kernel; resize one of them or use the channel Gram form."
         )
-    s, t = (_unit_channels(f, 1e-12, zero_safe=True) for f in (student, teacher))
+    s, t = _unit_channels(student), _unit_channels(teacher)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -89,6 +91,9 @@ def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Returns:
         Scalar.
+
+    Raises:
+        ValueError: the widths differ.
     """
     _check_width(student, teacher)
     student, teacher = (full_precision(f).mean(dim=(2, 3)) for f in (student, teacher))
@@ -98,16 +103,16 @@ def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
 def softmax_regression(
     student: Tensor, teacher_logits: Tensor, weight: Tensor, bias: Tensor | None = None
 ) -> Tensor:
-    """SR (Yang et al., ICLR 2021): the student's features through the teacher's own classifier.
+    """SR (Yang et al., ICLR 2021): the student's features through the teacher's classifier.
 
-    ``1 / (N K) * sum (z_t - (GAP(Fs) W_t^T + b_t))^2``. The classifier is a constant: no gradient
-    goes to it (the authors' code fills the teacher's gradient buffers).
+    ``1 / (N K) * sum (z_t - (GAP(Fs) W_t^T + b_t))^2``. The classifier is a constant and gets no
+    gradient (the authors' code fills the teacher's gradient buffers).
 
     Args:
         student: (N, C, H, W), the last feature map, adapted to the teacher's width.
         teacher_logits: (N, K).
         weight: (K, C) of the teacher's linear layer.
-        bias: (K,) of it, if any.
+        bias: (K,) of that layer, if it has one.
 
     Returns:
         Scalar.
@@ -123,6 +128,6 @@ def softmax_regression(
 def _check_width(student: Tensor, teacher: Tensor) -> None:
     if student.shape[1] != teacher.shape[1]:
         raise ValueError(
-            f"the student has {student.shape[1]} channels, the teacher {teacher.shape[1]}; adapt "
-            "the student's features with a 1x1 convolution first"
+            f"The student has {student.shape[1]} channels, the teacher {teacher.shape[1]}; adapt "
+            "the student's features with a 1x1 convolution first."
         )

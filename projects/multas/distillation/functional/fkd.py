@@ -1,8 +1,7 @@
-"""Feature-based knowledge distillation for detectors (FKD), Zhang and Ma, ICLR 2021.
+"""Feature-based knowledge distillation for detectors (FKD; Zhang and Ma, ICLR 2021).
 
-Pure terms: attention masks, the masked feature distance, the attention distances and the non-local
-relation. All distances are norms over the whole batch (one square root), as in every public code;
-they have gradient 0 at equality. Which adapters stand in front of them is the path's business.
+Attention masks, distances and the non-local relation, without learned layers. As in all public
+code, a distance is one norm over the whole batch; its gradient is 0 at equality.
 """
 
 import torch
@@ -12,13 +11,13 @@ from multas.modeling.losses import full_precision
 
 
 def spatial_attention(features: Tensor, *, absolute: bool = True) -> Tensor:
-    """Mean over the channels of |F| (without ``absolute``: of F): (N, C, H, W) -> (N, 1, H, W)."""
+    """Mean over the channels of |F|, or of F if not ``absolute``: -> (N, 1, H, W)."""
     features = full_precision(features)
     return (features.abs() if absolute else features).mean(dim=1, keepdim=True)
 
 
 def channel_attention(features: Tensor, *, absolute: bool = True) -> Tensor:
-    """Mean over the positions of |F| (without ``absolute``: of F): -> (N, C, 1, 1)."""
+    """Mean over the positions of |F|, or of F if not ``absolute``: -> (N, C, 1, 1)."""
     features = full_precision(features)
     return (features.abs() if absolute else features).mean(dim=(2, 3), keepdim=True)
 
@@ -27,9 +26,8 @@ def attention_mask(attention: Tensor, temperature: float) -> Tensor:
     """``M * softmax(a / T)`` over the M entries of each image, so that the mean of a mask is 1.
 
     Args:
-        attention: (N, 1, H, W) or (N, C, 1, 1) of :func:`spatial_attention` or
-            :func:`channel_attention`.
-        temperature: T; the lower, the sharper.
+        attention: spatial attention (N, 1, H, W) or channel attention (N, C, 1, 1).
+        temperature: T; lower values give sharper masks.
     """
     flat = attention.flatten(1)
     return (flat.shape[1] * (flat / temperature).softmax(dim=1)).reshape(attention.shape)
@@ -38,14 +36,14 @@ def attention_mask(attention: Tensor, temperature: float) -> Tensor:
 def joint_mask(
     student: Tensor, teacher: Tensor, temperature: float, *, softmax_of_sum: bool = True
 ) -> Tensor:
-    """Mask from the attention of both networks, a constant (no gradient).
+    """Mask from the attention of both networks, without gradient.
 
     Args:
-        student: (N, 1, H, W) or (N, C, 1, 1), attention of the student.
-        teacher: The same shape, of the teacher.
+        student: attention of the student, (N, 1, H, W) or (N, C, 1, 1).
+        teacher: attention of the teacher, same shape.
         temperature: T.
-        softmax_of_sum: One softmax of the summed attentions, as the paper writes. False: the mean
-            of the two networks' masks, as all public code does.
+        softmax_of_sum: True: one softmax of the summed attentions (the paper); False: the mean of
+            the two networks' masks (all public code).
     """
     student, teacher = student.detach(), teacher.detach()
     if softmax_of_sum:
@@ -61,8 +59,7 @@ def batch_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def masked_distance(student: Tensor, teacher: Tensor, *masks: Tensor) -> Tensor:
     """``sqrt(sum (S - T)^2 M_1 M_2 ...)`` with non-negative masks broadcastable to the features.
 
-    The one-stage setting uses the spatial and the channel mask, the two-stage code the spatial
-    only.
+    One-stage detectors use the spatial and the channel mask, two-stage ones only the spatial.
     """
     difference = full_precision(student) - full_precision(teacher)
     for mask in masks:
@@ -73,13 +70,12 @@ def masked_distance(student: Tensor, teacher: Tensor, *masks: Tensor) -> Tensor:
 def non_local(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:
     """Dot-product relation of a non-local block (Wang et al., CVPR 2018): ``(theta^T phi / P) g``.
 
-    Without a softmax between them the products may be taken in the other order, ``phi g^T`` first:
-    a D x D matrix instead of one of H W x P, same value.
+    There is no softmax, so ``g phi^T`` is multiplied first: (E, D) instead of (HW, P) numbers.
 
     Args:
-        theta: (N, D, H, W), one query per position.
-        phi: (N, D, Hp, Wp), keys, possibly pooled.
-        g: (N, E, Hp, Wp), values, possibly pooled.
+        theta: queries (N, D, H, W).
+        phi: keys (N, D, Hp, Wp), possibly pooled; P = Hp * Wp.
+        g: values (N, E, Hp, Wp), pooled like the keys.
 
     Returns:
         (N, E, H, W).

@@ -1,4 +1,4 @@
-"""Which cells of a feature pyramid lie inside objects.
+"""Foreground cells of a feature pyramid.
 
 Shapes: N images of H x W pixels, G padded boxes, M = sum over levels of Hi * Wi cells.
 """
@@ -14,36 +14,34 @@ def cell_centers(
     padded_size: tuple[float, float],
     *,
     device: torch.device | str | None = None,
-    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """Centres of the cells of all levels, level after level, row after row.
+    """Centres of the cells of all levels, in the order level, y, x.
 
     Args:
         grid_sizes: (Hi, Wi) of each level.
-        padded_size: (height, width), pixels, of the batch tensor that the levels were made of.
-        device: of the result.
-        dtype: of the result.
+        padded_size: (height, width) of the batch tensor, pixels.
+        device: device of the result.
 
     Returns:
-        (M, 2): x, y in pixels; those of the anchors of the cells.
+        (M, 2) float32: x, y in pixels, the centres of the anchors with an offset of 0.5.
     """
     levels = []
     for height, width in grid_sizes:
-        y = (torch.arange(height, device=device, dtype=dtype) + 0.5) * (padded_size[0] / height)
-        x = (torch.arange(width, device=device, dtype=dtype) + 0.5) * (padded_size[1] / width)
+        y = (torch.arange(height, device=device) + 0.5) * (padded_size[0] / height)
+        x = (torch.arange(width, device=device) + 0.5) * (padded_size[1] / width)
         levels.append(torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1).flatten(0, 1))
     return torch.cat(levels)
 
 
 def foreground_mask(boxes: Tensor, valid: Tensor, centers: Tensor) -> Tensor:
-    """Cells whose centre lies in any box of their image, borders included.
+    """Cells whose centre lies inside or on the border of a box of their image.
 
-    The same boxes are tested on all levels: an object is foreground on each of them.
+    Every box is foreground on all levels.
 
     Args:
-        boxes: (N, G, 4) XYXY, pixels: ground truth, or what the teacher detected.
+        boxes: (N, G, 4) XYXY, pixels: ground truth or detections of the teacher.
         valid: (N, G) bool; False for padding.
-        centers: (M, 2) x, y, pixels, e.g. from :func:`cell_centers`.
+        centers: (M, 2) x, y, pixels; see :func:`cell_centers`.
 
     Returns:
         (N, M) bool.
@@ -55,11 +53,11 @@ def foreground_mask(boxes: Tensor, valid: Tensor, centers: Tensor) -> Tensor:
 
 
 def mask_foreground(masks: Tensor, centers: Tensor) -> Tensor:
-    """Cells whose centre lies on an object's pixel.
+    """Cells whose centre lies on a pixel of an object.
 
     Args:
-        masks: (N, H, W) bool: pixels of objects, of the padded batch.
-        centers: as in :func:`foreground_mask`.
+        masks: (N, H, W) bool pixels of objects, padded to the batch size.
+        centers: see :func:`foreground_mask`.
 
     Returns:
         (N, M) bool.

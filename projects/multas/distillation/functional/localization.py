@@ -1,8 +1,8 @@
-"""Localization distillation (LD), Zheng et al., CVPR 2022.
+"""Localization distillation (LD; Zheng et al., CVPR 2022).
 
-A box side is a distribution over bins (see ``multas.modeling.generalized_focal``); the student
-learns the teacher's distribution at the locations of the main region (the positives) and of the
-valuable localization region (locations that overlap an object, but less than positives do).
+Each box side is a distribution over bins (see :mod:`multas.modeling.generalized_focal`). The
+student learns the teacher's distributions in the main region (the positive anchors) and in the
+valuable localization region (anchors that overlap an object less than positives do).
 """
 
 import torch
@@ -17,15 +17,14 @@ from multas.modeling.losses import full_precision
 def distribution_kl_elements(
     student: Tensor, teacher: Tensor, *, temperature: float = 10.0, mean_over_bins: bool = False
 ) -> Tensor:
-    """``T^2 KL(p_t || p_s)``, ``p = softmax(z / T)``, of every row; the teacher is a constant.
+    """``T^2 KL(p_t || p_s)`` with ``p = softmax(z / T)`` for every row.
 
     Args:
-        student: (N, B) logits: one box side over B bins, or one location over B classes.
-        teacher: The same shape.
-        temperature: T; the reference code uses 10 for boxes and 2 for classes.
-        mean_over_bins: Divide by B. The paper writes the divergence, a sum; the authors' code
-            averages over the bins, and their loss weights (0.25 for boxes, 10 for classes) belong
-            to the average.
+        student: (N, B) logits: one row per box side and B bins, or per anchor and B classes.
+        teacher: same shape; a constant.
+        temperature: T; the authors' code uses 10 for boxes and 2 for classes.
+        mean_over_bins: divide by B, as the authors' code does; their loss weights (0.25 for boxes,
+            10 for classes) belong to this form. The paper writes the sum.
 
     Returns:
         (N,).
@@ -47,21 +46,17 @@ def localization_distillation(
 ) -> Tensor:
     """:func:`distribution_kl_elements` reduced to a scalar.
 
-    The authors' head calls it with one row for each side (weights repeated four times): in the main
-    region with the student's confidence as weight and ``avg_factor`` 4, in the valuable region with
-    :func:`valuable_region` and ``avg_factor`` 16; and for classes with T = 2 and the number of
-    positives.
+    The authors' code weights the four sides of an anchor equally: in the main region by the
+    student's confidence with ``avg_factor`` 4, in the valuable region by :func:`valuable_region`
+    with ``avg_factor`` 16.
 
     Args:
-        student: (N, B) logits.
-        teacher: The same shape, a constant.
-        temperature: See :func:`distribution_kl_elements`.
-        mean_over_bins: See :func:`distribution_kl_elements`.
+        student, teacher, temperature, mean_over_bins: see :func:`distribution_kl_elements`.
         weight: (N,) weights of the rows.
-        avg_factor: Divisor of the sum; None divides by N (not by the sum of the weights).
+        avg_factor: divisor of the sum; None divides by N (not by the sum of the weights).
 
     Returns:
-        Scalar; 0 (gradient 0) without a row.
+        Scalar; 0 with gradient 0 for N = 0.
     """
     elements = distribution_kl_elements(
         student, teacher, temperature=temperature, mean_over_bins=mean_over_bins
@@ -87,20 +82,19 @@ def pairwise_iou_and_diou(boxes: Tensor, others: Tensor) -> tuple[Tensor, Tensor
 def valuable_region(
     anchors: Tensor, boxes: Tensor, thresholds: Tensor, *, gamma: float = 0.25
 ) -> Tensor:
-    """Weights of the valuable localization region (LD, algorithm 1).
+    """Weights of the valuable localization region (Zheng et al., CVPR 2022, algorithm 1).
 
-    An anchor belongs to it for a box if its DIoU lies in [gamma, 1) times the IoU threshold from
-    which anchors are positives for that box (of ATSS, one for each box). Its weight is its IoU, the
-    largest where it belongs to several boxes, as in the authors' code.
+    An anchor is in the region of a box if its DIoU lies in [gamma, 1) times the box's IoU
+    threshold for positives. Its weight is its IoU, the largest one if it is in several regions.
 
     Args:
-        anchors: (A, 4) XYXY.
-        boxes: (G, 4) XYXY, annotated boxes of the image.
-        thresholds: (G,) IoU thresholds of the positives.
-        gamma: Lower end; 0.25 in the paper's best setting.
+        anchors: (A, 4) XYXY, pixels.
+        boxes: (G, 4) XYXY, pixels, boxes of one image.
+        thresholds: (G,) IoU thresholds of ATSS.
+        gamma: lower end; 0.25 in the paper's best setting.
 
     Returns:
-        (A,) in [0, 1]; 0 outside the region, and everywhere without a box.
+        (A,) in [0, 1]; 0 outside the regions.
     """
     if len(boxes) == 0:
         return anchors.new_zeros(len(anchors))

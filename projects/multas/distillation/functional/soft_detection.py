@@ -1,31 +1,14 @@
-"""Self-training on dense teacher outputs: every anchor's scores and deltas are soft labels.
+"""Self-training on dense outputs: the teacher's scores and box deltas are soft labels.
 
-Shapes: N images, R = sum over levels of Hi * Wi * A anchors of an image, K classes.
+Shapes: N images, R = sum over levels of Hi * Wi * A anchors per image, K classes.
 """
 
-from collections.abc import Sequence
-
-import torch
-from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from torch import Tensor
 
 from multas.modeling.losses import balanced_l1_elements, soft_focal_loss
 
 # Balances the classification term, about 2e-4 at the start, against localisation, about 1.25.
 SOFT_CLASS_WEIGHT = 5e3
-
-
-def flatten_levels(levels: Sequence[Tensor], channels: int) -> Tensor:
-    """Join what a dense head predicts on all levels.
-
-    Args:
-        levels: one (N, A * channels, Hi, Wi) a level, finest first.
-        channels: K for logits, 4 for deltas.
-
-    Returns:
-        (N, R, channels), in the order level, y, x, anchor.
-    """
-    return torch.cat([permute_to_N_HWA_K(level, channels) for level in levels], dim=1)
 
 
 def soft_detection_loss(
@@ -39,25 +22,22 @@ def soft_detection_loss(
     gamma: float = 1.0,
     anchor_weights: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Soft detection loss of Lê and Pham (ICCVW 2023, section 3) between two dense detectors.
+    """Soft detection loss between two dense detectors (Lê and Pham, ICCVW 2023, section 3).
 
-    Classification: focal loss towards the teacher's sigmoid scores, mean over all entries, times
-    ``class_weight``. Localisation: balanced L1 between the raw deltas of all anchors, background
-    included, mean over all entries. The paper writes "focal loss"; its results were made with
-    gamma 1 and not the usual 2.
+    Classification: focal loss with the teacher's sigmoid scores as targets, times
+    ``class_weight``. Localisation: balanced L1 between the box deltas. Both are means over the
+    entries of all anchors, background included.
 
     Args:
-        student_logits: (N, R, K).
-        student_deltas: (N, R, 4).
-        teacher_logits: (N, R, K); a constant.
-        teacher_deltas: (N, R, 4); a constant.
+        student_logits, teacher_logits: (N, R, K); the teacher's are constants.
+        student_deltas, teacher_deltas: (N, R, 4); the teacher's are constants.
         class_weight: factor of the classification term.
         alpha: balance of the focal loss.
-        gamma: exponent of the focal loss.
+        gamma: exponent of the focal loss; 1 in the authors' code.
         anchor_weights: (N, R) factors of the anchors' losses; both means stay over all entries.
 
     Returns:
-        ``{"cls", "box_reg"}``: scalars; their sum is the loss. Finite also for empty tensors.
+        ``{"cls", "box_reg"}``: scalars, finite also for empty tensors; their sum is the loss.
 
     Raises:
         ValueError: student and teacher differ in anchors or classes.
@@ -78,9 +58,9 @@ def soft_detection_loss(
 
 
 def check_same(what: str, student: Tensor, teacher: Tensor) -> None:
-    """Raise ValueError unless both tensors have one shape."""
+    """Raise a ValueError unless both tensors have the same shape."""
     if student.shape != teacher.shape:
         raise ValueError(
-            f"Shapes of the {what} differ: student {tuple(student.shape)}, teacher "
+            f"The shapes of the {what} differ: student {tuple(student.shape)}, teacher "
             f"{tuple(teacher.shape)}. Give both models the same anchors, levels and classes."
         )

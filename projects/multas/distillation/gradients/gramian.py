@@ -1,4 +1,4 @@
-"""Gram matrix of gradients given tensor by tensor, with None where a loss does not reach."""
+"""Gram matrix of gradients given as lists of tensors, with None for parameters not used."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Columns that are converted to float64 at a time: within the cache of a CPU core (measured: 0.08 s
-# for 5 rows of 14 million numbers, 0.12 s in larger pieces), large enough for a GPU's kernels.
+# Columns that are converted to float64 at a time. On a CPU they fit the cache (0.08 s for 5 rows of
+# 14 million numbers, 0.12 s with larger chunks); on a GPU they keep its kernels busy.
 _CHUNK = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 
 class _Block:
-    """Gram matrix of those rows that share a set of tensors, fed piece by piece.
+    """Gram matrix of the rows that share a set of tensors, computed piece by piece.
 
-    Small tensors are gathered in one buffer: a network has hundreds of them.
+    The buffer joins small tensors, of which a network has hundreds.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:
@@ -45,15 +45,15 @@ class _Block:
 
 
 def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tensor]:
-    """Inner products of K gradients, accumulated in float64 without a copy of them.
+    """Inner products of K gradients, accumulated in float64 without a copy of the gradients.
 
     Args:
-        rows: K sequences of tensors; the j-th of each has one shape, or is None where that loss
-            does not depend on it (= zero).
+        rows: K sequences of tensors. The j-th tensors of all rows have the same shape; None is a
+            zero gradient.
 
     Returns:
-        (K, K) float64 and (K, K) bool, both on the CPU: the products, and whether two rows have
-        a tensor in common (else their product is zero by construction).
+        Gram matrix (K, K) float64, and (K, K) bool, whether two rows have a tensor in common; both
+        on the CPU.
     """
     blocks: dict[tuple[int, ...], _Block] = {}
     for column in zip(*rows, strict=True):
@@ -68,7 +68,7 @@ def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tenso
     overlap = torch.zeros_like(gram, dtype=torch.bool)
     if not blocks:
         return gram, overlap
-    # One transfer from the device for all of them.
+    # A single transfer from the device.
     results = torch.cat([block.result().flatten() for block in blocks.values()]).cpu()
     parts = results.split([len(present) ** 2 for present in blocks])
     for present, part in zip(blocks, parts, strict=True):

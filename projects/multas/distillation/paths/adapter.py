@@ -1,4 +1,4 @@
-"""Adapters: make a student's feature map comparable with a teacher's."""
+"""Make a student's feature map comparable with a teacher's."""
 
 from collections.abc import Sequence
 
@@ -9,16 +9,16 @@ RESIZE_RULES = ("student", "teacher", "none")
 
 
 class Adapter(nn.Module):
-    """A 1x1 convolution (and BatchNorm) from the student's width to the teacher's.
+    """A 1x1 convolution from the student's width to the teacher's (Romero et al., ICLR 2015).
 
-    The projection of FitNets and of both papers. Kaiming-normal with fan-out, no activation.
+    Kaiming-normal initialisation with fan-out, no activation.
 
     Args:
-        student: shape (N, C, H, W) of the student's map in the probing pass.
-        teacher: the same of the teacher.
-        norm: BatchNorm after the convolution (the authors' code of "Adaptive Distillation");
-            without it the convolution has a bias.
-        always: project also when the widths agree; else equal widths pass unchanged.
+        student: shape (N, C, H, W) of the student's map.
+        teacher: shape of the teacher's map.
+        norm: add a BatchNorm (the code of Chennupati et al., BMVC 2021); otherwise the convolution
+            has a bias.
+        always: project even if the widths are equal; otherwise such maps pass unchanged.
     """
 
     def __init__(
@@ -46,13 +46,12 @@ class Adapter(nn.Module):
 
 
 def match_size(student: Tensor, teacher: Tensor, rule: str) -> tuple[Tensor, Tensor]:
-    """Bring two maps to one spatial size.
+    """Resize one of two maps to the size of the other, bilinearly; equal sizes pass unchanged.
 
     Args:
         student: (N, Cs, Hs, Ws).
         teacher: (N, Ct, Ht, Wt).
-        rule: which one is resized (bilinearly) to the other's size: "student" or "teacher".
-            Maps of equal size are never touched.
+        rule: the map to resize: "student" or "teacher".
     """
     if student.shape[-2:] == teacher.shape[-2:]:
         return student, teacher

@@ -7,22 +7,21 @@ from torch import Tensor
 from multas.distillation.functional.attention import AT_REDUCTIONS, attention_transfer
 from multas.distillation.paths.base import PATH_REGISTRY, Shapes
 from multas.distillation.paths.layers import LayerPath
+from multas.util.names import check_choice
 
 
 @PATH_REGISTRY.register()
 class AttentionTransfer(LayerPath):
-    """Distance of the attention maps of each pair of layers, a plain sum over the layers.
+    """Distance between the attention maps of each pair of layers, summed over the layers.
 
-    Raw student features; their width does not matter. "Adaptive Distillation" taps the four
-    stages of the backbone.
+    The widths may differ, so there is no adapter. Chennupati et al. (BMVC 2021) tap the four stages
+    of the backbone.
 
     Args:
         student_shapes, teacher_shapes, resize: see :class:`LayerPath`.
-        p: exponent of the activations.
-        reduction: of the squared differences over the positions: "sum", as the text of "Adaptive
-            Distillation" says, "mean", as its code does and to which the hand-tuned weight 1000
-            belongs, or "norm" (not squared), as the attention transfer paper writes.
-        eps: added to the norm of a map.
+        p, reduction, eps: see
+            :func:`multas.distillation.functional.attention.attention_transfer`. The default weight
+            1000 belongs to "mean".
     """
 
     default_name = "at"
@@ -45,9 +44,7 @@ class AttentionTransfer(LayerPath):
             resize=resize,
             adapter="none",
         )
-        if reduction not in AT_REDUCTIONS:
-            choices = ", ".join(AT_REDUCTIONS)
-            raise ValueError(f"REDUCTION is '{reduction}'; choose from {choices}.")
+        check_choice("REDUCTION", reduction, AT_REDUCTIONS)
         self.p = p
         self.reduction = reduction
         self.eps = eps

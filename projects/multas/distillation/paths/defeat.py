@@ -4,10 +4,8 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
-from detectron2.structures import Boxes
 from torch import Tensor
 from torch.nn import functional as F
-from torch.nn.utils.rnn import pad_sequence
 
 from multas.distillation.functional.feature_imitation import defeat_imitation
 from multas.distillation.functional.foreground import (
@@ -18,25 +16,24 @@ from multas.distillation.functional.foreground import (
 from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets
 from multas.distillation.paths.feature_mse import adapted_maps
 from multas.distillation.paths.layers import LayerPath
+from multas.modeling.matcher import pad_boxes
 
 
 @PATH_REGISTRY.register()
 class DeFeat(LayerPath):
-    """Features imitated apart inside and outside of the objects.
+    """Separate feature imitation inside and outside of the objects (Guo et al., CVPR 2021).
 
-    The same boxes count on all levels. They come from the annotation or the teacher, as
-    MODEL.DISTILLATION.BOXES says; an image without boxes is background. Where an image is
-    annotated with a mask alone, the objects are its pixels.
+    Objects are the boxes that MODEL.DISTILLATION.BOXES selects, the same on all levels. An image
+    without boxes is background. In an image with a mask only, objects are pixels of the mask.
 
     Args:
-        student_shapes, teacher_shapes, resize: see :class:`LayerPath`.
-        adapter: see :class:`LayerPath`.
+        student_shapes, teacher_shapes, resize, adapter: see :class:`LayerPath`.
         foreground_weight: factor of the foreground term.
         background_weight: factor of the background term.
-        divisor: of both terms, which sum over the channels: 1, or 256 (the usual width); both
-            occur in the reference implementation.
-        object_classes: labels that are objects in masks; empty = all but 0, the background, and
-            that of pixels without annotation.
+        divisor: divides both terms, which sum over the channels: 1, or 256 (the usual width). The
+            code of Lê and Pham (ICCVW 2023) has both.
+        object_classes: mask labels that are objects; empty: all but 0 (background) and the ignored
+            label.
 
     Raises:
         ValueError: DIVISOR is not positive, or see :class:`LayerPath`.
@@ -70,7 +67,7 @@ class DeFeat(LayerPath):
         self.foreground_weight = foreground_weight
         self.background_weight = background_weight
         self.divisor = divisor
-        # On the device of the masks, so that no step has to copy it.
+        # A buffer is on the device of the masks already.
         self.register_buffer("object_classes", torch.tensor(list(object_classes)), False)
 
     def labels(self) -> list[str]:
@@ -80,14 +77,14 @@ class DeFeat(LayerPath):
         self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
     ) -> dict[str, Tensor]:
         if targets.boxes is None:
-            raise ValueError("DeFeat needs the boxes of every image in Targets.boxes.")
+            raise ValueError("DeFeat needs boxes for every image (Targets.boxes).")
         ours, theirs = adapted_maps(self, student, teacher)
         centers = cell_centers(
             [(level.shape[2], level.shape[3]) for level in ours],
             targets.padded_size,
             device=ours[0].device,
         )
-        foreground = foreground_mask(*pad_boxes(targets.boxes), centers)
+        foreground = foreground_mask(*pad_boxes([boxes.tensor for boxes in targets.boxes]), centers)
         if targets.from_masks:
             foreground = foreground | mask_foreground(self._object_masks(targets), centers)
         return defeat_imitation(
@@ -100,7 +97,7 @@ class DeFeat(LayerPath):
         )
 
     def _object_masks(self, targets: Targets) -> Tensor:
-        """(N, H, W) bool of the padded batch; False where the objects come from boxes."""
+        """Object pixels (N, H, W) of the padded batch; False for images whose objects are boxes."""
         height, width = targets.padded_size
         masks: dict[int, Tensor] = {}
         for i in targets.from_masks:
@@ -112,18 +109,3 @@ class DeFeat(LayerPath):
             masks[i] = F.pad(objects, (0, width - labels.shape[1], 0, height - labels.shape[0]))
         nothing = torch.zeros_like(next(iter(masks.values())))
         return torch.stack([masks.get(i, nothing) for i in range(len(targets.sem_seg))])
-
-
-def pad_boxes(boxes: Sequence[Boxes]) -> tuple[Tensor, Tensor]:
-    """Boxes of N images as one tensor.
-
-    Args:
-        boxes: per image G_i boxes.
-
-    Returns:
-        (N, G, 4) and (N, G) bool, False for padding; G is the largest G_i.
-    """
-    # The mark is in the padding itself: a mask made of the numbers of boxes would have to be
-    # copied to the device.
-    padded = pad_sequence([b.tensor for b in boxes], batch_first=True, padding_value=torch.nan)
-    return padded, ~padded.isnan().any(-1)

@@ -13,16 +13,14 @@ from multas.distillation.paths.layers import LayerPath
 
 @PATH_REGISTRY.register()
 class FeatureMSE(LayerPath):
-    """Mean of (projected student - teacher)^2 over all entries of all tapped maps.
+    """Mean of (adapted student - teacher)^2 over the entries of all tapped maps together.
 
-    The mean is over the entries of all maps together, as if the pyramid were one long map; the
-    label of a level gives its share. The factor 5 of the published results is the path's default
-    WEIGHT, not part of the loss.
+    Each label is the share of one map. The factor 5 in the code of Lê and Pham (ICCVW 2023) is the
+    default WEIGHT of the path.
 
     Args:
         student_shapes, teacher_shapes, resize: see :class:`LayerPath`.
-        adapter: see :class:`LayerPath`. "Self-training and multi-task learning …" projects always,
-            also between equal widths.
+        adapter: see :class:`LayerPath`; Lê and Pham project even between equal widths.
     """
 
     default_name = "mse"
@@ -58,12 +56,12 @@ class FeatureMSE(LayerPath):
 def adapted_maps(
     path: LayerPath, student: Sequence[Any], teacher: Sequence[Any]
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """The student's maps, projected, and the teacher's, each pair of one width and size.
+    """The student's maps after the adapters, and the teacher's, in pairs of equal size and width.
 
     Args:
-        path: gives adapters and the rule of resizing.
-        student: recorded values of its layers: maps (N, Cs, Hs, Ws), nested or not.
-        teacher: the same, (N, Ct, Ht, Wt).
+        path: has the adapters and the rule for resizing.
+        student: outputs of the student's layers: maps (N, Cs, Hs, Ws), possibly nested.
+        teacher: outputs of the teacher's layers: maps (N, Ct, Ht, Wt), possibly nested.
     """
     pairs = [
         match_size(adapter(s), t, path.resize)

@@ -1,4 +1,4 @@
-"""Paths that compare adapted features: NST, FM and SR."""
+"""Paths between adapted features: NST, FM and SR."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,13 +21,13 @@ from multas.distillation.paths.base import (
     flatten_shapes,
 )
 from multas.distillation.paths.layers import LayerPath
-from multas.util.names import did_you_mean
+from multas.util.names import check_choice, did_you_mean
 
 NST_KERNELS = ("polynomial", "channel_gram")
 
 
 class _AnySizePath(LayerPath):
-    """A path whose loss sums the positions away, so that maps are never resized."""
+    """A path whose loss sums over the positions, so that maps are never resized."""
 
     def __init__(
         self,
@@ -49,13 +49,13 @@ class _AnySizePath(LayerPath):
 
 @PATH_REGISTRY.register()
 class NeuronSelectivity(_AnySizePath):
-    """Neuron selectivity transfer: which positions each channel selects.
+    """Neuron selectivity transfer: the positions that each channel selects.
 
     Args:
         student_shapes, teacher_shapes, adapter: see :class:`LayerPath`.
-        kernel: "polynomial", the squared MMD of the cited paper, between maps of one size (the
-            student's is resized), or "channel_gram", what the code of "Adaptive Distillation" does
-            and to which the hand-tuned weight 10 belongs.
+        kernel: "polynomial": squared MMD (Huang and Wang, arXiv 2017), for which the student's map
+            is resized to the teacher's; "channel_gram": the code of Chennupati et al. (BMVC 2021),
+            which the default weight 10 belongs to.
     """
 
     default_name = "nst"
@@ -72,8 +72,7 @@ class NeuronSelectivity(_AnySizePath):
         super().__init__(
             student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
         )
-        if kernel not in NST_KERNELS:
-            raise ValueError(f"KERNEL is '{kernel}'; choose from {', '.join(NST_KERNELS)}.")
+        check_choice("KERNEL", kernel, NST_KERNELS)
         self.kernel = kernel
 
     def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
@@ -84,7 +83,7 @@ class NeuronSelectivity(_AnySizePath):
 
 @PATH_REGISTRY.register()
 class FeatureMap(_AnySizePath):
-    """Squared difference of the global averages of adapted features.
+    """Squared difference of the global averages of adapted features (Yang et al., ICLR 2021).
 
     Args:
         student_shapes, teacher_shapes, adapter: see :class:`LayerPath`.
@@ -98,16 +97,17 @@ class FeatureMap(_AnySizePath):
 
 @PATH_REGISTRY.register()
 class SoftmaxRegression(Path):
-    """The student's last features through the teacher's own classifier, against its logits.
+    """The teacher's classifier on the student's features, against the teacher's logits.
 
-    STUDENT is the student's last feature map, TEACHER the teacher's logits (N, K).
+    Yang et al., ICLR 2021. STUDENT is the student's last feature map, TEACHER the teacher's logits
+    (N, K).
 
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
-        teacher_model: gives the classifier; held, not owned.
-        classifier: dotted name of the ``nn.Linear`` in the teacher that makes the logits.
-        norm: BatchNorm behind the adapter's 1x1 convolution.
-        always: adapt also when the student already has the width of the classifier's input.
+        teacher_model: the teacher, which has the classifier.
+        classifier: dotted name of the ``nn.Linear`` in the teacher that computes the logits.
+        norm: add a BatchNorm to the adapter.
+        always: adapt even if the student has the width of the classifier's input.
     """
 
     default_name = "sr"
@@ -126,22 +126,22 @@ class SoftmaxRegression(Path):
         layers = {n: m for n, m in teacher_model.named_modules() if isinstance(m, nn.Linear)}
         if classifier not in layers:
             hint = did_you_mean(classifier, layers) if layers else " It has none."
-            raise ValueError(f"CLASSIFIER '{classifier}' is no Linear of the teacher.{hint}")
+            raise ValueError(f"CLASSIFIER '{classifier}' is no Linear layer of the teacher.{hint}")
         features, logits = flatten_shapes(student_shapes), flatten_shapes(teacher_shapes)
         if len(features) != 1 or len(features[0]) != 4 or len(logits) != 1:
             raise self.mismatch(
-                "one feature map (N, C, H, W) and one tensor of logits (N, K) are wanted; shapes",
+                "one feature map (N, C, H, W) and logits (N, K) are needed; the shapes",
                 features,
                 logits,
                 "STUDENT is the last feature map, TEACHER the classifier.",
             )
-        # In a tuple, so that the teacher's layer becomes no submodule of the student's path.
+        # In a tuple, so that the teacher's layer does not become a submodule of this path.
         self._classifier = (layers[classifier],)
         width = layers[classifier].in_features
         if logits[0] != (logits[0][0], layers[classifier].out_features):
             raise ValueError(
-                f"TEACHER gives {logits[0]}, but CLASSIFIER '{classifier}' makes "
-                f"{layers[classifier].out_features} logits; tap what the classifier returns."
+                f"TEACHER has the shape {logits[0]}, but CLASSIFIER '{classifier}' makes "
+                f"{layers[classifier].out_features} logits; tap the output of the classifier."
             )
         self.adapter = Adapter(features[0], (0, width, 0, 0), norm=norm, always=always)
         self.adapter_note = self.adapter.note

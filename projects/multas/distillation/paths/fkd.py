@@ -1,4 +1,4 @@
-"""Feature-based knowledge distillation for detectors (FKD) as a path."""
+"""Feature-based knowledge distillation for detectors (FKD; Zhang and Ma, ICLR 2021) as a path."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,17 +23,18 @@ from multas.distillation.paths.base import (
     flatten,
     flatten_shapes,
 )
+from multas.util.names import check_choice
 
 
 class NonLocalBlock(nn.Module):
-    """``x + BN(W y)``, y the dot-product relation of 1x1 projections of x.
+    """``x + BN(W y)`` with the dot-product relation y of 1x1 projections of x.
 
-    The BatchNorm starts at 0, so that the block starts as the identity.
+    The scale of the BatchNorm is 0 at first, so the block starts as the identity.
 
     Args:
-        channels: of x.
+        channels: channels of x.
         reduction: the projections have channels / reduction channels, at least 1.
-        pool: max-pooling of keys and values; 1 = none.
+        pool: window of the max-pooling of keys and values; 1: no pooling.
     """
 
     def __init__(self, channels: int, *, reduction: int = 2, pool: int = 1) -> None:
@@ -45,7 +46,7 @@ class NonLocalBlock(nn.Module):
         self.out = nn.Conv2d(inner, channels, kernel_size=1, bias=False)
         self.bn = nn.BatchNorm2d(channels)
         nn.init.zeros_(self.bn.weight)
-        # ceil_mode: a map smaller than the window still has a key.
+        # With ceil_mode a map smaller than the window still has a key.
         self.pool = nn.MaxPool2d(pool, ceil_mode=True) if pool > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -55,13 +56,12 @@ class NonLocalBlock(nn.Module):
 
 
 class FKDLevel(nn.Module):
-    """The learned layers of one pair of maps and its four distances.
+    """The learned layers and the four distances of one pair of maps.
 
     Args:
         student: channels of the student's map.
         teacher: channels of the teacher's map.
-        reduction: see :class:`NonLocalBlock`.
-        pool: see :class:`NonLocalBlock`.
+        reduction, pool: see :class:`NonLocalBlock`.
     """
 
     def __init__(self, student: int, teacher: int, *, reduction: int, pool: int) -> None:
@@ -85,7 +85,7 @@ class FKDLevel(nn.Module):
     ) -> list[Tensor]:
         """Distances of features, channel attention, spatial attention and relation (scalars)."""
         adapted = self.adapt(student)
-        # Attention over channels needs equal widths; else that of the adapted map stands in.
+        # Channel masks need equal widths; otherwise the adapted map is used.
         wide = student if student.shape[1] == teacher.shape[1] else adapted
         pairs = [(spatial_attention(student), spatial_attention(teacher))]
         if channel_mask:
@@ -104,26 +104,25 @@ class FKDLevel(nn.Module):
 
 @PATH_REGISTRY.register()
 class FKD(Path):
-    """Attention-guided and non-local distillation, a plain sum over the levels.
+    """Attention-guided and non-local distillation, summed over the levels.
 
-    ``w_1 feat + w_2 channel + w_3 spatial + w_4 relation`` for each pair of maps, backbone stages
-    (``Feats_B`` of "Adaptive Distillation") or pyramid levels (``Feats_P``). The defaults are the
-    one-stage setting of the public code, with the masks and attentions of the FKD paper. The
-    two-stage setting is TEMPERATURE 0.5, WEIGHTS [7e-5, 4e-3, 4e-3, 7e-5], CHANNEL_MASK False.
+    ``w_1 feature + w_2 channel + w_3 spatial + w_4 relation`` for each pair of backbone stages
+    (``Feats_B`` of Chennupati et al., BMVC 2021) or pyramid levels (``Feats_P``). The defaults are
+    the one-stage weights of the public code with the masks and attentions of the paper. For
+    two-stage detectors: TEMPERATURE 0.5, WEIGHTS [7e-5, 4e-3, 4e-3, 7e-5], CHANNEL_MASK False.
     The teacher's relation is learned together with the student's, as in all public code.
 
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
-        resize: which map is resized when sizes differ: "student" or "teacher".
-        temperature: T of the attention masks; the lower, the sharper.
-        weights: of the four distances.
-        channel_mask: whether the feature distance is masked by channels as well as by positions.
-        softmax_of_sum: one mask from the summed attentions (paper); False: the mean of both
+        resize: the map to resize if the sizes differ: "student" or "teacher".
+        temperature: T of the attention masks; lower values give sharper masks.
+        weights: factors of the four distances.
+        channel_mask: mask the feature distance by channels as well as by positions.
+        softmax_of_sum: True: one mask from the summed attentions (paper); False: the mean of both
             networks' masks (code).
-        absolute: the attention distances compare means of |F| (paper); False: means of F (code).
-        reduction: of the channels inside the non-local blocks.
-        pool: max-pooling of keys and values in the non-local blocks, one number for all levels
-            or one for each.
+        absolute: attentions are means of |F| (paper); False: means of F (code).
+        reduction: see :class:`NonLocalBlock`.
+        pool: see :class:`NonLocalBlock`; one number for all levels or one for each.
     """
 
     default_name = "fkd"
@@ -148,13 +147,12 @@ class FKD(Path):
         s_shapes, t_shapes = flatten_shapes(student_shapes), flatten_shapes(teacher_shapes)
         if [len(s) for s in s_shapes] != [4] * len(t_shapes) or any(len(t) != 4 for t in t_shapes):
             raise self.mismatch(
-                "equally many feature maps (N, C, H, W) are wanted; shapes",
+                "equally many feature maps (N, C, H, W) are needed; the shapes",
                 s_shapes,
                 t_shapes,
                 "Tap stages of the backbone or levels of the pyramid.",
             )
-        if resize not in ("student", "teacher"):
-            raise ValueError(f"RESIZE is '{resize}'; choose from student, teacher.")
+        check_choice("RESIZE", resize, ("student", "teacher"))
         if len(weights) != 4:
             raise ValueError(f"WEIGHTS has {len(weights)} entries; there are four distances.")
         if temperature <= 0:

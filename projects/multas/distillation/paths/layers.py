@@ -1,4 +1,4 @@
-"""Base of paths that compare feature maps layer by layer."""
+"""Base class of paths that compare feature maps layer by layer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,29 +7,27 @@ from torch import Tensor, nn
 
 from multas.distillation.paths.adapter import RESIZE_RULES, Adapter, match_size
 from multas.distillation.paths.base import Path, Shapes, Targets, flatten, flatten_shapes
+from multas.util.names import check_choice
 
 
 class LayerPath(Path):
-    """A loss per pair of feature maps (N, C, H, W); the path is their plain sum.
+    """The sum of one loss per pair of feature maps (N, C, H, W).
 
-    Subclasses define :meth:`layer_loss`. The maps of all tapped layers (every level of a pyramid)
+    Subclasses define :meth:`layer_loss`. The maps of all tapped layers (all levels of a pyramid)
     are paired in order.
 
     Args:
-        student_shapes: shapes inside each tapped student layer, from the probing pass.
-        teacher_shapes: the same of the teacher.
-        resize: which map is resized when sizes differ: "student" (to the teacher's), "teacher",
-            or "none" (an error instead).
+        student_shapes, teacher_shapes: see :class:`Path`.
+        resize: the map to resize if the sizes differ: "student", "teacher", or "none" (an error).
         adapter: "none", "conv" (1x1 convolution where widths differ), "conv_bn" (with BatchNorm),
-            "conv_always" and "conv_bn_always" (also between equal widths).
+            "conv_always" and "conv_bn_always" (even between equal widths).
 
     Raises:
-        ValueError: other than 4-d maps, different numbers of maps, or different sizes with
-            ``resize="none"``, or different widths with ``adapter="none"`` where the loss needs
-            equal ones.
+        ValueError: a map is not 4-d, the numbers of maps differ, the sizes differ with
+            ``resize="none"``, or the widths differ with ``adapter="none"`` and ``equal_width``.
     """
 
-    # Whether the two maps must have one width (false for losses that pool channels away).
+    # Whether the two maps must have the same width.
     equal_width = True
 
     def __init__(
@@ -59,17 +57,17 @@ class LayerPath(Path):
     ) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
         s_shapes, t_shapes = flatten_shapes(student), flatten_shapes(teacher)
         adapters = ("none", "conv", "conv_bn", "conv_always", "conv_bn_always")
-        if resize not in RESIZE_RULES:
-            raise ValueError(f"RESIZE is '{resize}'; choose from {', '.join(RESIZE_RULES)}.")
-        if adapter not in adapters:
-            raise ValueError(f"ADAPTER is '{adapter}'; choose from {', '.join(adapters)}.")
+        check_choice("RESIZE", resize, RESIZE_RULES)
+        check_choice("ADAPTER", adapter, adapters)
         if len(s_shapes) != len(t_shapes):
             raise self.mismatch(
-                "the numbers of feature maps", len(s_shapes), len(t_shapes), "Tap equally many."
+                "the numbers of feature maps", len(s_shapes), len(t_shapes), "Tap as many."
             )
         for s, t in zip(s_shapes, t_shapes, strict=True):
             if len(s) != 4 or len(t) != 4:
-                raise self.mismatch("maps (N, C, H, W) are wanted; shapes", s, t, "Tap a feature.")
+                raise self.mismatch(
+                    "maps (N, C, H, W) are needed; the shapes", s, t, "Tap a feature."
+                )
             if resize == "none" and s[2:] != t[2:]:
                 raise self.mismatch(
                     "sizes", s[2:], t[2:], "Set RESIZE: student, or tap layers of one stride."

@@ -1,4 +1,4 @@
-"""Localization distillation (LD) of a generalized focal loss head as a path."""
+"""Localization distillation (LD; Zheng et al., CVPR 2022) of GFL heads as a path."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,35 +13,36 @@ from multas.distillation.functional.localization import (
 )
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
 from multas.modeling.generalized_focal import atss_match
+from multas.modeling.levels import flatten_levels
 
 REGIONS = ("main", "valuable")
 SIDES = 4
-# Divisors of the sum over a region in the authors' code.
+# Divisors of the sum over each region in the authors' code.
 CODE_DIVISORS = {"main": 4.0, "valuable": 16.0}
 
 
 @PATH_REGISTRY.register()
 class LocalizationDistillation(Path):
-    """KL divergence of the distributions of box sides, in the main and the valuable region.
+    """KL divergence of the box-side distributions in the main and the valuable region.
 
     Tap the dense head of both networks: a pair (logits, distributions) with one map (N, A*K, Hi,
-    Wi) and (N, A*4*(reg_max+1), Hi, Wi) per level. The main region holds the positives of ATSS,
-    weighted by the student's confidence; the valuable region the locations that overlap a box less
-    than positives do, weighted by their IoU.
+    Wi) and (N, A*4*(reg_max+1), Hi, Wi) per level. The main region has the positives of ATSS,
+    weighted by the student's confidence; the valuable region has the anchors that overlap a box
+    less than positives do, weighted by their IoU.
 
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
-        teacher_model: gives the anchors; held, not owned.
-        reg_max: largest bin of a side, which has reg_max + 1 of them.
+        teacher_model: the teacher, which has the anchor generator.
+        reg_max: a side has reg_max + 1 bins.
         temperature: T.
         regions: "main", "valuable" or both.
-        mean_over_bins: divide by the number of bins (code) instead of summing them (paper).
-        normalise: divide by the weights of the region, so that the loss is a weighted mean over
-            its sides. False: by the constants 4 (main) and 16 (valuable) of the code, so that it
-            grows with the number of objects.
-        topk: candidates of ATSS on each level.
-        gamma: lower end of the valuable region, as a fraction of the threshold of the positives.
-        anchor_generator: dotted name of it in the teacher, if it has more than one.
+        mean_over_bins: average over the bins (code) instead of summing (paper).
+        normalise: divide by the sum of the region's weights. False: divide by the constants 4
+            (main) and 16 (valuable) of the authors' code, so that the loss grows with the number
+            of objects.
+        topk: ATSS candidates on each level.
+        gamma: lower end of the valuable region, as a fraction of the threshold for positives.
+        anchor_generator: dotted name of the teacher's anchor generator, if there are several.
     """
 
     default_name = "ld"
@@ -67,7 +68,7 @@ class LocalizationDistillation(Path):
         if len(student_shapes) != 1 or len(teacher_shapes) != 1 or len(student_shapes[0]) % 2:
             raise ValueError(
                 "LocalizationDistillation taps one layer: a dense head that returns (logits, "
-                "distributions) with one map per level each."
+                "distributions), each with one map per level."
             )
         levels = len(student_shapes[0]) // 2
         boxes_s, boxes_t = (
@@ -83,7 +84,7 @@ class LocalizationDistillation(Path):
         side = SIDES * (reg_max + 1)
         if any(shape[0] % side for shape in boxes_s):
             raise ValueError(
-                f"REG_MAX is {reg_max}, so distributions have a multiple of {side} channels, but "
+                f"REG_MAX is {reg_max}, so the channels must be a multiple of {side}, but "
                 f"the head returns {[shape[0] for shape in boxes_s]}; LD needs a head that "
                 "predicts distributions (generalized focal loss)."
             )
@@ -99,7 +100,7 @@ class LocalizationDistillation(Path):
         self.normalise = normalise
         self.topk = topk
         self.gamma = gamma
-        # In a tuple, so that the teacher's module becomes no submodule of the student's path.
+        # In a tuple, so that the teacher's module does not become a submodule of this path.
         self._anchors = (_find_anchors(teacher_model, anchor_generator),)
 
     def labels(self) -> list[str]:
@@ -111,7 +112,7 @@ class LocalizationDistillation(Path):
         (logits, sides_s), (_, sides_t) = student[0], teacher[0]
         weights = self._region_weights(logits, sides_s, targets)
         sides_s, sides_t = (
-            _per_anchor(maps, SIDES * self.bins).flatten(0, 1) for maps in (sides_s, sides_t)
+            flatten_levels(maps, SIDES * self.bins).flatten(0, 1) for maps in (sides_s, sides_t)
         )
         losses = {}
         for name in self.regions:
@@ -137,11 +138,11 @@ class LocalizationDistillation(Path):
     def _region_weights(
         self, logits: list[Tensor], sides: list[Tensor], targets: Targets
     ) -> dict[str, Tensor]:
-        """Weights (N, anchors) of the regions; 0 outside."""
+        """Weights (N, R) of each region; 0 outside."""
         levels = [boxes.tensor for boxes in self._anchors[0](sides)]
         anchors = torch.cat(levels)
         per_cell = sides[0].shape[1] // (SIDES * self.bins)
-        confidence = _per_anchor(logits, logits[0].shape[1] // per_cell).sigmoid().amax(dim=2)
+        confidence = flatten_levels(logits, logits[0].shape[1] // per_cell).sigmoid().amax(dim=2)
         main, valuable = [], []
         for boxes, scores in zip(targets.boxes or [], confidence, strict=True):
             boxes = boxes.tensor.to(anchors)
@@ -149,11 +150,6 @@ class LocalizationDistillation(Path):
             main.append(torch.where(matched >= 0, scores, 0.0))
             valuable.append(valuable_region(anchors, boxes, thresholds, gamma=self.gamma))
         return {"main": torch.stack(main), "valuable": torch.stack(valuable)}
-
-
-def _per_anchor(maps: Sequence[Tensor], width: int) -> Tensor:
-    """Maps (N, A*width, Hi, Wi) of all levels -> (N, anchors, width), as Detectron2 orders them."""
-    return torch.cat([m.movedim(1, -1).reshape(len(m), -1, width) for m in maps], dim=1)
 
 
 def _find_anchors(teacher: nn.Module, name: str) -> nn.Module:

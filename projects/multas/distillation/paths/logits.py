@@ -15,21 +15,21 @@ from multas.distillation.paths.base import (
     flatten,
     flatten_shapes,
 )
+from multas.util.names import check_choice
 
 
 class LogitPath(Path):
-    """A loss per pair of logits (N, C) or (N, C, H, W); the path is their plain sum.
+    """The sum of one loss per pair of logits (N, C) or (N, C, H, W).
 
     Subclasses define :meth:`logit_loss`.
 
     Args:
-        student_shapes: shapes inside each tapped student layer, from the probing pass.
-        teacher_shapes: the same of the teacher.
-        resize: which logits are resized bilinearly when the maps of a segmentation differ:
-            "student" (to the teacher's), "teacher", or "none" (an error instead).
+        student_shapes, teacher_shapes: see :class:`Path`.
+        resize: the segmentation logits to resize bilinearly if the sizes differ: "student",
+            "teacher", or "none" (an error).
 
     Raises:
-        ValueError: different numbers of tensors, classes or (without ``resize``) sizes.
+        ValueError: the numbers of tensors, the classes, or with ``resize="none"`` the sizes differ.
     """
 
     def __init__(
@@ -40,17 +40,16 @@ class LogitPath(Path):
         resize: str = "student",
     ) -> None:
         super().__init__()
-        if resize not in RESIZE_RULES:
-            raise ValueError(f"RESIZE is '{resize}'; choose from {', '.join(RESIZE_RULES)}.")
+        check_choice("RESIZE", resize, RESIZE_RULES)
         s_shapes, t_shapes = flatten_shapes(student_shapes), flatten_shapes(teacher_shapes)
         if len(s_shapes) != len(t_shapes):
             raise self.mismatch(
-                "the numbers of logit tensors", len(s_shapes), len(t_shapes), "Tap equally many."
+                "the numbers of logit tensors", len(s_shapes), len(t_shapes), "Tap as many."
             )
         for s, t in zip(s_shapes, t_shapes, strict=True):
             if len(s) != len(t) or len(s) not in (2, 4):
                 raise self.mismatch(
-                    "logits (N, C) or (N, C, H, W) are wanted; shapes", s, t, "Tap logits."
+                    "logits (N, C) or (N, C, H, W) are needed; the shapes", s, t, "Tap logits."
                 )
             if s[1] != t[1]:
                 raise self.mismatch("classes", s[1], t[1], "Both networks need the same classes.")
@@ -80,12 +79,11 @@ class LogitPath(Path):
 
 @PATH_REGISTRY.register()
 class SoftTarget(LogitPath):
-    """KL divergence of softened class probabilities; each pixel of a segmentation is a sample.
+    """KL divergence of softened class probabilities (Hinton et al., arXiv 2015).
 
     Args:
         student_shapes, teacher_shapes, resize: see :class:`LogitPath`.
-        temperature: T; 4 in the code of "Adaptive Distillation" (its text gives none).
-        scale_by_t2: multiply by T^2.
+        temperature, scale_by_t2: see :func:`multas.distillation.functional.logits.soft_target`.
     """
 
     default_name = "st"
@@ -116,12 +114,12 @@ class SoftTarget(LogitPath):
 
 @PATH_REGISTRY.register()
 class L2Logits(LogitPath):
-    """Squared difference of raw logits.
+    """Squared difference of raw logits (Ba and Caruana, NeurIPS 2014).
 
     Args:
         student_shapes, teacher_shapes, resize: see :class:`LogitPath`.
-        reduction: "mean" over samples and classes (the code of "Adaptive Distillation"; the
-            hand-tuned weight 0.1 belongs to it) or "sum" over classes (the cited paper).
+        reduction: see :func:`multas.distillation.functional.logits.l2_logits`. The default weight
+            0.1 belongs to "mean".
     """
 
     default_name = "l2"
@@ -138,9 +136,7 @@ class L2Logits(LogitPath):
         super().__init__(
             student_shapes=student_shapes, teacher_shapes=teacher_shapes, resize=resize
         )
-        if reduction not in L2_REDUCTIONS:
-            choices = ", ".join(L2_REDUCTIONS)
-            raise ValueError(f"REDUCTION is '{reduction}'; choose from {choices}.")
+        check_choice("REDUCTION", reduction, L2_REDUCTIONS)
         self.reduction = reduction
 
     def logit_loss(self, student: Tensor, teacher: Tensor) -> Tensor:

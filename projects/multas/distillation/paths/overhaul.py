@@ -1,4 +1,4 @@
-"""Overhaul of feature distillation (OFD) as a path."""
+"""Overhaul of feature distillation (OFD; Heo et al., ICCV 2019) as a path."""
 
 import logging
 from collections.abc import Sequence
@@ -28,19 +28,19 @@ logger = logging.getLogger(__name__)
 
 @PATH_REGISTRY.register()
 class Overhaul(LayerPath):
-    """Partial squared distance to the teacher's pre-ReLU features, cut at their margins.
+    """Partial squared distance to the teacher's features before the ReLU, cut at their margins.
 
-    Tap in front of the ReLU on both sides, e.g. the last convolution of the last block of each
-    stage: Detectron2's ``Conv2d`` applies its normalisation, so ``res3.1.conv2`` is BN output.
+    Tap both networks before the ReLU, e.g. the last convolution in the last block of each stage:
+    Detectron2's ``Conv2d`` includes its norm, so ``res3.1.conv2`` is the output of a BatchNorm.
 
     Args:
         student_shapes, teacher_shapes, resize, adapter: see :class:`LayerPath`. The paper adapts
-            every layer, also between equal widths.
-        teacher_model: gives the margins; held, not owned.
-        norms: dotted names of the teacher's BatchNorms (or of convolutions that hold one as
-            ``norm``) that the tapped maps come from, one for each map.
-        layer_weights: one for each map; empty = 1/2^(L-1), ..., 1/2, 1 from first to last.
-        divisor: of the sum of squares of one image; 1000 in the reference code.
+            every layer, even between equal widths.
+        teacher_model: the teacher, which has the BatchNorms.
+        norms: for each map the dotted name of the teacher's BatchNorm (or of the convolution with
+            this ``norm``) that it comes from.
+        layer_weights: one per map; empty: 1/2^(L-1), ..., 1/2, 1 from first to last.
+        divisor: divides the sum of squares of one image; 1000 in the authors' code.
     """
 
     default_name = "ofd"
@@ -71,21 +71,17 @@ class Overhaul(LayerPath):
             given = len(self.layer_weights)
             raise ValueError(f"LAYER_WEIGHTS has {given} entries for {count} feature maps.")
         self.divisor = divisor
-        # In a tuple, so that the teacher's layers become no submodules of the student's path.
+        # In a tuple, so that the teacher's layers do not become submodules of this path.
         self._norms = tuple(_norm(teacher_model, name) for name in norms)
         for i, (name, norm) in enumerate(zip(norms, self._norms, strict=True)):
-            width = self._width(teacher_shapes, i)
+            width = flatten_shapes(teacher_shapes)[i][1]
             if len(norm.weight) != width:
                 raise ValueError(
-                    f"NORMS: '{name}' has {len(norm.weight)} channels, its map {width}."
+                    f"NORMS: '{name}' has {len(norm.weight)} channels, but its map has {width}."
                 )
 
-    @staticmethod
-    def _width(shapes: Sequence[Shapes], position: int) -> int:
-        return flatten_shapes(shapes)[position][1]
-
     def margins(self) -> list[Tensor]:
-        """One (C,) for each map; anew every time, since a teacher may follow the student."""
+        """One (C,) per map, computed in each step because a mean teacher changes."""
         return [ofd_margin(norm.weight, norm.bias).float() for norm in self._norms]
 
     def forward(
@@ -106,7 +102,7 @@ class Overhaul(LayerPath):
 
 
 def _norm(teacher: nn.Module, name: str) -> Any:
-    """The teacher's BatchNorm of that name, or inside the convolution of that name."""
+    """The teacher's BatchNorm with this name, or the norm of the convolution with this name."""
     modules = dict(teacher.named_modules())
     if name not in modules:
         raise ValueError(f"NORMS: the teacher has no layer '{name}'.{did_you_mean(name, modules)}")
@@ -114,13 +110,13 @@ def _norm(teacher: nn.Module, name: str) -> Any:
     if getattr(norm, "weight", None) is None or getattr(norm, "running_mean", None) is None:
         raise ValueError(
             f"NORMS: '{name}' of the teacher is {type(norm).__name__}, no BatchNorm with scale and "
-            "shift; the margins are known only behind one."
+            "shift; margins can be computed only for the output of a BatchNorm."
         )
     if norm.running_mean.eq(0).all():
         logger.warning(
-            "The teacher's '%s' has running means of exactly 0: its statistics were folded into "
-            "its scale and shift (Caffe2 checkpoints), or it was never trained. OFD's margins are "
-            "wrong then; use a teacher with its own BatchNorm statistics.",
+            "The running means of the teacher's '%s' are exactly 0: either its statistics were "
+            "folded into scale and shift (Caffe2 checkpoints), or it was never trained. OFD's "
+            "margins are wrong then; use a teacher with its own BatchNorm statistics.",
             name,
         )
     return norm

@@ -1,4 +1,4 @@
-"""Prediction-difference distillation (PDF-Distil) as a path."""
+"""PDF-Distil (Zhang et al., BMVC 2021) as a path."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,23 +14,22 @@ from multas.distillation.paths.soft_detection import NEEDS_DENSE_HEADS, common_l
 
 @PATH_REGISTRY.register()
 class PDFDistil(LayerPath):
-    """Features, scores and boxes imitated where the two detectors disagree.
+    """Imitation of features, scores and boxes where the two detectors disagree.
 
-    It spans two kinds of layers: STUDENT (and TEACHER) first name the features that enter the
-    dense head, all levels of them, and last the head itself: ``[backbone, heads.det]`` of a
-    MultiTaskNetwork, ``[backbone, head]`` of a RetinaNet.
+    STUDENT (and TEACHER) name all levels of the features that enter the dense head, then the head
+    itself: ``[backbone, heads.det]`` of a MultiTaskNetwork, ``[backbone, head]`` of a RetinaNet.
 
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
-        teacher_model: tells how many anchors a cell has; held, not owned.
-        feature_weight: factor of the feature term alone; the published results have 5.
+        teacher_model: the teacher, whose anchor generator tells the number of anchors per cell.
+        feature_weight: factor of the feature term.
         positive_score: teacher score above which an entry counts in the divisor of the
-            classification term; lower it for a weak teacher (0.5 in the published results).
+            classification term; lower it for a weak teacher.
         adapter: see :class:`LayerPath`.
 
     Raises:
-        ValueError: the last layer is no dense head, the heads differ in levels, anchors or
-            classes, or the features have other cells than the head's maps.
+        ValueError: the last layer is not a dense head, the heads differ in levels, anchors or
+            classes, or the features and the head's maps have different sizes.
     """
 
     default_name = "pdf"
@@ -53,7 +52,7 @@ class PDFDistil(LayerPath):
         for side, shapes in sides.items():
             if len(shapes) < 2:
                 raise ValueError(
-                    f"PDFDistil compares detections; it taps features and a dense head, but of the "
+                    f"PDFDistil compares detections: it taps features and a dense head, but in the "
                     f"{side} only one layer is named. Name both, e.g. [backbone, heads.det]; "
                     "between networks of different tasks use FeatureMSE or DeFeat."
                 )
@@ -62,10 +61,9 @@ class PDFDistil(LayerPath):
             sizes = tuple(tuple(shape[2:]) for shape in flatten_shapes(shapes[:-1]))
             if sizes != layout.sizes:
                 raise ValueError(
-                    f"PDFDistil: the features of the {side} have the sizes {list(sizes)}, the maps "
-                    f"of its dense head {list(layout.sizes)}; every cell of the head needs its "
-                    "feature. Tap the features that enter the dense head, all levels of them and "
-                    "no other."
+                    f"PDFDistil: the features of the {side} have the sizes {list(sizes)}, but the "
+                    f"maps of its dense head {list(layout.sizes)}. Tap all levels of the features "
+                    "that enter the dense head, and no others."
                 )
         super().__init__(
             student_shapes=student_shapes[:-1],

@@ -1,4 +1,4 @@
-"""Self-training on a dense detector's raw outputs as a path."""
+"""Self-training on the dense outputs of a detector as a path (Lê and Pham, ICCVW 2023)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from multas.distillation.functional.soft_detection import (
     SOFT_CLASS_WEIGHT,
-    flatten_levels,
     soft_detection_loss,
 )
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
+from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
 
 DETECTION_TERMS = ("cls", "box_reg")
@@ -25,22 +25,22 @@ NEEDS_DENSE_HEADS = (
 
 @PATH_REGISTRY.register()
 class SoftDetection(Path):
-    """Soft detection loss: balanced L1 on box deltas + focal loss towards the teacher's scores.
+    """Soft detection loss: balanced L1 between box deltas, and focal loss on the teacher's scores.
 
     Tap the dense head of both networks (``head`` of a RetinaNet, ``heads.det`` of a
     MultiTaskNetwork): a pair (logits, deltas) with one map (N, A*K, Hi, Wi) and (N, A*4, Hi, Wi)
-    per level. Both networks need the same anchors and classes. All anchors count, background
-    included, and each term is a plain mean over all entries of the batch.
+    per level. Both networks need the same anchors and classes. Each term is the mean over the
+    entries of all anchors, background included.
 
     Args:
         student_shapes, teacher_shapes: see :class:`Path`.
-        teacher_model: tells how many anchors a cell has; held, not owned.
-        soft_weight: factor of the classification term. "Self-training and multi-task learning …"
-            has 5e3, "to be in the similar range with localization".
-        alpha, gamma: of the focal loss. Its text says no gamma, its results were made with 1.
-        score_weighted: terms ("cls", "box_reg") in which an anchor counts in proportion to the
-            highest score that the teacher gives it; the weights have the mean 1 over the batch.
-            None in the paper. For "box_reg" it keeps the background out.
+        teacher_model: the teacher, whose anchor generator tells the number of anchors per cell.
+        soft_weight: factor of the classification term; 5e3 in the paper, "to be in the similar
+            range with localization".
+        alpha, gamma: parameters of the focal loss. The paper gives no gamma, its code has 1.
+        score_weighted: terms ("cls", "box_reg") in which each anchor is weighted by the teacher's
+            highest score for it, divided by the mean of these scores. Not in the paper. In
+            "box_reg" it suppresses the background.
     """
 
     default_name = "soft"
@@ -99,18 +99,18 @@ class SoftDetection(Path):
 
 
 def score_weights(logits: Tensor) -> Tensor:
-    """Highest score of each anchor over the mean of these: (N, R, K) -> (N, R), a constant."""
+    """Highest score of each anchor, divided by the mean: (N, R, K) -> (N, R), without gradient."""
     scores = full_precision(logits).detach().sigmoid().amax(-1)
     return scores / scores.mean().clamp(min=torch.finfo(scores.dtype).tiny)
 
 
 @dataclass(frozen=True)
 class DenseLayout:
-    """What the shapes of a dense head's outputs tell.
+    """Layout of a dense head's outputs.
 
     Attributes:
-        sizes: (Hi, Wi) of each level in the probing pass.
-        num_anchors: A, per cell.
+        sizes: (Hi, Wi) of each level for the probing image.
+        num_anchors: A, anchors per cell.
         num_classes: K.
     """
 
@@ -119,13 +119,13 @@ class DenseLayout:
     num_classes: int
 
     def flatten(self, predictions: tuple[Sequence[Tensor], Sequence[Tensor]]) -> tuple[Tensor, ...]:
-        """(logits, deltas) per level -> logits (N, R, K) and deltas (N, R, 4)."""
+        """(logits, deltas), each one map per level -> logits (N, R, K) and deltas (N, R, 4)."""
         logits, deltas = predictions
         return flatten_levels(logits, self.num_classes), flatten_levels(deltas, 4)
 
 
 def dense_layout(shapes: Shapes) -> DenseLayout | None:
-    """Read the shapes of (logits per level, deltas per level); None if they are not such."""
+    """Layout from the shapes of (logits, deltas) per level; None for other outputs."""
     widths = _dense_widths(shapes)
     if widths is None:
         return None
@@ -138,17 +138,17 @@ def dense_layout(shapes: Shapes) -> DenseLayout | None:
 
 
 def values_per_side(shapes: Shapes, model: nn.Module) -> int:
-    """How many values a dense head gives for each side of a box: 1 for deltas.
+    """Number of values that a dense head predicts for each side of a box: 1 for deltas.
 
-    The shapes alone do not tell: 17 bins for one anchor and 34 classes look like deltas of 17
-    anchors and 2 classes. So the anchor generators of the model have to say how many a cell has.
+    The shapes alone are ambiguous: 17 bins for one anchor and 34 classes look like the deltas of 17
+    anchors and 2 classes. Therefore the model's anchor generators tell the anchors per cell.
 
     Args:
-        shapes: of what the head returns.
-        model: that it is a part of.
+        shapes: shapes of the head's outputs.
+        model: the model with this head.
 
     Returns:
-        1 as well where the model has no anchors, or they fit no such head.
+        Also 1 if the model has no anchors, or none that fit.
     """
     generators = [m for m in model.modules() if isinstance(m, DefaultAnchorGenerator)]
     counts = {count for generator in generators for count in generator.num_anchors}
@@ -161,7 +161,7 @@ def values_per_side(shapes: Shapes, model: nn.Module) -> int:
 
 
 def _dense_widths(shapes: Shapes) -> tuple[int, int] | None:
-    """Channels of the maps of both kinds, if these are two maps of one size for each level."""
+    """Channels of the two kinds of maps, if every level has two maps of the same size."""
     first, second = shapes[: len(shapes) // 2], shapes[len(shapes) // 2 :]
     if not shapes or len(first) != len(second) or any(len(shape) != 4 for shape in shapes):
         return None
@@ -174,25 +174,25 @@ def _dense_widths(shapes: Shapes) -> tuple[int, int] | None:
 def common_layout(
     path: type[Path], student: Shapes, teacher: Shapes, teacher_model: nn.Module
 ) -> DenseLayout:
-    """The layout of both heads.
+    """The layout that both heads have.
 
     Raises:
-        ValueError: one of them is no dense head, it predicts distributions, or they differ.
+        ValueError: a head is not a dense head, it predicts distributions, or the heads differ.
     """
     bins = values_per_side(teacher, teacher_model)
     if bins > 1:
         raise ValueError(
-            f"{path.__name__} compares deltas of boxes, but the head that it taps in the teacher "
-            f"gives a distribution over {bins} bins for each side of a box (generalized focal "
-            "loss). TYPE LocalizationDistillation fits such boxes; beside it, FKD, FeatureMSE or "
-            "DeFeat compare the features."
+            f"{path.__name__} compares deltas of boxes, but the teacher's head predicts a "
+            f"distribution over {bins} bins for each side of a box (generalized focal loss). TYPE "
+            "LocalizationDistillation fits such boxes; FKD, FeatureMSE or DeFeat compare the "
+            "features."
         )
     layouts = {"student": dense_layout(student), "teacher": dense_layout(teacher)}
     for side, layout in layouts.items():
         if layout is None:
             raise ValueError(
-                f"{path.__name__} compares detections, but what it taps in the {side} is no dense "
-                "head, which returns (logits, deltas) with one map (N, A*K, H, W) and "
+                f"{path.__name__} compares detections, but the layer tapped in the {side} is no "
+                "dense head, which returns (logits, deltas) with one map (N, A*K, H, W) and "
                 "(N, A*4, H, W) per level. Tap such a head (heads.det of a MultiTaskNetwork, head "
                 "of a RetinaNet); between networks of different tasks use FeatureMSE or DeFeat."
             )

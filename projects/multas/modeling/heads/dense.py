@@ -3,11 +3,9 @@
 from functools import partial
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
@@ -24,6 +22,7 @@ from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
 from multas.modeling.layers import connected_zero
+from multas.modeling.levels import flatten_levels
 
 DensePredictions = tuple[list[Tensor], list[Tensor]]
 
@@ -128,10 +127,7 @@ class DenseDetectionHead(TaskHead):
     def flatten(self, predictions: DensePredictions) -> tuple[Tensor, Tensor]:
         """Per level maps -> logits (N, R, K) and deltas (N, R, 4)."""
         logits, deltas = predictions
-        return (
-            torch.cat([permute_to_N_HWA_K(x, self.num_classes) for x in logits], dim=1),
-            torch.cat([permute_to_N_HWA_K(x, 4) for x in deltas], dim=1),
-        )
+        return flatten_levels(logits, self.num_classes), flatten_levels(deltas, 4)
 
     def losses(
         self,

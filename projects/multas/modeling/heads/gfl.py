@@ -7,7 +7,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
@@ -24,6 +23,7 @@ from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_predictor import shared_predictor
 from multas.modeling.heads.gfl_loss import GFLLoss, anchor_places, decode_sides, divisors
 from multas.modeling.layers import connected_zero
+from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
 
 GFLPredictions = tuple[list[Tensor], list[Tensor]]
@@ -129,10 +129,7 @@ class GFLHead(TaskHead):
         """Per level maps -> logits (N, R, K) and distributions (N, R, 4 (reg_max + 1))."""
         logits, sides = predictions
         width = 4 * (self.loss.reg_max + 1)
-        return (
-            torch.cat([permute_to_N_HWA_K(x, self.num_classes) for x in logits], dim=1),
-            torch.cat([permute_to_N_HWA_K(x, width) for x in sides], dim=1),
-        )
+        return flatten_levels(logits, self.num_classes), flatten_levels(sides, width)
 
     def losses(
         self,

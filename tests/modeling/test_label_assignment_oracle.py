@@ -1,4 +1,4 @@
-"""A naive matcher, one anchor and one object at a time: the oracle of the vectorised assignment."""
+"""The vectorised label assignment against loops over anchors and objects."""
 
 import math
 import random
@@ -56,7 +56,7 @@ def naive_iou_targets(boxes, labels, anchors, num_classes):
 
 
 def naive_choice(values, topk=15):
-    """(owner, value, positive) of each anchor from a table objects x anchors."""
+    """(owner, value, positive) of each anchor from values (objects, anchors)."""
     count = len(values[0]) if values else 0
     owner = [first_best([row[a] for row in values]) for a in range(count)]
     kept = [
@@ -144,10 +144,10 @@ def test_assignment_equals_the_naive_one_on_random_scenes(group):
         scenes = [random_scene(rng, num_classes) for _ in range(2)]
         objects = pad(scenes)
         logits = torch.randn(2, len(anchors), num_classes, generator=generator).double()
-        # Deltas of 0 leave ties among the predicted boxes as well.
+        # With deltas of 0 there are ties among the predicted boxes, too.
         deltas = torch.randn(2, len(anchors), 4, generator=generator).double()
         deltas *= rng.choice([0.0, 1.0, 3.0])
-        # The oracle shares the elementwise transcendental functions, whose last bit is not defined.
+        # Both sides use torch's transcendental functions, whose last bit is not defined.
         predicted = decode_boxes(deltas, anchors).tolist()
         gain = (logits.sigmoid() / 2).exp().tolist()
         found = (

@@ -1,7 +1,6 @@
-"""Assignment of anchors: reference numbers, invariances, ties, degenerate scenes.
+"""Label assignment: reference numbers, invariances, ties, degenerate scenes.
 
-Reference boxes are relative to the image; overlaps and deltas do not depend on the unit, so most
-tests use them as they are.
+Reference boxes are normalised; IoUs and deltas do not depend on the unit.
 """
 
 from functools import partial
@@ -11,7 +10,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 import golden_cases
-import multas.modeling.matcher as matchers
+from multas.modeling import matcher
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.label_assignment import PaddedObjects, assign_iou, assign_mutual_guidance
 from multas.modeling.matcher import match_iou, match_mutual_guidance, pad_objects
@@ -55,7 +54,7 @@ def boxes_at(objects, index):
 @pytest.mark.parametrize("scale", [1, 320])
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("case", ["320", "a", "huge", "overlap", "shared_best", "tiny"])
-def test_iou_matching_equals_the_reference(case, dtype, scale):
+def test_iou_assignment_equals_the_reference(case, dtype, scale):
     data = load(f"match_iou_{case}", dtype)
     overlap, label = data["out_overlap_t"], data["out_conf_t"]
     objects = to_objects(data, len(overlap), dtype)
@@ -216,7 +215,7 @@ def test_large_batches_are_worked_through_in_groups_with_the_same_result(monkeyp
     batch = random_batch()
     expected = both(*batch)
     for pairs in (1, 2 * 5 * 200):
-        monkeypatch.setattr(matchers, "MAX_PAIRS", pairs)
+        monkeypatch.setattr(matcher, "MAX_PAIRS", pairs)
         assert_same(both(*batch), expected)
 
 
@@ -299,7 +298,7 @@ def test_losses_of_degenerate_scenes_are_finite_and_teach_the_background(loss, b
     assert deltas.grad.isfinite().all()
     if not any(boxes):
         assert losses["loss_box_reg"].item() == 0
-        assert (logits.grad >= 0).all()  # all scores are to fall
+        assert (logits.grad >= 0).all()  # all scores decrease
 
 
 def test_an_empty_image_is_background_and_changes_no_other_image():
@@ -344,18 +343,18 @@ def test_every_object_in_reach_has_a_positive_anchor():
         assert set(targets.box_index[i].tolist()) == {-1, *range(count)}
 
 
-def test_pad_objects_marks_padding_and_takes_other_fields():
+def test_pad_objects_marks_padding():
     images = []
     for count in (0, 3):
         image = Instances((10, 10))
-        image.pred_boxes = Boxes(torch.rand(count, 4))
-        image.pred_classes = torch.arange(count)
+        image.gt_boxes = Boxes(torch.rand(count, 4))
+        image.gt_classes = torch.arange(count)
         images.append(image)
-    objects = pad_objects(images, box_field="pred_boxes", class_field="pred_classes")
+    objects = pad_objects(images)
     assert objects.valid.tolist() == [[False] * 3, [True] * 3]
     assert objects.classes.tolist() == [[0, 0, 0], [0, 1, 2]]
-    assert torch.equal(objects.boxes[1], images[1].pred_boxes.tensor)
-    only_empty = pad_objects(images[:1], box_field="pred_boxes", class_field="pred_classes")
+    assert torch.equal(objects.boxes[1], images[1].gt_boxes.tensor)
+    only_empty = pad_objects(images[:1])
     assert only_empty.boxes.shape == (1, 1, 4)
     assert not only_empty.valid.any()
     with pytest.raises(ValueError, match="no image"):
