@@ -260,7 +260,9 @@ def test_every_runtime_of_a_student_is_scored(small, monkeypatch):
     assert list(found)[4:] == ["folded, bfloat16"]
     for name, boxes in zip(list(found)[:4], seen, strict=False):
         assert found[name] == pytest.approx(found["as trained"], rel=1e-4)
-        torch.testing.assert_close(boxes, seen[0], rtol=1e-3, atol=1e-2)
+        # Rounding may swap boxes of equal scores, so each has its like wherever it stands.
+        apart = (boxes[:, None] - seen[0]).abs().amax(2)
+        assert len(boxes) == len(seen[0]) and apart.amin(0).max() < 1e-2 > apart.amin(1).max()
 
 
 @pytest.mark.parametrize("name", list(multi_task.ALTERNATIVES))
