@@ -1,20 +1,27 @@
 # make quickstart   set up, then the whole job on generated data (minutes on two cores)
 # make test         set up, then lint, types and tests
 # make test-slow    the long tests (three seeds, real data)
+# make test-lowest  the tests with the lowest versions that setup.cfg allows, in .venv-lowest
+# make lint         ruff and mypy alone
 # make bench        the measurements in benchmarks/
 # make setup        only create or update .venv
-# make clean        remove .venv and caches; keeps output/ and datasets/
+# make clean        remove the environments and caches; keeps output/ and datasets/
+# make help         print these lines
 
 PYTHON ?= python3
 VENV := .venv
+CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # Set up again when one of these is newer than the stamp.
-SETUP_INPUTS := setup.cfg pyproject.toml constraints.txt tools/install_detectron2.py \
+SETUP_INPUTS := setup.cfg pyproject.toml $(CONSTRAINTS) tools/install_detectron2.py \
 	$(wildcard tools/detectron2_patches/*.py tools/detectron2_patches/*.toml)
 STAMP := $(VENV)/.setup-done
 
-.PHONY: quickstart test test-slow lint bench setup clean
+.PHONY: help quickstart test test-slow test-lowest lint bench setup clean
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 quickstart: setup
 	$(PY) tools/quickstart.py
@@ -25,13 +32,17 @@ test: setup lint
 test-slow: setup
 	$(PY) -m pytest -m slow
 
+test-lowest:
+	$(MAKE) setup VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+	.venv-lowest/bin/python -m pytest
+
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 
 bench: setup
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[onnx]'
+	$(PIP) install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[onnx]'
 	$(PY) benchmarks/run.py
 
 setup: $(STAMP)
@@ -43,16 +54,16 @@ $(STAMP): $(SETUP_INPUTS)
 	@echo "== installing torch (the first time takes a few minutes)"
 	@# torch before the rest: torchvision then accepts the build that is there, and what has to be
 	@# compiled without build isolation finds setuptools.
-	$(PIP) install --quiet -c constraints.txt setuptools torch
-	$(PIP) install --quiet -c constraints.txt --no-deps torchvision
+	$(PIP) install --quiet -c $(CONSTRAINTS) setuptools torch
+	$(PIP) install --quiet -c $(CONSTRAINTS) --no-deps torchvision
 	@echo "== installing multas and its dependencies"
-	$(PIP) install --quiet -c constraints.txt --no-build-isolation -e '.[dev,cache,cluster,coco,torchjd,tune]'
+	$(PIP) install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[dev,cache,cluster,coco,torchjd,tune]'
 	@echo "== installing Detectron2"
 	$(PY) tools/install_detectron2.py
 	@touch $(STAMP)
 	@echo "== ready: $(VENV)"
 
 clean:
-	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) .venv-lowest build .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find projects tests tools benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 	rm -rf projects/*.egg-info

@@ -66,7 +66,8 @@ class DenseInference:
         values, index = self._candidates(scores.flatten())
         rows, classes = index // scores.shape[1], index % scores.shape[1]
         boxes = self._decode(deltas[rows], anchors[rows], size)
-        keep = batched_nms(boxes, values, classes, self.nms_thresh)
+        # Boxes are single precision there, and torchvision wants scores of the same type.
+        keep = batched_nms(boxes, values.float(), classes, self.nms_thresh)
         return boxes[keep], values[keep], classes[keep]
 
     def _class_agnostic(
@@ -74,7 +75,7 @@ class DenseInference:
     ) -> tuple[Tensor, Tensor, Tensor]:
         best, rows = self._candidates(scores.amax(1))
         boxes = self._decode(deltas[rows], anchors[rows], size)
-        keep = batched_nms(boxes, best, torch.zeros_like(rows), self.nms_thresh)
+        keep = batched_nms(boxes, best.float(), torch.zeros_like(rows), self.nms_thresh)
         boxes, scores = boxes[keep], scores[rows[keep]]
         row, classes = torch.nonzero(scores > self.score_thresh, as_tuple=True)
         values, order = scores[row, classes].sort(descending=True, stable=True)
