@@ -3,27 +3,118 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from multas.data.formats.folder import image_record
-from multas.data.issues import DatasetError, DatasetIssues
+from multas.data.formats.base import (
+    DATA_FORMAT_REGISTRY,
+    DataFormat,
+    Loaded,
+    Source,
+    evaluator_type,
+)
+from multas.data.image_files import image_record
+from multas.data.issues import DatasetError, DatasetIssues, or_rather
+from multas.util.annotation import BOXES
 
 # COCO's own boxes are rounded to 1/100 pixel and may overshoot by as much; a whole pixel is no
 # slip.
 _OVERSHOOT = 1.0
 
 
-@dataclass(frozen=True)
-class CocoClasses:
-    """Classes of a data set: `class_ids` maps the file's category ids to indices into `names`.
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Coco(DataFormat):
+    """The images of the annotation file ``json``; one without objects has ``annotations: []``.
 
-    `in_file_order` is false where the card orders or selects the classes differently from the file.
-    Detectron2's COCO evaluator names results by the file's order, so the file must then not serve
-    as its ground truth.
+    The file's ``file_name`` s are relative to ``images``. The ids of a list are file names without
+    extension; without a list the images come in the order of their ids. Objects of classes that
+    the card does not name are left out.
+    """
+
+    main_key = "json"
+    can_annotate = (BOXES,)
+
+    json: str
+    annotates: tuple[str, ...] = (BOXES.task,)
+
+    def load(self, source: Source) -> Loaded:
+        file, issues = str(source.root / self.json), source.issues
+        content = _read_json(file)
+        classes = _match_classes(content["categories"], source.classes, file, issues)
+        names = {entry["id"]: entry["name"] for entry in content["categories"]}
+        objects = _objects_by_image(content, file, issues)
+        records = []
+        for entry in _select(content["images"], source.ids, file, issues):
+            record = image_record(
+                entry["id"], str(source.root / self.images / entry["file_name"]), issues
+            )
+            where = f"{file}: {entry['file_name']}"
+            if record is None or not _has_listed_size(record, entry, where, issues):
+                continue
+            size = (record["width"], record["height"])
+            annotations, faulty = [], False
+            for annotation in objects[entry["id"]]:
+                category = annotation["category_id"]
+                place = f"{where}: annotation {annotation['id']}"
+                if category not in names:
+                    issues.add(place, f"unknown category id {category}")
+                elif category in classes.class_ids:
+                    fault = _annotation_fault(annotation, size)
+                    if fault:
+                        issues.add(f"{place} ({names[category]})", fault)
+                        faulty = True
+                    else:
+                        annotations.append(_convert(annotation, classes.class_ids[category]))
+            # An image whose objects are there but have no usable box is no background.
+            if annotations or not faulty:
+                records.append({**record, "annotations": annotations})
+        metadata = self.class_metadata(classes.names)
+        # Without a file the evaluator writes one from the records: needed where those are fewer
+        # than, or classed differently from, what the file has.
+        if classes.in_file_order and len(records) == len(content["images"]):
+            metadata["json_file"] = file
+            metadata["thing_dataset_id_to_contiguous_id"] = classes.class_ids
+        return records, metadata
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        if source.ids is None:
+            self._refuse_shared_folder(source)
+        records, metadata = super().load_unlabeled(source)
+        for record in records:
+            # COCO's file names are its ids with leading zeros; pseudo-labels are joined by ids.
+            stem = Path(record["file_name"]).stem
+            record["image_id"] = int(stem) if stem.isdecimal() else stem
+        return records, metadata
+
+    def _refuse_shared_folder(self, source: Source) -> None:
+        """The whole folder would mix in the images of other splits, perhaps of a test split."""
+        shared = [
+            other.name
+            for other in source.splits
+            if isinstance(other, Coco) and other.images == self.images and other.json != self.json
+        ]
+        if shared:
+            raise DatasetError(
+                f"{source.where} shares the folder {source.root / self.images} with "
+                f"{', '.join(shared)}; to use it unlabelled, name its images by a list: "
+                f"{self.name}: {{json: {self.json}, ids: …}}"
+            )
+
+    def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
+        return evaluator_type([BOXES.evaluator])
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Classes of a data set: ``class_ids`` maps the category ids of the file to indices of names.
+
+    ``in_file_order`` is false where the card orders or selects the classes differently from the
+    file. Detectron2's COCO evaluator names results by the file's order, so the file must then not
+    serve as its ground truth.
     """
 
     names: tuple[str, ...]
@@ -31,12 +122,7 @@ class CocoClasses:
     in_file_order: bool
 
 
-def read_json(file: str | Path) -> dict:
-    """Read a COCO annotation file.
-
-    Raises:
-        DatasetError: it is missing, no JSON, or lacks one of the three tables.
-    """
+def _read_json(file: str) -> dict:
     try:
         content = json.loads(Path(file).read_text())
         missing = {"images", "annotations", "categories"} - content.keys()
@@ -47,10 +133,10 @@ def read_json(file: str | Path) -> dict:
     return content
 
 
-def match_classes(
+def _match_classes(
     categories: Sequence[dict], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
-) -> CocoClasses:
-    """Find the order of the classes: the card's `wanted`, else that of the file's category ids."""
+) -> _Classes:
+    """The order of the classes: the card's, else that of the file's category ids."""
     ids = {
         entry["name"]: entry["id"] for entry in sorted(categories, key=lambda entry: entry["id"])
     }
@@ -58,9 +144,7 @@ def match_classes(
         wanted = tuple(ids)
     for name in wanted:
         if name not in ids:
-            near = get_close_matches(name, ids, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            issues.add(file, f"has no category {name!r}{hint}")
+            issues.add(file, f"has no category {name!r}{or_rather(name, ids)}")
     for name in ids:
         if name not in wanted:
             issues.add(file, f"category {name!r} is not among the card's classes")
@@ -72,69 +156,26 @@ def match_classes(
             file, f"class order: the card has {first[0]!r} where the category ids have {first[1]!r}"
         )
     class_ids = {ids[name]: index for index, name in enumerate(wanted) if name in ids}
-    return CocoClasses(tuple(wanted), class_ids, list(wanted) == list(ids))
+    return _Classes(tuple(wanted), class_ids, list(wanted) == list(ids))
 
 
-def load_coco(
-    content: dict,
-    file: str,
-    image_dir: str | Path,
-    ids: Sequence[str] | None,
-    classes: CocoClasses,
-    issues: DatasetIssues,
-) -> list[dict]:
-    """Detectron2 dicts of the images of a COCO file; one without objects has `annotations: []`.
-
-    Args:
-        content: of the annotation `file`.
-        file: its path, for messages.
-        image_dir: folder to which the file's `file_name`s are relative.
-        ids: file names without extension, which images in which order; None for all, by image id.
-        classes: from `match_classes`; objects of other categories are left out.
-        issues: receives what is wrong, see `load_voc`.
-    """
-    names = {entry["id"]: entry["name"] for entry in content["categories"]}
-    entries = {entry["id"]: entry for entry in content["images"]}
-    objects: dict[int, list[dict]] = {image_id: [] for image_id in entries}
+def _objects_by_image(content: dict, file: str, issues: DatasetIssues) -> dict[int, list[dict]]:
+    objects: dict[int, list[dict]] = {entry["id"]: [] for entry in content["images"]}
     for annotation in content["annotations"]:
-        if annotation["image_id"] in objects:
-            objects[annotation["image_id"]].append(annotation)
+        image_id = annotation["image_id"]
+        if image_id in objects:
+            objects[image_id].append(annotation)
         else:
-            issues.add(
-                file, f"annotation {annotation['id']}: there is no image {annotation['image_id']}"
-            )
-    records = []
-    for entry in _select(content["images"], ids, file, issues):
-        path = Path(image_dir) / entry["file_name"]
-        record = image_record(entry["id"], str(path), issues)
-        if record is None:
-            continue
-        size = (record["width"], record["height"])
-        if size != (entry["width"], entry["height"]):
-            issues.add(
-                f"{file}: {entry['file_name']}",
-                "listed as {}x{}, but the image is {}x{}".format(
-                    entry["width"], entry["height"], *size
-                ),
-            )
-            continue
-        annotations, faulty = [], False
-        for annotation in objects[entry["id"]]:
-            category = annotation["category_id"]
-            where = f"{file}: {entry['file_name']}: annotation {annotation['id']}"
-            if category not in names:
-                issues.add(where, f"unknown category id {category}")
-            elif category in classes.class_ids:
-                fault = _annotation_fault(annotation, size)
-                if fault:
-                    issues.add(f"{where} ({names[category]})", fault)
-                    faulty = True
-                else:
-                    annotations.append(_convert(annotation, classes.class_ids[category]))
-        # An image whose objects are there but have no usable box must not pass for background.
-        if annotations or not faulty:
-            records.append({**record, "annotations": annotations})
-    return records
+            issues.add(file, f"annotation {annotation['id']}: there is no image {image_id}")
+    return objects
+
+
+def _has_listed_size(record: dict, entry: dict, where: str, issues: DatasetIssues) -> bool:
+    listed = "{}x{}".format(entry["width"], entry["height"])
+    actual = "{}x{}".format(record["width"], record["height"])
+    if listed != actual:
+        issues.add(where, f"listed as {listed}, but the image is {actual}")
+    return listed == actual
 
 
 def _select(

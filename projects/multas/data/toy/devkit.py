@@ -20,7 +20,6 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from multas.data.formats.masks import voc_palette
-from multas.data.formats.voc import read_xml
 from multas.data.splits.make import make_splits
 from multas.data.toy.manifest import (
     MANIFEST,
@@ -31,6 +30,7 @@ from multas.data.toy.manifest import (
     write_manifest,
 )
 from multas.data.toy.scene import Scene, draw_scene
+from multas.util.voc_xml import read_voc_xml
 
 VERSION = 3
 
@@ -161,6 +161,6 @@ def _make_lists(root: Path, recipe: dict) -> dict[str, list]:
 
 def _count(file: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for entry in read_xml(file).objects:
+    for entry in read_voc_xml(file).objects:
         counts[entry.name] = counts.get(entry.name, 0) + 1
     return counts
