@@ -22,7 +22,7 @@ from multas.data import (
     make_toy_classes,
     register_card,
 )
-from multas.data.loader import load_training_dicts
+from multas.data.dataset_dicts import load_training_dicts
 from multas.data.toy.scene import CLASSES
 from multas.data.transforms.augmentation import build_augmentations
 from multas.data.transforms.crops import CenterCrop, RandomAreaCrop, ShiftedCrop

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from multas.data import MultasMapper, build_train_loader, register_card
-from multas.data.loader import load_training_dicts
+from multas.data.dataset_dicts import load_training_dicts
 from multas.data.pseudo_labels import Header, save_pseudo_labels
 from multas.data.task_batches import parse_task_batches
 from multas.data.training import build_training_loader

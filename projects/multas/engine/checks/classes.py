@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from torch import nn
 
-from multas.data.loader import require_registered
+from multas.data.dataset_dicts import require_registered
 from multas.distillation import Distiller
 from multas.evaluation.build import evaluator_types
 

@@ -7,7 +7,8 @@ from detectron2.config import CfgNode
 from detectron2.engine import SimpleTrainer
 from torch import nn
 
-from multas.data.loader import TrainLoader, require_registered
+from multas.data.dataset_dicts import require_registered
+from multas.data.loader import TrainLoader
 from multas.data.task_batches import TaskLoader
 from multas.distillation import Distiller, GradientAggregator
 from multas.distillation.aggregation import Bilevel
