@@ -14,10 +14,8 @@ from torch import Tensor, nn
 from multas.distillation.distillation import Distillation, build_distillation
 from multas.distillation.gradients.feature_boundary import Cut
 from multas.distillation.paths.base import Targets
-from multas.modeling.multitask_network import add_losses, mini_batches
-
-# Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
-ANNOTATION_KEYS = ("instances", "sem_seg", "label")
+from multas.modeling.multitask_network import MultiTaskNetwork, add_losses, mini_batches
+from multas.util.annotation import STANDARD
 
 
 @META_ARCH_REGISTRY.register()
@@ -152,7 +150,8 @@ class Distiller(nn.Module):
             yield from ((part, True) for part in mini_batches(batched_inputs))
             return
         for whole in mini_batches(batched_inputs):
-            annotated = [self.hard_labels and _is_annotated(x) for x in whole]
+            known = self._annotation_keys()
+            annotated = [self.hard_labels and not known.isdisjoint(x) for x in whole]
             for learn in (True, False):
                 part = [x for x, a in zip(whole, annotated, strict=True) if a == learn]
                 if part:
@@ -162,7 +161,14 @@ class Distiller(nn.Module):
         """What the student's own losses may see of each image."""
         if self.hard_labels:
             return inputs
-        return [{k: v for k, v in x.items() if k not in ANNOTATION_KEYS} for x in inputs]
+        hidden = self._annotation_keys()
+        return [{k: v for k, v in x.items() if k not in hidden} for x in inputs]
+
+    def _annotation_keys(self) -> set[str]:
+        """The keys of a model input that hold annotations, those of a user's own heads included."""
+        student = self.student
+        own = student.annotations.values() if isinstance(student, MultiTaskNetwork) else ()
+        return {annotation.input_key for annotation in (*STANDARD, *own)}
 
     def _targets(self, inputs: list[dict]) -> Targets:
         sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
@@ -192,7 +198,3 @@ def _mean_over_images(parts: list[tuple[int, list[Tensor | None]]]) -> list[Tens
         total = sum(count for count, _ in own)
         means.append(torch.stack([count / total * loss for count, loss in own]).sum())
     return means
-
-
-def _is_annotated(sample: dict) -> bool:
-    return any(key in sample for key in ANNOTATION_KEYS)

@@ -24,6 +24,7 @@ from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
 from multas.modeling.layers import connected_zero
+from multas.util.annotation import BOXES
 
 DensePredictions = tuple[list[Tensor], list[Tensor]]
 
@@ -41,8 +42,9 @@ class DenseDetectionHead(TaskHead):
         detect: inference on one image.
     """
 
-    annotation = "instances"
+    annotation = BOXES
     result = "instances"
+    config_node = "MODEL.DENSE_HEAD"
 
     @configurable
     def __init__(
