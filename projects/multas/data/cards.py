@@ -80,7 +80,11 @@ def _set_places(metadata, card: Card, split: DataFormat, unlabeled: bool) -> Non
         return
     metadata.set(image_root=str(root / split.images))
     if not unlabeled:
-        metadata.set(**split.evaluation_metadata(root, id_file))
+        found = split.evaluation_metadata(root, id_file)
+        types = found.pop("evaluator_type", [])
+        if types:
+            found["evaluator_type"] = types[0] if len(types) == 1 else types
+        metadata.set(**found)
 
 
 def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dict]:

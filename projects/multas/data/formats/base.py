@@ -106,16 +106,14 @@ class DataFormat:
         return {key: list(classes) for key in keys}
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
-        """The metadata that evaluators need, ``evaluator_type`` and what goes with it.
+        """The metadata that evaluators need.
 
         Args:
             root: folder of the data.
             id_file: the list of the split, None for a split without one.
+
+        Returns:
+            "evaluator_type", a list of evaluator types, and what these evaluators look for.
         """
         kinds = [kind for kind in self.can_annotate if kind.task in self.annotates]
-        return evaluator_type([kind.evaluator for kind in kinds if kind.evaluator])
-
-
-def evaluator_type(types: Sequence[str]) -> dict[str, Any]:
-    """The metadata for evaluators of these types: one name, a list of several, or nothing."""
-    return {"evaluator_type": types[0] if len(types) == 1 else list(types)} if types else {}
+        return {"evaluator_type": [kind.evaluator for kind in kinds if kind.evaluator]}

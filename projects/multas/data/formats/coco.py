@@ -4,18 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from multas.data.formats.base import (
-    DATA_FORMAT_REGISTRY,
-    DataFormat,
-    Loaded,
-    Source,
-    evaluator_type,
-)
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.image_files import image_record
 from multas.data.issues import DatasetError, DatasetIssues, or_rather
 from multas.util.annotation import BOXES
@@ -103,9 +96,6 @@ class Coco(DataFormat):
                 f"{', '.join(shared)}; to use it unlabelled, name its images by a list: "
                 f"{self.name}: {{json: {self.json}, ids: …}}"
             )
-
-    def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
-        return evaluator_type([BOXES.evaluator])
 
 
 @dataclass(frozen=True)

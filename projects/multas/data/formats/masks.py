@@ -10,13 +10,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
 
-from multas.data.formats.base import (
-    DATA_FORMAT_REGISTRY,
-    DataFormat,
-    Loaded,
-    Source,
-    evaluator_type,
-)
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.image_files import index_images, load_images
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
@@ -70,7 +64,7 @@ class Masks(DataFormat):
         return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
-        return evaluator_type([MASKS.evaluator]) | {"read_sem_seg": read_mask}
+        return {"evaluator_type": [MASKS.evaluator], "read_sem_seg": read_mask}
 
 
 def _fill_gaps(classes: dict) -> list[str]:

@@ -12,13 +12,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from multas.data.formats.base import (
-    DATA_FORMAT_REGISTRY,
-    DataFormat,
-    Loaded,
-    Source,
-    evaluator_type,
-)
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import BOXES
@@ -86,7 +80,7 @@ class Vedai(DataFormat):
         return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
-        return evaluator_type(["pascal_voc"])  # without a devkit it takes the loaded annotations
+        return {"evaluator_type": ["pascal_voc"]}  # without devkit it takes what is loaded
 
 
 def _select_classes(source: Source) -> tuple[str, ...]:

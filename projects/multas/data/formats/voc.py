@@ -8,13 +8,7 @@ from typing import Any
 
 from detectron2.structures import BoxMode
 
-from multas.data.formats.base import (
-    DATA_FORMAT_REGISTRY,
-    DataFormat,
-    Loaded,
-    Source,
-    evaluator_type,
-)
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.formats.masks import NO_MASK, MaskFolders, find_masks, read_mask
 from multas.data.issues import DatasetIssues, or_rather
 from multas.util.annotation import BOXES, MASKS
@@ -89,7 +83,7 @@ class Voc(DataFormat):
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
         types: list[str] = []
-        found: dict[str, Any] = {}
+        found: dict[str, Any] = {"evaluator_type": types}
         if BOXES.task in self.annotates and self.annotations != "Annotations":
             # Detectron2's VOC evaluator looks for <dirname>/Annotations; the COCO one needs none.
             types.append("coco")
@@ -102,7 +96,7 @@ class Voc(DataFormat):
         if MASKS.task in self.annotates:
             types.append(MASKS.evaluator)
             found["read_sem_seg"] = read_mask
-        return evaluator_type(types) | found
+        return found
 
 
 def _main_split(file: Path, root: Path) -> str:
