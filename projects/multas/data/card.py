@@ -160,7 +160,8 @@ def _parse_split(
     if name.endswith(UNLABELED):
         raise DatasetError(f"{where}: names ending in {UNLABELED} are made by themselves")
     cls = formats[kind]
-    _check_keys(given, given, _required_keys(cls), where)
+    required = [key.name for key in fields(cls) if key.default is MISSING and key.name != "name"]
+    _check_keys(given, given, required, where)
     for key in given:
         if key not in _keys(cls):
             users = ", ".join(other for other in formats if key in _keys(formats[other]))
@@ -185,16 +186,10 @@ def _keys(cls: type[DataFormat]) -> list[str]:
     return [key.name for key in fields(cls) if key.name != "name"]
 
 
-def _required_keys(cls: type[DataFormat]) -> list[str]:
-    optional = [key.name for key in fields(cls) if key.default is not MISSING]
-    return [key for key in _keys(cls) if key not in optional]
-
-
 def _check_keys(table: dict, known: Collection[str], needed: Sequence[str], where: str) -> None:
     for key in table:
         if key not in known:
-            hint = did_you_mean(str(key), known)
-            raise DatasetError(f"{where}: unknown key {key!r}.{hint}")
+            raise DatasetError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), known)}")
     for key in needed:
         if key not in table:
             raise DatasetError(f"{where}: key {key!r} is missing")

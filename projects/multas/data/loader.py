@@ -183,15 +183,11 @@ class TrainLoader:
             self.dataset,
             batch_sampler=self.sampler,
             num_workers=self.num_workers,
-            collate_fn=_as_list,
+            collate_fn=list,
             pin_memory=False,
             # Starting workers must not draw from the generator of the training process.
             generator=torch.Generator(),
         )
-
-
-def _as_list(batch: list) -> list:
-    return batch
 
 
 def build_train_loader(

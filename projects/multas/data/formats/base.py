@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from fvcore.common.registry import Registry
+# Before any format imports torchvision, which Detectron2 makes work where it lacks its operators.
+from detectron2.utils.registry import Registry
 
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetIssues

@@ -1,7 +1,7 @@
 """COCO detection format: one JSON file with images, annotations and categories."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,40 +37,27 @@ class Coco(DataFormat):
     def load(self, source: Source) -> Loaded:
         file, issues = str(source.root / self.json), source.issues
         content = _read_json(file)
-        classes = _match_classes(content["categories"], source.classes, file, issues)
-        names = {entry["id"]: entry["name"] for entry in content["categories"]}
+        in_file = sorted(content["categories"], key=lambda entry: entry["id"])
+        names = {entry["id"]: entry["name"] for entry in in_file}
+        classes, class_ids = _match_classes(names, source.classes, file, issues)
         objects = _objects_by_image(content, file, issues)
         records = []
         for entry in _select(content["images"], source.ids, file, issues):
-            record = image_record(
-                entry["id"], str(source.root / self.images / entry["file_name"]), issues
-            )
+            image = str(source.root / self.images / entry["file_name"])
             where = f"{file}: {entry['file_name']}"
+            record = image_record(entry["id"], image, issues)
             if record is None or not _has_listed_size(record, entry, where, issues):
                 continue
             size = (record["width"], record["height"])
-            annotations, faulty = [], False
-            for annotation in objects[entry["id"]]:
-                category = annotation["category_id"]
-                place = f"{where}: annotation {annotation['id']}"
-                if category not in names:
-                    issues.add(place, f"unknown category id {category}")
-                elif category in classes.class_ids:
-                    fault = _annotation_fault(annotation, size)
-                    if fault:
-                        issues.add(f"{place} ({names[category]})", fault)
-                        faulty = True
-                    else:
-                        annotations.append(_convert(annotation, classes.class_ids[category]))
-            # An image whose objects are there but have no usable box is no background.
-            if annotations or not faulty:
-                records.append({**record, "annotations": annotations})
-        metadata = self.class_metadata(classes.names)
-        # Without a file the evaluator writes one from the records: needed where those are fewer
-        # than, or classed differently from, what the file has.
-        if classes.in_file_order and len(records) == len(content["images"]):
+            own = _convert_all(objects[entry["id"]], names, class_ids, size, where, issues)
+            if own is not None:
+                records.append({**record, "annotations": own})
+        metadata = self.class_metadata(classes)
+        # Detectron2's evaluator names results by the order of the file. Where that is another one,
+        # or the records are fewer, it must write a file from the records.
+        if list(classes) == list(names.values()) and len(records) == len(content["images"]):
             metadata["json_file"] = file
-            metadata["thing_dataset_id_to_contiguous_id"] = classes.class_ids
+            metadata["thing_dataset_id_to_contiguous_id"] = class_ids
         return records, metadata
 
     def load_unlabeled(self, source: Source) -> Loaded:
@@ -98,20 +85,6 @@ class Coco(DataFormat):
             )
 
 
-@dataclass(frozen=True)
-class _Classes:
-    """Classes of a data set: ``class_ids`` maps the category ids of the file to indices of names.
-
-    ``in_file_order`` is false where the card orders or selects the classes differently from the
-    file. Detectron2's COCO evaluator names results by the file's order, so the file must then not
-    serve as its ground truth.
-    """
-
-    names: tuple[str, ...]
-    class_ids: dict[int, int]
-    in_file_order: bool
-
-
 def _read_json(file: str) -> dict:
     try:
         content = json.loads(Path(file).read_text())
@@ -124,12 +97,14 @@ def _read_json(file: str) -> dict:
 
 
 def _match_classes(
-    categories: Sequence[dict], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
-) -> _Classes:
-    """The order of the classes: the card's, else that of the file's category ids."""
-    ids = {
-        entry["name"]: entry["id"] for entry in sorted(categories, key=lambda entry: entry["id"])
-    }
+    names: Mapping[int, str], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
+) -> tuple[Sequence[str], dict[int, int]]:
+    """The classes in the order of the card, else in that of the file's category ids.
+
+    Returns:
+        Their names, and the index of each category id of the file among them.
+    """
+    ids = {name: number for number, name in names.items()}
     if wanted is None:
         wanted = tuple(ids)
     for name in wanted:
@@ -140,13 +115,12 @@ def _match_classes(
             issues.add(file, f"category {name!r} is not among the card's classes")
     in_file = [name for name in ids if name in wanted]
     in_card = [name for name in wanted if name in ids]
-    if in_file != in_card:
-        first = next(pair for pair in zip(in_card, in_file, strict=True) if pair[0] != pair[1])
-        issues.add(
-            file, f"class order: the card has {first[0]!r} where the category ids have {first[1]!r}"
-        )
-    class_ids = {ids[name]: index for index, name in enumerate(wanted) if name in ids}
-    return _Classes(tuple(wanted), class_ids, list(wanted) == list(ids))
+    for ours, theirs in zip(in_card, in_file, strict=True):
+        if ours != theirs:
+            where = "the category ids have"
+            issues.add(file, f"class order: the card has {ours!r} where {where} {theirs!r}")
+            break
+    return wanted, {ids[name]: index for index, name in enumerate(wanted) if name in ids}
 
 
 def _objects_by_image(content: dict, file: str, issues: DatasetIssues) -> dict[int, list[dict]]:
@@ -186,6 +160,32 @@ def _select(
         if image_id not in by_stem:
             issues.add(file, f"has no image {image_id}")
     return [by_stem[image_id] for image_id in ids if image_id in by_stem]
+
+
+def _convert_all(
+    objects: Sequence[dict],
+    names: Mapping[int, str],
+    class_ids: Mapping[int, int],
+    size: tuple[int, int],
+    where: str,
+    issues: DatasetIssues,
+) -> list[dict] | None:
+    """Detectron2's annotations of an image, or None if there are objects but all are faulty."""
+    annotations, faulty = [], False
+    for annotation in objects:
+        category = annotation["category_id"]
+        place = f"{where}: annotation {annotation['id']}"
+        if category not in names:
+            issues.add(place, f"unknown category id {category}")
+        elif category in class_ids:
+            fault = _annotation_fault(annotation, size)
+            if fault:
+                issues.add(f"{place} ({names[category]})", fault)
+                faulty = True
+            else:
+                annotations.append(_convert(annotation, class_ids[category]))
+    # An image whose objects are there but have no usable box must not pass for background.
+    return None if faulty and not annotations else annotations
 
 
 def _annotation_fault(annotation: dict, size: tuple[int, int]) -> str | None:

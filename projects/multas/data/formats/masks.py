@@ -141,11 +141,7 @@ class MaskFolders:
     """
 
     def __init__(
-        self,
-        folders: Sequence[str | Path],
-        num_values: int,
-        ignore_label: int,
-        suffix: str = "",
+        self, folders: Sequence[str | Path], num_values: int, ignore_label: int, suffix: str = ""
     ):
         self.place = " or ".join(str(folder) for folder in folders)
         self.num_values = num_values
@@ -169,27 +165,26 @@ class MaskFolders:
             return None
         file = self._files[image_id]
         try:
-            mask = read_mask(file)
+            self._foreground[image_id] = self._check(read_mask(file), record)
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             issues.add(file, f"not a readable mask ({error.__class__.__name__})")
             return None
         except ValueError as error:
             issues.add(file, str(error))
             return None
+        return file
+
+    def _check(self, mask: np.ndarray, record: dict) -> frozenset[int]:
+        """The foreground values of a mask that fits its image."""
         height, width = mask.shape
-        if (width, height) != (record["width"], record["height"]):
-            issues.add(
-                file,
-                f"is {width}x{height}, but the image is {record['width']}x{record['height']}",
-            )
-            return None
+        size = f"{record['width']}x{record['height']}"
+        if f"{width}x{height}" != size:
+            raise ValueError(f"is {width}x{height}, but the image is {size}")
         values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {self.ignore_label}
         beyond = sorted(value for value in values if value >= self.num_values)
         if beyond:
-            issues.add(file, f"values {beyond} are beyond the {self.num_values} classes")
-            return None
-        self._foreground[image_id] = frozenset(values - {0})
-        return file
+            raise ValueError(f"values {beyond} are beyond the {self.num_values} classes")
+        return frozenset(values - {0})
 
     def foreground(self, image_id: str) -> frozenset[int]:
         """Values other than 0 and ``ignore_label`` in a mask that :meth:`find` accepted."""

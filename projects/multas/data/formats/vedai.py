@@ -67,7 +67,7 @@ class Vedai(DataFormat):
                 where, lines = f"{whole_file}: image {image_id}", whole[image_id]
             else:
                 try:
-                    where, lines = str(own_file), read_lines(own_file)
+                    where, lines = str(own_file), _read_lines(own_file)
                 except (OSError, ValueError):
                     source.issues.add(str(own_file), "missing or unreadable")
                     continue
@@ -128,12 +128,8 @@ def parse_object(words: Sequence[str]) -> VedaiObject:
     return VedaiObject(CLASSES[int(values[3])], box, contained=values[4] != 0)
 
 
-def visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of an object's box inside an image of (width, height).
-
-    Raises:
-        ValueError: if it has no area.
-    """
+def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of an object's box inside an image of (width, height), if it has an area."""
     xmin, ymin, xmax, ymax = entry.box
     box = (max(xmin, 0.0), max(ymin, 0.0), min(xmax, float(size[0])), min(ymax, float(size[1])))
     if not (box[2] > box[0] and box[3] > box[1]):
@@ -144,13 +140,8 @@ def visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float
     return box
 
 
-def read_lines(file: str | Path) -> list[list[str]]:
-    """The words of each line that is not empty.
-
-    Raises:
-        OSError: if the file is missing or unreadable.
-        ValueError: if it is not a text.
-    """
+def _read_lines(file: str | Path) -> list[list[str]]:
+    """The words of each line that is not empty."""
     return [line.split() for line in Path(file).read_text().splitlines() if line.strip()]
 
 
@@ -167,7 +158,7 @@ def read_whole_file(file: str | Path) -> dict[str, list[list[str]]]:
     """
     objects: dict[str, list[list[str]]] = {}
     try:
-        lines = read_lines(file)
+        lines = _read_lines(file)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file}: not a readable VEDAI annotation file ({error})") from None
     for image_id, *words in lines:
@@ -186,7 +177,7 @@ def _convert(
     for number, words in enumerate(lines):
         try:
             entry = parse_object(words)
-            box = visible_box(entry, (record["width"], record["height"]))
+            box = _visible_box(entry, (record["width"], record["height"]))
         except ValueError as error:
             issues.add(where, f"object {number}: {error}")
             faulty = True

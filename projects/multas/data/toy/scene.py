@@ -37,10 +37,7 @@ _SHIFT = 4  # fractional bits of polygon coordinates
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One annotated object.
-
-    ``box`` is (xmin, ymin, xmax, ymax) of the visible pixels, 1-based and inclusive.
-    """
+    """One object; ``box`` is (xmin, ymin, xmax, ymax) of its visible pixels, 1-based, inclusive."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -137,10 +134,8 @@ def _draw_layer(
     margin = 0.35 * radius  # a centre near the border cuts the object, one outside would hide it
     centre = np.array([rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)])
     canvas = np.zeros((height + 2 * _PAD, width + 2 * _PAD), np.uint8)
-    points = [
-        np.round((contour @ scale.T + centre + _PAD) * 2**_SHIFT).astype(np.int32)
-        for contour in contours
-    ]
+    places = [(contour @ scale.T + centre + _PAD) * 2**_SHIFT for contour in contours]
+    points = [np.round(place).astype(np.int32) for place in places]
     cv2.fillPoly(canvas, points, 255, lineType=cv2.LINE_AA, shift=_SHIFT)
     inside = canvas[_PAD : _PAD + height, _PAD : _PAD + width]
     return _Layer(
@@ -187,10 +182,7 @@ def _star() -> np.ndarray:
 def _cross(arm: float = 0.34) -> np.ndarray:
     quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
     turn = np.array([[0, 1], [-1, 0]])
-    parts = [quarter]
-    for _ in range(3):
-        parts.append(parts[-1] @ turn)
-    return np.concatenate(parts)
+    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
 
 
 def _crescent() -> np.ndarray:
@@ -224,16 +216,12 @@ def _distractor(rng: np.random.Generator) -> list[np.ndarray]:
     if kind == 1:
         return [_arc(0, np.pi, 24)]
     if kind == 2:
-        corner = [[-8, -8], [8, -8], [8, -3], [-3, -3], [-3, 8], [-8, 8]]
-        return [np.array(corner) / 10]
+        return [np.array([[-8, -8], [8, -8], [8, -3], [-3, -3], [-3, 8], [-8, 8]]) / 10]
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     radii = np.full(48, 0.75)
     for waves in (2, 3):
         radii += rng.uniform(0.12, 0.25) * np.sin(waves * angles + rng.uniform(0, 2 * np.pi))
     return [_regular(48) * radii[:, None]]
-
-
-# Appearance.
 
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
@@ -280,11 +268,9 @@ def _texture(rng: np.random.Generator, height: int, width: int, first: np.ndarra
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """(H, W, 3) float32: two textures mixed by smooth noise, crossed by lines and specks."""
-    mix = np.clip(3 * _smooth_noise(rng, height, width, int(rng.integers(3, 7))) - 1, 0, 1)[
-        ..., None
-    ]
+    mix = np.clip(3 * _smooth_noise(rng, height, width, int(rng.integers(3, 7))) - 1, 0, 1)
     first, second = (_texture(rng, height, width, _dull_colour(rng)) for _ in range(2))
-    image = first * (1 - mix) + second * mix
+    image = first * (1 - mix[..., None]) + second * mix[..., None]
     image = np.ascontiguousarray(image, np.float32)
     for _ in range(int(rng.integers(3, 8))):
         ends = rng.uniform(-10, max(height, width) + 10, 4).astype(int)
@@ -293,16 +279,14 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
             cv2.line(image, ends[:2].tolist(), ends[2:].tolist(), colour, int(rng.integers(1, 4)))
         else:
             axes = rng.integers(4, 30, 2).tolist()
-            start = int(rng.integers(360))
-            span = int(rng.integers(40, 150))
+            start, span = int(rng.integers(360)), int(rng.integers(40, 150))
             cv2.ellipse(image, ends[:2].tolist(), axes, 0, start, start + span, colour, 2)
     return image
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Uneven light, gamma, blur and sensor noise; returns (H, W, 3) uint8."""
-    height, width = image.shape[:2]
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
     angle = rng.uniform(0, 2 * np.pi)
     slope = rng.uniform(0, 0.45) * (x * np.cos(angle) + y * np.sin(angle))
     lit = image * (rng.uniform(0.7, 1.15) + slope)[..., None] * rng.uniform(0.85, 1.1, 3)

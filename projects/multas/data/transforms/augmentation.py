@@ -1,5 +1,7 @@
 """Augmentations of single-shot detectors, and the choice of augmentations by config."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
@@ -99,6 +101,7 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
+@dataclass(eq=False, repr=False)
 class PhotometricDistortion(T.Augmentation):
     """Brightness, contrast, hue and saturation, each with probability ``prob``, in that order.
 
@@ -113,25 +116,18 @@ class PhotometricDistortion(T.Augmentation):
         ValueError: if the format is another one.
     """
 
-    def __init__(
-        self,
-        image_format: str,
-        prob: float = 0.5,
-        brightness: float = 32.0,
-        contrast: tuple[float, float] = (0.5, 1.5),
-        hue: int = 18,
-        saturation: tuple[float, float] = (0.5, 1.5),
-    ) -> None:
-        if image_format not in ("BGR", "RGB"):
+    image_format: str
+    prob: float = 0.5
+    brightness: float = 32.0
+    contrast: tuple[float, float] = (0.5, 1.5)
+    hue: int = 18
+    saturation: tuple[float, float] = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        if self.image_format not in ("BGR", "RGB"):
             raise ValueError(
-                f"INPUT.FORMAT is '{image_format}'; colour distortion needs 'BGR' or 'RGB'."
+                f"INPUT.FORMAT is '{self.image_format}'; colour distortion needs 'BGR' or 'RGB'."
             )
-        self.image_format = image_format
-        self.prob = prob
-        self.brightness = brightness
-        self.contrast = contrast
-        self.hue = hue
-        self.saturation = saturation
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         # All are drawn, even those that are not used, so that later draws do not depend on it.

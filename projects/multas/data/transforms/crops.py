@@ -1,5 +1,7 @@
 """Crops of an image: crop or expand in one step for detection, and those of classification."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from detectron2.data import transforms as T
@@ -62,6 +64,7 @@ class CropOrPadTransform(T.Transform):
         return box.clip(0, size).reshape(-1, 4) * inside[:, None]
 
 
+@dataclass(eq=False, repr=False)
 class CropOrExpand(T.Augmentation):
     """The crop-and-expand augmentation of single-shot detectors, in relative units.
 
@@ -84,29 +87,16 @@ class CropOrExpand(T.Augmentation):
         mask_value: fill value of masks, and the value of their unlabelled pixels.
     """
 
-    def __init__(
-        self,
-        prob: float = 0.75,
-        scale: tuple[float, float] = (0.25, 1.75),
-        aspect: tuple[float, float] = (0.5, 1.0),
-        centre: tuple[float, float] = (0.4, 0.6),
-        forbidden: tuple[float, float] = (0.25, 0.75),
-        min_labelled: int = 9,
-        shapes: int = 10,
-        positions: int = 10,
-        image_value: int = 114,
-        mask_value: int = 255,
-    ) -> None:
-        self.prob = prob
-        self.scale = scale
-        self.aspect = aspect
-        self.centre = centre
-        self.forbidden = forbidden
-        self.min_labelled = min_labelled
-        self.shapes = shapes
-        self.positions = positions
-        self.image_value = image_value
-        self.mask_value = mask_value
+    prob: float = 0.75
+    scale: tuple[float, float] = (0.25, 1.75)
+    aspect: tuple[float, float] = (0.5, 1.0)
+    centre: tuple[float, float] = (0.4, 0.6)
+    forbidden: tuple[float, float] = (0.25, 0.75)
+    min_labelled: int = 9
+    shapes: int = 10
+    positions: int = 10
+    image_value: int = 114
+    mask_value: int = 255
 
     def get_transform(
         self, image: np.ndarray, boxes: np.ndarray | None, sem_seg: np.ndarray | None
