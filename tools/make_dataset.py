@@ -1,4 +1,4 @@
-"""Make, complete or check an embedded data set (see multas/data/toy.py and toy_classes.py).
+"""Make, complete or check an embedded data set (see multas/data/toy).
 
 python tools/make_dataset.py             # makes or repairs datasets/toy
 python tools/make_dataset.py --classes   # datasets/toy_classes: its objects, for classification

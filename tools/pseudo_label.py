@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from multas.data.loader import require_registered
+from multas.data.dataset_dicts import require_registered
 from multas.data.pseudo_labels import Header, file_sha256, save_pseudo_labels
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes

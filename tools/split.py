@@ -6,9 +6,9 @@
     python tools/split.py check datasets/VOC2007 datasets/VOC2012
 
 `make` writes DIR/Half/trainval.txt and so on: nested, complementary, class-balanced (see
-multas/data/splits.py). `partial` divides the images among tasks: DIR/det/train.txt and
+multas/data/splits/make.py). `partial` divides the images among tasks: DIR/det/train.txt and
 DIR/seg/train.txt without a common image, and half of each as det2 and seg2. `check` prints sizes
-and overlaps and exits with 1 if it finds a problem.
+and overlaps and exits with 1 if it finds an issue.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from multas.data.splits.make import (
     mask_counts,
     write_splits,
 )
+from multas.util.annotation import BOXES, LABELS, MASKS
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -53,7 +54,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_source(parser: argparse.ArgumentParser, part: str) -> None:
-    """What is divided, and where the lists go."""
+    """Arguments that say what is divided, and where the lists go."""
     parser.add_argument("--card", help="data card; without it --split is a registered name")
     parser.add_argument("--split", required=True, help="what to divide: a split of the card")
     parser.add_argument("--out", type=Path, required=True, help="folder for <name>/<part>.txt")
@@ -85,10 +86,11 @@ def load_counts(args: argparse.Namespace) -> dict[str, dict[str, int]]:
     # Detectron2 names the folder differently for Cityscapes.
     root = metadata.get("image_root") or metadata.get("image_dir")
     keys = {key for record in records for key in record}
-    if "annotations" not in keys and "sem_seg_file_name" in keys:
-        return mask_counts(records, metadata.stuff_classes, root, metadata.get("ignore_label", 255))
-    kind = "label_classes" if "label" in keys else "thing_classes"
-    return class_counts(records, metadata.get(kind, ()), root)
+    if BOXES.dataset_key not in keys and MASKS.dataset_key in keys:
+        names = metadata.get(MASKS.classes_key)
+        return mask_counts(records, names, root, metadata.get("ignore_label", 255))
+    kind = LABELS if LABELS.dataset_key in keys else BOXES
+    return class_counts(records, metadata.get(kind.classes_key, ()), root)
 
 
 def write(splits: dict[str, list[str]], counts: dict, args: argparse.Namespace) -> None:
@@ -99,7 +101,7 @@ def write(splits: dict[str, list[str]], counts: dict, args: argparse.Namespace) 
 
 
 def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> None:
-    """Lists of an experiment that ran already must not change under it."""
+    """The lists of an experiment must not change after it has run."""
     for name, ids in splits.items():
         file = out / name / f"{part}.txt"
         if file.exists() and file.read_text().split() != ids:

@@ -219,16 +219,19 @@ def test_registering_again_changes_nothing_but_another_card_may_not_take_the_nam
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"formt": "voc"}, "unknown key 'formt', did you mean 'format'"),
-        ({"format": "yolo"}, "format 'yolo', choose from voc, coco, masks, images"),
-        ({"strictness": "lenient"}, "choose from stop, skip"),
+        ({"formt": "voc"}, "unknown key 'formt'. Did you mean 'format'"),
+        (
+            {"format": "yolo"},
+            "format is 'yolo'; choose from cifar10, cifar100, coco, folders, images, masks, v",
+        ),
+        ({"strictness": "lenient"}, "strictness is 'lenient'; choose from stop, skip"),
         ({"year": 2010}, "choose 2007"),
         ({"classes": ["a", "b", "a"]}, "lists a twice"),
         ({"classes": "cat"}, "classes must be a list of names"),
         ({"splits": {"x_unlabeled": "a"}}, "names ending in _unlabeled"),
         ({"splits": {}}, "`splits` must be a table"),
         ({"splits": {"x": {"ids": "a", "annotates": ["boxes"]}}}, "split 'x': annotates"),
-        ({"splits": {"x": {"id": "a"}}}, "unknown key 'id', did you mean 'ids'"),
+        ({"splits": {"x": {"id": "a"}}}, "split 'x': unknown key 'id'. Did you mean 'ids'"),
         ({"splits": {"x": None}}, "needs a list of ids"),
         ({"root": None}, "key 'root' is missing"),
         ({"format": "masks", "classes": None}, "format masks needs `classes`"),

@@ -22,7 +22,7 @@ from multas.data import (
     make_toy_classes,
     register_card,
 )
-from multas.data.loader import load_training_dicts
+from multas.data.dataset_dicts import load_training_dicts
 from multas.data.toy.scene import CLASSES
 from multas.data.transforms.augmentation import build_augmentations
 from multas.data.transforms.crops import CenterCrop, RandomAreaCrop, ShiftedCrop
@@ -221,7 +221,7 @@ def test_contradictory_cards(keys, message):
 # Augmentation
 
 
-def test_a_shifted_window_shows_the_image_moved_on_black():
+def test_a_shifted_crop_shows_the_image_moved_on_black():
     image = np.random.default_rng(0).integers(1, 256, (32, 24, 3), dtype=np.uint8)
     seen = set()
     for _ in range(300):
@@ -234,7 +234,7 @@ def test_a_shifted_window_shows_the_image_moved_on_black():
     assert {x for x, _ in seen} == {y for _, y in seen} == set(range(-4, 5))
 
 
-def test_a_random_window_has_the_area_and_the_ratio_of_its_recipe():
+def test_a_random_crop_has_the_area_and_the_ratio_of_its_recipe():
     image = np.zeros((60, 90, 3), np.uint8)
     shapes = [RandomAreaCrop().get_transform(image).apply_image(image).shape for _ in range(400)]
     areas = np.array([height * width / image[..., 0].size for height, width, _ in shapes])

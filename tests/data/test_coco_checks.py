@@ -84,7 +84,7 @@ def test_coco_faults_are_reported_together(tmp_path):
 def test_coco_boxes_outside_are_found_but_rounding_is_not_a_fault(tmp_path):
     write_coco(tmp_path, annotations=[(1, 3, [35, 3, 5.01, 8]), (2, 3, [35, 3, 10, 8])])
     register_card(coco_card(tmp_path))
-    with pytest.raises(DatasetError, match="1 problem\n") as error:
+    with pytest.raises(DatasetError, match="1 issue\n") as error:
         DatasetCatalog.get("mini_train")
     assert "002.jpg: annotation 2 (cat)" in str(error.value) and "leaves" in str(error.value)
 

@@ -1,4 +1,4 @@
-"""Crop or expand: what a window does to pixels and boxes, and which windows are taken."""
+"""Crop or expand: what a crop does to pixels and boxes, and which crops are taken."""
 
 import numpy as np
 import pytest
@@ -19,23 +19,23 @@ def scene(seed, count=3, side=100):
     return corners.reshape(count, 4)
 
 
-def test_a_window_cuts_and_fills():
-    window = CropOrPadTransform(x0=-2, y0=1, width=5, height=7)
-    out = window.apply_image(image())
+def test_a_crop_cuts_and_fills():
+    crop = CropOrPadTransform(x0=-2, y0=1, width=5, height=7)
+    out = crop.apply_image(image())
     assert out.shape == (7, 5, 3)
     assert (out[:5, 2:] == image()[1:, :3]).all()
     assert (out[:, :2] == 114).all()
     assert (out[5:] == 114).all()
-    mask = window.apply_segmentation(np.ones((6, 8), dtype=np.uint8))
+    mask = crop.apply_segmentation(np.ones((6, 8), dtype=np.uint8))
     assert (mask == np.where((out == 114).all(-1), 255, 1)).all()
 
 
-def test_a_window_beside_the_image_is_all_fill():
+def test_a_crop_beside_the_image_is_all_fill():
     assert (CropOrPadTransform(20, 0, 4, 4).apply_image(image()) == 114).all()
 
 
 def test_boxes_move_are_clipped_and_vanish_with_their_centre():
-    window = CropOrPadTransform(10, 20, 30, 40)
+    crop = CropOrPadTransform(10, 20, 30, 40)
     boxes = np.array(
         [
             [12, 22, 20, 30],  # inside
@@ -46,14 +46,14 @@ def test_boxes_move_are_clipped_and_vanish_with_their_centre():
         dtype=float,
     )
     expected = [[2, 2, 10, 10], [0, 10, 20, 30], [0, 0, 0, 0], [0, 0, 0, 0]]
-    assert window.apply_box(boxes).tolist() == expected
-    assert window.apply_box(boxes[0]).tolist() == expected[:1]
+    assert crop.apply_box(boxes).tolist() == expected
+    assert crop.apply_box(boxes[0]).tolist() == expected[:1]
 
 
-def test_windows_have_the_ranges_of_the_recipe():
+def test_crops_have_the_ranges_of_the_recipe():
     aug = CropOrExpand()
-    windows = np.concatenate([aug.draw(200, 400) for _ in range(200)]).astype(float)
-    width, height = (windows[:, 2:] - windows[:, :2]).T
+    crops = np.concatenate([aug.draw(200, 400) for _ in range(200)]).astype(float)
+    width, height = (crops[:, 2:] - crops[:, :2]).T
     relative_height, relative_width = height / 200, width / 400
     assert 0.25 - 0.01 <= relative_height.min() < 0.3
     assert 1.7 < relative_height.max() <= 1.75 + 0.01
@@ -62,34 +62,34 @@ def test_windows_have_the_ranges_of_the_recipe():
     assert ratio.min() > 0.48
     assert ratio.max() < 2.1
     assert 0.35 < (ratio < 1).mean() < 0.65
-    centre = (windows[:, :2] + windows[:, 2:]) / 2 / [400, 200]
+    centre = (crops[:, :2] + crops[:, 2:]) / 2 / [400, 200]
     assert 0.39 < centre.min() < 0.41
     assert 0.59 < centre.max() < 0.61
     assert np.abs(centre.mean(0) - 0.5).max() < 0.01
 
 
 def test_ten_positions_of_ten_shapes_are_tried():
-    windows = CropOrExpand().draw(1000, 1000)
-    shapes = {tuple(w[2:] - w[:2]) for w in windows}
-    assert len(windows) == 100
+    crops = CropOrExpand().draw(1000, 1000)
+    shapes = {tuple(w[2:] - w[:2]) for w in crops}
+    assert len(crops) == 100
     assert len(shapes) == 10
 
 
 @given(st.integers(0, 10**6))
-def test_allowed_windows_agree_with_a_plain_count(seed):
+def test_allowed_crops_agree_with_a_plain_count(seed):
     np.random.seed(seed)
     aug = CropOrExpand()
     boxes = scene(seed)
-    windows = aug.draw(100, 100)
-    for window, allowed in zip(windows, aug.allowed(windows, boxes), strict=True):
+    crops = aug.draw(100, 100)
+    for crop, allowed in zip(crops, aug.allowed(crops, boxes), strict=True):
         cut, centre_inside = False, False
         for box in boxes:
-            w = min(window[2], box[2]) - max(window[0], box[0])
-            h = min(window[3], box[3]) - max(window[1], box[1])
+            w = min(crop[2], box[2]) - max(crop[0], box[0])
+            h = min(crop[3], box[3]) - max(crop[1], box[1])
             share = max(w, 0) * max(h, 0) / ((box[2] - box[0]) * (box[3] - box[1]))
             cut |= 0.25 < share < 0.75
             x, y = (box[0] + box[2]) / 2, (box[1] + box[3]) / 2
-            centre_inside |= window[0] < x < window[2] and window[1] < y < window[3]
+            centre_inside |= crop[0] < x < crop[2] and crop[1] < y < crop[3]
         assert allowed == (not cut and centre_inside)
 
 
@@ -111,24 +111,24 @@ def test_the_share_of_augmented_images_is_the_probability():
 
 
 @pytest.mark.parametrize("boxes", [None, np.zeros((0, 4))])
-def test_without_boxes_the_first_window_is_taken(boxes):
+def test_without_boxes_the_first_crop_is_taken(boxes):
     aug = CropOrExpand(prob=1.0)
     np.random.seed(4)
-    window = aug.get_transform(np.zeros((50, 50, 3), np.uint8), boxes, None)
+    crop = aug.get_transform(np.zeros((50, 50, 3), np.uint8), boxes, None)
     np.random.seed(4)
     np.random.uniform()
     x0, y0, x1, y1 = aug.draw(50, 50)[0]
-    found = (window.x0, window.y0, window.width, window.height)
+    found = (crop.x0, crop.y0, crop.width, crop.height)
     assert found == (x0, y0, x1 - x0, y1 - y0)
 
 
-def test_an_image_that_every_window_would_cut_stays_as_it_is():
-    # One box as large as the image, and windows of half its area.
+def test_an_image_that_every_crop_would_cut_stays_as_it_is():
+    # One box as large as the image, and crops of half its area.
     aug = CropOrExpand(prob=1.0, scale=(0.7, 0.7), aspect=(1.0, 1.0))
-    window = aug.get_transform(
+    crop = aug.get_transform(
         np.zeros((100, 100, 3), np.uint8), np.array([[0.0, 0, 100, 100]]), None
     )
-    assert isinstance(window, T.NoOpTransform)
+    assert isinstance(crop, T.NoOpTransform)
 
 
 def test_a_mask_needs_a_labelled_region_of_more_than_nine_pixels():

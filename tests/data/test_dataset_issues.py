@@ -10,7 +10,8 @@ from PIL import Image
 from image_files import HEIGHT, WIDTH, write_image
 from multas.data import DatasetError, DatasetIssues, read_mask, register_card
 from multas.data.formats.masks import voc_palette
-from multas.data.formats.voc import box_fault, read_xml
+from multas.data.formats.voc import box_fault
+from multas.util.voc_xml import read_voc_xml
 
 
 def write_mask(file, values, size=(WIDTH, HEIGHT)):
@@ -100,7 +101,7 @@ def test_all_faults_are_reported_together_with_file_names(kit):
         "flat.xml: object 1 (dog): box 5,7,9,7 has no area",
         "sized.xml: says 30x40, but the image is 40x30",
         "broken.xml: not an XML file",
-        "nobox.xml: object 0 has no complete box",
+        "nobox.xml: object 0 has no complete <bndbox>",
         "unannotated.xml: missing or unreadable",
         "unreadable.jpg: not a readable image",
         "missing: no image of this id in",
@@ -234,14 +235,14 @@ def test_xml_flags_default_to_zero_and_size_may_be_missing(tmp_path):
     file.write_text(
         f"<annotation><object><name> cat </name><bndbox>{box}</bndbox></object></annotation>"
     )
-    annotation = read_xml(file)
+    annotation = read_voc_xml(file)
     assert annotation.size is None
     assert annotation.objects[0].name == "cat"
     assert annotation.objects[0].box == (1.5, 2, 3, 4)
     assert (annotation.objects[0].difficult, annotation.objects[0].truncated) == (0, 0)
 
 
-def test_problems_know_their_strictness():
-    with pytest.raises(DatasetError, match="choose from"):
+def test_issues_know_their_strictness():
+    with pytest.raises(ValueError, match="data set x: strictness is 'maybe'; choose from stop"):
         DatasetIssues("x", "maybe")
     DatasetIssues("x").close()

@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from multas.config import add_multas_config
 from multas.data import MultasMapper, build_train_loader, register_card
+from multas.data.dataset_dicts import load_training_dicts
 from multas.data.loader import (
     BatchSampler,
     Index,
     SeededDataset,
     build_test_loader,
-    load_training_dicts,
 )
 
 

@@ -48,5 +48,5 @@ def test_without_sizes_there_is_nothing_to_do():
 
 
 def test_sizes_need_the_final_one():
-    with pytest.raises(ValueError, match=r"INPUT\.STRETCH is 0"):
+    with pytest.raises(ValueError, match=r"INPUT\.SQUARE_SIZE is 0"):
         build_batch_sizes(config("INPUT.SQUARE_SIZE", 0), 0)

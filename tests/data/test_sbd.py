@@ -11,7 +11,7 @@ from detectron2.structures import Boxes, Instances
 from scipy.io import savemat
 
 from multas.data import DatasetError, MultasMapper, read_card, read_mask, register_card
-from multas.data.formats.folder import read_ids
+from multas.data.image_files import read_ids
 from multas.data.issues import DatasetIssues
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
@@ -179,7 +179,7 @@ def test_without_the_key_they_are_faults(toy):
     (toy.root / "Annotations" / "000010.xml").unlink()
     both = {"ids": "Main/train", "annotates": ["det", "seg"]}
     toy(splits={"val": both}, strictness="stop")
-    with pytest.raises(DatasetError, match=r"1 problem\n.*000010\.xml: missing"):
+    with pytest.raises(DatasetError, match=r"1 issue\n.*000010\.xml: missing"):
         DatasetCatalog.get("masked_toy_val")
 
 
@@ -220,11 +220,11 @@ def test_masks_format_leaves_images_without_a_mask_out(small_toy, tmp_path, capl
             {"format": "masks", "masks": "m", "classes": {1: "a", 256: "b"}},
             "a table of pixel values 0 … 255 and names, got [256]",
         ),
-        ({"format": "coco", "only_complete": True}, "format coco has no use for `only_complete`"),
+        ({"format": "coco", "json": "a", "only_complete": True}, "no use for `only_complete`"),
     ],
 )
 def test_wrong_keys_are_refused(keys, message):
-    card = {"name": "x", "format": "voc", "root": ".", "splits": {"a": {"ids": "a", "json": "a"}}}
+    card = {"name": "x", "format": "voc", "root": ".", "splits": {"a": {"ids": "a"}}}
     with pytest.raises(DatasetError) as error:
         register_card({**card, **keys})
     assert message in str(error.value)

@@ -14,9 +14,9 @@ from PIL import Image
 
 import make_dataset
 from multas.data import check_toy, make_toy, read_mask
-from multas.data.formats.voc import read_xml
 from multas.data.splits.check import check_splits, read_lists
 from multas.data.toy.scene import CLASSES, DIFFICULT_BELOW, SIZES, draw_scene
+from multas.util.voc_xml import read_voc_xml
 
 
 def contents(root):
@@ -105,7 +105,7 @@ def test_a_complete_set_is_not_written_to(small_toy):
 def test_boxes_are_those_of_the_visible_pixels_in_the_mask(small_toy):
     seen = Counter()
     for file in sorted((small_toy / "Annotations").glob("*.xml")):
-        annotation = read_xml(file)
+        annotation = read_voc_xml(file)
         mask = read_mask(small_toy / "SegmentationClass" / f"{file.stem}.png")
         with Image.open(small_toy / "JPEGImages" / f"{file.stem}.jpg") as image:
             assert image.size == annotation.size == mask.shape[::-1]

@@ -11,8 +11,8 @@ from PIL import Image
 
 import split
 from multas.config import add_multas_config
-from multas.data import DatasetError, register_card
-from multas.data.formats.vedai import CLASSES, load_vedai, parse_object, read_whole_file
+from multas.data import DatasetError, Source, register_card
+from multas.data.formats.vedai import CLASSES, Vedai, parse_object, read_whole_file
 from multas.data.issues import DatasetIssues
 from multas.evaluation.build import build_evaluator
 
@@ -173,7 +173,7 @@ def test_faulty_lines_are_reported_by_file(card, root, lines, message):
     rewrite(root, TRAIN[2], *lines)
     with pytest.raises(DatasetError) as error:
         load(card)
-    assert "1 problem\n" in str(error.value)
+    assert "1 issue\n" in str(error.value)
     assert f"Annotations512/{TRAIN[2]}.txt: " in str(error.value)
     assert message in str(error.value)
 
@@ -191,8 +191,8 @@ def test_missing_annotations_and_images_are_faults(root):
     (root / "Annotations512" / f"{TRAIN[0]}.txt").unlink()
     (root / "Vehicules512" / f"{TRAIN[1]}_co.png").unlink()
     issues = DatasetIssues("vedai")
-    folders = root / "Vehicules512", root / "Annotations512"
-    records = load_vedai(folders[0], TRAIN, NAMES, issues, folders[1], "_co")
+    source = Source("card x", root, TRAIN, tuple(NAMES), ignore_label=255, issues=issues)
+    records, _ = Vedai(name="all").load(source)
     assert [record["image_id"] for record in records] == TRAIN[2:]
     assert len(issues.lines) == 2
     assert any(line.endswith(f"{TRAIN[0]}.txt: missing or unreadable") for line in issues.lines)
@@ -210,7 +210,7 @@ def test_unlabeled_splits_open_no_annotation(card, root):
 
 
 def test_cards_that_do_not_fit_are_refused(card, root):
-    with pytest.raises(DatasetError, match="VEDAI has no class 'trucks', did you mean 'truck'"):
+    with pytest.raises(DatasetError, match=r"no class 'trucks'\. Did you mean 'truck'"):
         load(card, classes=["car", "trucks"])
     with pytest.raises(DatasetError, match="format voc has no use for `suffix`"):
         load(card, name="devkit", format="voc")

@@ -9,7 +9,7 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 
 from multas.data import MultasMapper, build_train_loader, register_card
-from multas.data.loader import load_training_dicts
+from multas.data.dataset_dicts import load_training_dicts
 from multas.data.pseudo_labels import Header, save_pseudo_labels
 from multas.data.task_batches import parse_task_batches
 from multas.data.training import build_training_loader
@@ -17,6 +17,7 @@ from multas.distillation import Distiller
 from multas.engine import Trainer
 from multas.engine.checks.annotations import check_annotations
 from multas.engine.checks.classes import check_ignored_labels
+from multas.util.annotation import Annotation
 from training import two_tasks
 
 FEATURES = {"TYPE": "FeatureMSE", "TASKS": ["seg"], "TEACHER_ID": 1}
@@ -64,7 +65,7 @@ def test_a_mini_batch_whose_labels_are_hidden_needs_a_path(distilled_cfg, card):
 def test_a_head_may_have_an_annotation_of_its_own(tiny_cfg):
     cfg = two_tasks(tiny_cfg())
     model = build_model(cfg)
-    model.heads["seg"].annotation = "depth"
+    model.heads["seg"].annotation = Annotation("depth", "depth", "depth")
     mapper = MultasMapper(cfg, is_train=True)
     dicts = [{"file_name": "a.jpg", "annotations": []}, {"file_name": "b.jpg", "depth": "b.png"}]
     check_annotations(model, build_train_loader(dicts, mapper, total_batch_size=1, seed=0))

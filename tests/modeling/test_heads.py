@@ -307,7 +307,7 @@ def test_linear_head_takes_the_coarsest_map_and_averages_labelled_images():
 
 
 def test_wrong_names_are_answered_with_the_choices():
-    with pytest.raises(KeyError, match=r"no task head. Known: DenseDetectionHead, GFLHead, Linear"):
+    with pytest.raises(ValueError, match=r"'DenseHead'.* from: DenseDetectionHead, GFL"):
         build_task_head("DenseHead", make_cfg(), SHAPES)
     with pytest.raises(ValueError, match=r"DENSE_HEAD.IN_FEATURES names \['p9'\].*'p3'"):
         build_task_head("DenseDetectionHead", make_cfg(IN_FEATURES=["p9", "p3"]), SHAPES)

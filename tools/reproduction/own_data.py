@@ -8,7 +8,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data import DatasetError, read_card, register_card
-from multas.data.card_split import UNLABELED
+from multas.data.card import UNLABELED
 
 # Which classes a head counts; the segmentation heads have one for the background, too.
 _HEADS = {

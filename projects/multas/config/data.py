@@ -71,6 +71,6 @@ def add_data_config(cfg: CN) -> None:
     # Share of MAX_ITER at the end that is always trained at SQUARE_SIZE.
     cfg.INPUT.MULTI_SCALE.FINAL_FRACTION = 0.2
 
-    # Python modules (dotted names) imported at start: the place to register own paths,
-    # aggregators, heads … from outside this package.
+    # Python modules (dotted names) that are imported at the start, before data cards are read:
+    # they register paths, aggregators, heads, data formats … of your own.
     cfg.IMPORT_MODULES = ()

@@ -50,8 +50,10 @@ def _add_network_config(cfg: CN) -> None:
     cfg.MODEL.MULTITASK = CN()
     # Names of the tasks. Their heads are called `heads.<task>` in taps and checkpoints.
     cfg.MODEL.MULTITASK.TASKS = ["det"]
-    # Head of each task: DenseDetectionHead, GFLHead, SemanticFPNHead, LinearClassificationHead, or
-    # your own class in TASK_HEAD_REGISTRY.
+    # The head of each task: DenseDetectionHead, GFLHead, SemanticFPNHead, LinearClassificationHead,
+    # or a class of your own in TASK_HEAD_REGISTRY, from a module in IMPORT_MODULES. An entry is a
+    # name, or a mapping with the key TYPE and arguments of the class's constructor in capitals,
+    # like {TYPE: MyHead, HIDDEN: 3}, which prevail over what the class reads from the config.
     cfg.MODEL.MULTITASK.HEADS = ["DenseDetectionHead"]
     # Factor of each task's losses; empty: all 1.
     cfg.MODEL.MULTITASK.LOSS_WEIGHTS = []

@@ -2,6 +2,7 @@
 
 from multas.data.card import Card, read_card
 from multas.data.cards import register_card, register_cards
+from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat, Source
 from multas.data.formats.masks import read_mask
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.data.loader import build_test_loader, build_train_loader
@@ -21,11 +22,14 @@ from multas.data.transforms.augmentation import AUGMENTATION_REGISTRY
 
 __all__ = [
     "AUGMENTATION_REGISTRY",
+    "DATA_FORMAT_REGISTRY",
     "Card",
+    "DataFormat",
     "DatasetError",
     "DatasetIssues",
     "MultasMapper",
     "PseudoLabels",
+    "Source",
     "SplitReport",
     "build_test_loader",
     "build_train_loader",

@@ -1,56 +1,53 @@
 """Data cards: a YAML file describes a data set, this module reads it.
 
-Keys of a card (`datasets/README.md` shows examples):
+Keys of a card (``datasets/README.md`` shows examples):
 
-- name: prefix of the registered names `<name>_<split>` and `<name>_<split>_unlabeled`
-- format: voc | coco | masks | images | vedai | folders | cifar10 | cifar100
+- name: prefix of the registered names ``<name>_<split>`` and ``<name>_<split>_unlabeled``
+- format: a registered data format, in lower case: voc, coco, masks, images, vedai, folders,
+  cifar10, cifar100, or one of your own
 - root: folder of the data; a relative one is looked for beside the card, then in
   $DETECTRON2_DATASETS
-- splits: {split name: list of ids; for coco the annotation file, for folders the folder that has
-  one sub-folder per class, for cifar10 and cifar100 "train" or "test"; or a table, see
-  card_split.py}
-- classes: names in order; may be left out for voc and folders (all names found, sorted), coco (by
-  category id) and vedai (all eleven); cifar10 and cifar100 have them in their files; for masks also
-  a table {pixel value: name}
-- images, annotations, masks: folders below root; the defaults are those of the VOC devkit, or of
-  VEDAI at 512 px; masks may be a list of folders, the first that has a mask counts
-- suffix: vedai, images and masks only; what the names of the images have between id and extension,
-  for vedai _co (colour, default) or _ir (infrared)
-- mask_suffix: masks only; the same for the names of the masks
-- labels: folders only; a text file below root, on each line an image of `images` and its class,
-  where images do not lie in folders by class (Tiny ImageNet's val_annotations.txt)
-- annotates: what voc splits hand out, of [det, seg]; default [det]
-- only_complete: voc and masks only; true: images that lack one of these are left out, with one
-  warning, where they would be a fault (default)
-- year: voc only; 2007 scores AP by VOC2007's 11 points, 2012 (default) by the area under the curve
-- ignore_label: mask value that does not count, default 255
+- splits: a table of the splits; the value of each is a table of the keys of the format, or the
+  value of its main key alone (mostly a list of ids)
+- classes: names in order; most formats find them where the card does not name them
+- ignore_label: value of the pixels of a mask that do not count, default 255
 - strictness: stop (default) on the first load of faulty data, or skip what is faulty with one
   warning
+- the keys of the format, for all splits at once
 """
 
 import os
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import yaml
 
-from multas.data.card_split import FORMATS, OWN_KEYS, SHARED_KEYS, Split, parse_split, require_keys
+from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat
 from multas.data.issues import STRICTNESS, DatasetError
+from multas.util.names import check_choice, did_you_mean
 
-_CARD_KEYS = ["name", "format", "root", "splits", "classes", "year", "ignore_label", "strictness"]
-_CARD_KEYS += SHARED_KEYS
+UNLABELED = "_unlabeled"
+
+_CARD_KEYS = ("name", "format", "root", "splits", "classes", "ignore_label", "strictness")
 
 
 @dataclass(frozen=True)
 class Card:
-    """A checked card; `source` is its file or "<dict>", `folder` where relative paths start."""
+    """A checked card.
+
+    Attributes:
+        name, format, root, splits, classes, ignore_label, strictness: see the keys of a card.
+        source: the file of the card or "<dict>".
+        folder: where relative paths start.
+    """
 
     name: str
     format: str
     root: str
-    splits: tuple[Split, ...]
+    splits: tuple[DataFormat, ...]
     classes: tuple[str, ...] | None
-    year: int
     ignore_label: int
     strictness: str
     source: str = field(compare=False)
@@ -60,7 +57,7 @@ class Card:
         """The folder of the data.
 
         Raises:
-            DatasetError: there is none; the message has the places that were tried.
+            DatasetError: if there is none; the message has the places that were tried.
         """
         tried = self.root_candidates()
         for path in tried:
@@ -80,17 +77,16 @@ class Card:
         datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
         return [Path(os.path.normpath(base / path)) for base in (self.folder, datasets)]
 
-    def find_ids(self, split: Split, root: Path) -> Path | None:
-        """The file that lists a split's images, None for a split without list.
+    def find_ids(self, split: DataFormat, root: Path) -> Path | None:
+        """The file that lists a split's images, None for a split without a list.
 
         Raises:
-            DatasetError: it does not exist.
+            DatasetError: if it does not exist.
         """
         if split.ids is None:
             return None
         folders = [root / "ImageSets", root, self.folder]
-        if self.format == "vedai":
-            folders.append(root / split.annotations)  # the lists of its folds lie there
+        folders += [root / name for name in split.list_folders()]
         tried = [base / f"{split.ids}{suffix}" for base in folders for suffix in (".txt", "")]
         for file in tried:
             if file.is_file():
@@ -105,56 +101,52 @@ def read_card(card: str | os.PathLike | dict) -> Card:
     """Read and check a card, a YAML file or its content; opens no file of the data set.
 
     Raises:
-        DatasetError: the card is missing or has unknown, missing or contradictory keys.
+        DatasetError: if the card is missing or has unknown, missing or contradictory keys.
     """
     if isinstance(card, dict):
-        content, source, folder = card, "<dict>", Path.cwd()
-    else:
-        file = Path(card).expanduser()
-        source, folder = str(card), file.resolve().parent
-        try:
-            content = yaml.safe_load(file.read_text())
-        except OSError as error:
-            raise DatasetError(
-                f"card {file.absolute()} cannot be read ({error.strerror})"
-            ) from None
-        except yaml.YAMLError as error:
-            raise DatasetError(f"card {file} is not YAML: {error}") from None
-        if not isinstance(content, dict):
-            raise DatasetError(f"card {file} is not a table of keys")
-    return _parse(content, source, folder)
+        return _parse(card, "<dict>", Path.cwd())
+    file = Path(card).expanduser()
+    try:
+        content = yaml.safe_load(file.read_text())
+    except OSError as error:
+        raise DatasetError(f"card {file.absolute()} cannot be read ({error.strerror})") from None
+    except yaml.YAMLError as error:
+        raise DatasetError(f"card {file} is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise DatasetError(f"card {file} is not a table of keys")
+    return _parse(content, str(card), file.resolve().parent)
 
 
 def _parse(content: dict, source: str, folder: Path) -> Card:
     where = f"card {source}"
-    require_keys(content, _CARD_KEYS, ("name", "format", "root"), where)
-    kind = content["format"]
-    if kind not in FORMATS:
-        raise DatasetError(f"{where}: format {kind!r}, choose from {', '.join(FORMATS)}")
-    strictness = content.get("strictness", "stop")
-    if strictness not in STRICTNESS:
-        raise DatasetError(
-            f"{where}: strictness {strictness!r}, choose from {', '.join(STRICTNESS)}"
-        )
-    year = content.get("year", 2012)
-    if year not in (2007, 2012):
-        raise DatasetError(f"{where}: year {year!r}, choose 2007 (11-point AP) or 2012 (area AP)")
-    classes = _parse_classes(content.get("classes"), kind, where)
-    splits = content.get("splits")
-    if splits is None and kind == "images":
-        splits = {"all": {}}
+    content = {key: value for key, value in content.items() if value is not None}
+    formats = {cls.format_name(): cls for _, cls in sorted(DATA_FORMAT_REGISTRY)}
+    own_keys = {key for cls in formats.values() for key in _keys(cls)}
+    _check_keys(content, {*_CARD_KEYS, *own_keys} - {"ids"}, ("name", "format", "root"), where)
+    kind, strictness = content["format"], content.get("strictness", "stop")
+    try:
+        check_choice("format", kind, formats)
+        check_choice("strictness", strictness, STRICTNESS)
+        classes = _class_names(formats[kind].parse_classes(content.get("classes")))
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from None
+    splits = content.get("splits", formats[kind].default_splits)
     if not isinstance(splits, dict) or not splits:
         raise DatasetError(f"{where}: `splits` must be a table like {{train: Main/train}}")
+    shared = {key: value for key, value in content.items() if key not in _CARD_KEYS}
+    parsed = []
+    for name, value in splits.items():
+        table = value if isinstance(value, dict) else {formats[kind].main_key: value}
+        place = f"{where}: split {name!r}"
+        _check_keys(table, own_keys, (), place)
+        given = shared | {key: value for key, value in table.items() if value is not None}
+        parsed.append(_parse_split(formats, kind, str(name), given, place))
     return Card(
         name=str(content["name"]),
         format=kind,
         root=str(content["root"]),
-        splits=tuple(
-            parse_split(str(name), value, content, f"{where}: split {name!r}")
-            for name, value in splits.items()
-        ),
+        splits=tuple(parsed),
         classes=classes,
-        year=year,
         ignore_label=int(content.get("ignore_label", 255)),
         strictness=strictness,
         source=source,
@@ -162,32 +154,65 @@ def _parse(content: dict, source: str, folder: Path) -> Card:
     )
 
 
-def _parse_classes(classes: object, kind: str, where: str) -> tuple[str, ...] | None:
-    if classes is None:
-        if kind == "masks":
+def _parse_split(
+    formats: Mapping[str, type[DataFormat]], kind: str, name: str, given: dict, where: str
+) -> DataFormat:
+    if name.endswith(UNLABELED):
+        raise DatasetError(f"{where}: names ending in {UNLABELED} are made by themselves")
+    cls = formats[kind]
+    required = [key.name for key in fields(cls) if key.default is MISSING and key.name != "name"]
+    _check_keys(given, given, required, where)
+    for key in given:
+        if key not in _keys(cls):
+            users = ", ".join(other for other in formats if key in _keys(formats[other]))
             raise DatasetError(
-                f"{where}: format masks needs `classes`, the names of values 0, 1, …"
+                f"{where}: format {kind} has no use for `{key}` ({users} have), drop it"
             )
+    types = get_type_hints(cls)
+    try:
+        split = cls(name=name, **{key: _convert(key, v, types[key]) for key, v in given.items()})
+    except ValueError as error:
+        raise DatasetError(f"{where}: {error}") from None
+    allowed = [annotation.task for annotation in cls.can_annotate]
+    if not set(split.annotates) <= set(allowed):
+        raise DatasetError(
+            f"{where}: annotates {list(split.annotates)}, but format {kind} can give {allowed}"
+        )
+    return split
+
+
+def _keys(cls: type[DataFormat]) -> list[str]:
+    """The keys of a split."""
+    return [key.name for key in fields(cls) if key.name != "name"]
+
+
+def _check_keys(table: dict, known: Collection[str], needed: Sequence[str], where: str) -> None:
+    for key in table:
+        if key not in known:
+            raise DatasetError(f"{where}: unknown key {key!r}.{did_you_mean(str(key), known)}")
+    for key in needed:
+        if key not in table:
+            raise DatasetError(f"{where}: key {key!r} is missing")
+
+
+def _convert(key: str, value: Any, kind: Any) -> Any:
+    """The value of a key in the type of its field."""
+    if kind is bool and not isinstance(value, bool):
+        raise ValueError(f"{key} {value!r}, choose true or false")
+    if kind == tuple[str, ...]:
+        return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
+    if kind in (int, float):
+        return kind(value)
+    return str(value) if kind in (str, str | None) else value
+
+
+def _class_names(classes: Any) -> tuple[str, ...] | None:
+    if classes is None:
         return None
-    if isinstance(classes, dict) and kind == "masks":
-        classes = _fill_gaps(classes, where)
     if not isinstance(classes, (list, tuple)):
-        raise DatasetError(f"{where}: classes must be a list of names, got {classes!r}")
-    if kind in OWN_KEYS["part"]:
-        raise DatasetError(f"{where}: the files of {kind} name its classes, drop `classes`")
+        raise ValueError(f"classes must be a list of names, got {classes!r}")
     names = tuple(str(name) for name in classes)
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise DatasetError(f"{where}: classes lists {', '.join(twice)} twice")
+        raise ValueError(f"classes lists {', '.join(twice)} twice")
     return names
-
-
-def _fill_gaps(classes: dict, where: str) -> list[str]:
-    """The network has an output for every value, so those without a name need a class, too."""
-    wrong = [value for value in classes if not isinstance(value, int) or not 0 <= value <= 255]
-    if wrong or not classes:
-        raise DatasetError(
-            f"{where}: classes must be a list of names or a table of pixel values 0 … 255 and "
-            f"names, got {wrong or classes!r}"
-        )
-    return [str(classes.get(value, f"value {value}")) for value in range(max(classes) + 1)]

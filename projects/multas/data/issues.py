@@ -1,6 +1,9 @@
 """Collects what is wrong with a data set while it is read, and reports all of it at once."""
 
 import logging
+from collections.abc import Iterable
+
+from multas.util.names import check_choice, nearest
 
 STRICTNESS = ("stop", "skip")
 MAX_LINES = 20  # a screenful
@@ -13,34 +16,37 @@ class DatasetError(ValueError):
     """A data set, its card or its files are wrong; the message names the files and the cure."""
 
 
-class DatasetIssues:
-    """What was found wrong in one data set.
+def or_rather(name: str, known: Iterable[str]) -> str:
+    """The end of an issue about an unknown name: ", did you mean dog?" or ""."""
+    near = nearest(name, known)
+    return f", did you mean {near}?" if near else ""
 
-    Readers `add` a line for each find and leave the object or image out of what they return;
-    `close` then stops (`strictness` "stop") or logs one warning ("skip"). Images that a card asks
-    to leave out are no faults: `close` counts and names them in one warning of their own.
+
+class DatasetIssues:
+    """The issues that were found in one data set.
+
+    Readers :meth:`add` a line for each issue and leave the object or image out of what they return;
+    :meth:`close` then stops (``strictness`` "stop") or logs one warning ("skip"). Images that a
+    card asks to leave out are not faults: they are counted and named in one warning of their own.
     """
 
     def __init__(self, dataset: str, strictness: str = "stop"):
-        if strictness not in STRICTNESS:
-            raise DatasetError(
-                f"data set {dataset}: strictness is {strictness!r}, choose from {STRICTNESS}"
-            )
+        check_choice(f"data set {dataset}: strictness", strictness, STRICTNESS)
         self.dataset = dataset
         self.strictness = strictness
         self.lines: list[str] = []
         self.left_out: dict[str, list[str]] = {}
 
     def add(self, where: str, what: str) -> None:
-        """Note that file or entry `where` has the fault `what`."""
+        """Note that the file or entry ``where`` has the fault ``what``."""
         self.lines.append(f"{where}: {what}")
 
     def leave_out(self, image_id: str, why: str) -> None:
-        """Note that an image is left out, as the card asks, because of `why`."""
+        """Note that an image is left out, as the card asks, because of ``why``."""
         self.left_out.setdefault(why, []).append(image_id)
 
     def report(self) -> str:
-        """All finds, at most `MAX_LINES` of them and the number of the others."""
+        """All issues, at most ``MAX_LINES`` of them and the number of the others."""
         shown = [f"  {line}" for line in self.lines[:MAX_LINES]]
         if len(self.lines) > MAX_LINES:
             shown.append(f"  and {len(self.lines) - MAX_LINES} more")
@@ -48,10 +54,10 @@ class DatasetIssues:
         return "\n".join([f"data set {self.dataset}: {len(self.lines)} {noun}", *shown])
 
     def close(self) -> None:
-        """Report what was found, if anything.
+        """Report the issues, if there are any.
 
         Raises:
-            DatasetError: something was found and strictness is "stop".
+            DatasetError: if there are issues and strictness is "stop".
         """
         if self.left_out:
             logger.warning("%s", self._report_left_out())

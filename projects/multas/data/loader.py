@@ -8,13 +8,12 @@ number of workers.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from difflib import get_close_matches
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader
+from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
@@ -22,13 +21,13 @@ from multas.data.mapper import MultasMapper
 
 
 class Index(NamedTuple):
-    """Names one sample of the endless stream.
+    """Names one sample of the endless stream of training images.
 
     Attributes:
-        position: in the stream.
+        position: place in the stream.
         image: index of the image.
-        batch: number of the batch it is in.
-        copy: which of its augmented copies, from 0.
+        batch: number of its batch.
+        copy: number of the augmented copy, from 0.
     """
 
     position: int
@@ -37,84 +36,20 @@ class Index(NamedTuple):
     copy: int = 0
 
 
-def require_registered(names: Sequence[str], key: str) -> None:
-    """Make sure that all names are registered data sets.
-
-    Args:
-        names: of data sets.
-        key: of the config that has them, for the message.
-
-    Raises:
-        ValueError: one is not; names like it are given.
-    """
-    known = set(DatasetCatalog.list())
-    for name in names:
-        if name not in known:
-            near = {n for n in known if n.split("_")[0] == name.split("_")[0]}
-            near.update(get_close_matches(name, known))
-            raise ValueError(
-                f"{key} names '{name}', which is not registered. "
-                + (f"Like it there are: {', '.join(sorted(near))}. " if near else "")
-                + "Own data is registered by a card in DATASETS.CARDS."
-            )
-
-
-def load_training_dicts(
-    names: Sequence[str], filter_empty: bool, key: str = "DATASETS.TRAIN"
-) -> list[dict]:
-    """Dataset dicts of several data sets.
-
-    Args:
-        names: registered data sets.
-        filter_empty: DATALOADER.FILTER_EMPTY_ANNOTATIONS: drop images of which nothing is known
-            but that they have no objects. Images that are not annotated, or for another task as
-            well, always stay.
-        key: of the config that has the names, for messages.
-
-    Raises:
-        ValueError: no image is left, or the data sets disagree on their classes.
-    """
-    require_registered(names, key)
-    # Before the classes are compared: those of a card that does not list them are found by loading.
-    dicts = list(itertools.chain.from_iterable(DatasetCatalog.get(name) for name in names))
-    metadata = {name: MetadataCatalog.get(name) for name in names}
-    declared = [
-        (name, list(data.thing_classes))
-        for name, data in metadata.items()
-        if data.get("thing_classes") and "det" in (data.get("annotates") or ("det",))
-    ]
-    for name, own in declared[1:]:
-        first, theirs = declared[0]
-        if own != theirs:
-            raise ValueError(
-                f"{key}: '{name}' has the classes {own}, '{first}' has {theirs}; they must agree."
-            )
-    if filter_empty:
-        dicts = [d for d in dicts if not _annotated_as_empty(d)]
-    if not dicts:
-        raise ValueError(f"{key} {tuple(names)} has no image to train on.")
-    return dicts
-
-
-def _annotated_as_empty(dataset_dict: dict) -> bool:
-    if "annotations" not in dataset_dict or dataset_dict.keys() & {"sem_seg_file_name", "label"}:
-        return False
-    return all(a.get("iscrowd", 0) for a in dataset_dict["annotations"])
-
-
 class SeededDataset(Dataset):
     """Maps a sample with random numbers that depend on the seed and its position alone.
 
     Args:
         dicts: dataset dicts.
-        mapper: from a dataset dict to a model input.
-        seed: of the run.
-        batch_sizes: batch number -> size that the mapper is called with, too; None = without.
-        views: of every image that are different (INPUT.VIEWS); 0 = unlimited.
-        copies: of every image in a batch.
+        mapper: makes a model input of a dataset dict.
+        seed: seed of the run.
+        batch_sizes: gives the size, in pixels, of the images of a batch by its number, which the
+            mapper gets as second argument; None if the size does not change.
+        views: number of different views of every image (INPUT.VIEWS); 0 for no limit.
+        copies: number of copies of every image in a batch.
 
     Raises:
-        ValueError: views is negative, or too small for the copies.
+        ValueError: if views is negative, or too small for the copies.
     """
 
     def __init__(
@@ -144,8 +79,8 @@ class SeededDataset(Dataset):
         return len(self.dicts)
 
     def __getitem__(self, index: Index) -> dict:
-        # Detectron2's augmentations draw from numpy's global generator. Without workers that is
-        # also the training process's own, which must not notice.
+        # Detectron2's augmentations draw from NumPy's global generator. Without workers it is also
+        # that of the training process, which must stay as it was.
         states = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
             sequence = np.random.SeedSequence([self.seed, *self._view(index)])
@@ -169,18 +104,18 @@ class SeededDataset(Dataset):
 
 
 class BatchSampler:
-    """Endless batches of :data:`Index`, the share of this rank.
+    """This rank's share of an endless stream of batches of :data:`Index`.
 
     Every epoch is a new permutation. With ``groups``, images of one group (aspect ratio) share a
-    batch, as Detectron2's loader does.
+    batch, as in Detectron2's loader.
 
     Args:
         size: number of images.
-        batch_size: of this rank.
-        seed: of the run, the same on all ranks.
+        batch_size: number of images of this rank.
+        seed: seed of the run, the same on all ranks.
         groups: group number of each image, or None.
         start: number of batches to skip (the iteration to resume at).
-        copies: of every image in a batch, which has ``copies * batch_size`` samples.
+        copies: number of copies of every image; a batch has ``copies * batch_size`` samples.
     """
 
     def __init__(
@@ -227,9 +162,9 @@ class TrainLoader:
     """An iterable of batches (list of model inputs) that starts at ``start`` when first iterated.
 
     Args:
-        dataset: what :class:`BatchSampler` indexes.
-        sampler: its batches.
-        num_workers: processes that load (0 = none).
+        dataset: the samples, by :data:`Index`.
+        sampler: gives the batches.
+        num_workers: number of loading processes; 0 to load in the training process.
     """
 
     def __init__(self, dataset: Dataset, sampler: BatchSampler, num_workers: int) -> None:
@@ -238,7 +173,7 @@ class TrainLoader:
         self.num_workers = num_workers
 
     def start_at(self, iteration: int) -> None:
-        """Skip so many batches (of the iteration to resume at)."""
+        """Skip the batches before an iteration, at which a run resumes."""
         self.sampler.start = iteration
 
     def __iter__(self) -> Iterator[list[dict]]:
@@ -248,15 +183,11 @@ class TrainLoader:
             self.dataset,
             batch_sampler=self.sampler,
             num_workers=self.num_workers,
-            collate_fn=_as_list,
+            collate_fn=list,
             pin_memory=False,
-            # Its own: starting workers must not draw from the training process's.
+            # Starting workers must not draw from the generator of the training process.
             generator=torch.Generator(),
         )
-
-
-def _as_list(batch: list) -> list:
-    return batch
 
 
 def build_train_loader(
@@ -276,18 +207,17 @@ def build_train_loader(
 
     Args:
         dicts: dataset dicts; identical on all ranks.
-        mapper: to model inputs.
-        total_batch_size: over all ranks.
-        seed: of the run; identical on all ranks.
+        mapper: makes model inputs of them.
+        total_batch_size: number of images of all ranks together.
+        seed: seed of the run; identical on all ranks.
         num_workers: loading processes per rank.
-        group_by_aspect: landscape and portrait images do not share a batch.
-        copies: independently augmented, of every image (INPUT.COPIES).
-        batch_sizes: see :class:`SeededDataset`.
-        views: see :class:`SeededDataset`.
-        batch_size_key: of the config that has the batch size, for messages.
+        group_by_aspect: whether landscape and portrait images must not share a batch.
+        copies: number of independently augmented copies of every image (INPUT.COPIES).
+        batch_sizes, views: see :class:`SeededDataset`.
+        batch_size_key: the config key that holds the batch size, for messages.
 
     Raises:
-        ValueError: the batch is empty, or does not divide among the ranks.
+        ValueError: if the batch is empty, or cannot be divided among the ranks.
     """
     for key, value in ((batch_size_key, total_batch_size), ("INPUT.COPIES", copies)):
         if value < 1:

@@ -1,4 +1,4 @@
-"""The DatasetMapper that joins ground truth and pseudo-labels."""
+"""The mapper from dataset dicts to model inputs, which joins ground truth and pseudo-labels."""
 
 import copy
 from collections.abc import Sequence
@@ -10,27 +10,31 @@ from detectron2.config import CfgNode, configurable
 from detectron2.data import MetadataCatalog
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
+from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 from multas.data.formats.masks import read_mask
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
+from multas.util.annotation import BOXES, STANDARD
 
 
 class MultasMapper:
-    """From a dataset dict to what a model takes, whatever subset of annotations the dict has.
+    """Makes a model input of a dataset dict, whatever subset of annotations the dict has.
 
-    As Detectron2's DatasetMapper, but "not annotated" stays different from "annotated as empty":
-    a dict without "annotations" gives no "instances"; one with ``[]`` gives empty "instances".
-    The same holds for "sem_seg_file_name" and "label". Pseudo-labels join images that have no
-    annotations. Instances carry ``gt_scores`` (float32, 1 for ground truth) and ``gt_pseudo``
-    (bool).
+    It works like Detectron2's DatasetMapper, but "not annotated" stays different from "annotated as
+    empty": a dict without "annotations" gives no "instances"; one with ``[]`` gives empty
+    "instances". Without "sem_seg_file_name" there is no "sem_seg". All other entries, such as
+    "label" or an annotation of your own, reach the model as they are. Pseudo-labels join images
+    that have no annotations. Instances carry ``gt_scores`` (float32, 1 for ground truth) and
+    ``gt_pseudo`` (bool).
 
     Args:
-        is_train: whether annotations are handed out.
+        is_train: whether boxes and masks are handed out.
         augmentations: Detectron2 augmentations, in order.
-        square_size: side of the square that images are stretched to after them; 0 = they are not.
+        square_size: side in pixels of the square to which images are stretched after them; 0 to
+            leave their size.
         image_format: see INPUT.FORMAT.
         use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
         instance_mask_format: see INPUT.MASK_FORMAT.
@@ -84,33 +88,29 @@ class MultasMapper:
     def __call__(self, dataset_dict: dict, size: int = 0) -> dict:
         """
         Args:
-            dataset_dict: of one image, Detectron2's standard format; "pixels", (H, W, 3) uint8 RGB,
+            dataset_dict: one image in Detectron2's standard format; "pixels", (H, W, 3) uint8 RGB,
                 may stand for the image in "file_name".
-            size: replaces ``square_size`` (multi-scale training); 0 = it does not.
+            size: replaces ``square_size`` (multi-scale training), if it is not 0.
 
         Returns:
-            The dict with "image" (uint8, (C, H, W), augmented), and as far as annotated
-            "instances" (pixels of the augmented image), "sem_seg" (int64, (H, W)), "label".
+            The dict with "image" (uint8, (C, H, W), augmented) and, if annotated, "instances"
+            (pixels of the augmented image) and "sem_seg" (int64, (H, W)).
         """
         dataset_dict = copy.deepcopy(self.pseudo_labels.join(dataset_dict))
         image = self._read_image(dataset_dict)
         utils.check_image_size(dataset_dict, image)
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
-        mask = None
-        if self.is_train and mask_file is not None:
-            mask = read_mask(mask_file)
-        boxes = None
-        if self.is_train and annotations is not None:
-            boxes = _boxes(annotations)
+        if not self.is_train:
+            annotations = mask_file = None
+        mask = None if mask_file is None else read_mask(mask_file)
+        boxes = None if annotations is None else _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         size = size or self.square_size
         last = [ResizeToSquare(size)] if size else []
         transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
         image = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.as_tensor(image)
-        if not self.is_train:
-            return dataset_dict
         if mask is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype("long"))
         if annotations is not None:
@@ -119,14 +119,14 @@ class MultasMapper:
         return dataset_dict
 
     def _read_image(self, dataset_dict: dict) -> np.ndarray:
-        """(H, W, C) from the file, or from "pixels" (RGB) where the dict carries the image."""
+        """The image, (H, W, C), from its file or from "pixels"."""
         pixels = dataset_dict.pop("pixels", None)
         if pixels is None:
             return utils.read_image(dataset_dict["file_name"], format=self.image_format)
         return utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
 
     def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:
-        """What is left inside the augmented image; crowds are left out."""
+        """The objects that are left inside the augmented image, without crowds."""
         kept = [a for a in annotations if a.get("iscrowd", 0) == 0]
         if not self.use_instance_mask:
             kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in kept]
@@ -140,18 +140,27 @@ class MultasMapper:
 
 
 def _training_classes(names: Sequence[str]) -> Sequence[str] | None:
-    """Of the first data set that has classes: a plain folder of images has none. None where all
-    have classes, but of pixels or images: those take no boxes."""
+    """The classes of the boxes, from the first data set that has some.
+
+    A plain folder of images has none. If all data sets are annotated, but for other tasks, the
+    result is None: such images take no boxes.
+    """
     metadata = [MetadataCatalog.get(name) for name in names]
     for data in metadata:
-        if data.get("thing_classes", None):
-            return data.thing_classes
-    if all(data.get("stuff_classes", data.get("label_classes", None)) for data in metadata):
+        if classes := data.get(BOXES.classes_key):
+            return classes
+    if all(_is_for_other_tasks(data) for data in metadata):
         return None
     raise ValueError(
         f"DATASETS.TRAIN {tuple(names)}: none of them has class names, which "
         "DATASETS.PSEUDO_LABELS.FILES needs. Give `classes` in the card."
     )
+
+
+def _is_for_other_tasks(data: Metadata) -> bool:
+    """Whether a data set without classes of boxes is annotated with something else."""
+    classes = any(data.get(kind.classes_key) for kind in STANDARD)
+    return classes or bool(set(data.get("annotates", ())) - {BOXES.task})
 
 
 def _boxes(annotations: Sequence[dict]) -> np.ndarray:

@@ -1,9 +1,9 @@
-"""Pseudo-label files: a teacher's detections, kept as a data set file of their own.
+"""Pseudo-label files: the detections of a teacher, kept in a file of their own.
 
 A file is JSON with two entries. "header" says where the boxes come from (:class:`Header`);
 "annotations" is a COCO results list: ``{"image_id", "category_id", "bbox", "score"}`` with boxes
-as x, y, width, height in pixels of the original image and category_id counted from 0 in the order
-of the header's classes.
+as x, y, width, height in pixels of the original image, and with category_id counted from 0 in the
+order of the header's classes.
 """
 
 import hashlib
@@ -19,6 +19,9 @@ from typing import Any
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
+from multas.util.files import written_whole
+from multas.util.names import check_choice
+
 EMPTY_RULES = ("background", "skip")
 
 logger = logging.getLogger(__name__)
@@ -30,11 +33,12 @@ class Header:
 
     Attributes:
         dataset: name of the split whose images were labelled.
-        classes: names in the order of category_id.
-        image_ids: every image that was labelled, also those without a box.
-        score_thresh, topk: what was kept (topk 0: all).
-        teacher_config, teacher_weights: as given.
-        teacher_sha256: of the file of weights.
+        classes: names of the classes in the order of category_id.
+        image_ids: ids of all images that were labelled, also of those without a box.
+        score_thresh: lowest score of the boxes that were kept.
+        topk: largest number of boxes of an image; 0 if all were kept.
+        teacher_config, teacher_weights: files of the teacher.
+        teacher_sha256: hash of the file of its weights.
     """
 
     dataset: str
@@ -50,13 +54,13 @@ class Header:
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """Boxes by image id.
+    """The boxes of one or more files.
 
     Attributes:
-        boxes: image id -> annotations in Detectron2's form, best first, each with "score" and
-            "pseudo": 1; images that were labelled but have no box left map to [].
+        boxes: by image id, the annotations in Detectron2's form, best first, each with "score" and
+            "pseudo": 1; an empty list for an image that was labelled but has no box left.
         empty: what such an image counts as, see DATASETS.PSEUDO_LABELS.EMPTY.
-        headers: of the files by path.
+        headers: the headers of the files by path.
     """
 
     boxes: Mapping[Any, list[dict]] = field(default_factory=dict)
@@ -64,9 +68,9 @@ class PseudoLabels:
     headers: Mapping[str, Header] = field(default_factory=dict)
 
     def join(self, dataset_dict: dict) -> dict:
-        """The dict with its pseudo-annotations, or unchanged.
+        """Add its pseudo-labels to the dict of an unannotated image.
 
-        Ground truth is never mixed with pseudo-boxes: a dict that has "annotations" keeps them.
+        Ground truth is never mixed with pseudo-labels: a dict with "annotations" stays as it is.
         """
         image_id = dataset_dict.get("image_id")
         if "annotations" in dataset_dict or image_id not in self.boxes:
@@ -79,16 +83,16 @@ class PseudoLabels:
     def check(
         self, dicts: Sequence[Mapping], names: Sequence[str], training_key: str = "DATASETS.TRAIN"
     ) -> None:
-        """Make sure that the files belong to the training images; ids alone can mislead.
+        """Make sure that the files belong to the training images, since ids alone can mislead.
 
         Args:
             dicts: dataset dicts of the training set.
-            names: of the data sets they come from.
-            training_key: of the config that has these names, for messages.
+            names: names of the data sets that they come from.
+            training_key: the config key that holds these names, for messages.
 
         Raises:
-            ValueError: a file that labels none of the unannotated images, two images of one id,
-                or a box outside its image.
+            ValueError: if a file labels none of the unannotated images, if two images have one id,
+                or if a box lies outside its image.
         """
         key = "DATASETS.PSEUDO_LABELS.FILES"
         images: dict[Any, Mapping] = {}
@@ -123,7 +127,7 @@ class PseudoLabels:
 
 
 def _leaves(box: Sequence[float], sample: Mapping) -> bool:
-    """Whether a box (x, y, width, height) ends more than a pixel outside, as far as known."""
+    """Whether a box (x, y, width, height) ends more than a pixel outside, if the size is known."""
     ends = box[0] + box[2], box[1] + box[3]
     sizes = sample.get("width", math.inf), sample.get("height", math.inf)
     return any(end > size + 1 for end, size in zip(ends, sizes, strict=True))
@@ -143,18 +147,16 @@ def save_pseudo_labels(path: str, header: Header, annotations: Sequence[Mapping]
     folder = os.path.dirname(path)
     if folder:
         PathManager.mkdirs(folder)
-    partial = f"{path}.partial"
-    with open(partial, "w") as file:
+    with written_whole(path) as partial, open(partial, "w") as file:
         json.dump({"header": asdict(header), "annotations": list(annotations)}, file)
-    os.replace(partial, path)
 
 
 def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
     """Header and annotations of a file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: not a file of pseudo-labels.
+        FileNotFoundError: if there is no such file.
+        ValueError: if it is not a file of pseudo-labels.
     """
     if not PathManager.isfile(path):
         raise FileNotFoundError(
@@ -168,7 +170,7 @@ def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
             raise ValueError(f"{path} is not JSON ({error}). Write it again.") from error
     if not isinstance(content, dict) or not {"header", "annotations"} <= content.keys():
         raise ValueError(
-            f"{path} is no file of pseudo-labels: it must have 'header' and 'annotations', as "
+            f"{path} is not a file of pseudo-labels: it must have 'header' and 'annotations', as "
             "tools/pseudo_label.py writes them."
         )
     known = {f.name for f in fields(Header)}
@@ -188,22 +190,19 @@ def load_pseudo_labels(
     """Read files of pseudo-labels for training.
 
     Args:
-        files: written by :func:`save_pseudo_labels`.
-        classes: of the training set; the files must have the same, in the same order.
-        score_thresh: boxes below are dropped.
-        class_score_thresh: the same for each class; empty = no further threshold.
-        topk: at most so many boxes per image, best first; 0 = all.
+        files: paths of files written by :func:`save_pseudo_labels`.
+        classes: classes of the training set; the files must have the same, in the same order.
+        score_thresh: score below which boxes are dropped.
+        class_score_thresh: a further threshold for each class, or nothing.
+        topk: number of boxes to keep for an image, best first; 0 for all.
         empty: "background" or "skip", see :class:`PseudoLabels`.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_pseudo_labels`; other classes; thresholds
-            for another number of them; an image that is labelled twice; a category_id without
-            class.
+        FileNotFoundError: if there is no such file.
+        ValueError: if a file is not one of pseudo-labels, has other classes or a category_id
+            without class, or labels an image again; if the number of thresholds is wrong.
     """
-    if empty not in EMPTY_RULES:
-        raise ValueError(
-            f"DATASETS.PSEUDO_LABELS.EMPTY is '{empty}'; choose from {', '.join(EMPTY_RULES)}."
-        )
+    check_choice("DATASETS.PSEUDO_LABELS.EMPTY", empty, EMPTY_RULES)
     if class_score_thresh and len(class_score_thresh) != len(classes):
         raise ValueError(
             f"DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH has {len(class_score_thresh)} thresholds, "

@@ -9,11 +9,12 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from multas.data.loader import TrainLoader
+from multas.util.names import check_choice, did_you_mean
 
 KEY = "DATASETS.TASK_BATCHES"
 MODES = ("separate", "mixed", "alternate")
 _KEYS = ("TASK", "TRAIN", "IMS_PER_BATCH", "OPTS")
-# What the images of one entry may have of their own; the rest is the run's.
+# The keys that an entry may set for its own images.
 _OPTS = ("INPUT.", "DATALOADER.", "DATASETS.PSEUDO_LABELS.")
 _NOT_OPTS = ("INPUT.FORMAT", "DATALOADER.SAMPLER_TRAIN")
 
@@ -23,11 +24,11 @@ class TaskBatch:
     """One checked entry of DATASETS.TASK_BATCHES; see the key.
 
     Attributes:
-        key: of this entry, for messages.
+        key: the config key of this entry, for messages.
         task: name of a task of the network.
-        batch_size_key: that its number of images is from, for messages.
-        cfg: the run's config as it holds for these images.
-        seed: of this entry's order of images and augmentation.
+        batch_size_key: the config key that holds its number of images, for messages.
+        cfg: the config of the run as it holds for these images.
+        seed: seed of the order and the augmentation of these images.
     """
 
     key: str
@@ -41,19 +42,16 @@ def parse_task_batches(cfg: CfgNode, seed: int) -> list[TaskBatch]:
     """The entries of DATASETS.TASK_BATCHES.
 
     Args:
-        cfg: of the run.
-        seed: of the run.
+        cfg: config of the run.
+        seed: seed of the run.
 
     Raises:
-        ValueError: a key or value that is wrong, or DATASETS.TRAIN beside them.
+        ValueError: if a key or value is wrong, or DATASETS.TRAIN is given as well.
     """
     entries = list(cfg.DATASETS.TASK_BATCHES)
     if not entries:
         return []
-    if cfg.DATASETS.TASK_MODE not in MODES:
-        raise ValueError(
-            f"DATASETS.TASK_MODE is '{cfg.DATASETS.TASK_MODE}'; choose from {', '.join(MODES)}."
-        )
+    check_choice("DATASETS.TASK_MODE", cfg.DATASETS.TASK_MODE, MODES)
     if cfg.DATASETS.TRAIN:
         raise ValueError(
             f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} and {KEY} are both given; leave one of "
@@ -75,7 +73,7 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
         raise ValueError(f"{key} must be a mapping with the keys TASK and TRAIN, is {entry!r}.")
     for name in entry:
         if name not in _KEYS:
-            raise ValueError(f"{key}: unknown key '{name}'; known are {', '.join(_KEYS)}.")
+            raise ValueError(f"{key}: unknown key '{name}'.{did_you_mean(name, _KEYS)}")
     if entry["TASK"] not in cfg.MODEL.MULTITASK.TASKS:
         raise ValueError(
             f"{key}: TASK is '{entry['TASK']}', MODEL.MULTITASK.TASKS are "
@@ -108,7 +106,7 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
         # Schedules of the data count the batches of this entry.
         own.SOLVER.MAX_ITER = -(-cfg.SOLVER.MAX_ITER // len(cfg.DATASETS.TASK_BATCHES))
     if number:
-        # Data sets of one size are not to be gone through in one order.
+        # So that data sets of the same size are not gone through in the same order.
         seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
     batch_size_key = f"{key}.IMS_PER_BATCH" if "IMS_PER_BATCH" in entry else "SOLVER.IMS_PER_BATCH"
     return TaskBatch(key, str(entry["TASK"]), batch_size_key, own, seed)
@@ -125,11 +123,11 @@ def training_sets(cfg: CfgNode) -> list[str]:
 class TaskLoader:
     """Batches that are put together from one mini-batch per task.
 
-    Every image says its "task"; in mode "separate" also the number of its "mini_batch".
+    Every image names its "task"; in mode "separate" it also has the number of its "mini_batch".
 
     Args:
-        tasks: of the loaders, in order.
-        loaders: of the mini-batches.
+        tasks: the task of each loader.
+        loaders: the loaders of the mini-batches.
         mode: see DATASETS.TASK_MODE.
     """
 
@@ -140,7 +138,7 @@ class TaskLoader:
         self._start = 0
 
     def start_at(self, iteration: int) -> None:
-        """Skip what the iterations before ``iteration`` took."""
+        """Skip the images of the iterations before ``iteration``."""
         self._start = iteration
         for number, loader in enumerate(self.loaders):
             if self.mode == "alternate":

@@ -6,12 +6,8 @@ from typing import cast
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
-from multas.data.loader import (
-    SeededDataset,
-    TrainLoader,
-    build_train_loader,
-    load_training_dicts,
-)
+from multas.data.dataset_dicts import load_training_dicts
+from multas.data.loader import SeededDataset, TrainLoader, build_train_loader
 from multas.data.mapper import MultasMapper
 from multas.data.task_batches import KEY, TaskLoader, parse_task_batches
 from multas.data.transforms.multi_scale import build_batch_sizes

@@ -16,11 +16,9 @@ from multas.distillation.build import build_distillation
 from multas.distillation.distillation import Distillation
 from multas.distillation.gradients.feature_boundary import BoundaryFeature
 from multas.distillation.paths.targets import Targets
-from multas.modeling.multitask_network import add_losses, mini_batches
+from multas.modeling.multitask_network import MultiTaskNetwork, add_losses, mini_batches
+from multas.util.annotation import STANDARD
 from multas.util.sizes import round_up
-
-# Keys of a dataset dict that are annotations; see MODEL.DISTILLATION.HARD_LABELS.
-ANNOTATION_KEYS = ("instances", "sem_seg", "label")
 
 
 @dataclass(frozen=True)
@@ -192,7 +190,8 @@ class Distiller(nn.Module):
             yield from ((part, True) for part in mini_batches(batched_inputs))
             return
         for whole in mini_batches(batched_inputs):
-            annotated = [self.hard_labels and _is_annotated(x) for x in whole]
+            known = self._annotation_keys()
+            annotated = [self.hard_labels and not known.isdisjoint(x) for x in whole]
             for learn in (True, False):
                 part = [x for x, a in zip(whole, annotated, strict=True) if a == learn]
                 if part:
@@ -202,7 +201,14 @@ class Distiller(nn.Module):
         """What the student's own losses may see of each image."""
         if self.hard_labels:
             return inputs
-        return [{k: v for k, v in x.items() if k not in ANNOTATION_KEYS} for x in inputs]
+        hidden = self._annotation_keys()
+        return [{k: v for k, v in x.items() if k not in hidden} for x in inputs]
+
+    def _annotation_keys(self) -> set[str]:
+        """The keys of a model input that hold annotations, those of a user's own heads included."""
+        student = self.student
+        own = student.annotations.values() if isinstance(student, MultiTaskNetwork) else ()
+        return {annotation.input_key for annotation in (*STANDARD, *own)}
 
     def _targets(self, inputs: list[dict]) -> Targets:
         sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
@@ -232,10 +238,6 @@ def _mean_over_images(parts: list[tuple[int, list[Tensor | None]]]) -> list[Tens
         total = sum(count for count, _ in own)
         means.append(torch.stack([count / total * loss for count, loss in own]).sum())
     return means
-
-
-def _is_annotated(sample: dict) -> bool:
-    return any(key in sample for key in ANNOTATION_KEYS)
 
 
 def unwrap(model: nn.Module) -> tuple[nn.Module, Distillation | None]:

@@ -10,7 +10,7 @@ from detectron2.engine import HookBase
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from multas.data.loader import require_registered
+from multas.data.dataset_dicts import require_registered
 from multas.data.training import build_training_loader
 from multas.distillation.aggregation import Bilevel
 from multas.distillation.gradients.gramian import gram_of_rows

@@ -10,6 +10,7 @@ from fvcore.common.registry import Registry
 from multas.evaluation.classification import ClassificationEvaluator
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
+from multas.util.names import check_choice
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
@@ -25,7 +26,6 @@ _SAME_AS = {
     "cityscapes_sem_seg": "sem_seg",
 }
 _BOX_EVALUATORS = ("pascal_voc", "coco")
-_BOX_CHOICES = ("", "voc", "coco")
 
 
 @EVALUATOR_REGISTRY.register()
@@ -64,7 +64,7 @@ def evaluator_types(dataset_name: str) -> list[str]:
     """The evaluator types that a data set's metadata names, as keys of the registry.
 
     Raises:
-        KeyError: the metadata has no ``evaluator_type`` or one that is not registered.
+        KeyError: if the metadata has no ``evaluator_type`` or one that is not registered.
     """
     named = MetadataCatalog.get(dataset_name).get("evaluator_type")
     choices = sorted({name for name, _ in EVALUATOR_REGISTRY} | set(_SAME_AS))
@@ -87,21 +87,20 @@ def evaluator_types(dataset_name: str) -> list[str]:
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
-    """Build what evaluates a data set, for every task that its metadata names.
+    """Build the evaluators of a data set, for every task that its metadata names.
 
     Args:
-        cfg: reads ``TEST.EVALUATOR`` (which metric judges boxes) and the keys beside it.
-        dataset_name: registered name with ``evaluator_type`` in its metadata: one type or a
-            list of types.
-        output_folder: where evaluators leave files; default ``OUTPUT_DIR/inference``.
+        cfg: a config with ``TEST.EVALUATOR`` (the metric that judges boxes) and the keys beside it.
+        dataset_name: registered name with ``evaluator_type`` in its metadata, one type or a list.
+        output_folder: folder for the files of the evaluators; default ``OUTPUT_DIR/inference``.
 
     Raises:
-        KeyError: no or an unknown evaluator type.
-        ValueError: an unknown ``TEST.EVALUATOR``.
+        KeyError: if there is no evaluator type or an unknown one.
+        ValueError: if ``TEST.EVALUATOR`` is unknown.
     """
     forced = cfg.TEST.EVALUATOR
-    if forced not in _BOX_CHOICES:
-        raise ValueError(f"TEST.EVALUATOR '{forced}' is unknown; choose from {_BOX_CHOICES}.")
+    if forced:
+        check_choice("TEST.EVALUATOR", forced, ("voc", "coco"))
     types = evaluator_types(dataset_name)
     if forced:
         chosen = _SAME_AS.get(forced, forced)

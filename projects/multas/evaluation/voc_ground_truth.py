@@ -1,7 +1,6 @@
 """Ground truth for the VOC evaluator, from a VOC devkit or from Detectron2 dataset dicts."""
 
 import os
-import xml.etree.ElementTree as ET
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,7 +8,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
+from multas.util.voc_xml import read_voc_xml
 
 
 @dataclass(frozen=True)
@@ -65,19 +64,13 @@ def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
     """(category, difficult, x1, y1, x2, y2) of each object in an XML file."""
     try:
         with PathManager.open(path, "rb") as file:
-            objects = ET.parse(file).findall("object")
-        rows = []
-        for item in objects:
-            category = class_ids.get(item.findtext("name", ""))
-            if category is not None:
-                box = [float(item.findtext(f"bndbox/{corner}", "")) for corner in _CORNERS]
-                rows.append((category, int(item.findtext("difficult") or 0), *box))
-        return rows
-    except (ET.ParseError, ValueError) as error:
+            objects = read_voc_xml(file, class_ids).objects
+    except ValueError as error:
         raise ValueError(
             f"{path} is not a valid VOC annotation ({error}); each <object> needs a <bndbox> "
-            f"with {', '.join(_CORNERS)}."
+            "with xmin, ymin, xmax, ymax."
         ) from error
+    return [(class_ids[entry.name], entry.difficult, *entry.box) for entry in objects]
 
 
 def from_dataset_dicts(dicts: Sequence[dict]) -> GroundTruth:

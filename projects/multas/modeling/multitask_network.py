@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from multas.modeling.heads import TaskHead, build_task_head
 from multas.modeling.heads.build import pick_images
+from multas.util.annotation import Annotation
 
 
 class RawOutputs(NamedTuple):
@@ -96,11 +97,11 @@ class MultiTaskNetwork(nn.Module):
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         multitask = cfg.MODEL.MULTITASK
-        tasks, names = list(multitask.TASKS), list(multitask.HEADS)
+        tasks, entries = list(multitask.TASKS), list(multitask.HEADS)
         weights = list(multitask.LOSS_WEIGHTS) or [1.0] * len(tasks)
-        if not len(tasks) == len(names) == len(weights) or len(set(tasks)) < len(tasks):
+        if not len(tasks) == len(entries) == len(weights) or len(set(tasks)) < len(tasks):
             raise ValueError(
-                f"MODEL.MULTITASK.TASKS {tasks}, HEADS {names} and LOSS_WEIGHTS {weights} belong "
+                f"MODEL.MULTITASK.TASKS {tasks}, HEADS {entries} and LOSS_WEIGHTS {weights} belong "
                 "together entry by entry: give distinct tasks and equally many of each "
                 "(LOSS_WEIGHTS may be empty)."
             )
@@ -109,8 +110,8 @@ class MultiTaskNetwork(nn.Module):
         return {
             "backbone": backbone,
             "heads": {
-                task: build_task_head(name, cfg, shapes)
-                for task, name in zip(tasks, names, strict=True)
+                task: build_task_head(entry, cfg, shapes)
+                for task, entry in zip(tasks, entries, strict=True)
             },
             "loss_weights": dict(zip(tasks, weights, strict=True)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
@@ -135,9 +136,10 @@ class MultiTaskNetwork(nn.Module):
         """Run these heads in every training pass: someone taps them whatever the task is."""
         self.always_run = frozenset(tasks) & frozenset(self.heads)
 
-    def annotation_of(self, task: str) -> str:
-        """The key of a model input that holds the annotation of a task."""
-        return dict(self._task_heads())[task].annotation
+    @property
+    def annotations(self) -> dict[str, Annotation]:
+        """What images are annotated with for each task."""
+        return {task: head.annotation for task, head in self._task_heads()}
 
     def raw_outputs(self, batched_inputs: list[dict[str, Any]]) -> RawOutputs:
         """Backbone and heads only: no annotation is read, nothing is decoded.
@@ -193,7 +195,8 @@ class MultiTaskNetwork(nn.Module):
                 continue
             index = self._images_of(task, batched_inputs)
             inputs = [batched_inputs[i] for i in index]
-            annotations = [x.get(head.annotation) if _is_for(x, task) else None for x in inputs]
+            key = head.annotation.input_key
+            annotations = [x.get(key) if _is_for(x, task) else None for x in inputs]
             features = {name: pick_images(x, index) for name, x in outputs.features.items()}
             own = head.losses(outputs.predictions[task], features, annotations, image_size)
             if taken := own.keys() & losses.keys():

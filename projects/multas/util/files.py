@@ -11,6 +11,6 @@ def written_whole(path: str | os.PathLike) -> Iterator[str]:
 
     A block that fails, or a process that is killed in it, leaves what was at ``path``.
     """
-    partial = f"{os.fspath(path)}.partial"
+    partial = f"{os.fspath(path)}.{os.getpid()}.partial"  # several processes may write at once
     yield partial
     os.replace(partial, path)

@@ -1,42 +1,91 @@
 """COCO detection format: one JSON file with images, annotations and categories."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from multas.data.formats.folder import image_record
-from multas.data.issues import DatasetError, DatasetIssues
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.image_files import image_record
+from multas.data.issues import DatasetError, DatasetIssues, or_rather
+from multas.util.annotation import BOXES
 
 # COCO's own boxes are rounded to 1/100 pixel and may overshoot by as much; a whole pixel is no
 # slip.
 _OVERSHOOT = 1.0
 
 
-@dataclass(frozen=True)
-class CocoClasses:
-    """Classes of a data set: `class_ids` maps the file's category ids to indices into `names`.
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Coco(DataFormat):
+    """The images of the annotation file ``json``; one without objects has ``annotations: []``.
 
-    `in_file_order` is false where the card orders or selects the classes differently from the file.
-    Detectron2's COCO evaluator names results by the file's order, so the file must then not serve
-    as its ground truth.
+    The file's ``file_name`` s are relative to ``images``. The ids of a list are file names without
+    extension; without a list the images come in the order of their ids. Objects of classes that
+    the card does not name are left out.
     """
 
-    names: tuple[str, ...]
-    class_ids: dict[int, int]
-    in_file_order: bool
+    main_key = "json"
+    can_annotate = (BOXES,)
+
+    json: str
+    annotates: tuple[str, ...] = (BOXES.task,)
+
+    def load(self, source: Source) -> Loaded:
+        file, issues = str(source.root / self.json), source.issues
+        content = _read_json(file)
+        in_file = sorted(content["categories"], key=lambda entry: entry["id"])
+        names = {entry["id"]: entry["name"] for entry in in_file}
+        classes, class_ids = _match_classes(names, source.classes, file, issues)
+        objects = _objects_by_image(content, file, issues)
+        records = []
+        for entry in _select(content["images"], source.ids, file, issues):
+            image = str(source.root / self.images / entry["file_name"])
+            where = f"{file}: {entry['file_name']}"
+            record = image_record(entry["id"], image, issues)
+            if record is None or not _has_listed_size(record, entry, where, issues):
+                continue
+            size = (record["width"], record["height"])
+            own = _convert_all(objects[entry["id"]], names, class_ids, size, where, issues)
+            if own is not None:
+                records.append({**record, "annotations": own})
+        metadata = self.class_metadata(classes)
+        # Detectron2's evaluator names results by the order of the file. Where that is another one,
+        # or the records are fewer, it must write a file from the records.
+        if list(classes) == list(names.values()) and len(records) == len(content["images"]):
+            metadata["json_file"] = file
+            metadata["thing_dataset_id_to_contiguous_id"] = class_ids
+        return records, metadata
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        if source.ids is None:
+            self._refuse_shared_folder(source)
+        records, metadata = super().load_unlabeled(source)
+        for record in records:
+            # COCO's file names are its ids with leading zeros; pseudo-labels are joined by ids.
+            stem = Path(record["file_name"]).stem
+            record["image_id"] = int(stem) if stem.isdecimal() else stem
+        return records, metadata
+
+    def _refuse_shared_folder(self, source: Source) -> None:
+        """The whole folder would mix in the images of other splits, perhaps of a test split."""
+        shared = [
+            other.name
+            for other in source.splits
+            if isinstance(other, Coco) and other.images == self.images and other.json != self.json
+        ]
+        if shared:
+            raise DatasetError(
+                f"{source.where} shares the folder {source.root / self.images} with "
+                f"{', '.join(shared)}; to use it unlabelled, name its images by a list: "
+                f"{self.name}: {{json: {self.json}, ids: …}}"
+            )
 
 
-def read_json(file: str | Path) -> dict:
-    """Read a COCO annotation file.
-
-    Raises:
-        DatasetError: it is missing, no JSON, or lacks one of the three tables.
-    """
+def _read_json(file: str) -> dict:
     try:
         content = json.loads(Path(file).read_text())
         missing = {"images", "annotations", "categories"} - content.keys()
@@ -47,94 +96,50 @@ def read_json(file: str | Path) -> dict:
     return content
 
 
-def match_classes(
-    categories: Sequence[dict], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
-) -> CocoClasses:
-    """Find the order of the classes: the card's `wanted`, else that of the file's category ids."""
-    ids = {
-        entry["name"]: entry["id"] for entry in sorted(categories, key=lambda entry: entry["id"])
-    }
+def _match_classes(
+    names: Mapping[int, str], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
+) -> tuple[Sequence[str], dict[int, int]]:
+    """The classes in the order of the card, else in that of the file's category ids.
+
+    Returns:
+        Their names, and the index of each category id of the file among them.
+    """
+    ids = {name: number for number, name in names.items()}
     if wanted is None:
         wanted = tuple(ids)
     for name in wanted:
         if name not in ids:
-            near = get_close_matches(name, ids, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            issues.add(file, f"has no category {name!r}{hint}")
+            issues.add(file, f"has no category {name!r}{or_rather(name, ids)}")
     for name in ids:
         if name not in wanted:
             issues.add(file, f"category {name!r} is not among the card's classes")
     in_file = [name for name in ids if name in wanted]
     in_card = [name for name in wanted if name in ids]
-    if in_file != in_card:
-        first = next(pair for pair in zip(in_card, in_file, strict=True) if pair[0] != pair[1])
-        issues.add(
-            file, f"class order: the card has {first[0]!r} where the category ids have {first[1]!r}"
-        )
-    class_ids = {ids[name]: index for index, name in enumerate(wanted) if name in ids}
-    return CocoClasses(tuple(wanted), class_ids, list(wanted) == list(ids))
+    for ours, theirs in zip(in_card, in_file, strict=True):
+        if ours != theirs:
+            where = "the category ids have"
+            issues.add(file, f"class order: the card has {ours!r} where {where} {theirs!r}")
+            break
+    return wanted, {ids[name]: index for index, name in enumerate(wanted) if name in ids}
 
 
-def load_coco(
-    content: dict,
-    file: str,
-    image_dir: str | Path,
-    ids: Sequence[str] | None,
-    classes: CocoClasses,
-    issues: DatasetIssues,
-) -> list[dict]:
-    """Detectron2 dicts of the images of a COCO file; one without objects has `annotations: []`.
-
-    Args:
-        content: of the annotation `file`.
-        file: its path, for messages.
-        image_dir: folder to which the file's `file_name`s are relative.
-        ids: file names without extension, which images in which order; None for all, by image id.
-        classes: from `match_classes`; objects of other categories are left out.
-        issues: receives what is wrong, see `load_voc`.
-    """
-    names = {entry["id"]: entry["name"] for entry in content["categories"]}
-    entries = {entry["id"]: entry for entry in content["images"]}
-    objects: dict[int, list[dict]] = {image_id: [] for image_id in entries}
+def _objects_by_image(content: dict, file: str, issues: DatasetIssues) -> dict[int, list[dict]]:
+    objects: dict[int, list[dict]] = {entry["id"]: [] for entry in content["images"]}
     for annotation in content["annotations"]:
-        if annotation["image_id"] in objects:
-            objects[annotation["image_id"]].append(annotation)
+        image_id = annotation["image_id"]
+        if image_id in objects:
+            objects[image_id].append(annotation)
         else:
-            issues.add(
-                file, f"annotation {annotation['id']}: there is no image {annotation['image_id']}"
-            )
-    records = []
-    for entry in _select(content["images"], ids, file, issues):
-        path = Path(image_dir) / entry["file_name"]
-        record = image_record(entry["id"], str(path), issues)
-        if record is None:
-            continue
-        size = (record["width"], record["height"])
-        if size != (entry["width"], entry["height"]):
-            issues.add(
-                f"{file}: {entry['file_name']}",
-                "listed as {}x{}, but the image is {}x{}".format(
-                    entry["width"], entry["height"], *size
-                ),
-            )
-            continue
-        annotations, faulty = [], False
-        for annotation in objects[entry["id"]]:
-            category = annotation["category_id"]
-            where = f"{file}: {entry['file_name']}: annotation {annotation['id']}"
-            if category not in names:
-                issues.add(where, f"unknown category id {category}")
-            elif category in classes.class_ids:
-                fault = _annotation_fault(annotation, size)
-                if fault:
-                    issues.add(f"{where} ({names[category]})", fault)
-                    faulty = True
-                else:
-                    annotations.append(_convert(annotation, classes.class_ids[category]))
-        # An image whose objects are there but have no usable box must not pass for background.
-        if annotations or not faulty:
-            records.append({**record, "annotations": annotations})
-    return records
+            issues.add(file, f"annotation {annotation['id']}: there is no image {image_id}")
+    return objects
+
+
+def _has_listed_size(record: dict, entry: dict, where: str, issues: DatasetIssues) -> bool:
+    listed = "{}x{}".format(entry["width"], entry["height"])
+    actual = "{}x{}".format(record["width"], record["height"])
+    if listed != actual:
+        issues.add(where, f"listed as {listed}, but the image is {actual}")
+    return listed == actual
 
 
 def _select(
@@ -155,6 +160,32 @@ def _select(
         if image_id not in by_stem:
             issues.add(file, f"has no image {image_id}")
     return [by_stem[image_id] for image_id in ids if image_id in by_stem]
+
+
+def _convert_all(
+    objects: Sequence[dict],
+    names: Mapping[int, str],
+    class_ids: Mapping[int, int],
+    size: tuple[int, int],
+    where: str,
+    issues: DatasetIssues,
+) -> list[dict] | None:
+    """Detectron2's annotations of an image, or None if there are objects but all are faulty."""
+    annotations, faulty = [], False
+    for annotation in objects:
+        category = annotation["category_id"]
+        place = f"{where}: annotation {annotation['id']}"
+        if category not in names:
+            issues.add(place, f"unknown category id {category}")
+        elif category in class_ids:
+            fault = _annotation_fault(annotation, size)
+            if fault:
+                issues.add(f"{place} ({names[category]})", fault)
+                faulty = True
+            else:
+                annotations.append(_convert(annotation, class_ids[category]))
+    # An image whose objects are there but have no usable box must not pass for background.
+    return None if faulty and not annotations else annotations
 
 
 def _annotation_fault(annotation: dict, size: tuple[int, int]) -> str | None:

@@ -1,23 +1,85 @@
 """Semantic masks: one file per image, an image or one of SBD's .mat files, of class indices."""
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from scipy.io import loadmat
 
-from multas.data.formats.folder import index_images, load_images
-from multas.data.issues import DatasetIssues
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.image_files import index_images, load_images
+from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.annotation import MASKS
 
 NO_MASK = "no mask"
 _SBD_SUFFIX = ".mat"
 _MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", _SBD_SUFFIX)
 
 
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Masks(DataFormat):
+    """Images with a mask each, whose values are indices into the classes of the card.
+
+    ``masks`` are folders: the first that has a mask of an image counts. ``suffix`` and
+    ``mask_suffix`` stand between id and extension of the images and of the masks. With
+    ``only_complete``, an image without a mask is left out and not a fault.
+    """
+
+    can_annotate = (MASKS,)
+
+    masks: tuple[str, ...] = ()
+    suffix: str = ""
+    mask_suffix: str = ""
+    only_complete: bool = False
+    annotates: tuple[str, ...] = (MASKS.task,)
+
+    def __post_init__(self) -> None:
+        if not self.masks:
+            raise ValueError("format masks needs `masks`, the folder of the masks")
+
+    @classmethod
+    def parse_classes(cls, classes: Any) -> Any:
+        """A list, or a table of pixel values and names that may leave out values."""
+        if classes is None:
+            raise ValueError("format masks needs `classes`, the names of values 0, 1, …")
+        return _fill_gaps(classes) if isinstance(classes, dict) else classes
+
+    def load(self, source: Source) -> Loaded:
+        masks = find_masks(self.masks, source, len(source.classes or ()), self.mask_suffix)
+        records = []
+        for record in self.load_unlabeled(source)[0]:
+            image_id = record["image_id"]
+            if self.only_complete and image_id not in masks:
+                source.issues.leave_out(image_id, NO_MASK)
+            elif (file := masks.find(image_id, record, source.issues)) is not None:
+                records.append({**record, "sem_seg_file_name": file})
+        return records, {}
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
+
+    def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
+        return {"evaluator_type": [MASKS.evaluator], "read_sem_seg": read_mask}
+
+
+def _fill_gaps(classes: dict) -> list[str]:
+    """Names of all values: the network has an output for those without a name, too."""
+    wrong = [value for value in classes if not isinstance(value, int) or not 0 <= value <= 255]
+    if wrong or not classes:
+        raise ValueError(
+            f"classes must be a list of names or a table of pixel values 0 … 255 and names, got "
+            f"{wrong or classes!r}"
+        )
+    return [str(classes.get(value, f"value {value}")) for value in range(max(classes) + 1)]
+
+
 def voc_palette() -> list[int]:
-    """The 256 colours of VOC's masks as 768 integers: the bits of the index, spread over R, G and
-    B."""
+    """The 256 colours of VOC's masks as 768 integers: the bits of the index, spread over RGB."""
     palette = []
     for index in range(256):
         for channel in range(3):
@@ -32,12 +94,12 @@ def read_mask(file: str | Path) -> np.ndarray:
     """Read a mask as (H, W) uint8 of class indices.
 
     Palette images yield their indices. (Converting them to gray, as Detectron2's own mapper does,
-    would yield the brightness of the palette's colours instead.) A .mat file is one of SBD's folder
-    `cls`: a struct GTcls with the field Segmentation.
+    would yield the brightness of the palette's colours instead.) A .mat file must be one of SBD's
+    folder ``cls``: a struct GTcls with the field Segmentation.
 
     Raises:
-        OSError: the file is missing or no image.
-        ValueError: it has colours instead of indices, or is no .mat file of that kind.
+        OSError: if the file is missing or not an image.
+        ValueError: if it has colours instead of indices, or is another kind of .mat file.
     """
     if Path(file).suffix.lower() == _SBD_SUFFIX:
         return _read_sbd(file)
@@ -56,7 +118,7 @@ def _read_sbd(file: str | Path) -> np.ndarray:
             mask = loadmat(stream)["GTcls"]["Segmentation"][0, 0]
     except OSError:
         raise
-    except Exception:  # scipy has no one error for files that are not Matlab's, or broken
+    except Exception:  # scipy has many errors for files that are not Matlab's, or broken
         raise ValueError(
             "has no GTcls.Segmentation, which the files of SBD's cls have (those of inst do not)"
         ) from None
@@ -66,24 +128,20 @@ def _read_sbd(file: str | Path) -> np.ndarray:
 
 
 class MaskFolders:
-    """Folders of masks, checked one by one while a data set is read.
+    """Folders of masks, each of which is checked while a data set is read.
 
     Args:
         folders: of the masks, named like the images; an earlier folder goes before a later one.
-        num_values: valid values are 0 … num_values - 1, and `ignore_label`.
+        num_values: valid values are 0 … num_values - 1, and ``ignore_label``.
         ignore_label: value of pixels that do not count.
         suffix: what the names of the masks have between id and extension.
 
     Raises:
-        DatasetError: a folder does not exist.
+        DatasetError: if a folder does not exist.
     """
 
     def __init__(
-        self,
-        folders: Sequence[str | Path],
-        num_values: int,
-        ignore_label: int,
-        suffix: str = "",
+        self, folders: Sequence[str | Path], num_values: int, ignore_label: int, suffix: str = ""
     ):
         self.place = " or ".join(str(folder) for folder in folders)
         self.num_values = num_values
@@ -101,64 +159,56 @@ class MaskFolders:
         return image_id in self._files
 
     def find(self, image_id: str, record: dict, issues: DatasetIssues) -> str | None:
-        """The mask file of an image, or None with a reported problem where there is no proper
-        one."""
+        """The mask file of an image; if there is no proper one, this is reported."""
         if image_id not in self._files:
             issues.add(image_id, f"no mask of this id in {self.place}")
             return None
         file = self._files[image_id]
         try:
-            mask = read_mask(file)
+            self._foreground[image_id] = self._check(read_mask(file), record)
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             issues.add(file, f"not a readable mask ({error.__class__.__name__})")
             return None
         except ValueError as error:
             issues.add(file, str(error))
             return None
+        return file
+
+    def _check(self, mask: np.ndarray, record: dict) -> frozenset[int]:
+        """The foreground values of a mask that fits its image."""
         height, width = mask.shape
-        if (width, height) != (record["width"], record["height"]):
-            issues.add(
-                file,
-                f"is {width}x{height}, but the image is {record['width']}x{record['height']}",
-            )
-            return None
+        size = f"{record['width']}x{record['height']}"
+        if f"{width}x{height}" != size:
+            raise ValueError(f"is {width}x{height}, but the image is {size}")
         values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {self.ignore_label}
         beyond = sorted(value for value in values if value >= self.num_values)
         if beyond:
-            issues.add(file, f"values {beyond} are beyond the {self.num_values} classes")
-            return None
-        self._foreground[image_id] = frozenset(values - {0})
-        return file
+            raise ValueError(f"values {beyond} are beyond the {self.num_values} classes")
+        return frozenset(values - {0})
 
     def foreground(self, image_id: str) -> frozenset[int]:
-        """Values other than 0 and `ignore_label` in a mask that `find` accepted."""
+        """Values other than 0 and ``ignore_label`` in a mask that :meth:`find` accepted."""
         return self._foreground[image_id]
 
 
-def load_masks(
-    image_dir: str | Path,
-    ids: Sequence[str] | None,
-    masks: MaskFolders,
-    issues: DatasetIssues,
-    suffix: str = "",
-    only_complete: bool = False,
-) -> list[dict]:
-    """Detectron2 dicts of images with a `sem_seg_file_name`.
+def find_masks(
+    names: Sequence[str], source: Source, num_values: int, suffix: str = ""
+) -> MaskFolders:
+    """The mask folders of a split.
 
     Args:
-        image_dir: folder of the images.
-        ids: which images, in this order; None for all of them, sorted.
-        masks: of the images.
-        issues: receives what is wrong; an image without a proper mask is left out.
-        suffix: see `load_images`.
-        only_complete: an image without a mask file is no fault.
+        names: of the folders, relative to the root.
+        source: of the split.
+        num_values, suffix: see :class:`MaskFolders`.
+
+    Raises:
+        DatasetError: if a folder does not exist.
     """
-    records = []
-    for record in load_images(image_dir, ids, issues, suffix):
-        if only_complete and record["image_id"] not in masks:
-            issues.leave_out(record["image_id"], NO_MASK)
-            continue
-        file = masks.find(record["image_id"], record, issues)
-        if file is not None:
-            records.append({**record, "sem_seg_file_name": file})
-    return records
+    # By name alone: where root is a link, "../SBD" lies beside the link and not beside its target.
+    folders = [Path(os.path.normpath(source.root / name)) for name in names]
+    for folder in folders:
+        if not folder.is_dir():
+            raise DatasetError(
+                f"{source.where}: no mask folder {folder}; put the masks there, or correct `masks`"
+            )
+    return MaskFolders(folders, num_values, source.ignore_label, suffix)

@@ -7,13 +7,16 @@ all images, whose columns have another order. An image's own file counts where t
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from detectron2.structures import BoxMode
 
-from multas.data.formats.folder import load_images
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.image_files import load_images
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.annotation import BOXES
+from multas.util.names import did_you_mean
 
 CLASSES = {
     1: "car",
@@ -30,10 +33,73 @@ CLASSES = {
 }
 
 
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Vedai(DataFormat):
+    """Images whose names end with ``suffix`` ("_co" colour, "_ir" infrared), and their boxes.
+
+    Boxes enclose the four corners and end at the border of the image; an image without objects has
+    ``annotations: []``. Each annotation also has the integers "difficult", always 0, and
+    "truncated". Objects of classes that the card does not name are left out.
+    """
+
+    can_annotate = (BOXES,)
+
+    images: str = "Vehicules512"
+    annotations: str = "Annotations512"
+    suffix: str = "_co"
+    annotates: tuple[str, ...] = (BOXES.task,)
+
+    def list_folders(self) -> tuple[str, ...]:
+        return (self.annotations,)  # the lists of VEDAI's folds lie there
+
+    def load(self, source: Source) -> Loaded:
+        names = _select_classes(source)
+        class_ids = {name: i for i, name in enumerate(names)}
+        folder = source.root / self.annotations
+        whole_file = next(iter(sorted(folder.glob("annotation*.txt"))), None)
+        whole = read_whole_file(whole_file) if whole_file else {}
+        records = []
+        for record in self.load_unlabeled(source)[0]:
+            image_id = record["image_id"]
+            own_file = folder / f"{image_id}.txt"
+            if image_id in whole and not own_file.is_file():
+                where, lines = f"{whole_file}: image {image_id}", whole[image_id]
+            else:
+                try:
+                    where, lines = str(own_file), _read_lines(own_file)
+                except (OSError, ValueError):
+                    source.issues.add(str(own_file), "missing or unreadable")
+                    continue
+            annotations = _convert(lines, record, class_ids, where, source.issues)
+            if annotations is not None:
+                records.append({**record, "annotations": annotations})
+        return records, self.class_metadata(names)
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
+
+    def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
+        return {"evaluator_type": ["pascal_voc"]}  # without devkit it takes what is loaded
+
+
+def _select_classes(source: Source) -> tuple[str, ...]:
+    """The classes that the card names, in its order; all of VEDAI's if it names none."""
+    known = tuple(CLASSES.values())
+    for name in source.classes or ():
+        if name not in known:
+            hint = did_you_mean(name, known)
+            raise DatasetError(f"{source.where}: VEDAI has no class {name!r}.{hint}")
+    return known if source.classes is None else source.classes
+
+
 @dataclass(frozen=True)
 class VedaiObject:
-    """One object; `box` is (xmin, ymin, xmax, ymax) of its four corners in pixels, `contained`
-    whether the image shows all of it. If not, corners lie outside of the image."""
+    """One object of class ``name``.
+
+    ``box`` is (xmin, ymin, xmax, ymax) of its four corners, in pixels. ``contained`` says whether
+    the image shows all of it; if not, corners lie outside of the image.
+    """
 
     name: str
     box: tuple[float, float, float, float]
@@ -41,11 +107,13 @@ class VedaiObject:
 
 
 def parse_object(words: Sequence[str]) -> VedaiObject:
-    """Read a line of an image's own file: xc yc orientation class contained occluded x1 x2 x3 x4
-    y1 y2 y3 y4.
+    """Read a line of an image's own file.
+
+    Args:
+        words: xc yc orientation class contained occluded x1 x2 x3 x4 y1 y2 y3 y4.
 
     Raises:
-        ValueError: these are not 14 finite numbers, or the class number is none of VEDAI's.
+        ValueError: if these are not 14 finite numbers, or the class number is none of VEDAI's.
     """
     if len(words) != 14:
         raise ValueError(f"has {len(words)} numbers instead of 14")
@@ -60,12 +128,8 @@ def parse_object(words: Sequence[str]) -> VedaiObject:
     return VedaiObject(CLASSES[int(values[3])], box, contained=values[4] != 0)
 
 
-def visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float, float, float]:
-    """The part of an object's box inside an image of (width, height).
-
-    Raises:
-        ValueError: it has no area.
-    """
+def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float, float, float]:
+    """The part of an object's box inside an image of (width, height), if it has an area."""
     xmin, ymin, xmax, ymax = entry.box
     box = (max(xmin, 0.0), max(ymin, 0.0), min(xmax, float(size[0])), min(ymax, float(size[1])))
     if not (box[2] > box[0] and box[3] > box[1]):
@@ -76,89 +140,30 @@ def visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float
     return box
 
 
-def read_lines(file: str | Path) -> list[list[str]]:
-    """The words of each line that has any.
-
-    Raises:
-        OSError: the file is missing or unreadable.
-        ValueError: it is no text.
-    """
+def _read_lines(file: str | Path) -> list[list[str]]:
+    """The words of each line that is not empty."""
     return [line.split() for line in Path(file).read_text().splitlines() if line.strip()]
 
 
 def read_whole_file(file: str | Path) -> dict[str, list[list[str]]]:
-    """The lines on each image in the file on all of them (id xc yc orientation x1 … x4 y1 … y4
-    class contained occluded), in the order that `parse_object` expects.
+    """Read the file with the objects of all images.
+
+    Its lines are: id xc yc orientation x1 … x4 y1 … y4 class contained occluded.
+
+    Returns:
+        The lines of each image by its id, their words in the order of :func:`parse_object`.
 
     Raises:
-        DatasetError: it is missing or unreadable.
+        DatasetError: if the file is missing or unreadable.
     """
     objects: dict[str, list[list[str]]] = {}
     try:
-        lines = read_lines(file)
+        lines = _read_lines(file)
     except (OSError, ValueError) as error:
         raise DatasetError(f"{file}: not a readable VEDAI annotation file ({error})") from None
     for image_id, *words in lines:
         objects.setdefault(image_id, []).append([*words[:3], *words[11:], *words[3:11]])
     return objects
-
-
-def select_classes(wanted: Sequence[str] | None, card: str) -> tuple[str, ...]:
-    """The classes that a card names, in its order; all of VEDAI's where it names none.
-
-    Raises:
-        DatasetError: VEDAI lacks one.
-    """
-    known = tuple(CLASSES.values())
-    for name in wanted or ():
-        if name not in known:
-            near = get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
-            raise DatasetError(f"card {card}: VEDAI has no class {name!r}, {hint}")
-    return known if wanted is None else tuple(wanted)
-
-
-def load_vedai(
-    image_dir: str | Path,
-    ids: Sequence[str] | None,
-    class_names: Sequence[str],
-    issues: DatasetIssues,
-    annotation_dir: str | Path,
-    suffix: str,
-) -> list[dict]:
-    """Detectron2 dicts of VEDAI images; one without objects has `annotations: []`.
-
-    Boxes enclose the four corners and end at the border of the image. Each annotation also has the
-    integers "difficult", always 0, and "truncated".
-
-    Args:
-        image_dir: folder of the images.
-        ids: which images, in this order; None for all of them, sorted.
-        class_names: category `i` is `class_names[i]`; objects of other classes are left out.
-        issues: receives what is wrong, see `load_voc`.
-        annotation_dir: folder of the text files.
-        suffix: of the images' names, "_co" or "_ir".
-    """
-    class_ids = {name: i for i, name in enumerate(class_names)}
-    folder = Path(annotation_dir)
-    whole_file = next(iter(sorted(folder.glob("annotation*.txt"))), None)
-    whole = read_whole_file(whole_file) if whole_file else {}
-    records = []
-    for record in load_images(image_dir, ids, issues, suffix):
-        image_id = record["image_id"]
-        own_file = folder / f"{image_id}.txt"
-        if image_id in whole and not own_file.is_file():
-            where, lines = f"{whole_file}: image {image_id}", whole[image_id]
-        else:
-            try:
-                where, lines = str(own_file), read_lines(own_file)
-            except (OSError, ValueError):
-                issues.add(str(own_file), "missing or unreadable")
-                continue
-        annotations = _convert(lines, record, class_ids, where, issues)
-        if annotations is not None:
-            records.append({**record, "annotations": annotations})
-    return records
 
 
 def _convert(
@@ -172,7 +177,7 @@ def _convert(
     for number, words in enumerate(lines):
         try:
             entry = parse_object(words)
-            box = visible_box(entry, (record["width"], record["height"]))
+            box = _visible_box(entry, (record["width"], record["height"]))
         except ValueError as error:
             issues.add(where, f"object {number}: {error}")
             faulty = True

@@ -1,138 +1,130 @@
 """Pascal VOC format: one XML file per image, 1-based inclusive boxes, palette masks."""
 
-import xml.etree.ElementTree as ElementTree
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from detectron2.structures import BoxMode
 
-from multas.data.formats.folder import load_images
-from multas.data.formats.masks import NO_MASK, MaskFolders
-from multas.data.issues import DatasetIssues
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.formats.masks import NO_MASK, MaskFolders, find_masks, read_mask
+from multas.data.issues import DatasetIssues, or_rather
+from multas.util.annotation import BOXES, MASKS
+from multas.util.voc_xml import read_voc_xml
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-_FLAGS = ("difficult", "truncated")
 _NO_BOXES = "no boxes"
 
 
-@dataclass(frozen=True)
-class VocObject:
-    """One object of an XML file; `box` is (xmin, ymin, xmax, ymax) as written: 1-based,
-    inclusive."""
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Voc(DataFormat):
+    """Images of a list with boxes, masks or both, in a VOC devkit or other folders.
 
-    name: str
-    box: tuple[float, float, float, float]
-    difficult: int
-    truncated: int
+    As Detectron2's own VOC loader does, 1 is taken from xmin and ymin and ``difficult`` objects are
+    kept; each annotation also has the integers "difficult" and "truncated". In masks class ``i``
+    has the value ``i + 1``. ``masks`` are folders: the first that has a mask of an image counts.
 
-
-@dataclass(frozen=True)
-class VocAnnotation:
-    """`size` is (width, height) in pixels, None where the file does not say."""
-
-    size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
-
-
-def read_xml(file: str | Path) -> VocAnnotation:
-    """Read one annotation file.
-
-    Raises:
-        OSError: the file is missing or unreadable.
-        ValueError: it is no XML, or an object lacks its name or box.
+    Of what ``annotates`` does not name, no file is opened. An image that lacks a file of it, or
+    that would seem empty only because all its boxes are faulty, is a fault and left out; it is kept
+    if it has another annotation that was asked for. With ``only_complete``, images that lack
+    something are left out and not a fault; so are those whose mask shows objects but whose file has
+    none. ``year`` 2007 scores AP by VOC2007's 11 points, 2012 by the area under the curve.
     """
-    try:
-        root = ElementTree.parse(file).getroot()
-    except ElementTree.ParseError as error:
-        raise ValueError(f"not an XML file ({error})") from None
-    objects = []
-    for number, node in enumerate(root.iter("object")):
-        name = (node.findtext("name") or "").strip()
-        if not name:
-            raise ValueError(f"object {number} has no name")
-        # A missing element reads as "", which is no number either.
-        xmin, ymin, xmax, ymax = (node.findtext(f"bndbox/{key}") or "" for key in _CORNERS)
-        try:
-            box = (float(xmin), float(ymin), float(xmax), float(ymax))
-            difficult, truncated = (int(node.findtext(key) or 0) for key in _FLAGS)
-        except ValueError:
-            raise ValueError(f"object {number} has no complete box") from None
-        objects.append(VocObject(name, box, difficult, truncated))
-    try:
-        size = (int(root.findtext("size/width") or ""), int(root.findtext("size/height") or ""))
-    except ValueError:
-        size = None
-    return VocAnnotation(size, tuple(objects))
 
+    can_annotate = (BOXES, MASKS)
 
-def find_classes(annotation_dir: str | Path, ids: Sequence[str]) -> list[str]:
-    """Sorted names of all classes in the annotations of `ids`; files that cannot be read do not
-    count."""
-    names: set[str] = set()
-    for image_id in ids:
-        try:
-            annotation = read_xml(Path(annotation_dir) / f"{image_id}.xml")
-        except (OSError, ValueError):
-            continue
-        names.update(entry.name for entry in annotation.objects)
-    return sorted(names)
+    images: str = "JPEGImages"
+    annotations: str = "Annotations"
+    masks: tuple[str, ...] = ("SegmentationClass",)
+    only_complete: bool = False
+    year: int = 2012
+    annotates: tuple[str, ...] = (BOXES.task,)
 
+    def __post_init__(self) -> None:
+        if self.ids is None:
+            raise ValueError("needs a list of ids, like Main/train")
+        if self.year not in (2007, 2012):
+            raise ValueError(f"year {self.year}, choose 2007 (11-point AP) or 2012 (area AP)")
 
-def load_voc(
-    image_dir: str | Path,
-    ids: Sequence[str] | None,
-    class_names: Sequence[str],
-    issues: DatasetIssues,
-    annotation_dir: str | Path | None,
-    masks: MaskFolders | None,
-    only_complete: bool = False,
-) -> list[dict]:
-    """Detectron2 dicts of VOC images.
-
-    As Detectron2's own VOC loader does, 1 is taken from xmin and ymin and `difficult` objects are
-    kept; each annotation also has the integers "difficult" and "truncated".
-
-    Args:
-        image_dir: folder of the images.
-        ids: which images, in this order; None for all of them, sorted.
-        class_names: category `i` is `class_names[i]`; in masks it has the value `i + 1`.
-        issues: receives what is wrong. Without a stop, a faulty object is left out; so is an
-            image that lacks its file or every annotation asked for, or that would seem empty only
-            because all its boxes were faulty.
-        annotation_dir: folder of the XML files, or None: no box is asked for and none of them is
-            opened.
-        masks: folders of the segmentation masks, or None: none is asked for.
-        only_complete: an image that lacks a file of what is asked for is left out and no fault; so
-            is one whose mask shows objects but whose file has none.
-    """
-    class_ids = {name: i for i, name in enumerate(class_names)}
-    wanted = {"annotations": annotation_dir is not None, "sem_seg_file_name": masks is not None}
-    enough = all if only_complete else any
-    records = []
-    for record in load_images(image_dir, ids, issues):
-        image_id = record["image_id"]
-        file = None if annotation_dir is None else Path(annotation_dir) / f"{image_id}.xml"
-        lacking = _lacking(image_id, file, masks) if only_complete else None
-        if lacking:
-            issues.leave_out(image_id, lacking)
-            continue
-        if file is not None:
-            annotations = _read_annotations(file, record, class_ids, issues)
-            if annotations is not None:
-                record["annotations"] = annotations
-        if masks is not None:
-            mask = masks.find(image_id, record, issues)
-            if mask is not None:
+    def load(self, source: Source) -> Loaded:
+        classes = source.classes or _find_classes(source)
+        class_ids = {name: i for i, name in enumerate(classes)}
+        folder = source.root / self.annotations if BOXES.task in self.annotates else None
+        masks = None
+        if MASKS.task in self.annotates:
+            masks = find_masks(self.masks, source, 1 + len(classes))
+        wanted = [kind.dataset_key for kind in self.can_annotate if kind.task in self.annotates]
+        enough = all if self.only_complete else any
+        issues = source.issues
+        records = []
+        for record in self.load_unlabeled(source)[0]:
+            image_id = record["image_id"]
+            file = folder and folder / f"{image_id}.xml"
+            lacking = _lacking(image_id, file, masks) if self.only_complete else None
+            if lacking:
+                issues.leave_out(image_id, lacking)
+                continue
+            if file and (boxes := _read_boxes(file, record, class_ids, issues)) is not None:
+                record["annotations"] = boxes
+            if masks and (mask := masks.find(image_id, record, issues)) is not None:
                 record["sem_seg_file_name"] = mask
-        if only_complete and masks is not None and _is_boxless(record, masks):
-            issues.leave_out(image_id, _NO_BOXES)
-        elif enough(key in record for key, asked in wanted.items() if asked):
-            records.append(record)
-    if masks is not None and annotation_dir is not None:
-        _compare_class_order(records, masks, class_names, issues)
-    return records
+            if self.only_complete and masks and _is_boxless(record, masks):
+                issues.leave_out(image_id, _NO_BOXES)
+            elif enough(key in record for key in wanted):
+                records.append(record)
+        if masks and folder:
+            _compare_class_order(records, masks, classes, issues)
+        return records, self.class_metadata(classes)
+
+    def class_metadata(self, classes: Sequence[str]) -> dict[str, Any]:
+        return {"thing_classes": list(classes), "stuff_classes": ["background", *classes]}
+
+    def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
+        types: list[str] = []
+        found: dict[str, Any] = {"evaluator_type": types}
+        if BOXES.task in self.annotates and self.annotations != "Annotations":
+            # Detectron2's VOC evaluator looks for <dirname>/Annotations; the COCO one needs none.
+            types.append("coco")
+        elif BOXES.task in self.annotates:
+            types.append("pascal_voc")
+            found["year"] = self.year
+            if id_file is not None and not self.only_complete:
+                # Otherwise the list has images that are left out, so the files cannot be the truth.
+                found |= {"dirname": str(root), "split": _main_split(id_file, root)}
+        if MASKS.task in self.annotates:
+            types.append(MASKS.evaluator)
+            found["read_sem_seg"] = read_mask
+        return found
+
+
+def _main_split(file: Path, root: Path) -> str:
+    """What Detectron2 has to append to <root>/ImageSets/Main, without .txt, to get at a list."""
+    main = root / "ImageSets" / "Main"
+    path = file.with_suffix("") if file.suffix == ".txt" else file
+    if path.parent == main:
+        return path.name
+    if main.is_dir() and (root / "ImageSets") in path.parents:
+        return os.path.relpath(path, main)
+    return str(path.absolute())
+
+
+def _find_classes(source: Source) -> list[str]:
+    """Sorted names of all objects in all splits, so that each of them gets the same order.
+
+    Files that cannot be read do not count.
+    """
+    names: set[str] = set()
+    for split in source.splits:
+        assert isinstance(split, Voc)
+        for image_id in source.ids_of(split) or ():
+            file = source.root / split.annotations / f"{image_id}.xml"
+            try:
+                names.update(entry.name for entry in read_voc_xml(file).objects)
+            except (OSError, ValueError):
+                continue
+    return sorted(names)
 
 
 def _lacking(image_id: str, file: Path | None, masks: MaskFolders | None) -> str | None:
@@ -149,11 +141,11 @@ def _is_boxless(record: dict, masks: MaskFolders) -> bool:
     return bool(masks.foreground(record["image_id"]))
 
 
-def _read_annotations(
+def _read_boxes(
     file: Path, record: dict, class_ids: dict[str, int], issues: DatasetIssues
 ) -> list[dict] | None:
     try:
-        annotation = read_xml(file)
+        annotation = read_voc_xml(file)
     except (OSError, ValueError) as error:
         what = "missing or unreadable" if isinstance(error, OSError) else str(error)
         issues.add(str(file), what)
@@ -169,8 +161,7 @@ def _read_annotations(
     for number, entry in enumerate(annotation.objects):
         where = f"object {number} ({entry.name})"
         if entry.name not in class_ids:
-            near = get_close_matches(entry.name, class_ids, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
+            hint = or_rather(entry.name, class_ids)
             issues.add(str(file), f"{where}: class not among the card's{hint}")
             continue
         fault = box_fault(entry.box, size)
@@ -195,9 +186,8 @@ def _read_annotations(
 def box_fault(box: tuple[float, float, float, float], size: tuple[int, int]) -> str | None:
     """What is wrong with a 1-based inclusive box in an image of (width, height), or None.
 
-    A box with xmin = xmax counts as one without area, although by the letter of the format it holds
-    one
-    column of pixels: in practice it is a slip of the annotator.
+    A box with xmin = xmax counts as one without area, although by the letter of the format it
+    holds one column of pixels: in practice it is a slip of the annotator.
     """
     xmin, ymin, xmax, ymax = box
     text = "box " + ",".join(f"{value:g}" for value in box)
@@ -212,7 +202,8 @@ def _compare_class_order(
     records: Sequence[dict], masks: MaskFolders, class_names: Sequence[str], issues: DatasetIssues
 ) -> None:
     """Report a wrong class order: most masks show classes of which the XML has no object."""
-    both = [record for record in records if {"annotations", "sem_seg_file_name"} <= record.keys()]
+    keys = {BOXES.dataset_key, MASKS.dataset_key}
+    both = [record for record in records if keys <= record.keys()]
     differing = []
     for record in both:
         boxed = {entry["category_id"] + 1 for entry in record["annotations"]}

@@ -27,7 +27,7 @@ Lists = dict[str, list[str]]  # "<name>/<part>" -> ids as listed
 
 @dataclass
 class SplitReport:
-    """What `check_splits` found: tables of `sizes` and `overlaps`, and one line per problem."""
+    """The result of :func:`check_splits`: tables of sizes and overlaps, and a line per issue."""
 
     sizes: list[str] = field(default_factory=list)
     overlaps: list[str] = field(default_factory=list)
@@ -49,10 +49,10 @@ class SplitReport:
 
 
 def read_lists(folder: str | Path) -> Lists:
-    """Read `<name>/<part>.txt` below a folder or below its ImageSets, part in `PARTS`.
+    """Read ``<name>/<part>.txt`` below a folder or below its ImageSets, part in ``PARTS``.
 
     Raises:
-        FileNotFoundError: there is no such list.
+        FileNotFoundError: if there is no such list.
     """
     folder = Path(folder)
     base = folder / "ImageSets" if (folder / "ImageSets").is_dir() else folder
@@ -69,7 +69,7 @@ def read_lists(folder: str | Path) -> Lists:
 
 
 def image_key(image_id: str) -> str:
-    """The identity of an image: VOC2012's `2007_NNNNNN` is VOC2007's `NNNNNN`."""
+    """The identity of an image: VOC2012's ``2007_NNNNNN`` is VOC2007's ``NNNNNN``."""
     copy = _VOC2007_COPY.fullmatch(image_id)
     return copy.group(1) if copy else image_id
 
@@ -78,11 +78,11 @@ def check_splits(sources: dict[str, Lists], tests: Sequence[str] = ()) -> SplitR
     """Check the lists of one data set, or of several that are used together (VOC 2007 and 2012).
 
     Args:
-        sources: lists by data set name.
-        tests: further lists ("MXEdet/val") on which models are scored, besides all `<name>/test`.
+        sources: the lists of each data set by its name.
+        tests: lists like MXEdet/val on which models are scored, besides all ``<name>/test``.
 
     Raises:
-        ValueError: one of `tests` does not exist.
+        ValueError: if one of ``tests`` does not exist.
     """
     report = SplitReport()
     names = _ordered({name for lists in sources.values() for name in lists})
@@ -113,7 +113,7 @@ def _ordered(names: set[str]) -> list[str]:
 
 
 def _share(name: str) -> tuple[Fraction, bool] | None:
-    """(fraction, whether the list is its complement) of a name that `make_splits` gives."""
+    """(fraction, whether the list is its complement) of a name that ``make_splits`` gives."""
     if name in _SHARES:
         return _SHARES[name]
     match = re.fullmatch(r"(\d+(?:\.\d+)?)pct", name)
@@ -178,7 +178,7 @@ def _repetitions(sources: dict[str, Lists], names: Sequence[str]) -> Iterator[st
 
 
 def _relations(sets: dict[str, set[str]]) -> Iterator[str]:
-    """What breaks the rules of nested and complementary lists, and of train and val."""
+    """Lines on lists that are not nested or complementary, and on images in train and val."""
     for part in PARTS[:3]:
         known = {name[: -len(part) - 1] for name in sets if name.endswith(f"/{part}")}
         shares = {name: share for name in known if (share := _share(name)) is not None}

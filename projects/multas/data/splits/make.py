@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from multas.data.formats.masks import read_mask
+from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 
 FRACTIONS = (Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
 
@@ -35,19 +36,19 @@ def make_splits(
     fraction.
 
     Args:
-        counts: for each image id, how many objects of each class it shows; `{}` for an image
-            without any.
+        counts: for each image id, how many objects of each class the image shows; ``{}`` for an
+            image without objects.
         fractions: shares of all images, each in (0, 1); every smaller part lies within the next
             larger one.
-        seed: of the random draw; the order of `counts` does not matter.
+        seed: seed of the random draw; the order of ``counts`` does not matter.
 
     Returns:
-        Lists of sorted ids by name: a part and its complement for each fraction (`split_names`),
-        sizes rounded half up.
+        Lists of sorted ids by name: for each fraction a part and its complement, named by
+        :func:`split_names`, with sizes rounded half up.
 
     Raises:
-        ValueError: a fraction outside (0, 1) or given twice, or one so small that its part has no
-        image.
+        ValueError: if a fraction lies outside (0, 1), is given twice, or gives a part without an
+            image.
     """
     shares = sorted({_as_fraction(fraction) for fraction in fractions}, reverse=True)
     if len(shares) != len(fractions) or not all(0 < share < 1 for share in shares):
@@ -74,21 +75,20 @@ def make_partial_splits(
 ) -> dict[str, list[str]]:
     """Divide images among tasks, for training sets whose images are annotated for one task each.
 
-    Parts are drawn and improved as in `make_splits`.
+    Parts are drawn and improved as in :func:`make_splits`.
 
     Args:
-        counts: see `make_splits`.
+        counts, seed: see :func:`make_splits`.
         tasks: names of the lists, which share no image and are of one size (or one image more).
-        nested: 2 also gives half of each list, 4 a quarter, which lies within the half if there is
-            one.
-        seed: of the random draw; the order of `counts` does not matter.
+        nested: 2 also gives half of each list; 4 gives a quarter, which lies within the half if
+            there is one.
 
     Returns:
-        Lists of sorted ids: `det` for the task "det", `det2` for the half of it.
+        Lists of sorted ids: ``det`` for the task "det", ``det2`` for the half of it.
 
     Raises:
-        ValueError: a name that would stand for two lists, a part that is no fraction, or one
-            without an image.
+        ValueError: if a name would stand for two lists, or if a part is not a fraction or has no
+            image.
     """
     names = [f"{task}{part}" for task in tasks for part in ("", *nested)]
     if not tasks or len(set(names)) != len(names) or not all(part >= 2 for part in nested):
@@ -119,8 +119,7 @@ def make_partial_splits(
 
 
 def split_names(fraction: float | Fraction) -> tuple[str, str]:
-    """Names of a part and of its complement: Half/Half2, Quarter/3Quarter, Eighth/7Eighth,
-    10pct/90pct."""
+    """Names of a part and its complement, like Half and Half2, or 10pct and 90pct."""
     share = _as_fraction(fraction)
     if share in _NAMES:
         return _NAMES[share]
@@ -130,7 +129,7 @@ def split_names(fraction: float | Fraction) -> tuple[str, str]:
 def write_splits(
     splits: Mapping[str, Sequence[str]], folder: str | Path, part: str = "trainval"
 ) -> list[Path]:
-    """Write `<folder>/<name>/<part>.txt`, one id per line; returns the files."""
+    """Write ``<folder>/<name>/<part>.txt``, one id per line; returns the files."""
     files = []
     for name, ids in splits.items():
         file = Path(folder) / name / f"{part}.txt"
@@ -143,22 +142,21 @@ def write_splits(
 def class_counts(
     records: Sequence[dict], class_names: Sequence[str], image_root: str | Path | None = None
 ) -> dict[str, dict[str, int]]:
-    """Objects per class of each image of a data set in Detectron2's form; for classification, the
-    image is the object.
+    """Objects per class of each image of a data set; in classification, the image is the object.
 
-    Images are known by `image_id` when that is text (VOC), else by the file name below `image_root`
-    without extension: COCO numbers its images, but cards list them by name.
+    Images are known by ``image_id`` if that is text (VOC), else by the file name below
+    ``image_root`` without extension: COCO numbers its images, but cards list them by name.
 
     Raises:
-        ValueError: two images of the same id, or an image that is not annotated.
+        ValueError: if two images have the same id, or an image is not annotated.
     """
     counts: dict[str, dict[str, int]] = {}
     for record in records:
-        if "label" in record:
-            image_id = _new_id(record, image_root, counts, "label")
-            counts[image_id] = {class_names[record["label"]]: 1}
+        if LABELS.dataset_key in record:
+            image_id = _new_id(record, image_root, counts, LABELS)
+            counts[image_id] = {class_names[record[LABELS.dataset_key]]: 1}
             continue
-        own = counts[_new_id(record, image_root, counts, "annotations")] = {}
+        own = counts[_new_id(record, image_root, counts, BOXES)] = {}
         for annotation in record["annotations"]:
             name = class_names[annotation["category_id"]]
             own[name] = own.get(name, 0) + 1
@@ -171,14 +169,15 @@ def mask_counts(
     image_root: str | Path | None = None,
     ignore_label: int = 255,
 ) -> dict[str, dict[str, int]]:
-    """As `class_counts`, of the masks: 1 for each class that an image shows.
+    """The same as :func:`class_counts` for masks: 1 for each class that an image shows.
 
     Raises:
-        ValueError: two images of the same id, one without a mask, or a value beyond the classes.
+        ValueError: if two images have the same id, an image has no mask, or a mask has a value
+            beyond the classes.
     """
     counts: dict[str, dict[str, int]] = {}
     for record in records:
-        own = counts[_new_id(record, image_root, counts, "sem_seg_file_name")] = {}
+        own = counts[_new_id(record, image_root, counts, MASKS)] = {}
         for value in np.unique(read_mask(record["sem_seg_file_name"])).tolist():
             if value == ignore_label:
                 continue
@@ -191,7 +190,9 @@ def mask_counts(
     return counts
 
 
-def _new_id(record: dict, image_root: str | Path | None, known: Counts, annotation: str) -> str:
+def _new_id(
+    record: dict, image_root: str | Path | None, known: Counts, annotation: Annotation
+) -> str:
     image_id = record.get("image_id")
     file = Path(record["file_name"])
     if not isinstance(image_id, str) or (file.suffix and Path(image_id).name == file.name):
@@ -200,7 +201,7 @@ def _new_id(record: dict, image_root: str | Path | None, known: Counts, annotati
         image_id = file.name if image_root is None else file.relative_to(image_root).as_posix()
     if image_id in known:
         raise ValueError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
-    if annotation not in record:
+    if annotation.dataset_key not in record:
         raise ValueError(f"image {image_id} is not annotated: its classes cannot be balanced")
     return image_id
 
@@ -210,8 +211,11 @@ def _as_fraction(value: float | Fraction) -> Fraction:
 
 
 def _features(counts: Sequence[Mapping[str, int]]) -> np.ndarray:
-    """(images, 2 x classes + 1) float64, each column summing to 1: an image's share of a class's
-    objects, of the images that show the class, and of the images that show none."""
+    """(images, 2 x classes + 1) float64, where each column sums to 1.
+
+    They are an image's share of the objects of each class, of the images that show the class, and
+    of the images that show none.
+    """
     names = sorted({name for own in counts for name in own})
     objects = np.array([[own.get(name, 0) for name in names] for own in counts], np.float64)
     objects = objects.reshape(len(counts), len(names))
@@ -223,7 +227,7 @@ def _features(counts: Sequence[Mapping[str, int]]) -> np.ndarray:
 def _balanced_part(
     features: np.ndarray, pool: np.ndarray, size: int, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Indices (size,) out of `pool` whose features sum to about `share` in every column."""
+    """Indices (size,) out of ``pool`` whose features sum to about ``share`` in every column."""
     order = rng.permutation(pool)
     chosen, others = order[:size].copy(), order[size:].copy()
     if not len(others):
@@ -231,8 +235,7 @@ def _balanced_part(
     target = share * (features.sum(axis=0) > 0)
     error = features[chosen].sum(axis=0) - target
     best = float(error @ error)
-    # Two sweeps, and at most 2,000 swaps, suffice: later ones gain less than one object in any
-    # class.
+    # Two sweeps of at most 2,000 swaps suffice: later ones gain less than one object of any class.
     for position in rng.permutation(np.tile(np.arange(size), 2))[:2000]:
         candidates = features[others] - features[chosen[position]] + error
         costs = np.einsum("ij,ij->i", candidates, candidates)

@@ -1,7 +1,7 @@
 """The embedded set for classification: the objects of the embedded scenes, cut out.
 
-One sub-folder per class in `train`, `val` and `test`, whose scenes are those of the devkit's lists
-of the same names (toy.py): an object of a test scene is in no training image.
+There is one sub-folder per class in ``train``, ``val`` and ``test``. Their scenes are those of the
+devkit's lists of the same names (devkit.py), so that no object of a test scene is learned from.
 """
 
 import io
@@ -17,24 +17,24 @@ from multas.data.toy.scene import Scene, draw_scene
 VERSION = 1
 SIDE = 32  # pixels, as CIFAR
 
-_MARGIN = 1.25  # side of the window over the longer side of the box
+_MARGIN = 1.25  # side of the crop over the longer side of the box
 
 
 def make_toy_classes(
     root: str | Path, seed: int = 0, *, train: int = 480, val: int = 100, test: int = 200
 ) -> Path:
-    """Make the data set under `root`; if a file is lost or damaged, make all of it again.
+    """Make the data set below ``root``; if a file is lost or damaged, make all of it again.
 
     It does not need the devkit: the scenes are drawn anew, the same to the last pixel. Objects that
     are hardly visible ("difficult") are left out.
 
     Args:
-        root: folder of `train`, `val` and `test`.
-        seed: of all scenes.
-        train, val, test: numbers of scenes; each has one to five objects.
+        root: folder of ``train``, ``val`` and ``test``.
+        seed: seed of all scenes.
+        train, val, test: numbers of scenes, each of which has one to five objects.
 
     Returns:
-        `root`.
+        ``root``.
     """
     root = Path(root)
     recipe = {"version": VERSION, "seed": seed, "train": train, "val": val, "test": test}
@@ -51,7 +51,7 @@ def make_toy_classes(
 
 
 def _cut_out(scene: Scene) -> Iterator[tuple[str, bytes]]:
-    """Class and PNG, 32 x 32 pixels, of each object; at a border the window is moved inside."""
+    """Class and PNG, 32 x 32 pixels, of each object; at a border the crop is moved inside."""
     image = Image.fromarray(scene.image)
     for entry in scene.objects:
         if entry.difficult:
@@ -60,7 +60,7 @@ def _cut_out(scene: Scene) -> Iterator[tuple[str, bytes]]:
         side = min(_MARGIN * max(xmax - xmin + 1, ymax - ymin + 1), image.width, image.height)
         x0 = min(max((xmin - 1 + xmax - side) / 2, 0), image.width - side)
         y0 = min(max((ymin - 1 + ymax - side) / 2, 0), image.height - side)
-        window = (x0, y0, x0 + side, y0 + side)
+        crop = (x0, y0, x0 + side, y0 + side)
         stream = io.BytesIO()
-        image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=window).save(stream, "PNG")
+        image.resize((SIDE, SIDE), Image.Resampling.BILINEAR, box=crop).save(stream, "PNG")
         yield entry.name, stream.getvalue()

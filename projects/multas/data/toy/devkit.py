@@ -1,15 +1,13 @@
-"""The embedded data set: a VOC devkit of drawn scenes, made from a seed and repaired when
-incomplete.
+"""The embedded data set: a VOC devkit of drawn scenes, made from a seed and repaired if damaged.
 
-The lists under ImageSets:
+The lists below ImageSets:
 
-- Main/train: what is learned from; Main/trainval: the same, since in VOC the fractions divide
-  trainval
-- Main/val: chosen on; Main/test: reported on; both without any image of the others
-- Half … 7Eighth/trainval: fractions of Main/trainval by `make_splits`
+- Main/train: to learn from; Main/trainval is the same, since in VOC the fractions divide trainval
+- Main/val: to choose on; Main/test: to report on; both without any image of the others
+- Half … 7Eighth/trainval: fractions of Main/trainval by ``make_splits``
 - det/train, seg/train: two halves of Main/train, for learning from partly annotated images;
   det2/train, seg2/train: a half of each; det/val and seg/val: Main/val
-- Segmentation: as Main; every image has a mask
+- Segmentation: as Main, since every image has a mask
 """
 
 import io
@@ -20,7 +18,6 @@ from xml.sax.saxutils import escape
 from PIL import Image
 
 from multas.data.formats.masks import voc_palette
-from multas.data.formats.voc import read_xml
 from multas.data.splits.make import make_splits
 from multas.data.toy.manifest import (
     MANIFEST,
@@ -31,6 +28,7 @@ from multas.data.toy.manifest import (
     write_manifest,
 )
 from multas.data.toy.scene import Scene, draw_scene
+from multas.util.voc_xml import read_voc_xml
 
 VERSION = 3
 
@@ -40,18 +38,18 @@ _HALF_SEED = 1  # det/seg must not coincide with Half/Half2
 def make_toy(
     root: str | Path, seed: int = 0, *, train: int = 480, val: int = 100, test: int = 200
 ) -> Path:
-    """Make the data set under `root`, or complete and repair what is there.
+    """Make the data set below ``root``, or complete and repair what is there.
 
-    Each image depends on the seed and its number alone, so that a lost or damaged file is made
-    again alone, byte by byte as before. A folder that was made with other arguments is overwritten.
+    Each image depends on the seed and its number alone, so that only lost and damaged files are
+    made again, byte by byte as before. A folder made with other arguments is overwritten.
 
     Args:
         root: folder of the devkit (the one that holds JPEGImages).
-        seed: of all scenes and lists.
-        train, val, test: numbers of images, train at least 16.
+        seed: seed of all scenes and lists.
+        train, val, test: numbers of images; train must be at least 16.
 
     Returns:
-        `root`.
+        ``root``.
     """
     root = Path(root)
     recipe = {"version": VERSION, "seed": seed, "train": train, "val": val, "test": test}
@@ -61,7 +59,7 @@ def make_toy(
     made = _make_images(root, seed, train + val + test, known)
     made |= _make_lists(root, recipe)
     if any(made[path] != entry for path, entry in known.items()):
-        # Another version of an image library writes other bytes: then all files must come from it.
+        # Another version of an image library writes other bytes: then it must write all files.
         return _remake(root, seed, train=train, val=val, test=test)
     write_manifest(root, recipe, made)
     return root
@@ -73,7 +71,7 @@ def _remake(root: Path, seed: int, **sizes: int) -> Path:
 
 
 def image_id(index: int) -> str:
-    """The id of scene number `index`."""
+    """The id of scene number ``index``."""
     return f"{index:06d}"
 
 
@@ -161,6 +159,6 @@ def _make_lists(root: Path, recipe: dict) -> dict[str, list]:
 
 def _count(file: Path) -> dict[str, int]:
     counts: dict[str, int] = {}
-    for entry in read_xml(file).objects:
+    for entry in read_voc_xml(file).objects:
         counts[entry.name] = counts.get(entry.name, 0) + 1
     return counts

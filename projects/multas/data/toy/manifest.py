@@ -2,17 +2,19 @@
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+
+from multas.util.files import written_whole
 
 MANIFEST = "manifest.json"
 
 
 def read_manifest(root: Path, recipe: dict | None = None) -> dict[str, list]:
-    """Size and SHA-256 by path relative to `root`; empty where there is no manifest, or one of
-    another recipe than `recipe`."""
+    """Size and SHA-256 of the files by their path relative to ``root``.
+
+    Nothing if there is no manifest, or if it is of another recipe than ``recipe``.
+    """
     try:
         content = json.loads((root / MANIFEST).read_text())
         fits = recipe is None or content["recipe"] == recipe
@@ -22,7 +24,7 @@ def read_manifest(root: Path, recipe: dict | None = None) -> dict[str, list]:
 
 
 def write_manifest(root: Path, recipe: dict, files: Mapping[str, list]) -> None:
-    """Write the manifest of `files`, and remove what an earlier, larger set had besides."""
+    """Write the manifest of ``files``, and remove the other files of an earlier, larger set."""
     for path in read_manifest(root).keys() - files.keys():
         (root / path).unlink(missing_ok=True)
     content = {"recipe": recipe, "files": dict(sorted(files.items()))}
@@ -30,12 +32,14 @@ def write_manifest(root: Path, recipe: dict, files: Mapping[str, list]) -> None:
 
 
 def check_toy(root: str | Path, files: Mapping[str, list] | None = None) -> list[str]:
-    """Paths, relative to `root`, of missing or damaged files; the manifest itself when there is
-    none.
+    """Find the missing and damaged files of a generated data set.
 
     Args:
-        root: folder of a generated data set.
-        files: size and SHA-256 by path; None reads them from the manifest.
+        root: folder of the data set.
+        files: size and SHA-256 by path; None to read them from the manifest.
+
+    Returns:
+        Their paths relative to ``root``; that of the manifest if there is none.
     """
     root = Path(root)
     files = read_manifest(root) if files is None else files
@@ -53,17 +57,14 @@ def is_intact(file: Path, entry: list) -> bool:
 
 
 def write_file(file: Path, content: bytes) -> list:
-    """Write so that an interruption leaves the old file or the new one, never a part.
+    """Write a file as a whole or not at all.
 
     Returns:
         The file's entry, [size in bytes, SHA-256].
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=".", suffix=file.suffix)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(content)
-    os.chmod(name, 0o644)
-    os.replace(name, file)
+    with written_whole(file) as partial:
+        Path(partial).write_bytes(content)
     return _entry(content)
 
 

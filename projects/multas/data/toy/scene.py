@@ -5,8 +5,8 @@ square/triangle) that are easily confused when small, turned or partly hidden. I
 colour narrows the class down to a pair; only the outline tells which of the two it is. Textures,
 and the colours of distractors, say nothing.
 
-Everything about scene `index` of data set `seed` is drawn from one generator seeded with both, so
-that any single image can be made again without the others.
+Everything about scene ``index`` of data set ``seed`` is drawn from one generator seeded with both,
+so that any single image can be made again without the others.
 """
 
 import colorsys
@@ -17,19 +17,16 @@ import numpy as np
 
 CLASSES = ("disc", "square", "triangle", "star", "ring", "cross", "crescent", "hexagon")
 
-# (height, width) in pixels: three quarters square, the rest not, so that size handling is
-# exercised.
+# (height, width) in pixels: a quarter is not square, so that the handling of sizes is exercised.
 SIZES = ((128, 128),) * 6 + ((112, 128), (128, 112))
 
 TRUNCATED_BELOW = 0.95  # visible share under which a box does not show the whole object
 DIFFICULT_BELOW = 0.4  # visible share under which an object is mostly hidden
 DIFFICULT_PIXELS = 80  # visible area (pixels) under which it is tiny
-HIDDEN_BELOW, HIDDEN_PIXELS = (
-    0.2,
-    36,
-)  # less than this cannot be told by a person: not placed at all
+# Visible share and area (pixels) below which a person cannot tell an object: it is not placed.
+HIDDEN_BELOW, HIDDEN_PIXELS = 0.2, 36
 
-# Hue that most objects of a class have, the same for the two of a pair; how many are "most".
+# The hue that most objects of a class have, the same for the two of a pair, and the share of them.
 _HUES = dict.fromkeys(("disc", "hexagon"), 0.0) | dict.fromkeys(("ring", "crescent"), 0.25)
 _HUES |= dict.fromkeys(("star", "cross"), 0.5) | dict.fromkeys(("square", "triangle"), 0.75)
 _TYPICAL = 0.75
@@ -40,8 +37,7 @@ _SHIFT = 4  # fractional bits of polygon coordinates
 
 @dataclass(frozen=True)
 class SceneObject:
-    """One annotated object; `box` is (xmin, ymin, xmax, ymax), 1-based, inclusive, of the visible
-    pixels."""
+    """One object; ``box`` is (xmin, ymin, xmax, ymax) of its visible pixels, 1-based, inclusive."""
 
     name: str
     box: tuple[int, int, int, int]
@@ -52,8 +48,11 @@ class SceneObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """`image` (H, W, 3) uint8 RGB; `mask` (H, W) uint8: 0 background, 1 + class index, 255 soft
-    border."""
+    """A drawn image and its annotations.
+
+    ``image`` is (H, W, 3) uint8 RGB. ``mask`` is (H, W) uint8: 0 for the background, 1 + the index
+    of the class, and 255 for soft borders.
+    """
 
     image: np.ndarray
     mask: np.ndarray
@@ -61,7 +60,7 @@ class Scene:
 
 
 def draw_scene(seed: int, index: int) -> Scene:
-    """Draw scene number `index` of the data set made from `seed`."""
+    """Draw scene number ``index`` of the data set made from ``seed``."""
     rng = np.random.default_rng([seed, index])
     height, width = SIZES[rng.integers(len(SIZES))]
     image = _background(rng, height, width)
@@ -96,8 +95,7 @@ class _Layer:
 
 
 def _place_layers(rng: np.random.Generator, index: int, background: np.ndarray) -> list[_Layer]:
-    """Objects and distractors from back to front; every object keeps a part that can be
-    recognised."""
+    """Objects and distractors from back to front; every object can be recognised."""
     count = int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.3, 0.25, 0.15, 0.1]))
     wanted: list[int | None] = [int(rng.integers(len(CLASSES))) for _ in range(count)]
     wanted[0] = index % len(CLASSES)
@@ -136,10 +134,8 @@ def _draw_layer(
     margin = 0.35 * radius  # a centre near the border cuts the object, one outside would hide it
     centre = np.array([rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)])
     canvas = np.zeros((height + 2 * _PAD, width + 2 * _PAD), np.uint8)
-    points = [
-        np.round((contour @ scale.T + centre + _PAD) * 2**_SHIFT).astype(np.int32)
-        for contour in contours
-    ]
+    places = [(contour @ scale.T + centre + _PAD) * 2**_SHIFT for contour in contours]
+    points = [np.round(place).astype(np.int32) for place in places]
     cv2.fillPoly(canvas, points, 255, lineType=cv2.LINE_AA, shift=_SHIFT)
     inside = canvas[_PAD : _PAD + height, _PAD : _PAD + width]
     return _Layer(
@@ -164,8 +160,8 @@ def _annotate(layer: _Layer, name: str, visible: np.ndarray) -> SceneObject:
     )
 
 
-# Outlines: lists of contours (N, 2) in units of the radius; fillPoly's even-odd rule cuts the
-# holes.
+# Outlines are lists of contours (N, 2) in units of the radius; by OpenCV's even-odd rule an inner
+# contour is a hole.
 
 
 def _arc(start: float, stop: float, count: int, radius: float = 1.0) -> np.ndarray:
@@ -186,10 +182,7 @@ def _star() -> np.ndarray:
 def _cross(arm: float = 0.34) -> np.ndarray:
     quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
     turn = np.array([[0, 1], [-1, 0]])
-    parts = [quarter]
-    for _ in range(3):
-        parts.append(parts[-1] @ turn)
-    return np.concatenate(parts)
+    return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
 
 
 def _crescent() -> np.ndarray:
@@ -223,16 +216,12 @@ def _distractor(rng: np.random.Generator) -> list[np.ndarray]:
     if kind == 1:
         return [_arc(0, np.pi, 24)]
     if kind == 2:
-        corner = [[-8, -8], [8, -8], [8, -3], [-3, -3], [-3, 8], [-8, 8]]
-        return [np.array(corner) / 10]
+        return [np.array([[-8, -8], [8, -8], [8, -3], [-3, -3], [-3, 8], [-8, 8]]) / 10]
     angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     radii = np.full(48, 0.75)
     for waves in (2, 3):
         radii += rng.uniform(0.12, 0.25) * np.sin(waves * angles + rng.uniform(0, 2 * np.pi))
     return [_regular(48) * radii[:, None]]
-
-
-# Appearance.
 
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
@@ -242,7 +231,7 @@ def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int)
 
 
 def _vivid_colour(rng: np.random.Generator, class_index: int | None) -> np.ndarray:
-    """(3,) RGB of an object or (None) a distractor; see the head of this file."""
+    """(3,) RGB of an object, or of a distractor (None); see the head of this file."""
     hue = rng.uniform(0, 1)
     if class_index is not None and rng.random() < _TYPICAL:
         hue = _HUES[CLASSES[class_index]] + rng.normal(0, 0.05)
@@ -255,7 +244,7 @@ def _dull_colour(rng: np.random.Generator) -> np.ndarray:
 
 
 def _texture(rng: np.random.Generator, height: int, width: int, first: np.ndarray) -> np.ndarray:
-    """(H, W, 3) float32: the colour `first` (3,) and another one mixed by one of six patterns."""
+    """(H, W, 3) float32: the colour ``first`` (3,) and another one mixed by one of six patterns."""
     second = first + rng.uniform(0.2, 0.5) * (_dull_colour(rng) - first)
     kind = rng.integers(6)
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
@@ -279,11 +268,9 @@ def _texture(rng: np.random.Generator, height: int, width: int, first: np.ndarra
 
 def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """(H, W, 3) float32: two textures mixed by smooth noise, crossed by lines and specks."""
-    mix = np.clip(3 * _smooth_noise(rng, height, width, int(rng.integers(3, 7))) - 1, 0, 1)[
-        ..., None
-    ]
+    mix = np.clip(3 * _smooth_noise(rng, height, width, int(rng.integers(3, 7))) - 1, 0, 1)
     first, second = (_texture(rng, height, width, _dull_colour(rng)) for _ in range(2))
-    image = first * (1 - mix) + second * mix
+    image = first * (1 - mix[..., None]) + second * mix[..., None]
     image = np.ascontiguousarray(image, np.float32)
     for _ in range(int(rng.integers(3, 8))):
         ends = rng.uniform(-10, max(height, width) + 10, 4).astype(int)
@@ -292,16 +279,14 @@ def _background(rng: np.random.Generator, height: int, width: int) -> np.ndarray
             cv2.line(image, ends[:2].tolist(), ends[2:].tolist(), colour, int(rng.integers(1, 4)))
         else:
             axes = rng.integers(4, 30, 2).tolist()
-            start = int(rng.integers(360))
-            span = int(rng.integers(40, 150))
+            start, span = int(rng.integers(360)), int(rng.integers(40, 150))
             cv2.ellipse(image, ends[:2].tolist(), axes, 0, start, start + span, colour, 2)
     return image
 
 
 def _light(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
     """Uneven light, gamma, blur and sensor noise; returns (H, W, 3) uint8."""
-    height, width = image.shape[:2]
-    y, x = np.mgrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+    y, x = np.mgrid[-1 : 1 : image.shape[0] * 1j, -1 : 1 : image.shape[1] * 1j]
     angle = rng.uniform(0, 2 * np.pi)
     slope = rng.uniform(0, 0.45) * (x * np.cos(angle) + y * np.sin(angle))
     lit = image * (rng.uniform(0.7, 1.15) + slope)[..., None] * rng.uniform(0.85, 1.1, 3)

@@ -1,5 +1,7 @@
 """Augmentations of single-shot detectors, and the choice of augmentations by config."""
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from detectron2.config import CfgNode
@@ -11,17 +13,17 @@ from multas.data.transforms.crops import CenterCrop, CropOrExpand, RandomAreaCro
 
 AUGMENTATION_REGISTRY = Registry("AUGMENTATION")
 AUGMENTATION_REGISTRY.__doc__ = """
-Functions ``cfg -> list of Detectron2 augmentations`` for INPUT.AUGMENTATION. What they return is
+Functions ``cfg -> list of Detectron2 augmentations`` for INPUT.AUGMENTATION. The augmentations are
 applied in training, before images are resized to INPUT.SQUARE_SIZE or INPUT.MIN_SIZE_TRAIN.
 """
 
 
 class StretchTransform(T.Transform):
-    """Bilinear resize to a square, without antialiasing (OpenCV); masks by nearest neighbour.
+    """Bilinear resize to a square without antialiasing (OpenCV); masks by nearest neighbour.
 
     Args:
-        height, width: of the image, pixels.
-        size: side of the square.
+        height, width: size of the image in pixels.
+        size: side of the square in pixels.
     """
 
     def __init__(self, height: int, width: int, size: int) -> None:
@@ -45,7 +47,7 @@ class StretchTransform(T.Transform):
 
 
 class ResizeToSquare(T.Augmentation):
-    """Resize to ``size`` x ``size`` pixels, the aspect ratio not kept."""
+    """Resize to ``size`` x ``size`` pixels, without keeping the aspect ratio."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -55,12 +57,12 @@ class ResizeToSquare(T.Augmentation):
 
 
 class PhotometricTransform(T.Transform):
-    """Changes colours, in the order of the arguments; geometry stays.
+    """Changes colours in the order of the arguments; boxes and masks stay.
 
     Args:
-        brightness: added to all channels.
+        brightness: is added to all channels.
         contrast: factor of all channels.
-        hue: added to OpenCV's hue (0 … 179, half degrees), modulo 180.
+        hue: is added to OpenCV's hue (0 … 179, half degrees), modulo 180.
         saturation: factor of OpenCV's saturation.
         image_format: "BGR" or "RGB".
     """
@@ -99,42 +101,36 @@ def _to_uint8(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
+@dataclass(eq=False, repr=False)
 class PhotometricDistortion(T.Augmentation):
     """Brightness, contrast, hue and saturation, each with probability ``prob``, in that order.
 
     Args:
         image_format: INPUT.FORMAT, "BGR" or "RGB"; images are uint8.
-        prob: of each of the four.
-        brightness: added, drawn from [-brightness, brightness].
+        prob: probability of each of the four.
+        brightness: what is added is drawn from [-brightness, brightness].
         contrast, saturation: ranges of the factors.
-        hue: added, an integer from [-hue, hue] in OpenCV's half degrees.
+        hue: what is added is an integer from [-hue, hue] in OpenCV's half degrees.
 
     Raises:
-        ValueError: another format.
+        ValueError: if the format is another one.
     """
 
-    def __init__(
-        self,
-        image_format: str,
-        prob: float = 0.5,
-        brightness: float = 32.0,
-        contrast: tuple[float, float] = (0.5, 1.5),
-        hue: int = 18,
-        saturation: tuple[float, float] = (0.5, 1.5),
-    ) -> None:
-        if image_format not in ("BGR", "RGB"):
+    image_format: str
+    prob: float = 0.5
+    brightness: float = 32.0
+    contrast: tuple[float, float] = (0.5, 1.5)
+    hue: int = 18
+    saturation: tuple[float, float] = (0.5, 1.5)
+
+    def __post_init__(self) -> None:
+        if self.image_format not in ("BGR", "RGB"):
             raise ValueError(
-                f"INPUT.FORMAT is '{image_format}'; colour distortion needs 'BGR' or 'RGB'."
+                f"INPUT.FORMAT is '{self.image_format}'; colour distortion needs 'BGR' or 'RGB'."
             )
-        self.image_format = image_format
-        self.prob = prob
-        self.brightness = brightness
-        self.contrast = contrast
-        self.hue = hue
-        self.saturation = saturation
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
-        # All are drawn, also those not used: what follows does not depend on which are.
+        # All are drawn, even those that are not used, so that later draws do not depend on it.
         use = np.random.uniform(size=4) < self.prob
         brightness = np.random.uniform(-self.brightness, self.brightness)
         contrast = np.random.uniform(*self.contrast)
@@ -151,18 +147,18 @@ class PhotometricDistortion(T.Augmentation):
 
 @AUGMENTATION_REGISTRY.register()
 def single_shot(cfg: CfgNode) -> list[T.Augmentation]:
-    """The reference recipe of paper A: stretch, colours, crop or expand, INPUT.RANDOM_FLIP."""
+    """The recipe of paper A's code: resize, colours, crop or expand, INPUT.RANDOM_FLIP."""
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "bitmask":
-        # Outside of the image a label map is unlabelled but an instance mask is empty, and
-        # Detectron2 hands both to a transform alike.
+        # Outside of the image a label map is unlabelled but an instance mask is empty; a transform
+        # cannot tell which of the two Detectron2 gives it.
         raise ValueError(
             "INPUT.AUGMENTATION 'single_shot' cannot expand instance masks of INPUT.MASK_FORMAT "
             "'bitmask'; set it to 'polygon'."
         )
     first = [ResizeToSquare(cfg.INPUT.SQUARE_SIZE)] if cfg.INPUT.SQUARE_SIZE else []
     _, *flip = utils.build_augmentation(cfg, is_train=True)
-    window = CropOrExpand(mask_value=cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE)
-    return [*first, PhotometricDistortion(cfg.INPUT.FORMAT), window, *flip]
+    crop = CropOrExpand(mask_value=cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE)
+    return [*first, PhotometricDistortion(cfg.INPUT.FORMAT), crop, *flip]
 
 
 @AUGMENTATION_REGISTRY.register()
@@ -174,16 +170,16 @@ def padded_crop(cfg: CfgNode) -> list[T.Augmentation]:
 
 @AUGMENTATION_REGISTRY.register()
 def resized_crop(cfg: CfgNode) -> list[T.Augmentation]:
-    """ImageNet's recipe: a window stretched to INPUT.MIN_SIZE_TRAIN squared, INPUT.RANDOM_FLIP."""
+    """ImageNet's recipe: a crop resized to INPUT.MIN_SIZE_TRAIN squared, INPUT.RANDOM_FLIP."""
     _, *flip = utils.build_augmentation(cfg, is_train=True)
     return [RandomAreaCrop(), ResizeToSquare(cfg.INPUT.MIN_SIZE_TRAIN[0]), *flip]
 
 
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
-    """What comes before the final :class:`Stretch`, or with INPUT.SQUARE_SIZE 0 everything.
+    """The augmentations before the final :class:`ResizeToSquare`; all with INPUT.SQUARE_SIZE 0.
 
     Raises:
-        ValueError: INPUT.AUGMENTATION is not registered.
+        ValueError: if INPUT.AUGMENTATION is not registered.
     """
     resize, *flip = utils.build_augmentation(cfg, is_train)
     last = [] if cfg.INPUT.SQUARE_SIZE else [resize]

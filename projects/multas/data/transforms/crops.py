@@ -1,4 +1,6 @@
-"""Windows on an image: crop or expand in one step for detection, the crops of classification."""
+"""Crops of an image: crop or expand in one step for detection, and those of classification."""
+
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -7,14 +9,14 @@ from torchvision.transforms import RandomResizedCrop
 
 
 class CropOrPadTransform(T.Transform):
-    """Cuts out a window; what lies outside of the image is filled.
+    """Cuts out a crop, which is filled where it lies outside of the image.
 
-    Boxes are kept if their centre lies strictly inside, and clipped; the others become empty, for
-    the mapper to remove.
+    Boxes whose centre lies strictly inside are clipped to the crop; the others become empty, and
+    the mapper removes them.
 
     Args:
-        x0, y0: left upper corner in pixels of the image, may be negative.
-        width, height: of the window.
+        x0, y0: left upper corner in pixels of the image, which may be negative.
+        width, height: size of the crop in pixels.
         image_value, mask_value: fill values.
     """
 
@@ -62,69 +64,57 @@ class CropOrPadTransform(T.Transform):
         return box.clip(0, size).reshape(-1, 4) * inside[:, None]
 
 
+@dataclass(eq=False, repr=False)
 class CropOrExpand(T.Augmentation):
-    """The crop-and-expand augmentation of single-shot detectors, all in relative units.
+    """The crop-and-expand augmentation of single-shot detectors, in relative units.
 
-    A window is refused if it cuts a box (a share of the box's area strictly between the two of
+    A crop is refused if it cuts a box (a share of the box's area strictly between the two of
     ``forbidden`` is inside), if no box has its centre inside, or if the labelled region of the
     mask inside is at most ``min_labelled`` pixels wide or high. When all ``shapes`` x
-    ``positions`` windows are refused, the image stays as it is. An image without boxes, be it not
-    annotated or annotated as empty, takes the first window. Boxes may be pseudo-labels: then it
-    is the teacher, and not the ground truth, that says what must not be cut.
+    ``positions`` crops are refused, the image stays as it is. An image without boxes, whether it
+    is not annotated or annotated as empty, takes the first crop. Boxes may be pseudo-labels: then
+    the teacher, and not the ground truth, says what must not be cut.
 
     Args:
         prob: probability of the step.
-        scale: window height / image height.
-        aspect: u; with probability 1/2 each, the relative width is height x u or height / u.
-        centre: centre of the window / size of the image.
-        forbidden: see above.
-        min_labelled: see above.
-        shapes, positions: shapes that are tried, and positions of each.
+        scale: range of the height of the crop, as a share of the height of the image.
+        aspect: range of a factor u: with probability 1/2 each, the relative width is the relative
+            height times u or divided by u.
+        centre: range of the centre of the crop, as a share of the size of the image.
+        forbidden, min_labelled: see above.
+        shapes, positions: number of shapes that are tried, and of positions of each.
         image_value: fill value of images.
-        mask_value: fill value, and value of unlabelled pixels, of masks.
+        mask_value: fill value of masks, and the value of their unlabelled pixels.
     """
 
-    def __init__(
-        self,
-        prob: float = 0.75,
-        scale: tuple[float, float] = (0.25, 1.75),
-        aspect: tuple[float, float] = (0.5, 1.0),
-        centre: tuple[float, float] = (0.4, 0.6),
-        forbidden: tuple[float, float] = (0.25, 0.75),
-        min_labelled: int = 9,
-        shapes: int = 10,
-        positions: int = 10,
-        image_value: int = 114,
-        mask_value: int = 255,
-    ) -> None:
-        self.prob = prob
-        self.scale = scale
-        self.aspect = aspect
-        self.centre = centre
-        self.forbidden = forbidden
-        self.min_labelled = min_labelled
-        self.shapes = shapes
-        self.positions = positions
-        self.image_value = image_value
-        self.mask_value = mask_value
+    prob: float = 0.75
+    scale: tuple[float, float] = (0.25, 1.75)
+    aspect: tuple[float, float] = (0.5, 1.0)
+    centre: tuple[float, float] = (0.4, 0.6)
+    forbidden: tuple[float, float] = (0.25, 0.75)
+    min_labelled: int = 9
+    shapes: int = 10
+    positions: int = 10
+    image_value: int = 114
+    mask_value: int = 255
 
     def get_transform(
         self, image: np.ndarray, boxes: np.ndarray | None, sem_seg: np.ndarray | None
     ) -> T.Transform:
         if np.random.uniform() >= self.prob:
             return T.NoOpTransform()
-        windows = self.draw(*image.shape[:2])
-        allowed = np.ones(len(windows), dtype=bool)
+        crops = self.draw(*image.shape[:2])
+        allowed = np.ones(len(crops), dtype=bool)
         if boxes is not None and len(boxes):
-            allowed = self.allowed(windows, np.asarray(boxes, dtype=np.float64))
-        for x0, y0, x1, y1 in windows[allowed]:
-            window = CropOrPadTransform(x0, y0, x1 - x0, y1 - y0, self.image_value, self.mask_value)
-            if sem_seg is None or self._labelled(window.apply_segmentation(sem_seg)):
-                return window
+            allowed = self.allowed(crops, np.asarray(boxes, dtype=np.float64))
+        for x0, y0, x1, y1 in crops[allowed]:
+            crop = CropOrPadTransform(x0, y0, x1 - x0, y1 - y0, self.image_value, self.mask_value)
+            if sem_seg is None or self._labelled(crop.apply_segmentation(sem_seg)):
+                return crop
         return T.NoOpTransform()
 
     def draw(self, height: int, width: int) -> np.ndarray:
-        """All windows to try, in order: (shapes * positions, 4) int64, XYXY in pixels."""
+        """All crops to try, in order: (shapes * positions, 4) int64, XYXY in pixels."""
         relative_height = np.random.uniform(*self.scale, size=self.shapes)
         u = np.random.uniform(*self.aspect, size=self.shapes)
         narrow = np.random.uniform(size=self.shapes) < 0.5
@@ -136,24 +126,24 @@ class CropOrExpand(T.Augmentation):
         corner = np.rint(centres * image - size / 2)
         return np.concatenate([corner, corner + size], axis=-1).reshape(-1, 4).astype(np.int64)
 
-    def allowed(self, windows: np.ndarray, boxes: np.ndarray) -> np.ndarray:
-        """Which windows the boxes allow.
+    def allowed(self, crops: np.ndarray, boxes: np.ndarray) -> np.ndarray:
+        """Which crops the boxes allow.
 
         Args:
-            windows: (W, 4) XYXY.
+            crops: (W, 4) XYXY.
             boxes: (N, 4) XYXY, N > 0.
 
         Returns:
             (W,) bool.
         """
-        low = np.maximum(windows[:, None, :2], boxes[None, :, :2])
-        high = np.minimum(windows[:, None, 2:], boxes[None, :, 2:])
+        low = np.maximum(crops[:, None, :2], boxes[None, :, :2])
+        high = np.minimum(crops[:, None, 2:], boxes[None, :, 2:])
         inside = (high - low).clip(0).prod(axis=-1)
         area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=-1)
         share = inside / np.maximum(area, 1e-12)
         cut = ((share > self.forbidden[0]) & (share < self.forbidden[1])).any(axis=1)
         centre = (boxes[None, :, :2] + boxes[None, :, 2:]) / 2
-        holds = (centre > windows[:, None, :2]) & (centre < windows[:, None, 2:])
+        holds = (centre > crops[:, None, :2]) & (centre < crops[:, None, 2:])
         return ~cut & holds.all(axis=-1).any(axis=1)
 
     def _labelled(self, sem_seg: np.ndarray) -> bool:
@@ -163,8 +153,10 @@ class CropOrExpand(T.Augmentation):
 
 
 class ShiftedCrop(T.Augmentation):
-    """A window of the image's own size, moved by up to ``border`` pixels to each side; what lies
-    outside of the image is black, in masks ``mask_value``."""
+    """A crop of the image's own size, moved by up to ``border`` pixels to each side.
+
+    Outside of the image it is black, in masks ``mask_value``.
+    """
 
     def __init__(self, border: int, mask_value: int = 255) -> None:
         self.border = border
@@ -177,13 +169,15 @@ class ShiftedCrop(T.Augmentation):
 
 
 class RandomAreaCrop(T.Augmentation):
-    """A window of 8 to 100 % of the area, its width 3/4 to 4/3 of its height (Szegedy et al., CVPR
-    2015)."""
+    """A crop of 8 to 100 % of the area whose width is 3/4 to 4/3 of its height.
+
+    Szegedy et al., CVPR 2015.
+    """
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         size = torch.empty(1, *image.shape[:2])
-        window = RandomResizedCrop.get_params(size, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
-        y, x, height, width = window
+        crop = RandomResizedCrop.get_params(size, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
+        y, x, height, width = crop
         return T.CropTransform(x, y, width, height)
 
 

@@ -19,11 +19,11 @@ def size_of_batch(
     workers and after a resume.
 
     Args:
-        batch: number of the batch = iteration.
-        sizes: equally likely before ``final_from``.
-        final_size: from there on.
-        final_from: a batch number.
-        seed: of the run.
+        batch: number of the batch, which is the iteration.
+        sizes: sizes that are equally likely before ``final_from``.
+        final_size: size from there on.
+        final_from: number of the first batch of the final size.
+        seed: seed of the run.
     """
     if batch >= final_from:
         return final_size
@@ -31,10 +31,10 @@ def size_of_batch(
 
 
 def build_batch_sizes(cfg: CfgNode, seed: int) -> Callable[[int], int] | None:
-    """What INPUT.MULTI_SCALE describes: batch number -> size, None = no multi-scale training.
+    """The function of INPUT.MULTI_SCALE from the number of a batch to its size, if it has SIZES.
 
     Raises:
-        ValueError: sizes without the size of the final iterations.
+        ValueError: if the size of the final iterations is missing.
     """
     options = cfg.INPUT.MULTI_SCALE
     if not options.SIZES:

@@ -9,12 +9,10 @@ from torch import nn
 from multas.data.loader import SeededDataset, TrainLoader
 from multas.data.mapper import MultasMapper
 from multas.data.task_batches import KEY, TaskLoader
-from multas.distillation import Distillation, Distiller
+from multas.distillation import Distillation, Distiller, unwrap
 from multas.modeling import MultiTaskNetwork
+from multas.util.annotation import STANDARD
 
-# Key of a model input -> key of the dataset dict that it is made of, where they differ.
-_IN_DICT = {"instances": "annotations", "sem_seg": "sem_seg_file_name"}
-_ANNOTATIONS = ("annotations", "sem_seg_file_name", "label")
 _NOTHING = "there is nothing to learn from"
 
 
@@ -37,11 +35,9 @@ def check_annotations(
         ValueError: images, or a mini-batch of a task, of which nothing is learned; a head that
             nothing teaches; a model that needs annotations meets images without.
     """
-    model = getattr(model, "module", model)
-    distillation = model.distillation if isinstance(model, Distiller) else None
-    student = model.student if isinstance(model, Distiller) else model
+    student, distillation = unwrap(model)
     if isinstance(student, MultiTaskNetwork):
-        labels = getattr(model, "hard_labels", True)
+        labels = all(m.hard_labels for m in model.modules() if isinstance(m, Distiller))
         _check_network(student, distillation, loader, labels, key, every_head)
     elif isinstance(loader, TaskLoader):
         raise ValueError(
@@ -69,7 +65,7 @@ def _joined(loader: TrainLoader) -> list[dict] | None:
 
 
 def _check_stock_model(model: nn.Module, distilled: bool, dicts: Sequence[dict], key: str) -> None:
-    bare = [d for d in dicts if not any(annotation in d for annotation in _ANNOTATIONS)]
+    bare = [d for d in dicts if not any(kind.dataset_key in d for kind in STANDARD)]
     if len(bare) < len(dicts) and getattr(model, "accepts_unannotated", False):
         return
     if bare and not distilled:
@@ -107,7 +103,7 @@ def _check_network(
     key: str,
     every_head: bool,
 ) -> None:
-    annotated_by = {t: _IN_DICT.get(a := model.annotation_of(t), a) for t in model.heads}
+    annotated_by = {task: kind.dataset_key for task, kind in model.annotations.items()}
     specs = () if distillation is None else distillation.specs
     taught = {
         layer.split(".")[1] for s in specs for layer in s.student if layer.startswith("heads.")

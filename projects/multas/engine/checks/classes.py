@@ -1,37 +1,49 @@
-"""What can be found wrong with a run before it has cost time."""
+"""Whether data sets and models agree on their classes, found out before a run has cost time."""
 
 from collections.abc import Iterator, Sequence
-from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import ROIHeads
+from detectron2.modeling.meta_arch.retinanet import RetinaNet
+from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import nn
 
-from multas.data.loader import require_registered
+from multas.data.dataset_dicts import require_registered
 from multas.distillation import unwrap
 from multas.evaluation.build import evaluator_types
+from multas.modeling import TaskHead
+from multas.util.annotation import BOXES, MASKS, Annotation
 
-# Of the heads, and of what derives from them: the config key, and the classes that it counts.
-_KEYS = {
-    "RetinaNet": ("MODEL.RETINANET.NUM_CLASSES", "thing_classes"),
-    "ROIHeads": ("MODEL.ROI_HEADS.NUM_CLASSES", "thing_classes"),
-    "DenseDetectionHead": ("MODEL.DENSE_HEAD.NUM_CLASSES", "thing_classes"),
-    "GFLHead": ("MODEL.GFL_HEAD.NUM_CLASSES", "thing_classes"),
-    "SemanticFPNHead": ("MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", "stuff_classes"),
-    "SemSegFPNHead": ("MODEL.SEM_SEG_HEAD.NUM_CLASSES", "stuff_classes"),
-    "LinearClassificationHead": ("MODEL.LINEAR_HEAD.NUM_CLASSES", "label_classes"),
-}
-# What a card's `annotates` calls images that are annotated with these classes.
-_TASKS = {"thing_classes": "det", "stuff_classes": "seg", "label_classes": "cls"}
+# Detectron2's own heads, and what derives from them: the node of the config, and the annotation.
+_STOCK_HEADS: tuple[tuple[type[nn.Module], str, Annotation], ...] = (
+    (RetinaNet, "MODEL.RETINANET", BOXES),
+    (ROIHeads, "MODEL.ROI_HEADS", BOXES),
+    (SemSegFPNHead, "MODEL.SEM_SEG_HEAD", MASKS),
+)
+
+
+class _Head(NamedTuple):
+    """A head that learns from annotations.
+
+    Attributes:
+        module: the head.
+        node: the node of the config from which it is built.
+        annotation: what it learns from.
+    """
+
+    module: Any
+    node: str
+    annotation: Annotation
 
 
 def check_test_sets(cfg: CfgNode) -> None:
-    """Load every data set that is evaluated once: a fault is to show before training, not after.
+    """Load every data set that is evaluated once, so that faults show before training, not after.
 
     Raises:
-        ValueError: one is not registered, or its files are wrong.
-        KeyError: nobody knows how to evaluate one.
+        ValueError: if one is not registered, or its files are wrong.
+        KeyError: if there is no evaluator for one.
     """
     sets = [("DATASETS.TEST", name) for name in cfg.DATASETS.TEST]
     early = cfg.SOLVER.EARLY_STOPPING
@@ -50,21 +62,27 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     background.
 
     Args:
-        model: of a Distiller, its student counts. Heads that are not known are not checked.
-        names: of loaded data sets; those without classes, and for a head those that are annotated
-            for other tasks alone, are passed over.
+        model: the model; of a Distiller, its student counts. Heads without a number of classes are
+            not checked.
+        names: names of loaded data sets. Those without classes, and for each head those that are
+            annotated for other tasks alone, are passed over.
 
     Raises:
-        ValueError: a head has another number of classes, or two data sets number them differently.
+        ValueError: if a head has another number of classes, or two data sets number them
+            differently.
     """
-    model, _ = unwrap(model)
-    for key, kind, count in _class_counts(model):
+    student, _ = unwrap(model)
+    for head in _known_heads(student):
+        count, kind = _num_classes(head.module), head.annotation
+        if count is None or not kind.classes_key:
+            continue
+        key = f"{head.node}.NUM_CLASSES"
         first: tuple[str, list[str]] | None = None
         for name in names:
             data = MetadataCatalog.get(name)
-            classes = list(data.get(kind, None) or ())
+            classes = list(data.get(kind.classes_key, None) or ())
             annotates = data.get("annotates", ())
-            if not classes or (annotates and _TASKS[kind] not in annotates):
+            if not classes or (annotates and kind.task not in annotates):
                 continue
             if len(classes) != count:
                 raise ValueError(
@@ -76,29 +94,30 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -> None:
-    """Make sure that pixels without annotation are known as such to all that reads masks.
+    """Make sure that all parts that read masks know which pixels are not annotated.
 
     Args:
-        cfg: of the run.
-        model: that is trained; without a head for masks or paths there is nothing to check.
-        names: of training sets.
+        cfg: config of the run.
+        model: the model that is trained; without a head for masks and without paths there is
+            nothing to check.
+        names: names of the training sets.
 
     Raises:
-        ValueError: a data set has another label for them.
+        ValueError: if a data set has another label for them.
     """
     student, distillation = unwrap(model)
-    heads = [key for _, key, kind in _known_heads(student) if kind == "stuff_classes"]
-    keys = [key.replace("NUM_CLASSES", "IGNORE_VALUE") for key in heads]
-    if keys or distillation is not None:
+    heads = [head for head in _known_heads(student) if head.annotation == MASKS]
+    values = [(head.node, getattr(head.module, "ignore_value", None)) for head in heads]
+    if heads or distillation is not None:
         # Augmentations and paths look there.
-        keys = list(dict.fromkeys([*keys, "MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE"]))
+        values.append(("MODEL.SEMANTIC_FPN_HEAD", cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE))
     for name in names:
         data = MetadataCatalog.get(name)
-        if "seg" not in data.get("annotates", ()):
+        if MASKS.task not in data.get("annotates", ()):
             continue
-        for key in keys:
-            value = reduce(getattr, key.split("."), cfg)
-            if value != data.ignore_label:
+        for node, value in values:
+            key = f"{node}.IGNORE_VALUE"
+            if value not in (None, data.ignore_label):
                 raise ValueError(
                     f"{key} is {value}, but {data.ignore_label} stands for pixels without "
                     f"annotation in the data set '{name}' (`ignore_label` of its card). Set {key} "
@@ -106,25 +125,25 @@ def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -
                 )
 
 
-def _known_heads(model: nn.Module) -> Iterator[tuple[Any, str, str]]:
-    """Every head with its config key and the classes that it counts."""
+def _known_heads(model: nn.Module) -> Iterator[_Head]:
+    """Every head of a network of ours or of Detectron2's."""
     heads = getattr(model, "heads", None)
     parts: list[Any] = [model, *(getattr(model, x, None) for x in ("roi_heads", "sem_seg_head"))]
     if isinstance(heads, nn.ModuleDict):
         parts.extend(heads.values())
     for part in parts:
-        for base in type(part).__mro__:
-            if base.__name__ in _KEYS:
-                yield part, *_KEYS[base.__name__]
+        if isinstance(part, TaskHead):
+            node = part.config_node or f"MODEL.MULTITASK.HEADS, {type(part).__name__}"
+            yield _Head(part, node, part.annotation)
+        for cls, node, annotation in _STOCK_HEADS:
+            if isinstance(part, cls):
+                yield _Head(part, node, annotation)
 
 
-def _class_counts(model: nn.Module) -> Iterator[tuple[str, str, int]]:
-    return ((key, kind, _num_classes(head)) for head, key, kind in _known_heads(model))
-
-
-def _num_classes(head: Any) -> int:
-    # Detectron2's SemSegFPNHead does not remember the number.
-    return head.num_classes if hasattr(head, "num_classes") else head.predictor.out_channels
+def _num_classes(head: Any) -> int | None:
+    if isinstance(head, SemSegFPNHead):
+        return head.predictor.out_channels  # it does not remember the number
+    return getattr(head, "num_classes", None)
 
 
 def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:

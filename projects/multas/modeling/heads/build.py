@@ -1,33 +1,46 @@
 """The registry of task heads and what every head offers to the meta-architecture."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
+from multas.util.annotation import Annotation
+from multas.util.names import lookup
+from multas.util.options import parse_options
+
 TASK_HEAD_REGISTRY = Registry("TASK_HEAD")
 TASK_HEAD_REGISTRY.__doc__ = """
-Heads of :class:`multas.modeling.MultiTaskNetwork`. The registered class is called with
-``(cfg, input_shape: dict[str, ShapeSpec])`` and returns a :class:`TaskHead`.
+Heads of :class:`multas.modeling.MultiTaskNetwork`, subclasses of :class:`TaskHead`.
+
+A class is called with ``(cfg, input_shape: dict[str, ShapeSpec])`` and the options of its entry in
+MODEL.MULTITASK.HEADS. With Detectron2's ``@configurable`` its constructor gets the arguments that
+``from_config(cls, cfg, input_shape)`` returns, and the options, which prevail. A head of your own
+is one class in one file that IMPORT_MODULES names.
 """
+
+_KEY = "MODEL.MULTITASK.HEADS"
 
 
 class TaskHead(nn.Module):
     """One task on the features of a backbone.
 
-    A head predicts in :meth:`forward`, so that distillation can tap what it returned, and knows
-    its losses and its inference separately.
+    A head predicts in :meth:`forward`, so that distillation can tap what it returned; losses and
+    inference are computed from the predictions.
 
     Attributes:
-        annotation: key of a dataset dict that holds this task's annotation. An image without the
-            key is not annotated for the task.
+        annotation: what images are annotated with for this task.
         result: key of this task's result in the output of the network.
+        config_node: the node of the config from which the head is built, for messages; "" if it
+            has none. A head that has the attribute ``num_classes`` is compared with the data.
     """
 
-    annotation: str
+    annotation: Annotation
     result: str
+    config_node: ClassVar[str] = ""
 
     def forward(self, features: dict[str, Tensor]) -> Any:
         """Raw predictions for all N images from maps (N, D, Hi, Wi)."""
@@ -44,12 +57,14 @@ class TaskHead(nn.Module):
 
         Args:
             predictions: what :meth:`forward` returned.
-            annotations: per image; None where it is not annotated, and has no part in the loss.
+            features: its input.
+            annotations: one for each image; None for an image that is not annotated and must not
+                take part in the losses.
             image_size: (H, W) of the padded batch, pixels.
 
         Returns:
-            Always the same names; exact zeros that hang on all predictions when no image is
-            annotated.
+            Always the same names. If no image is annotated, the losses are exact zeros that depend
+            on all predictions, so that every parameter has a gradient.
         """
         raise NotImplementedError
 
@@ -60,28 +75,38 @@ class TaskHead(nn.Module):
         image_sizes: list[tuple[int, int]],
         output_sizes: list[tuple[int, int]],
     ) -> list[Any]:
-        """One result per image.
+        """One result for each image.
 
         Args:
             predictions: what :meth:`forward` returned.
+            features: its input.
             image_sizes: (H, W) of each image without padding, pixels.
             output_sizes: (H, W) in which results are to be given, pixels.
         """
         raise NotImplementedError
 
 
-def build_task_head(name: str, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> TaskHead:
-    """Build the head registered as ``name``.
+def build_task_head(
+    entry: str | Mapping[str, Any], cfg: CfgNode, input_shape: dict[str, ShapeSpec]
+) -> TaskHead:
+    """Build the head of an entry of MODEL.MULTITASK.HEADS.
+
+    Args:
+        entry: a registered name, or a mapping with the key TYPE and with arguments of its
+            constructor in capitals, like {"TYPE": "LinearClassificationHead", "NUM_CLASSES": 8}.
+        cfg: config of the network.
+        input_shape: the shapes of the backbone's outputs.
 
     Raises:
-        KeyError: for an unknown name; lists the known ones.
+        ValueError: if a name or an argument is unknown; the message has the known ones.
     """
-    if name not in TASK_HEAD_REGISTRY:
-        known = ", ".join(sorted(key for key, _ in TASK_HEAD_REGISTRY))
-        raise KeyError(
-            f"MODEL.MULTITASK.HEADS names '{name}', which is no task head. Known: {known}."
-        )
-    return TASK_HEAD_REGISTRY.get(name)(cfg, input_shape)
+    options = {"TYPE": entry} if isinstance(entry, str) else entry
+    if not isinstance(options, Mapping) or "TYPE" not in options:
+        raise ValueError(f"{_KEY} has {entry!r}: give a name, or a mapping with the key TYPE.")
+    cls = lookup(TASK_HEAD_REGISTRY, options["TYPE"], _KEY)
+    where = f"{_KEY}, {options['TYPE']}"
+    given = ("cfg", "input_shape")
+    return cls(cfg, input_shape, **parse_options(cls, options, where, given=given, keys=("TYPE",)))
 
 
 def annotated_images(annotations: list[Any]) -> tuple[list[int], list[Any]]:
@@ -91,7 +116,7 @@ def annotated_images(annotations: list[Any]) -> tuple[list[int], list[Any]]:
 
 
 def pick_images(predictions: Tensor, index: list[int]) -> Tensor:
-    """Rows ``index``, ascending, of (N, …); without a copy where they follow on each other."""
+    """Rows ``index``, ascending, of (N, …); without a copy if they follow on each other."""
     if len(index) == len(predictions):
         return predictions
     first, last = index[0], index[-1] + 1
@@ -104,12 +129,12 @@ def select_features(
     """Names and shapes of a head's input maps, finest first.
 
     Args:
-        names: chosen outputs of the backbone; empty = all of them.
-        input_shape: what the backbone offers.
-        key: the config key that holds ``names``, for the error message.
+        names: chosen outputs of the backbone; empty for all of them.
+        input_shape: the outputs of the backbone.
+        key: the config key that holds ``names``, for the message.
 
     Raises:
-        ValueError: a name that the backbone does not offer.
+        ValueError: if the backbone does not have a chosen output.
     """
     unknown = [name for name in names if name not in input_shape]
     if unknown:

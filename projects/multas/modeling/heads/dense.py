@@ -23,6 +23,7 @@ from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
 from multas.modeling.layers import connected_zero
 from multas.modeling.levels import flatten_levels
+from multas.util.annotation import BOXES
 
 DensePredictions = tuple[list[Tensor], list[Tensor]]
 
@@ -40,8 +41,9 @@ class DenseDetectionHead(TaskHead):
         detect: inference on one image.
     """
 
-    annotation = "instances"
+    annotation = BOXES
     result = "instances"
+    config_node = "MODEL.DENSE_HEAD"
 
     @configurable
     def __init__(

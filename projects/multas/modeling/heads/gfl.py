@@ -25,6 +25,7 @@ from multas.modeling.heads.gfl_loss import GFLLoss, anchor_places, decode_sides,
 from multas.modeling.layers import connected_zero
 from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
+from multas.util.annotation import BOXES
 
 GFLPredictions = tuple[list[Tensor], list[Tensor]]
 
@@ -45,8 +46,9 @@ class GFLHead(TaskHead):
         detect: inference on one image.
     """
 
-    annotation = "instances"
+    annotation = BOXES
     result = "instances"
+    config_node = "MODEL.GFL_HEAD"
 
     @configurable
     def __init__(

@@ -17,6 +17,7 @@ from multas.modeling.heads.build import (
 )
 from multas.modeling.layers import connected_zero
 from multas.modeling.losses import full_precision
+from multas.util.annotation import LABELS
 
 
 @TASK_HEAD_REGISTRY.register()
@@ -29,8 +30,9 @@ class LinearClassificationHead(TaskHead):
         num_classes: K.
     """
 
-    annotation = "label"
+    annotation = LABELS
     result = "scores"
+    config_node = "MODEL.LINEAR_HEAD"
 
     @configurable
     def __init__(self, *, in_feature: str, in_channels: int, num_classes: int) -> None:

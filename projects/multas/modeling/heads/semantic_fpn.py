@@ -19,6 +19,7 @@ from multas.modeling.heads.build import (
 )
 from multas.modeling.layers import Norm, connected_zero, conv_block
 from multas.modeling.losses import semantic_cross_entropy
+from multas.util.annotation import MASKS
 
 
 class _Upsample(nn.Upsample):
@@ -46,8 +47,9 @@ class SemanticFPNHead(TaskHead):
         ignore_value: label of pixels without annotation.
     """
 
-    annotation = "sem_seg"
+    annotation = MASKS
     result = "sem_seg"
+    config_node = "MODEL.SEMANTIC_FPN_HEAD"
 
     @configurable
     def __init__(

@@ -14,28 +14,32 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def read_ids(file: str | Path, issues: DatasetIssues) -> list[str]:
-    """Ids of a list file, the first word of each line (VOC's class lists have a second); an id that
-    comes again is reported and left out."""
+    """Read a list of ids, the first word of each line (VOC's lists by class have a second word).
+
+    An id that is listed again is reported and left out.
+    """
     seen: dict[str, int] = {}
     for number, line in enumerate(Path(file).read_text().splitlines(), start=1):
         words = line.split()
         if not words:
             continue
         if words[0] in seen:
-            issues.add(
-                str(file), f"line {number}: {words[0]} is listed twice (line {seen[words[0]]})"
-            )
+            first = seen[words[0]]
+            issues.add(str(file), f"line {number}: {words[0]} is listed twice (line {first})")
         else:
             seen[words[0]] = number
     return list(seen)
 
 
 def index_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, str]:
-    """Image files below a folder by id: the path in the folder without its extension, `/` between
-    folders.
+    """Find the image files below a folder.
+
+    Returns:
+        The files by id, which is the path below the folder without extension, with "/" between
+        folders.
 
     Raises:
-        DatasetError: the folder does not exist.
+        DatasetError: if the folder does not exist.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -55,7 +59,7 @@ def image_size(file: str | Path) -> tuple[int, int]:
     """(width, height) in pixels as Detectron2 will read the image, from the header alone.
 
     Raises:
-        OSError: the file is missing, unreadable or no image.
+        OSError: if the file is missing, unreadable or not an image.
     """
     with Image.open(file) as image:
         width, height = image.size
@@ -66,8 +70,10 @@ def image_size(file: str | Path) -> tuple[int, int]:
 
 
 def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict | None:
-    """The dict of an image without annotations (file_name, image_id, height, width), or None with a
-    reported problem where the file cannot be read."""
+    """The dict of an image without annotations: file_name, image_id, height, width.
+
+    If the file cannot be read, this is reported, and there is no dict.
+    """
     try:
         width, height = image_size(file)
     except (UnidentifiedImageError, OSError) as error:
@@ -82,19 +88,19 @@ def load_images(
     """Detectron2 dicts of unlabelled images; no other file is opened.
 
     Args:
-        image_dir: folder of the images, searched with its sub-folders.
+        image_dir: folder of the images, which is searched with its sub-folders.
         ids: which images, in this order; None for all of them, sorted.
         issues: receives missing and unreadable images, which are left out.
-        suffix: what the file names have between id and extension; others do not count.
+        suffix: what the file names have between id and extension; other files do not count, and
+            ids may have it, too, as in lists that were made from the names of the files.
     """
     found = index_images(image_dir).items()
     files = {stem.removesuffix(suffix): file for stem, file in found if stem.endswith(suffix)}
+    wanted = sorted(files) if ids is None else [name.removesuffix(suffix) for name in ids]
     records = []
-    for image_id in sorted(files) if ids is None else ids:
+    for image_id in wanted:
         if image_id not in files:
             issues.add(image_id, f"no image of this id in {image_dir}")
-            continue
-        record = image_record(image_id, files[image_id], issues)
-        if record is not None:
+        elif (record := image_record(image_id, files[image_id], issues)) is not None:
             records.append(record)
     return records

@@ -1,0 +1,120 @@
+"""What a data format is: one registered class, which reads the splits of a data card."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+# Before any format imports torchvision, which Detectron2 makes work where it lacks its operators.
+from detectron2.utils.registry import Registry
+
+from multas.data.image_files import load_images
+from multas.data.issues import DatasetIssues
+from multas.util.annotation import Annotation
+
+DATA_FORMAT_REGISTRY = Registry("DATA_FORMAT")
+DATA_FORMAT_REGISTRY.__doc__ = """
+Subclasses of :class:`DataFormat`. The name of a class in lower case is the ``format`` of a data
+card: ``Voc`` is registered for ``format: voc``.
+"""
+
+# The dataset dicts of a split, and the metadata that were found while they were read.
+Loaded = tuple[list[dict], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a format gets to read a split.
+
+    Attributes:
+        where: names the card and the split, for messages.
+        root: folder of the data.
+        ids: ids of the images, in order; None for all images.
+        classes: names of the classes; None if the card does not give them.
+        ignore_label: value of the pixels of a mask that do not count.
+        issues: receives the faults of the data.
+        splits: all splits of the card, for what they have in common.
+        ids_of: the ids of one of these splits.
+    """
+
+    where: str
+    root: Path
+    ids: Sequence[str] | None
+    classes: tuple[str, ...] | None
+    ignore_label: int
+    issues: DatasetIssues
+    splits: Sequence["DataFormat"] = ()
+    ids_of: Callable[["DataFormat"], Sequence[str] | None] = lambda split: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFormat:
+    """One split of a data card, and how its data are read.
+
+    A format is a registered subclass, again a frozen dataclass. Its fields are the keys that a
+    split may have, with their defaults; a field without default is a key that a card must have.
+    Their types are ``str``, ``int``, ``bool`` and ``tuple[str, ...]`` (in a card: one word or a
+    list). A ``ValueError`` of ``__post_init__`` is reported with the names of card and split.
+
+    Attributes:
+        main_key: the key that is meant if a card gives a split one value instead of a table.
+        can_annotate: what the images of the format can be annotated with.
+        default_splits: the splits of a card that names none; empty if it has to.
+        name: name of the split.
+        ids: file that lists the ids of the images; None for all images.
+        images: folder of the images below the root.
+        annotates: what the images of this split are annotated with, as ``Annotation.task``.
+    """
+
+    main_key: ClassVar[str] = "ids"
+    can_annotate: ClassVar[tuple[Annotation, ...]] = ()
+    default_splits: ClassVar[Mapping[str, Any]] = {}
+
+    name: str
+    ids: str | None = None
+    images: str = "."
+    annotates: tuple[str, ...] = ()
+
+    @classmethod
+    def format_name(cls) -> str:
+        """What a card calls the format."""
+        return cls.__name__.lower()
+
+    @classmethod
+    def parse_classes(cls, classes: Any) -> Any:
+        """The ``classes`` of a card as a list of names, or None to find them in the data.
+
+        Raises:
+            ValueError: if the format cannot do with ``classes`` as they are.
+        """
+        return classes
+
+    def list_folders(self) -> tuple[str, ...]:
+        """Folders below the root, beside the usual ones, in which lists of ids may lie."""
+        return ()
+
+    def load(self, source: Source) -> Loaded:
+        """The annotated dataset dicts of the split, and metadata such as the classes."""
+        raise NotImplementedError
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        """The same images without annotations, if possible without opening an annotation."""
+        return load_images(source.root / self.images, source.ids, source.issues), {}
+
+    def class_metadata(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The metadata that name the classes."""
+        keys = [kind.classes_key for kind in self.can_annotate if kind.classes_key]
+        return {key: list(classes) for key in keys}
+
+    def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
+        """The metadata that evaluators need.
+
+        Args:
+            root: folder of the data.
+            id_file: the list of the split, None for a split without one.
+
+        Returns:
+            "evaluator_type", a list of evaluator types, and what these evaluators look for.
+        """
+        kinds = [kind for kind in self.can_annotate if kind.task in self.annotates]
+        return {"evaluator_type": [kind.evaluator for kind in kinds if kind.evaluator]}

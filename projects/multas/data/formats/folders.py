@@ -1,0 +1,122 @@
+"""Image classification: one folder per class (ImageNet), or a list of labels (Tiny ImageNet).
+
+Each dict has "label", the index of the image's class. Images are not opened here: ImageNet has more
+than a million.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
+
+from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.image_files import index_images
+from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.annotation import LABELS
+
+
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Folders(DataFormat):
+    """Images below ``<images>/<class>`` at any depth, or of the text file ``labels``.
+
+    The ids are paths below ``images`` without extension. ``labels`` lies below the root; on each
+    line it has an image file of ``images``, its class, and what else there may be.
+    """
+
+    main_key = "images"
+    can_annotate = (LABELS,)
+
+    labels: str = ""
+    annotates: tuple[str, ...] = (LABELS.task,)
+
+    def load(self, source: Source) -> Loaded:
+        classes = source.classes or _find_classes(source)
+        folder = source.root / self.images
+        if self.labels:
+            records = _read_labels(folder, classes, source.issues, source.root / self.labels)
+        else:
+            records = _read_class_folders(folder, classes, source.issues)
+        return select_records(records, folder, source), self.class_metadata(classes)
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        if self.labels:
+            return super().load_unlabeled(source)
+        return without_labels(self.load(source))  # the labels are the names of the folders
+
+
+def select_records(records: list[dict], place: Path, source: Source) -> list[dict]:
+    """The records of the ids of a source, in their order; ids without a record are reported."""
+    if source.ids is None:
+        return records
+    known = {record["image_id"]: record for record in records}
+    for image_id in source.ids:
+        if image_id not in known:
+            source.issues.add(image_id, f"no image of this id in {place}")
+    return [known[image_id] for image_id in source.ids if image_id in known]
+
+
+def without_labels(loaded: Loaded) -> Loaded:
+    """What was loaded, without the label of each image."""
+    records, metadata = loaded
+    return [{k: v for k, v in record.items() if k != "label"} for record in records], metadata
+
+
+def _find_classes(source: Source) -> list[str]:
+    """Names of the class folders of all splits, sorted, so that each split gets the same order."""
+    own = [split for split in source.splits if isinstance(split, Folders) and not split.labels]
+    folders = [source.root / split.images for split in own]
+    found = {path.name for folder in folders for path in folder.glob("*/")}
+    if not found:
+        places = ", ".join(map(str, folders)) or "any split"
+        raise DatasetError(
+            f"{source.where}: no class folders in {places}; correct the folders of the splits, or "
+            "name the `classes`"
+        )
+    return sorted(found)
+
+
+def _read_class_folders(
+    image_dir: Path, class_names: Sequence[str], issues: DatasetIssues
+) -> list[dict]:
+    """Records of the images in class folders; folders of other classes are passed over."""
+    numbers = {}
+    for number, name in enumerate(class_names):
+        if (image_dir / name).is_dir():
+            numbers[name] = number
+        else:
+            issues.add(str(image_dir / name), "no such folder, so this class has no image")
+    if not numbers:
+        return []
+    samples = make_dataset(image_dir, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    start = len(os.path.join(image_dir, ""))
+    return [_record(file, os.path.splitext(file[start:])[0], label) for file, label in samples]
+
+
+def _read_labels(
+    image_dir: Path, class_names: Sequence[str], issues: DatasetIssues, labels: Path
+) -> list[dict]:
+    """Records of the images that a text file lists; unknown classes and images are reported."""
+    try:
+        lines = [line.split() for line in labels.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"{labels}: not a readable list of labels ({error})") from None
+    numbers = {name: number for number, name in enumerate(class_names)}
+    found = index_images(image_dir)
+    records = []
+    for count, words in enumerate(lines, start=1):
+        image_id = os.path.splitext(words[0])[0]
+        if len(words) < 2 or words[1] not in numbers:
+            name = words[1] if len(words) > 1 else ""
+            issues.add(str(labels), f"line {count}: unknown class {name!r} of {words[0]}")
+        elif image_id not in found:
+            issues.add(str(labels), f"line {count}: no image {words[0]} in {image_dir}")
+        else:
+            records.append(_record(found[image_id], image_id, numbers[words[1]]))
+    return records
+
+
+def _record(file: str, image_id: str, label: int) -> dict:
+    return {"file_name": file, "image_id": image_id, "label": label}
