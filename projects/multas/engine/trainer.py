@@ -23,6 +23,7 @@ from multas.engine.checkpointer import Checkpointer
 from multas.engine.checks.annotations import check_annotations
 from multas.engine.checks.cache_size import check_cache
 from multas.engine.checks.classes import check_classes, check_ignored_labels, check_test_sets
+from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, PathMonitor, RunState, SaveStudent, TaskImages
 from multas.engine.lr_schedule import build_lr_scheduler
@@ -61,6 +62,7 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         check_test_sets(cfg)
         names = training_sets(cfg)
+        cfg = resolve_epochs(cfg)
         super().__init__(cfg)
         check_classes(self._trainer.model, [*names, *cfg.DATASETS.TEST])
         check_ignored_labels(cfg, self._trainer.model, names)

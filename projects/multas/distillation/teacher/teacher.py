@@ -11,7 +11,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from multas.config import add_multas_config
+from multas.config import add_multas_config, merge_config, merge_opts
 from multas.config.distillation import teacher_node
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
@@ -102,11 +102,11 @@ class Teacher:
 
     @staticmethod
     def load_config(config_file: str, opts: Sequence) -> CfgNode:
-        """The teacher's config, merged from file and options."""
+        """The teacher's config, merged from a file or the address of a row, and options."""
         cfg = get_cfg()
         add_multas_config(cfg)
-        cfg.merge_from_file(config_file)
-        cfg.merge_from_list(list(opts))
+        merge_config(cfg, config_file)
+        merge_opts(cfg, opts)
         return cfg
 
     def check_network(self, student: nn.Module, input_format: str) -> None:
