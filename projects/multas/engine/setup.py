@@ -55,7 +55,11 @@ def setup(args: Namespace) -> CfgNode:
     """What Detectron2's train_net.py calls ``setup``: config, logging, seed."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    default_setup(cfg, args)
+    # Detectron2 prints the file that it is given.
+    file, _, row = args.config_file.partition("#")
+    default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
     # Detectron2 sets up its own loggers alone; ours go to the same console and file.
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
+    if row:
+        logger.info(f"The config is the row {row} of {file}.")
     return cfg

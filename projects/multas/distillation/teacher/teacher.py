@@ -67,8 +67,8 @@ class Teacher:
             ValueError: the weights do not fit the config, or a key is out of range.
         """
         mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
-        for key in ("CONFIG_FILE", "WEIGHTS"):
-            path = options[key]
+        files = {"CONFIG_FILE": options.CONFIG_FILE.partition("#")[0], "WEIGHTS": options.WEIGHTS}
+        for key, path in files.items():
             if not is_file(path) and (path or not mean_teacher.decay):
                 raise FileNotFoundError(
                     f"MODEL.DISTILLATION.TEACHER.{key} is '{path}': no such file. Give the "
