@@ -207,7 +207,7 @@ def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]
             states[run.digest].value,
             duration(seconds_of(run)),
             _hours([run]),
-            Link("config", Path(run.config_file)),
+            Link("config", Path(run.config_file.partition("#")[0])),
             Link("log", log_of(run)) if log_of(run).is_file() else _NOTHING,
         ]
         for run in runs

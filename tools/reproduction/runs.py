@@ -184,6 +184,8 @@ def _files(cfg: CfgNode) -> list[str]:
 def _weights(cfg: CfgNode) -> list[str]:
     """The files of weights that a config names: those to start from and those of teachers."""
     distillation = cfg.MODEL.DISTILLATION
+    if cfg.MODEL.META_ARCHITECTURE != "Distiller":
+        return [cfg.MODEL.WEIGHTS]
     more = [teacher.get("WEIGHTS", "") for teacher in distillation.MORE_TEACHERS]
     return [cfg.MODEL.WEIGHTS, distillation.TEACHER.WEIGHTS, *more]
 
