@@ -46,11 +46,15 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
+def write(args):
+    cfg = load_config(args.config_file, args.opts)
+    write_config(cfg, args.config_file, args.opts, args.write_config)
+
+
 if __name__ == "__main__":
     args = parse_args()
     if args.write_config:
-        cfg = load_config(args.config_file, args.opts)
-        write_config(cfg, args.config_file, args.opts, args.write_config)
+        write(args)
         raise SystemExit
     launch(
         main,
