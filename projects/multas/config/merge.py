@@ -98,7 +98,7 @@ def read_config(address: str) -> dict[str, Any]:
         ValueError: see :func:`merge_config`.
     """
     if "#" not in address:
-        return CfgNode.load_yaml_with_base(address)
+        return CfgNode.load_yaml_with_base(address, allow_unsafe=True)
     table, data, row = _find(address)
     content: dict[str, Any] = {}
     paths: list[Any] = []
@@ -212,4 +212,7 @@ def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 def _is_table(file: str) -> bool:
     """Whether a YAML file is a table of rows rather than a config."""
-    return {"columns", "place"} <= CfgNode.load_yaml_with_base(file).keys()
+    with open(file) as stream:
+        content = yaml.compose(stream, yaml.SafeLoader)
+    keys = {key.value for key, _ in content.value} if content else set()
+    return {"columns", "place"} <= keys
