@@ -2,14 +2,17 @@
 """Train or evaluate what a config describes.
 
 python train_net.py --config-file configs/quickstart/distilled.yaml [--resume] [KEY VALUE ...]
+python train_net.py --config-file configs/limited-data/table1.yaml#toy/half/teacher
 python train_net.py --config-file ... --eval-only MODEL.WEIGHTS output/.../student.pth
+python train_net.py --config-file ... --write-config row.yaml [KEY VALUE ...]
 """
 
 from detectron2.engine import default_argument_parser, launch
 from detectron2.evaluation import verify_results
 from detectron2.utils import comm
 
-from multas.engine import Trainer, setup
+from multas.config.merge import write_config
+from multas.engine import Trainer, load_config, setup
 from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.evaluate import evaluate
 from multas.engine.inference import load_model, weights_to_evaluate
@@ -30,8 +33,29 @@ def main(args):
     return trainer.train()
 
 
+def parse_args(argv=None):
+    """Detectron2's command line and ``--write-config``."""
+    parser = default_argument_parser(epilog=__doc__)
+    parser.add_argument(
+        "--write-config",
+        metavar="FILE",
+        default="",
+        help="write what the config file, a row of a table for instance, and KEY VALUE pairs set "
+        "as one plain YAML file, and stop",
+    )
+    return parser.parse_args(argv)
+
+
+def write(args):
+    cfg = load_config(args.config_file, args.opts)
+    write_config(cfg, args.config_file, args.opts, args.write_config)
+
+
 if __name__ == "__main__":
-    args = default_argument_parser().parse_args()
+    args = parse_args()
+    if args.write_config:
+        write(args)
+        raise SystemExit
     launch(
         main,
         args.num_gpus,

@@ -18,7 +18,7 @@ from timing import attempt, take_turns
 
 SIZE, CLASSES = 320, 20
 BATCHES = (1, 4)
-FILE = "configs/limited-data/voc/half/supervised.yaml"
+FILE = "configs/limited-data/table1.yaml#voc/half/supervised"
 STOCK, STUDENT = "RetinaNet R18-FPN (Detectron2)", "student R18-FPN"
 FOLDED_STOCK, FOLDED = f"{STOCK}, folded", f"{STUDENT}, folded"
 

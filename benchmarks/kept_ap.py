@@ -21,7 +21,7 @@ from multas.modeling.multitask_network import RawOutputs
 from runtimes import RUNTIMES, Network, RawNetwork
 from timing import attempt
 
-FILE = "configs/limited-data/toy/half/supervised.yaml"
+FILE = "configs/limited-data/table1.yaml#toy/half/supervised"
 OPTS: tuple = ()
 # All test images are stretched to this size, since a trace or an exported graph has a fixed one.
 SIDE = 128

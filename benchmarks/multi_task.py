@@ -16,7 +16,7 @@ from stock import random_batch
 from tables import ratio_table
 from timing import peak_memory, take_turns
 
-CONFIG = "configs/limited-data/table6/voc/multi_task.yaml"
+CONFIG = "configs/limited-data/table6.yaml#voc/multi_task"
 SIZE, BATCH, OBJECTS, CLASSES = 320, 4, 6, 20
 # name -> tasks, how their images are batched, how their gradients are combined.
 ALTERNATIVES = {

@@ -27,7 +27,7 @@ from stock import given_teacher, random_batch
 from tables import ratio_table
 from timing import Parts, Seconds, peak_memory, take_turns
 
-FOLDER = "configs/limited-data/voc/half"
+TABLE = "configs/limited-data/table1.yaml"
 _AT = {
     "TYPE": "AttentionTransfer",
     "STUDENT": [f"backbone.bottom_up.res{i}" for i in (3, 4, 5)],
@@ -59,13 +59,13 @@ class Step:
     """The training step of one row, always on the same batch.
 
     Args:
-        config: name of a file in FOLDER.
+        config: name of a row of TABLE.
         opts: KEY VALUE pairs.
         batch: model inputs.
     """
 
     def __init__(self, config: str, opts: Sequence[Any], batch: list[dict]) -> None:
-        self.cfg = _config(f"{FOLDER}/{config}.yaml", opts)
+        self.cfg = _config(f"{TABLE}#voc/half/{config}", opts)
         self.batch = batch
         torch.manual_seed(0)
         self.model = build_model(self.cfg)

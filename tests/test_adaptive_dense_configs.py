@@ -1,7 +1,6 @@
 """The recipes of Tables 1, 4 and 5 of "Adaptive Distillation": detection and segmentation."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,44 +9,27 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.modeling import build_model
 
 import multas.data
-from multas.config import add_multas_config
+from multas.config import add_multas_config, merge_config
 from multas.distillation import Distiller, Teacher
 from multas.engine import Trainer, load_config
+from shipped import REPOSITORY, row_of, rows
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-RECIPES = Path("configs") / "adaptive"
-FEATURES = ("feats_b", "feats_p")
+DETECTION = "configs/adaptive/table5.yaml"
+SEGMENTATION = "configs/adaptive/table4.yaml"
+ALL = rows(DETECTION) + rows(SEGMENTATION)
+TOY = rows(DETECTION, "toy") + rows(SEGMENTATION, "toy")
 AGGREGATIONS = ("hand_tuned", "multiobjective", "equal", "adaptive")
-ROWS = {
-    "detection": {"teacher", "student", "single_box"}
-    | {f"{how}_{x}" for how in (*AGGREGATIONS, "single") for x in FEATURES if how != "equal"},
-    "segmentation": {"teacher", "student", "single_at", "single_st", *AGGREGATIONS},
-}
-DATA = {
-    "detection": ("cityscapes", "coco", "toy"),
-    "segmentation": ("cityscapes", "ade20k", "toy"),
-}
-
-
-def rows(*folders: str) -> list[str]:
-    return [
-        str(RECIPES / task / data / f"{row}.yaml")
-        for task in ROWS
-        for data in folders or DATA[task]
-        if data in DATA[task]
-        for row in sorted(ROWS[task])
-    ]
 
 
 def expected(file: str) -> tuple[set[str], str]:
     """Names of the paths of a row, and its aggregation; nothing for a network without a teacher."""
-    task, _, row = Path(file).with_suffix("").parts[-3:]
+    row = row_of(file)[1]
     if row in ("teacher", "student"):
         return set(), ""
     if row.startswith("single_"):
         return {row.removeprefix("single_")}, "single"
     how = next(name for name in AGGREGATIONS if row.startswith(name))
-    paths = {"at", "st"} if task == "segmentation" else {"box", row.removeprefix(f"{how}_")}
+    paths = {"at", "st"} if SEGMENTATION in file else {"box", row.removeprefix(f"{how}_")}
     return paths, "mgda" if how == "multiobjective" else how
 
 
@@ -70,7 +52,7 @@ def card(tmp_path_factory) -> str:
 def from_file(file: str) -> CfgNode:
     cfg = get_cfg()
     add_multas_config(cfg)
-    cfg.merge_from_file(file)
+    merge_config(cfg, file)
     cfg.freeze()
     return cfg
 
@@ -115,7 +97,7 @@ def tiny(card, teachers, tmp_path):
 
     def build(file: str) -> CfgNode:
         cfg = from_file(file)
-        part = "both_" if "segmentation" in file else ""
+        part = "both_" if SEGMENTATION in file else ""
         pairs = [
             *shrunk(file),
             "DATASETS.CARDS", [],
@@ -139,22 +121,11 @@ def tiny(card, teachers, tmp_path):
     return build
 
 
-@pytest.mark.parametrize("task", ROWS)
-def test_the_tables_are_complete(task):
-    folders = {f.name: {x.stem for x in f.glob("*.yaml")} for f in (RECIPES / task).iterdir()
-               if f.is_dir() and f.name != "base"}  # fmt: skip
-    assert folders == dict.fromkeys(DATA[task], ROWS[task])
-
-
-@pytest.mark.parametrize("file", rows())
+@pytest.mark.parametrize("file", ALL)
 def test_a_row_is_what_its_name_says(file):
     cfg = from_file(file)
-    task, data, row = Path(file).with_suffix("").parts[-3:]
+    table, data = file.partition("#")[0], row_of(file)[0]
     paths, aggregation = expected(file)
-    assert f"output/adaptive/{task}/{data}/{row}" == cfg.OUTPUT_DIR
-    assert "# Paper" in Path(file).read_text()
-    toy = yaml.safe_load(Path(file).read_text().replace(f"/{data}/", "/toy/"))
-    assert toy == yaml.safe_load((RECIPES / task / "toy" / f"{row}.yaml").read_text())
     if not paths:
         assert cfg.MODEL.META_ARCHITECTURE != "Distiller"
         return
@@ -163,26 +134,26 @@ def test_a_row_is_what_its_name_says(file):
     names = {entry.get("NAME", entry["TYPE"]) for entry in options.PATHS}
     long = {"at": "AttentionTransfer", "st": "SoftTarget"}
     assert names == {long.get(name, name) for name in paths}
-    student = from_file(str(RECIPES / task / data / "student.yaml"))
+    student = from_file(f"{table}#{data}/student")
     assert student.MODEL.META_ARCHITECTURE == options.STUDENT
     assert cfg.MODEL.WEIGHTS == student.MODEL.WEIGHTS
     assert cfg.SOLVER == student.SOLVER
 
 
 def test_schedules_are_those_of_the_paper():
-    solver = from_file(str(RECIPES / "detection/cityscapes/student.yaml")).SOLVER
-    assert (solver.MAX_ITER, solver.STEPS[0]) == (64 * 372, 56 * 372)
-    assert (solver.BASE_LR, solver.IMS_PER_BATCH, 2975 // 8 + 1) == (0.01, 8, 372)
-    solver = from_file(str(RECIPES / "detection/coco/student.yaml")).SOLVER
-    assert (solver.MAX_ITER, *solver.STEPS) == (12 * 14658, 8 * 14658, 11 * 14658)
+    solver = from_file(f"{DETECTION}#cityscapes/student").SOLVER
+    assert (solver.EPOCHS, *solver.STEPS_EPOCHS) == (64, 56)
+    assert (solver.BASE_LR, solver.IMS_PER_BATCH) == (0.01, 8)
+    solver = from_file(f"{DETECTION}#coco/student").SOLVER
+    assert (solver.EPOCHS, *solver.STEPS_EPOCHS) == (12, 8, 11)
     assert (solver.BASE_LR, solver.IMS_PER_BATCH) == (0.02, 8)
     for data in ("cityscapes", "ade20k"):
-        cfg = from_file(str(RECIPES / f"segmentation/{data}/student.yaml"))
+        cfg = from_file(f"{SEGMENTATION}#{data}/student")
         assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH) == (80000, 8)
         assert cfg.INPUT.CROP.SIZE == [512, 1024]
 
 
-@pytest.mark.parametrize("file", [x for x in rows() if Path(x).stem.startswith("adaptive")])
+@pytest.mark.parametrize("file", [x for x in ALL if row_of(x)[1].startswith("adaptive")])
 def test_z_is_trained_like_the_network(file):
     """As in the code that the tables were made with."""
     cfg = from_file(file)
@@ -191,24 +162,21 @@ def test_z_is_trained_like_the_network(file):
     assert aggregation.Z_MOMENTUM == -1 and aggregation.MAX_WEIGHTED_LOSS == 0
 
 
-@pytest.mark.parametrize(
-    ("file", "weights"),
-    [
-        ("detection/cityscapes/student", "detection/coco/student"),
-        ("detection/cityscapes/teacher", "detection/coco/teacher"),
-    ],
-)
-def test_cityscapes_starts_from_a_run_on_coco(file, weights):
-    cfg, other = (from_file(str(RECIPES / f"{name}.yaml")) for name in (file, weights))
+@pytest.mark.parametrize("row", ["student", "teacher", "adaptive_feats_p"])
+def test_cityscapes_starts_from_a_run_on_coco(row):
+    cfg = from_file(f"{DETECTION}#cityscapes/{row}")
+    other = from_file(f"{DETECTION}#coco/{'teacher' if row == 'teacher' else 'student'}")
     assert f"{other.OUTPUT_DIR}/student.pth" == cfg.MODEL.WEIGHTS
 
 
-# One of each network and kind of row where the data set is not the embedded one: the rest of their
-# files equals the toy rows, which all run below.
+# One of each network and kind of row where the data set is not the embedded one: the rest differs
+# from the toy rows, which all run below, in the parts of the data set alone.
 BUILT = [
     file
-    for file in rows("cityscapes", "coco", "ade20k")
-    if Path(file).stem in ("teacher", "student", "adaptive", "adaptive_feats_b", "adaptive_feats_p")
+    for file in ALL
+    if file not in TOY
+    and row_of(file)[1]
+    in ("teacher", "student", "adaptive", "adaptive_feats_b", "adaptive_feats_p")
 ]
 
 
@@ -216,11 +184,11 @@ BUILT = [
 def test_networks_of_the_paper_build(file, tiny):
     cfg = tiny(file)
     model = Trainer.build_model(cfg)
-    assert isinstance(model, Distiller) == ("adaptive" in Path(file).stem)
+    assert isinstance(model, Distiller) == ("adaptive" in row_of(file)[1])
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
 
 
-@pytest.mark.parametrize("file", rows("toy"))
+@pytest.mark.parametrize("file", TOY)
 def test_every_kind_of_row_trains_for_two_iterations(file, tiny):
     cfg = tiny(file)
     paths, aggregation = expected(file)
@@ -236,5 +204,5 @@ def test_every_kind_of_row_trains_for_two_iterations(file, tiny):
     assert sum(moved) > len(moved) / 2
     product = torch.load(f"{cfg.OUTPUT_DIR}/student.pth", weights_only=True)["model"]
     assert product.keys() == model.state_dict().keys()
-    metric = "sem_seg/mACC" if "segmentation" in file else "bbox/AP50"
+    metric = "sem_seg/mACC" if SEGMENTATION in file else "bbox/AP50"
     assert metric in latest

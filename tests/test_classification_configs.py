@@ -2,7 +2,6 @@
 trains on the embedded set."""
 
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,30 +15,11 @@ from multas.distillation import Distiller, Teacher
 from multas.engine import Trainer, load_config
 from multas.engine.checks.classes import check_classes
 from multas.engine.steps.gradient_step import GradientStep
+from shipped import REPOSITORY, rows
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-RECIPES = REPOSITORY / "configs" / "adaptive" / "classification"
-
-TABLE_2 = {"student", "single_at", "single_st", "equal", "adaptive", "teacher"}
-MORE_OF_TABLE_2 = {"hand_tuned", "multiobjective"}
-TABLE_3 = {
-    "single_nst",
-    "single_l2",
-    "adaptive_nst_l2",
-    "adaptive_at_st_nst_l2",
-    "adaptive_layerwise",
-    "adaptive_layerwise_nst_l2",
-    "adaptive_layerwise_at_st_nst_l2",
-}
-PAIRS = ("at_sr", "fm_st", "fm_sr", "ofd_st", "ofd_sr")
-FIGURE_2 = {f"{how}_{pair}" for how in ("hand_tuned", "adaptive") for pair in PAIRS}
-ROWS = {
-    "cifar10": TABLE_2 | MORE_OF_TABLE_2 | FIGURE_2,
-    "cifar100": TABLE_2 | MORE_OF_TABLE_2 | TABLE_3 | FIGURE_2,
-    "imagenet200": TABLE_2 | MORE_OF_TABLE_2 | TABLE_3 | FIGURE_2,
-    "imagenet1k": TABLE_2,
-    "toy": TABLE_2 | MORE_OF_TABLE_2 | TABLE_3 | FIGURE_2,
-}
+TABLES = [f"configs/adaptive/{name}.yaml" for name in ("table2", "table3", "figure2")]
+# data/row -> its address
+ROWS = {address.partition("#")[2]: address for table in TABLES for address in rows(table)}
 PATHS = {"at", "st", "nst", "l2", "fm", "sr", "ofd"}
 
 
@@ -51,47 +31,26 @@ def working_directory(monkeypatch):
 
 @cache
 def loaded(row: str) -> CfgNode:
-    return load_config(str(RECIPES / f"{row}.yaml"))
+    return load_config(ROWS[row])
 
 
 # What the recipes say
 
 
-def test_the_tables_and_the_figure_are_complete():
-    found = {
-        folder.name: {file.stem for file in folder.glob("*.yaml")}
-        for folder in RECIPES.iterdir()
-        if folder.is_dir() and folder.name != "base"
-    }
-    assert found == ROWS
-
-
-def test_data_sets_differ_in_the_base_files_alone():
-    for data, rows in ROWS.items():
-        for row in rows:
-            text = (RECIPES / data / f"{row}.yaml").read_text().replace(f"/{data}/", "/toy/")
-            toy = (RECIPES / "toy" / f"{row}.yaml").read_text()
-            # The toy teacher is no ResNet-50: OFD taps other layers of it.
-            text, toy = (x.replace("base/toy/ofd_", "base/paths/ofd_") for x in (text, toy))
-            assert yaml.safe_load(text) == yaml.safe_load(toy)
-
-
 @pytest.mark.parametrize(
-    ("data", "images", "batch", "epochs", "steps", "gamma"),
+    ("data", "batch", "epochs", "steps", "gamma"),
     [
-        ("cifar10", 50_000, 128, 200, [100, 150], 0.1),
-        ("cifar100", 50_000, 128, 200, [60, 120, 160], 0.2),
-        ("imagenet200", 100_000, 256, 100, [30, 60, 90], 0.1),
-        ("imagenet1k", 1_281_167, 256, 100, [30, 60, 90], 0.1),
+        ("cifar10", 128, 200, (100, 150), 0.1),
+        ("cifar100", 128, 200, (60, 120, 160), 0.2),
+        ("imagenet200", 256, 100, (30, 60, 90), 0.1),
+        ("imagenet1k", 256, 100, (30, 60, 90), 0.1),
     ],
 )
-def test_schedules_are_the_papers(data, images, batch, epochs, steps, gamma):
+def test_schedules_are_the_papers(data, batch, epochs, steps, gamma):
     for row in ("student", "teacher", "adaptive"):
         solver = loaded(f"{data}/{row}").SOLVER
         assert (batch, 0.1, gamma) == (solver.IMS_PER_BATCH, solver.BASE_LR, solver.GAMMA)
-        per_epoch = images / batch
-        assert pytest.approx(epochs * per_epoch, abs=0.5) == solver.MAX_ITER
-        assert list(solver.STEPS) == pytest.approx([step * per_epoch for step in steps], abs=0.5)
+        assert (epochs, steps) == (solver.EPOCHS, solver.STEPS_EPOCHS)
 
 
 def test_the_rate_is_whole_from_the_start_and_falls_at_the_steps():
@@ -172,7 +131,7 @@ def teachers(tmp_path_factory):
         file = folder / f"{data}.pth"
         if not file.is_file():
             torch.manual_seed(5)
-            recipe = str(RECIPES / data / "teacher.yaml")
+            recipe = ROWS[f"{data}/teacher"]
             model = build_model(Teacher.load_config(recipe, shrunk(deep=True)))
             torch.save({"model": model.state_dict()}, file)
         return str(file)
@@ -187,7 +146,7 @@ def tiny(card, teachers, tmp_path):
 
     def build(row: str, *opts) -> CfgNode:
         data, name = row.split("/")
-        cfg = load_config(str(RECIPES / f"{row}.yaml"))
+        cfg = load_config(ROWS[row])
         train, test = ([f"tinyclasses_{part}"] for part in ("train", "test"))
         pairs = [
             *shrunk(deep=name == "teacher"),
@@ -206,8 +165,7 @@ def tiny(card, teachers, tmp_path):
         if cfg.MODEL.META_ARCHITECTURE == "Distiller":
             pairs += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teachers(data),
                       "MODEL.DISTILLATION.TEACHER.OPTS", shrunk(deep=True)]  # fmt: skip
-        cfg.merge_from_list([*pairs, *opts])
-        return cfg
+        return load_config(ROWS[row], [*pairs, *opts])
 
     return build
 
@@ -218,7 +176,9 @@ def path_names(row: str) -> set[str]:
     return named or {"at", "st"}
 
 
-@pytest.mark.parametrize("row", sorted(ROWS["toy"]))
+@pytest.mark.parametrize(
+    "row", sorted(row.removeprefix("toy/") for row in ROWS if row.startswith("toy/"))
+)
 def test_every_row_trains_for_two_iterations(row, tiny):
     cfg = tiny(f"toy/{row}")
     trainer = Trainer(cfg)
@@ -249,9 +209,9 @@ def test_every_row_trains_for_two_iterations(row, tiny):
 
 @pytest.mark.parametrize("data", ["cifar10", "cifar100", "imagenet200", "imagenet1k"])
 def test_the_networks_of_every_data_set_fit_the_paths(data, tiny):
-    for row in sorted(
-        {"adaptive_layerwise_at_st_nst_l2", "adaptive_ofd_sr", "adaptive"} & ROWS[data]
-    ):
+    for row in ("adaptive_layerwise_at_st_nst_l2", "adaptive_ofd_sr", "adaptive"):
+        if f"{data}/{row}" not in ROWS:
+            continue
         cfg = tiny(f"{data}/{row}")
         model = Trainer.build_model(cfg).train()
         with EventStorage():

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
+from multas.config.tables import Table
 from multas.data import DatasetError
 from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
@@ -34,7 +35,7 @@ from reproduction.results import read_result
 from reproduction.rows import Row, choose, rows_of
 from reproduction.runners import REPOSITORY, Cluster, Local, Runner
 from reproduction.runs import Planner, Run, in_order
-from reproduction.tables import SCALES, TABLES, Table
+from reproduction.tables import SCALES, read_tables
 
 # What this script sets itself, and how it is told.
 _OWN_KEYS = {"OUTPUT_DIR": "--output", "SEED": "--seeds", "DATASETS.CARDS": "--data"}
@@ -42,13 +43,14 @@ _OWN_KEYS = {"OUTPUT_DIR": "--output", "SEED": "--seeds", "DATASETS.CARDS": "--d
 Plan = list[tuple[Row, tuple[Run, ...]]]
 
 
-def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
+def parse_args(tables: Sequence[str], argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, with the names of ``tables`` apart from the KEY VALUE pairs."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "words",
         nargs="+",
         metavar="TABLE",
-        help=f"{', '.join(TABLES)} (A: paper A, B: paper B, F: figure) or all; "
+        help=f"{', '.join(tables)} (A: paper A, B: paper B, F: figure) or all; "
         "behind the tables KEY VALUE ... for every run",
     )
     parser.add_argument("--scale", choices=SCALES, default="tiny", help="embedded set, or as paper")
@@ -67,10 +69,10 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce")
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
     args = parser.parse_intermixed_args(argv)
-    args.tables = list(takewhile(lambda word: word in (*TABLES, "all"), args.words))
+    args.tables = list(takewhile(lambda word: word in (*tables, "all"), args.words))
     args.opts = args.words[len(args.tables) :]
     if not args.tables:
-        parser.error(f"{args.words[0]} is no table; choose from {', '.join(TABLES)}, all")
+        parser.error(f"{args.words[0]} is no table; choose from {', '.join(tables)}, all")
     if len(args.opts) % 2:
         parser.error(f"{' '.join(args.opts)}: neither tables nor pairs of KEY VALUE")
     for key in args.opts[::2]:
@@ -81,24 +83,22 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def make_plans(args: argparse.Namespace, planner: Planner) -> dict[str, Plan]:
-    """The rows of the tables and their runs.
+def make_plans(
+    tables: Mapping[str, Table], args: argparse.Namespace, planner: Planner
+) -> dict[str, Plan]:
+    """The rows of the tables that are asked for, and their runs.
 
     With --data, rows that nobody asked for and that do not suit the card are left out; so are, of
-    all tables, those that do not suit it or have no rows.
+    all tables, those that do not suit it.
 
     Raises:
-        SystemExit: a table has no rows, --rows fits none, or the user's card does not suit one.
+        SystemExit: --rows fits no row, or the user's card does not suit one.
     """
     everything = "all" in args.tables
-    rows: dict[str, list[Row]] = {}
-    for name in TABLES if everything else dict.fromkeys(args.tables):
-        try:
-            rows[name] = rows_of(TABLES[name], args.scale, own_data=Path(args.data).stem)
-        except FileNotFoundError as error:
-            if not everything:
-                raise SystemExit(str(error)) from error
-            print(f"{error} Passed over.", file=sys.stderr)
+    rows = {
+        name: rows_of(tables[name], args.scale, own_data=Path(args.data).stem)
+        for name in (tables if everything else dict.fromkeys(args.tables))
+    }
     wanted = chosen([row for members in rows.values() for row in members], args.rows)
     plans: dict[str, Plan] = {}
     for name, members in rows.items():
@@ -115,7 +115,7 @@ def _plan_rows(rows: Sequence[Row], wanted: Sequence[Row], planner: Planner, see
     plan: Plan = []
     for row in rows:
         try:
-            runs = tuple(planner.plan(row.file, seed) for seed in range(1, seeds + 1))
+            runs = tuple(planner.plan(row.address, seed) for seed in range(1, seeds + 1))
         except DatasetError:
             if row in wanted:
                 raise
@@ -157,13 +157,15 @@ def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    args = parse_args(argv)
+    start = Path.cwd()
+    os.chdir(REPOSITORY)  # where the paths in configs start
+    tables = read_tables()
+    args = parse_args(list(tables), argv)
     plt.switch_backend("Agg")
-    args.data = os.path.abspath(args.data) if args.data else ""
-    output = Path(args.output).absolute()
-    os.chdir(REPOSITORY)  # where the recipes' paths start
+    args.data = os.path.abspath(start / args.data) if args.data else ""
+    output = start / args.output
     args.output = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
-    plans = make_plans(args, Planner(args.output / "runs", args.opts, args.data))
+    plans = make_plans(tables, args, Planner(args.output / "runs", args.opts, args.data))
     states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
     if args.dry_run:
         marks = ["# finished: " if states[run.digest].is_good else "" for run in todo]
@@ -184,7 +186,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         execute(todo, runner, jobs, states)
     finally:
         for name, plan in plans.items():
-            report_on(TABLES[name], plan, states, args)
+            report_on(tables[name], plan, states, args)
     return 0 if all(states[run.digest].is_good for run in todo) else 1
 
 

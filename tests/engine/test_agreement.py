@@ -62,15 +62,15 @@ def job(repository, tmp_path_factory):
     card = yaml.safe_load((repository / "datasets/cards/toy_classes.yaml").read_text())
     card |= {"name": "judged", "root": str(root), "strictness": "skip"}
     (folder / "card.yaml").write_text(yaml.safe_dump(card))
-    recipes = repository / "configs/adaptive/classification/toy"
+    rows = f"{repository}/configs/adaptive/table2.yaml#toy"
     teacher, student = folder / "teacher.pth", folder / "student.pth"
     torch.manual_seed(3)
-    model = build_model(Teacher.load_config(str(recipes / "teacher.yaml"), NARROW))
+    model = build_model(Teacher.load_config(f"{rows}/teacher", NARROW))
     torch.save({"model": model.state_dict()}, teacher)
-    cfg = load_config(str(recipes / "single_st.yaml"), [
+    cfg = load_config(f"{rows}/single_st", [
         "MODEL.DEVICE", "cpu",
         "MODEL.WEIGHTS", str(student),
-        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(recipes / "teacher.yaml"),
+        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", f"{rows}/teacher",
         "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(teacher),
         "MODEL.DISTILLATION.TEACHER.OPTS", NARROW,
         "DATASETS.CARDS", [str(folder / "card.yaml")],

@@ -30,30 +30,35 @@ def card(root, tmp_path):
 
 
 def opts_of(card: str, recipe: str) -> dict[str, str]:
-    opts = opts_on_card(card, merged(f"configs/{recipe}.yaml", []))
+    opts = opts_on_card(card, merged(f"configs/{recipe}", []))
     return dict(zip(opts[::2], opts[1::2], strict=True))
 
 
 @pytest.mark.parametrize(
     ("recipe", "splits", "train", "test"),
     [
-        ("limited-data/toy/half/supervised", "half test", ["_half"], ["_test"]),
-        ("limited-data/voc/half/supervised", "half test", ["_half"], ["_test"]),
+        ("limited-data/table1.yaml#toy/half/supervised", "half test", ["_half"], ["_test"]),
+        ("limited-data/table1.yaml#voc/half/supervised", "half test", ["_half"], ["_test"]),
         (
-            "limited-data/voc/half_to_half2/self_trained",
+            "limited-data/table3.yaml#voc/half_to_half2/self_trained",
             "half2 test",
             ["_half2_unlabeled"],
             ["_test"],
         ),
-        ("limited-data/toy/half/self_trained", "train test", ["_train_unlabeled"], ["_test"]),
-        ("adaptive/detection/coco/student", "train val", ["_train"], ["_val"]),
-        ("limited-data/table5/toy/teacher_seg", "seg test", ["_seg"], ["_test"]),
-        ("adaptive/segmentation/toy/student", "train test", ["_train"], ["_test"]),
-        ("adaptive/segmentation/cityscapes/student", "train val", ["_train"], ["_val"]),
+        (
+            "limited-data/table1.yaml#toy/half/self_trained",
+            "train test",
+            ["_train_unlabeled"],
+            ["_test"],
+        ),
+        ("adaptive/table5.yaml#coco/student", "train val", ["_train"], ["_val"]),
+        ("limited-data/table5.yaml#toy/teacher_seg", "seg test", ["_seg"], ["_test"]),
+        ("adaptive/table4.yaml#toy/student", "train test", ["_train"], ["_test"]),
+        ("adaptive/table4.yaml#cityscapes/student", "train val", ["_train"], ["_val"]),
     ],
 )
 def test_splits_keep_their_names(card, recipe, splits, train, test):
-    name = f"my{recipe.replace('/', '')}"  # no two cards of one name can be registered
+    name = "my" + "".join(filter(str.isalnum, recipe))  # no two cards of one name can be registered
     file = card(name, *splits.split())
     opts = opts_of(file, recipe)
     assert opts["DATASETS.CARDS"] == repr([file])
@@ -65,7 +70,7 @@ def test_splits_keep_their_names(card, recipe, splits, train, test):
 
 def test_batches_of_tasks_are_on_the_card_as_well(card):
     file = card("mytasks", "det2", "seg", "test")
-    opts = opts_of(file, "limited-data/table6/toy/multi_task")
+    opts = opts_of(file, "limited-data/table6.yaml#toy/multi_task")
     batches = [
         {"TASK": "det", "TRAIN": ["mytasks_det2"]},
         {"TASK": "seg", "TRAIN": ["mytasks_seg"]},
@@ -89,28 +94,30 @@ def photographs(tmp_path):
 
 
 def test_classes_of_whole_images(card, photographs):
-    opts = opts_of(card("myphotographs", **photographs), "adaptive/classification/toy/student")
+    opts = opts_of(card("myphotographs", **photographs), "adaptive/table2.yaml#toy/student")
     assert opts["DATASETS.TRAIN"] == "['myphotographs_train']"
     assert opts["MODEL.LINEAR_HEAD.NUM_CLASSES"] == "1"
 
 
 def test_annotations_of_another_task_are_refused(card, photographs):
     with pytest.raises(DatasetError, match="annotated for cls, but the recipe trains det"):
-        opts_of(card("mycats", **photographs), "limited-data/toy/half/supervised")
+        opts_of(card("mycats", **photographs), "limited-data/table1.yaml#toy/half/supervised")
     boxes = card("myboxes", "train", "test", annotates="det")
     with pytest.raises(DatasetError, match="annotated for det, but the recipe trains cls"):
-        opts_of(boxes, "adaptive/classification/toy/student")
+        opts_of(boxes, "adaptive/table2.yaml#toy/student")
 
 
 def test_weights_are_selected_on_a_card_s_own_validation_set(card):
     file = card("myval", "half", "val", "test")
-    opts = opts_of(file, "limited-data/voc/half/supervised")
+    opts = opts_of(file, "limited-data/table1.yaml#voc/half/supervised")
     assert opts["SOLVER.EARLY_STOPPING.DATASET"] == "myval_val"
     assert opts["DATASETS.TEST"] == "['myval_test']"
 
 
 def test_heads_get_the_classes_of_the_card(card):
-    opts = opts_of(card("myclasses", "train", "half", "test"), "limited-data/toy/half/supervised")
+    opts = opts_of(
+        card("myclasses", "train", "half", "test"), "limited-data/table1.yaml#toy/half/supervised"
+    )
     assert opts["MODEL.DENSE_HEAD.NUM_CLASSES"] == opts["MODEL.GFL_HEAD.NUM_CLASSES"]
     count = int(opts["MODEL.DENSE_HEAD.NUM_CLASSES"])
     assert 0 < count <= 8, "found in the annotations: the card does not list them"
@@ -121,4 +128,4 @@ def test_a_missing_split_is_named_with_the_recipes(card):
     with pytest.raises(
         DatasetError, match=r"no split 'quarter'.* toy_quarter .*half, test.*split\.py"
     ):
-        opts_of(card("mygap", "half", "test"), "limited-data/toy/quarter/supervised")
+        opts_of(card("mygap", "half", "test"), "limited-data/table2.yaml#toy/quarter/supervised")

@@ -13,7 +13,7 @@ from reproduction.report import Setting, write_report
 from reproduction.results import read_result
 from reproduction.rows import rows_of
 from reproduction.runs import Planner, in_order
-from reproduction.tables import TABLES
+from reproduction.tables import read_tables
 
 
 @pytest.fixture
@@ -25,10 +25,10 @@ def written(tmp_path, fabricate):
 
     def write(table: str, numbers, failed=(), seeds=1, **setting) -> Path:
         plan = Planner(tmp_path / "runs")
-        rows = rows_of(TABLES[table], "tiny")
-        pairs = [(row, [plan.plan(row.file, s) for s in range(1, seeds + 1)]) for row in rows]
+        rows = rows_of(read_tables()[table], "tiny")
+        pairs = [(row, [plan.plan(row.address, s) for s in range(1, seeds + 1)]) for row in rows]
         for row, runs in pairs:
-            key = "/".join(Path(row.file).with_suffix("").parts[-2:])
+            key = "/".join(Path(row.address).with_suffix("").parts[-2:])
             for run, metrics in zip(
                 runs, numbers.get(key, numbers.get(row.name, [])), strict=False
             ):
@@ -42,7 +42,9 @@ def written(tmp_path, fabricate):
                     run.console.write_text("TEST FIXTURE: out of luck\n")
         results = [read_result(row, runs, states) for row, runs in pairs]
         folder = tmp_path / f"{table}-test"
-        write_report(TABLES[table], results, states, Setting("tiny", seeds, **setting), folder)
+        write_report(
+            read_tables()[table], results, states, Setting("tiny", seeds, **setting), folder
+        )
         return folder
 
     return write
@@ -78,7 +80,7 @@ def test_papers_numbers_and_ours_stand_side_by_side(written):
     # AP75 was not measured, so the last line of this column compares nothing.
     assert summary == ["AP75 ↑", "0 of 8", "–", "–", "–", "–"]
     assert "| mAP ↑    | 2 of 8" in text and "0 of 1" in text
-    assert "numbers are of VOC" in text
+    assert "numbers are of Pascal VOC" in text
     assert "Not complete: of 18 trainings of rows, 12 not run." in text
 
 
@@ -89,14 +91,16 @@ def test_what_failed_is_shown_with_its_log(written):
     link = re.fullmatch(r"\[failed\]\((.+)\)", cell)
     assert link and "out of luck" in (folder / link[1]).read_text()
     assert "1 failed, 6 not run" in text
-    row = lines_of(text, "Runs and their cost")["limited-data/toy/half/supervised_mse, seed 1"]
+    row = lines_of(text, "Runs and their cost")[
+        "limited-data/table1/toy/half/supervised_mse, seed 1"
+    ]
     assert row[0] == "failed" and "console.txt" in row[-1]
 
 
 def test_cost_configs_and_logs_are_there(written):
     folder = written("A1", {"teacher": AP, "supervised": AP})
     text = (folder / "report.md").read_text()
-    row = lines_of(text, "Runs and their cost")["limited-data/toy/half/teacher, seed 1"]
+    row = lines_of(text, "Runs and their cost")["limited-data/table1/toy/half/teacher, seed 1"]
     assert row[:3] == ["finished before", "2 min", "0.05 CPU h"]
     for target in re.findall(r"\]\(([^)]+)\)", text):
         assert not Path(target).is_absolute() and (folder / target).exists(), target

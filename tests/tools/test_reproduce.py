@@ -48,13 +48,13 @@ def test_dry_run_prints_every_command_line(call, no_runner, capsys, tmp_path):
 
 def test_dry_run_shows_what_is_finished(call, no_runner, capsys, tmp_path, fabricate):
     run = Planner(tmp_path / "out" / "runs", ("SOLVER.MAX_ITER", "7")).plan(
-        "configs/limited-data/toy/half/teacher.yaml", 1
+        "configs/limited-data/table1.yaml#toy/half/teacher", 1
     )
     fabricate(run, bbox__AP=1.0)
     call("A1", "--rows", "teacher,supervised", "--dry-run", "SOLVER.MAX_ITER", 7)
     first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("# finished: python") and "half/teacher.yaml" in first
-    assert second.startswith("python") and "half/supervised.yaml" in second
+    assert first.startswith("# finished: python") and "half/teacher" in first
+    assert second.startswith("python") and "half/supervised" in second
 
 
 def test_several_tables_train_once_what_they_share(call, no_runner, capsys):
@@ -71,10 +71,10 @@ def test_rows_bring_what_they_need(call, no_runner, capsys):
     call("A2", "--dry-run", "--rows", "half/self_trained,eighth/supervised")
     lines = capsys.readouterr().out.splitlines()
     files = [shlex.split(line)[4] for line in lines if line.startswith("python")]
-    assert [Path(file).parts[-2:] for file in files] == [
-        ("half", "teacher.yaml"),
-        ("half", "self_trained.yaml"),
-        ("eighth", "supervised.yaml"),
+    assert [tuple(file.split("/")[-2:]) for file in files] == [
+        ("half", "teacher"),
+        ("half", "self_trained"),
+        ("eighth", "supervised"),
     ]
 
 
@@ -130,7 +130,7 @@ def test_missing_lists_and_folders_of_a_card_are_named(own_configs):
     card.write_text(yaml.safe_dump({**content, "name": "gaps", "root": str(root)}))
     (root / "ImageSets" / "Half" / "trainval.txt").unlink()
     run = Planner(own_configs / "runs", (), str(card)).plan(
-        "configs/limited-data/toy/half/supervised.yaml", 1
+        "configs/limited-data/table1.yaml#toy/half/supervised", 1
     )
     (line,) = data_check.missing([run])
     assert "gaps.yaml" in line and "'half'" in line and "Half/trainval" in line
@@ -170,7 +170,7 @@ def test_rows_that_nobody_asks_for_need_not_suit_a_card(call, no_runner, tmp_pat
     asked = ("--rows", "half/supervised", "--dry-run")
     call("A1", "--data", card, *asked)
     (line,) = capsys.readouterr().out.splitlines()
-    assert "half/supervised.yaml" in line and "onlyhalf_half" in line
+    assert "half/supervised" in line and "onlyhalf_half" in line
     with pytest.raises(SystemExit, match="--data: card"):
         call("A1", "--data", card)
     call("all", "--data", card, "--dry-run")
@@ -190,7 +190,7 @@ def test_a_table_is_computed_and_not_repeated(call, tmp_path, repository, capfd,
 
     assert call(*command) == 0
     said = capfd.readouterr().out
-    assert "[2/2] limited-data/toy/half/self_trained_pdf, seed 1: finished after" in said
+    assert "[2/2] limited-data/table1/toy/half/self_trained_pdf, seed 1: finished after" in said
     (folder,) = (tmp_path / "out").glob("A1-tiny-few-*")
     text = (folder / "report.md").read_text()
     teacher, student = (

@@ -8,7 +8,7 @@ from reproduction.execution import states_of
 from reproduction.results import compare_order, cost_of, differences, order_of, read_result
 from reproduction.rows import Row, rows_of
 from reproduction.runs import Planner
-from reproduction.tables import TABLES
+from reproduction.tables import read_tables
 
 
 @pytest.mark.parametrize(
@@ -41,8 +41,8 @@ def results(tmp_path, fabricate):
 
     def make(table: str, **metrics: list):
         plan = Planner(tmp_path / "runs")
-        rows = rows_of(TABLES[table], "tiny")
-        runs = [plan.plan(row.file, 1) for row in rows]
+        rows = rows_of(read_tables()[table], "tiny")
+        runs = [plan.plan(row.address, 1) for row in rows]
         for i, run in enumerate(runs):
             values = {m: v[i] for m, v in metrics.items() if i < len(v) and v[i] is not None}
             if values:
@@ -62,7 +62,7 @@ def test_teachers_do_not_compete(results):
 
 def test_differences_are_to_the_baseline_of_the_row(results):
     found = results("A1", bbox__AP=[30.0, 20.0, 21.5])
-    teacher, supervised, mse, pdf, *_ = differences(TABLES["A1"], found, "mAP")
+    teacher, supervised, mse, pdf, *_ = differences(found, "mAP")
     assert teacher == pytest.approx((7.16, 10.0))
     assert supervised is None
     assert mse == pytest.approx((2.32, 1.5))
@@ -75,7 +75,7 @@ def test_a_pair_of_paths_is_compared_with_its_hand_tuned_twin(results):
     by_name = dict(
         zip(
             [result.row.name for result in found],
-            differences(TABLES["BF2"], found, "top-1 error"),
+            differences(found, "top-1 error"),
             strict=True,
         )
     )
@@ -88,8 +88,8 @@ def test_a_pair_of_paths_is_compared_with_its_hand_tuned_twin(results):
 
 def test_means_are_over_the_seeds_that_are_finished(tmp_path, fabricate):
     plan = Planner(tmp_path / "runs")
-    row: Row = rows_of(TABLES["A1"], "tiny")[0]
-    runs = [plan.plan(row.file, seed) for seed in (1, 2, 3)]
+    row: Row = rows_of(read_tables()["A1"], "tiny")[0]
+    runs = [plan.plan(row.address, seed) for seed in (1, 2, 3)]
     fabricate(runs[0], bbox__AP=20.0)
     fabricate(runs[2], bbox__AP=23.0)
     result = read_result(row, runs, states_of(runs))
@@ -99,7 +99,7 @@ def test_means_are_over_the_seeds_that_are_finished(tmp_path, fabricate):
 
 def test_cost_counts_the_cores_of_a_process_and_gpus(tmp_path, fabricate):
     plan = Planner(tmp_path / "runs")
-    runs = [plan.plan(row.file, 1) for row in rows_of(TABLES["A1"], "tiny")[:3]]
+    runs = [plan.plan(row.address, 1) for row in rows_of(read_tables()["A1"], "tiny")[:3]]
     fabricate(runs[0], bbox__AP=1.0)  # 60 iterations of 1.5 s on 2 threads and half a GPU
     fabricate(runs[1], bbox__AP=1.0)
     config = runs[1].folder / "config.yaml"

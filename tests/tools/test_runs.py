@@ -12,10 +12,11 @@ from PIL import Image
 from multas.data import make_toy, register_card
 from reproduction import data_sets
 from reproduction.rows import rows_of
-from reproduction.runs import Planner, Run, in_order, trained_by
-from reproduction.tables import TABLES
+from reproduction.runs import Planner, Run, in_order, iterations_of
+from reproduction.tables import read_tables
 
-HALF = "configs/limited-data/toy/half"
+TABLE = "configs/limited-data/table1.yaml"
+HALF = f"{TABLE}#toy/half"
 
 
 @pytest.fixture
@@ -31,22 +32,24 @@ def change(file: Path, old: str, new: str) -> None:
 
 
 def test_the_same_config_has_the_same_hash(planner):
-    first, second = (planner().plan(f"{HALF}/supervised.yaml", 1) for _ in range(2))
+    first, second = (planner().plan(f"{HALF}/supervised", 1) for _ in range(2))
     assert first == second
     assert len(first.digest) == 12 and first.folder.parent.name == "runs"
 
 
 def test_where_a_recipe_writes_to_does_not_matter(planner, own_configs):
-    file = Path(HALF, "supervised.yaml")
-    before = planner().plan(str(file), 1).digest
-    change(file, "OUTPUT_DIR: output/", "OUTPUT_DIR: elsewhere/")
-    change(file, "# Table", "# A comment, Table")
-    assert planner().plan(str(file), 1).digest == before
+    before = planner().plan(f"{HALF}/supervised", 1).digest
+    change(Path(TABLE), "# The teacher", "# A comment, the teacher")
+    Path(TABLE).rename("configs/limited-data/other.yaml")
+    for file in Path("configs/limited-data").glob("table?.yaml"):
+        file.write_text(file.read_text().replace("table1.yaml", "other.yaml"))
+    run = planner().plan("configs/limited-data/other.yaml#toy/half/supervised", 1)
+    assert run.digest == before
 
 
 def test_seed_options_and_cards_have_hashes_of_their_own(planner, own_configs):
     def digest(seed=1, *opts):
-        return planner(*opts).plan(f"{HALF}/supervised.yaml", seed).digest
+        return planner(*opts).plan(f"{HALF}/supervised", seed).digest
 
     found = [digest(), digest(2), digest(1, "SOLVER.MAX_ITER", "7")]
     change(Path("datasets/cards/toy.yaml"), "Half/trainval", "Half/other")
@@ -72,7 +75,7 @@ def test_data_are_known_by_their_content_and_not_by_their_place(
 ):
     def digest(root: Path) -> str:
         forget_data()
-        return planner(card=card_of(root, "same")).plan(f"{HALF}/supervised.yaml", 1).digest
+        return planner(card=card_of(root, "same")).plan(f"{HALF}/supervised", 1).digest
 
     before = digest(devkit)
     (tmp_path / "elsewhere").mkdir()
@@ -112,7 +115,7 @@ def test_weights_are_known_by_their_content(planner, tmp_path):
     def digest() -> str:
         data_sets.file_hash.cache_clear()
         opts = ("MODEL.WEIGHTS", str(weights))
-        return planner(*opts).plan(f"{HALF}/supervised.yaml", 1).digest
+        return planner(*opts).plan(f"{HALF}/supervised", 1).digest
 
     found = [digest()]
     for content in (b"one", b"two"):
@@ -122,8 +125,8 @@ def test_weights_are_known_by_their_content(planner, tmp_path):
 
 
 def test_weights_of_one_s_own_are_left_alone(planner):
-    own = "/scratch/output/limited-data/toy/half/teacher/student.pth"
-    run = planner("MODEL.WEIGHTS", own).plan(f"{HALF}/supervised.yaml", 1)
+    own = "/scratch/output/limited-data/table1/toy/half/teacher/student.pth"
+    run = planner("MODEL.WEIGHTS", own).plan(f"{HALF}/supervised", 1)
     assert run.needs == () and own in run.opts
 
 
@@ -132,36 +135,36 @@ def test_pretraining_stays_on_its_own_data(planner, devkit):
     content = yaml.safe_load(Path(card).read_text())
     content["splits"]["val"] = content["splits"]["test"]
     Path(card).write_text(yaml.safe_dump(content))
-    run = planner(card=card).plan("configs/adaptive/detection/cityscapes/student.yaml", 1)
+    run = planner(card=card).plan("configs/adaptive/table5.yaml#cityscapes/student", 1)
     assert "DATASETS.CARDS" in run.opts
     (start,) = run.needs
-    assert start.config_file == "configs/adaptive/detection/coco/student.yaml"
+    assert start.config_file == "configs/adaptive/table5.yaml#coco/student"
     assert "DATASETS.CARDS" not in start.opts
-    (teacher,) = planner(card=card).plan(f"{HALF}/self_trained.yaml", 1).needs
+    (teacher,) = planner(card=card).plan(f"{HALF}/self_trained", 1).needs
     assert "DATASETS.CARDS" in teacher.opts
 
 
 def test_who_selects_on_the_test_set_says_so(planner):
-    assert planner().plan("configs/limited-data/voc/half/supervised.yaml", 1).selects_on_test
-    assert not planner().plan(f"{HALF}/supervised.yaml", 1).selects_on_test
+    assert planner().plan("configs/limited-data/table1.yaml#voc/half/supervised", 1).selects_on_test
+    assert not planner().plan(f"{HALF}/supervised", 1).selects_on_test
 
 
 def test_another_teacher_makes_another_student(planner, own_configs):
     def digests():
         rows = ("teacher", "supervised", "supervised_mse", "self_trained")
         plan = planner()
-        return [plan.plan(f"{HALF}/{row}.yaml", 1).digest for row in rows]
+        return [plan.plan(f"{HALF}/{row}", 1).digest for row in rows]
 
     before = digests()
-    change(Path(HALF, "teacher.yaml"), "OUTPUT_DIR:", "SOLVER: {WARMUP_ITERS: 7}\nOUTPUT_DIR:")
+    change(Path(TABLE), "{parts: [teacher],", "{SOLVER: {WARMUP_ITERS: 7}, parts: [teacher],")
     after = digests()
     assert [a == b for a, b in zip(before, after, strict=True)] == [False, True, False, False]
 
 
 def test_a_student_listens_to_the_run_of_its_teacher(planner):
-    run = planner().plan(f"{HALF}/self_trained_pdf.yaml", 3)
+    run = planner().plan(f"{HALF}/self_trained_pdf", 3)
     (teacher,) = run.needs
-    assert (teacher.config_file, teacher.seed) == (f"{HALF}/teacher.yaml", 3)
+    assert (teacher.config_file, teacher.seed) == (f"{HALF}/teacher", 3)
     pairs = dict(zip(run.opts[::2], run.opts[1::2], strict=True))
     assert pairs == {
         "SEED": "3",
@@ -169,28 +172,42 @@ def test_a_student_listens_to_the_run_of_its_teacher(planner):
     }
     assert run.arguments[-2:] == ["OUTPUT_DIR", str(run.folder)]
     assert {"--resume", run.config_file} < set(run.arguments)
-    assert run.iterations > 0
 
 
 def test_a_network_may_start_from_another_row(planner):
     plan = planner()
-    student = plan.plan("configs/adaptive/detection/cityscapes/student.yaml", 1)
+    student = plan.plan("configs/adaptive/table5.yaml#cityscapes/student", 1)
     assert [need.config_file for need in student.needs] == [
-        "configs/adaptive/detection/coco/student.yaml"
+        "configs/adaptive/table5.yaml#coco/student"
     ]
     own = planner("MODEL.WEIGHTS", "mine.pth").plan(student.config_file, 1)
     assert own.needs == ()
 
 
-def test_weights_tell_the_recipe_that_makes_them():
-    assert trained_by("output/limited-data/toy/half/teacher/student.pth") == f"{HALF}/teacher.yaml"
-    assert trained_by("output/mine/student.pth") == ""
+def test_iterations_are_counted_where_a_schedule_is_in_epochs(planner, devkit):
+    card = card_of(devkit, "counted")
+    in_iterations, in_epochs = (
+        planner("SOLVER.IMS_PER_BATCH", "4", card=card).plan(f"{HALF}/{row}", 1)
+        for row in ("supervised", "self_trained")
+    )
+    assert iterations_of(in_iterations) == 500
+    assert iterations_of(in_epochs) == round(16.6667 * 16 / 4)
+    assert iterations_of(planner("SOLVER.MAX_ITER", "7").plan(f"{HALF}/self_trained", 1)) == 7
+
+
+def test_further_teachers_are_the_runs_of_their_rows(planner):
+    other = "output/limited-data/table2/toy/quarter/teacher/student.pth"
+    config = "configs/limited-data/table2.yaml#toy/quarter/teacher"
+    more = [{"CONFIG_FILE": config, "WEIGHTS": other}]
+    run = planner("MODEL.DISTILLATION.MORE_TEACHERS", repr(more)).plan(f"{HALF}/self_trained", 1)
+    assert [need.config_file for need in run.needs] == [f"{HALF}/teacher", config]
+    assert repr([{**more[0], "WEIGHTS": str(run.needs[1].weights)}]) == run.opts[-1]
 
 
 def test_teachers_are_told_of_the_network_that_they_were_trained_with(planner):
     opts = ["SOLVER.MAX_ITER", "2", "MODEL.NECK.OUT_CHANNELS", "8", "MODEL.DEVICE", "cpu"]
     opts += ["MODEL.DISTILLATION.ALPHA", "0.5"]
-    run = planner(*opts).plan(f"{HALF}/self_trained.yaml", 1)
+    run = planner(*opts).plan(f"{HALF}/self_trained", 1)
     told = run.opts[run.opts.index("MODEL.DISTILLATION.TEACHER.OPTS") + 1]
     assert told == repr(["MODEL.NECK.OUT_CHANNELS", "8", "MODEL.DEVICE", "cpu"])
     assert "MODEL.DISTILLATION.TEACHER.OPTS" not in run.needs[0].opts
@@ -200,8 +217,8 @@ def test_tables_share_teachers_and_supervised_students(planner):
     plan = planner()
 
     def runs(*tables: str) -> list[Run]:
-        rows = [row for name in tables for row in rows_of(TABLES[name], "tiny")]
-        return in_order(plan.plan(row.file, 1) for row in rows)
+        rows = [row for name in tables for row in rows_of(read_tables()[name], "tiny")]
+        return in_order(plan.plan(row.address, 1) for row in rows)
 
     assert len(runs("A1")) == 9
     assert len(runs("A1", "A2")) == 27, "the column of half is Table 1"
@@ -212,15 +229,15 @@ def test_tables_share_teachers_and_supervised_students(planner):
 
 def test_needs_come_first_and_once(planner):
     plan = planner()
-    rows = rows_of(TABLES["A2"], "tiny")
-    runs = in_order(plan.plan(row.file, seed) for row in reversed(rows) for seed in (1, 2))
+    rows = rows_of(read_tables()["A2"], "tiny")
+    runs = in_order(plan.plan(row.address, seed) for row in reversed(rows) for seed in (1, 2))
     assert len({run.digest for run in runs}) == len(runs) == 2 * len(rows)
     place = {run.digest: i for i, run in enumerate(runs)}
     assert all(place[need.digest] < place[run.digest] for run in runs for need in run.needs)
 
 
 def test_finished_is_what_has_weights_and_final_metrics(planner, fabricate):
-    run = planner().plan(f"{HALF}/supervised.yaml", 1)
+    run = planner().plan(f"{HALF}/supervised", 1)
     assert not run.is_finished
     fabricate(run, total_loss=1.0)
     assert not run.is_finished, "it was never evaluated"

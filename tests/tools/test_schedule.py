@@ -5,14 +5,14 @@ import pytest
 from reproduction.execution import State, duration, execute, states_of
 from reproduction.rows import rows_of
 from reproduction.runs import Planner, in_order
-from reproduction.tables import TABLES
+from reproduction.tables import read_tables
 
 
 @pytest.fixture
 def runs(tmp_path):
     """Those of Table A1, teacher and supervised student first."""
     plan = Planner(tmp_path / "runs")
-    return in_order(plan.plan(row.file, 1) for row in rows_of(TABLES["A1"], "tiny"))
+    return in_order(plan.plan(row.address, 1) for row in rows_of(read_tables()["A1"], "tiny"))
 
 
 @pytest.fixture

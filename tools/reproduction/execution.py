@@ -7,7 +7,7 @@ from enum import Enum
 
 from multas.engine.report import training_seconds
 from reproduction.runners import Runner
-from reproduction.runs import Run
+from reproduction.runs import Run, iterations_of
 
 
 class State(Enum):
@@ -130,12 +130,12 @@ def _count(runs: Sequence[Run], states: Mapping[str, State]) -> str:
 
 
 def _remaining(runs: Sequence[Run], states: Mapping[str, State], jobs: int) -> str:
-    """Estimated from the time per iteration of what is finished."""
+    """A sentence on the time left, by the time per iteration so far; "" where it is not known."""
     good = [run for run in runs if states[run.digest].is_good]
     waiting = [run for run in runs if states[run.digest] is State.WAITING]
-    iterations = sum(run.iterations for run in good)
     seconds = sum(training_seconds(str(run.folder)) for run in good)
-    if not waiting or not seconds:
+    if not waiting or not seconds or not all(map(iterations_of, [*good, *waiting])):
         return ""
-    left = sum(run.iterations for run in waiting) * seconds / iterations / min(jobs, len(waiting))
+    iterations = sum(map(iterations_of, good))
+    left = sum(map(iterations_of, waiting)) * seconds / iterations / min(jobs, len(waiting))
     return f"About {duration(left)} left."

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from multas.config.tables import Table
 from reproduction.document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
 from reproduction.execution import State, States, duration
 from reproduction.plots import labels_picture, path_pictures
 from reproduction.results import Result, cost_of, differences, log_of, order_of, seconds_of
 from reproduction.runs import Run, in_order
-from reproduction.tables import METRICS, Table
+from reproduction.tables import METRICS
 
 _NOTHING = "–"
 
@@ -48,7 +49,7 @@ def write_report(
     for column, members in columns.items():
         for metric in _metrics(table, members):
             title = f"{column}: {METRICS[metric].title}"
-            blocks += [Heading(title), _numbers(table, members, metric)]
+            blocks += [Heading(title), _numbers(members, metric)]
     pictures = labels_picture(results, table.metrics[0], folder)
     if pictures:
         blocks += [Heading("Amount of labels"), *pictures]
@@ -70,7 +71,7 @@ def _introduction(table: Table, results: Sequence[Result], setting: Setting) -> 
     )
     blocks.append(
         Paragraph(
-            f"{table.place} of paper {table.name[0]}, --scale {setting.scale} "
+            f'{table.place} of "{table.paper}", --scale {setting.scale} '
             f"({where[setting.scale]}){data}; {seeds}."
         )
     )
@@ -126,7 +127,7 @@ def _summary(table: Table, results: Sequence[Result]) -> list[Block]:
         members = list(group)
         for metric in _metrics(table, members):
             order = order_of(members, metric)
-            pairs = zip(members, differences(table, members, metric), strict=True)
+            pairs = zip(members, differences(members, metric), strict=True)
             known = [d for r, d in pairs if d and _are_known(d) and not r.row.is_reference]
             same = sum(paper * ours > 0 for paper, ours in known)
             rows.append(
@@ -156,15 +157,15 @@ def _summary(table: Table, results: Sequence[Result]) -> list[Block]:
     return [Heading("Does the paper's order hold?"), Grid(header, rows), Paragraph(note)]
 
 
-def _numbers(table: Table, results: Sequence[Result], metric: str) -> Grid:
+def _numbers(results: Sequence[Result], metric: str) -> Grid:
     # Where the paper has numbers, those without are rows of another metric.
     wanted = any(metric in r.row.paper for r in results)
     pairs = [
         (result, difference)
-        for result, difference in zip(results, differences(table, results, metric), strict=True)
+        for result, difference in zip(results, differences(results, metric), strict=True)
         if not wanted or metric in result.row.paper or result.values(metric)
     ]
-    bases = {table.baseline(r.row.name) for r, difference in pairs if difference}
+    bases = {r.row.baseline for r, difference in pairs if difference}
     base = bases.pop() if len(bases) == 1 else "baseline"
     rows: list[list[Cell]] = []
     for result, difference in pairs:
@@ -206,7 +207,7 @@ def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]
             states[run.digest].value,
             duration(seconds_of(run)),
             _hours([run]),
-            Link("config", Path(run.config_file)),
+            Link("config", Path(run.config_file.partition("#")[0])),
             Link("log", log_of(run)) if log_of(run).is_file() else _NOTHING,
         ]
         for run in runs

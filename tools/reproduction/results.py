@@ -15,7 +15,7 @@ from reproduction.execution import State, States
 from reproduction.rows import Row
 from reproduction.runners import read_resources
 from reproduction.runs import Run
-from reproduction.tables import METRICS, Table
+from reproduction.tables import METRICS
 
 
 @dataclass(frozen=True)
@@ -83,14 +83,12 @@ def order_of(results: Sequence[Result], metric: str) -> Order:
     return compare_order([paper for paper, _ in known], [ours for _, ours in known])
 
 
-def differences(
-    table: Table, results: Sequence[Result], metric: str
-) -> list[tuple[float, float] | None]:
+def differences(results: Sequence[Result], metric: str) -> list[tuple[float, float] | None]:
     """(paper's, our) difference of every row to its baseline; NaN: unknown; None: it has none."""
     by_name = {result.row.name: result for result in results}
     found: list[tuple[float, float] | None] = []
     for result in results:
-        base = by_name.get(table.baseline(result.row.name))
+        base = by_name.get(result.row.baseline)
         if base is None or base is result:
             found.append(None)
             continue

@@ -1,26 +1,24 @@
 """Trainings, each in a folder named by a hash of what it computes, so that rows share them."""
 
 import hashlib
-import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import cache
 from pathlib import Path
 
 import yaml
 from detectron2.config import CfgNode, get_cfg
 
-from multas.config import add_multas_config
+from multas.config import add_multas_config, merge_config, merge_opts
+from multas.data import register_cards
+from multas.engine.epochs import resolve_epochs
 from multas.engine.report import last_values
 from reproduction.data_sets import content_hash, file_hash, names_on_cards
 from reproduction.own_data import opts_on_card
-from reproduction.tables import METRICS
+from reproduction.tables import METRICS, rows_by_weights
 
 _DISTILLATION = "MODEL.DISTILLATION"
-# Where a recipe may name the product of another one.
-_WEIGHTS = ("MODEL.WEIGHTS", f"{_DISTILLATION}.TEACHER.WEIGHTS", f"{_DISTILLATION}.MORE_TEACHERS")
-_PRODUCT = re.compile(r"(?:^|(?<=['\"]))output/[^'\"]+/student\.pth")
 # A teacher's network is what its own training was told, too; these say what a student is.
 _STUDENTS_OWN = ("MODEL.DISTILLATION.", "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS")
 
@@ -30,13 +28,13 @@ class Run:
     """One training.
 
     Args:
-        config_file: its recipe.
-        seed: of weights and batches.
+        config_file: its config, a row's address or a file.
+        seed: the seed of weights and batches.
         opts: KEY VALUE pairs, without OUTPUT_DIR.
-        folder: its own, named by the hash.
-        needs: trainings whose weights it starts from or listens to.
-        iterations: how many it has, if it is not stopped early.
-        selects_on_test: its weights are those that are best on a set on which they are tested.
+        folder: the folder of its own, named by the hash.
+        needs: trainings whose weights it starts from or is taught by.
+        iterations: how many it has, if it is not stopped early; 0 = its schedule is in epochs.
+        selects_on_test: whether its weights are the best on a set on which they are tested.
     """
 
     config_file: str
@@ -53,7 +51,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        name = self.config_file.removeprefix("configs/").removesuffix(".yaml")
+        name = self.config_file.removeprefix("configs/").replace(".yaml#", "/")
         return f"{name}, seed {self.seed}"
 
     @property
@@ -62,12 +60,12 @@ class Run:
 
     @property
     def console(self) -> Path:
-        """What the training said, its last words included."""
+        """The file with all that the training prints."""
         return self.folder / "console.txt"
 
     @property
     def arguments(self) -> list[str]:
-        """Of the Python interpreter, in the root of the repository."""
+        """The arguments of the Python interpreter, in the root of the repository."""
         start = ["train_net.py", "--resume", "--config-file", self.config_file]
         return [*start, *self.opts, "OUTPUT_DIR", str(self.folder)]
 
@@ -88,18 +86,19 @@ class Planner:
     """What all runs of one call have in common, and the runs planned so far.
 
     Args:
-        folder: where the folders of the runs are.
+        folder: the folder that has those of the runs.
         opts: KEY VALUE pairs for every run.
-        card: data card to train and test on in place of the recipes' data; "" = none.
+        card: the data card to train and test on in place of the rows' data; "" = none.
     """
 
     folder: Path
     opts: Sequence[str] = ()
     card: str = ""
     _known: dict[tuple[str, int], Run] = field(default_factory=dict)
+    _rows: Mapping[str, str] = field(default_factory=rows_by_weights)
 
     def plan(self, config_file: str, seed: int) -> Run:
-        """The training of a recipe, with those that it needs."""
+        """The training of a row or config file, with those that it needs."""
         key = (config_file, seed)
         if key not in self._known:
             self._known[key] = self._plan(config_file, seed)
@@ -107,49 +106,58 @@ class Planner:
 
     def _plan(self, config_file: str, seed: int) -> Run:
         cfg = merged(config_file, [])
-        recipe_tests = list(cfg.DATASETS.TEST)
+        row_tests = list(cfg.DATASETS.TEST)
         own = opts_on_card(self.card, cfg) if self.card else []
         opts = [*own, *self.opts, "SEED", str(seed)]
-        cfg.merge_from_list(opts)
+        merge_opts(cfg, opts)
         told = _teacher_opts(cfg, opts)
-        cfg.merge_from_list(told)
-        opts += told
-        needs: list[Run] = []
-        for key in _WEIGHTS:
-            text = ours = theirs = str(_value(cfg, key))
-            for weights in dict.fromkeys(_PRODUCT.findall(text)):
-                if recipe := trained_by(weights):
-                    run = self._on_data_of(recipe, recipe_tests).plan(recipe, seed)
-                    needs.append(run)
-                    ours = ours.replace(weights, str(run.weights))
-                    theirs = theirs.replace(weights, f"run {run.digest}")
-            if ours != text:
-                opts += [key, ours]
-                cfg.merge_from_list([key, theirs])
+        merge_opts(cfg, told)
+        made = {
+            weights: self._on_data_of(self._rows[weights], row_tests).plan(
+                self._rows[weights], seed
+            )
+            for weights in dict.fromkeys(_weights(cfg))
+            if weights in self._rows
+        }
+        opts += [*told, *_weights_opts(cfg, made, lambda run: str(run.weights))]
+        merge_opts(cfg, _weights_opts(cfg, made, lambda run: f"run {run.digest}"))
         early = cfg.SOLVER.EARLY_STOPPING
         return Run(
             config_file,
             seed,
             tuple(opts),
             self.folder / digest(cfg),
-            tuple(needs),
-            cfg.SOLVER.MAX_ITER,
+            tuple(made.values()),
+            0 if cfg.SOLVER.EPOCHS else cfg.SOLVER.MAX_ITER,
             early.ENABLED and early.DATASET in cfg.DATASETS.TEST,
         )
 
-    def _on_data_of(self, recipe: str, tests: Sequence[str]) -> "Planner":
-        """Plans what a recipe with these test sets needs: pretraining stays on its own data."""
-        same = list(merged(recipe, []).DATASETS.TEST) == list(tests)
+    def _on_data_of(self, row: str, tests: Sequence[str]) -> "Planner":
+        """The planner of what a row with these test sets needs: pretraining keeps its own data."""
+        same = list(merged(row, []).DATASETS.TEST) == list(tests)
         return self if same or not self.card else Planner(self.folder, self.opts)
 
 
 def merged(config_file: str, opts: Sequence[str]) -> CfgNode:
-    """A config as this machine's devices and data sets do not change it."""
+    """The config of a row or file and KEY VALUE pairs, whatever devices and data there are."""
     cfg = get_cfg()
     add_multas_config(cfg)
-    cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+    merge_config(cfg, config_file)
+    merge_opts(cfg, opts)
     return cfg
+
+
+@cache
+def iterations_of(run: Run) -> int:
+    """The iterations of a run; its data tell those of a schedule in epochs (0: not to be read)."""
+    if run.iterations:
+        return run.iterations
+    cfg = merged(run.config_file, run.opts)
+    try:
+        register_cards(cfg.DATASETS.CARDS)
+        return resolve_epochs(cfg).SOLVER.MAX_ITER
+    except (OSError, ValueError):
+        return 0
 
 
 def digest(cfg: CfgNode) -> str:
@@ -170,16 +178,33 @@ def digest(cfg: CfgNode) -> str:
 
 def _files(cfg: CfgNode) -> list[str]:
     """Weights and pseudo-labels that no run makes, as far as the config says."""
+    return [*_weights(cfg), *cfg.DATASETS.PSEUDO_LABELS.FILES]
+
+
+def _weights(cfg: CfgNode) -> list[str]:
+    """The files of weights that a config names: those to start from and those of teachers."""
     distillation = cfg.MODEL.DISTILLATION
-    weights = [cfg.MODEL.WEIGHTS, distillation.TEACHER.WEIGHTS]
-    weights += [teacher.get("WEIGHTS", "") for teacher in distillation.MORE_TEACHERS]
-    return [*weights, *cfg.DATASETS.PSEUDO_LABELS.FILES]
+    if cfg.MODEL.META_ARCHITECTURE != "Distiller":
+        return [cfg.MODEL.WEIGHTS]
+    more = [teacher.get("WEIGHTS", "") for teacher in distillation.MORE_TEACHERS]
+    return [cfg.MODEL.WEIGHTS, distillation.TEACHER.WEIGHTS, *more]
 
 
-def trained_by(weights: str) -> str:
-    """The recipe whose product a file of weights is, or "": each writes to its own path."""
-    recipe = Path("configs", *Path(weights).parent.parts[1:]).with_suffix(".yaml")
-    return str(recipe) if recipe.is_file() else ""
+def _weights_opts(cfg: CfgNode, made: Mapping[str, Run], name: Callable[[Run], str]) -> list[str]:
+    """KEY VALUE pairs that give ``name(run)`` in place of the weights that runs make."""
+    distillation = cfg.MODEL.DISTILLATION
+    pairs = {
+        "MODEL.WEIGHTS": cfg.MODEL.WEIGHTS,
+        f"{_DISTILLATION}.TEACHER.WEIGHTS": distillation.TEACHER.WEIGHTS,
+    }
+    opts = [w for k, v in pairs.items() if v in made for w in (k, name(made[v]))]
+    if any(teacher.get("WEIGHTS") in made for teacher in distillation.MORE_TEACHERS):
+        more = [
+            {**t, "WEIGHTS": name(made[t["WEIGHTS"]])} if t.get("WEIGHTS") in made else dict(t)
+            for t in distillation.MORE_TEACHERS
+        ]
+        opts += [f"{_DISTILLATION}.MORE_TEACHERS", repr(more)]
+    return opts
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
@@ -189,10 +214,6 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
         found |= {need.digest: need for need in in_order(run.needs) if need.digest not in found}
         found.setdefault(run.digest, run)
     return list(found.values())
-
-
-def _value(cfg: CfgNode, key: str) -> object:
-    return reduce(getattr, key.split("."), cfg)
 
 
 def _teacher_opts(cfg: CfgNode, opts: Sequence[str]) -> list[str]:

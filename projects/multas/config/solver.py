@@ -2,9 +2,19 @@
 
 from detectron2.config import CfgNode as CN
 
+# Keys in iterations, and the keys that say the same in epochs.
+EPOCH_KEYS = {
+    "SOLVER.MAX_ITER": "SOLVER.EPOCHS",
+    "SOLVER.STEPS": "SOLVER.STEPS_EPOCHS",
+    "SOLVER.CHECKPOINT_PERIOD": "SOLVER.CHECKPOINT_PERIOD_EPOCHS",
+    "SOLVER.EARLY_STOPPING.PERIOD": "SOLVER.EARLY_STOPPING.PERIOD_EPOCHS",
+    "TEST.EVAL_PERIOD": "TEST.EVAL_PERIOD_EPOCHS",
+}
+
 
 def add_solver_config(cfg: CN) -> None:
     """Add the keys below, in place."""
+    _add_epoch_config(cfg)
     # Weight decay on biases is Detectron2's SOLVER.WEIGHT_DECAY_BIAS, on norms
     # SOLVER.WEIGHT_DECAY_NORM.
 
@@ -37,8 +47,10 @@ def add_solver_config(cfg: CN) -> None:
     stop.DATASET = ""
     # What is maximised: the sum of these metrics (paper A with two tasks: bbox/AP, sem_seg/mIoU).
     stop.METRICS = ["bbox/AP"]
-    # Iterations between two evaluations (paper A: one epoch).
+    # Iterations between two evaluations, and the same in epochs (paper A: 1.0), which prevails
+    # unless it is 0.
     stop.PERIOD = 0
+    stop.PERIOD_EPOCHS = 0.0
     # Only a gain above this is an improvement, in the metric's unit (reference: 0.07 points for
     # supervised training, 0.04 for distillation).
     stop.MIN_DELTA = 0.07
@@ -62,3 +74,20 @@ def add_solver_config(cfg: CN) -> None:
     # the first teacher disagree ("classification/top1_agreement_error"). --eval-only then loads the
     # fixed ones; without, it needs no teacher.
     cfg.TEST.EVALUATE_TEACHER = False
+
+
+def _add_epoch_config(cfg: CN) -> None:
+    # Length of the training in epochs; 0 = SOLVER.MAX_ITER iterations. The trainer counts the
+    # images that it has loaded: an epoch is images / SOLVER.IMS_PER_BATCH iterations, whatever
+    # INPUT.COPIES is. With DATASETS.TASK_BATCHES it is the epoch of the task that has the most
+    # iterations.
+    cfg.SOLVER.EPOCHS = 0.0
+    # An epoch that is no whole number of iterations is made one: "floor" leaves its last
+    # iteration out, "ceil" makes it whole. With "none" an epoch keeps its fraction, and only the
+    # result is rounded (200 epochs of 390.625 iterations are 78125).
+    cfg.SOLVER.EPOCH_ROUNDING = "none"
+    # SOLVER.STEPS, SOLVER.CHECKPOINT_PERIOD and TEST.EVAL_PERIOD in epochs. Each prevails over its
+    # counterpart in iterations, also beside MAX_ITER, unless it is empty or 0.
+    cfg.SOLVER.STEPS_EPOCHS = ()
+    cfg.SOLVER.CHECKPOINT_PERIOD_EPOCHS = 0.0
+    cfg.TEST.EVAL_PERIOD_EPOCHS = 0.0

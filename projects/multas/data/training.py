@@ -38,11 +38,28 @@ def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
     return TaskLoader([batch.task for batch in batches], loaders, cfg.DATASETS.TASK_MODE)
 
 
+def mini_batches(cfg: CfgNode) -> list[tuple[int, int]]:
+    """Of each mini-batch of an iteration: the images of its data, and how many it has itself.
+
+    Images that the loader leaves out are not counted, copies count once.
+
+    Raises:
+        ValueError: a data set or value that is wrong, naming the key.
+    """
+    own = [(batch.cfg, f"{batch.key}.TRAIN") for batch in parse_task_batches(cfg, seed=0)]
+    return [
+        (len(_load_dicts(batch_cfg, key)), batch_cfg.SOLVER.IMS_PER_BATCH)
+        for batch_cfg, key in own or [(cfg, "DATASETS.TRAIN")]
+    ]
+
+
+def _load_dicts(cfg: CfgNode, key: str) -> list[dict]:
+    return load_training_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, key)
+
+
 def _build_loader(cfg: CfgNode, seed: int, key: str, batch_size_key: str) -> TrainLoader:
-    names = cfg.DATASETS.TRAIN
-    dicts = load_training_dicts(names, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, key)
     return build_train_loader(
-        dicts,
+        _load_dicts(cfg, key),
         MultasMapper(cfg, is_train=True),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         batch_size_key=batch_size_key,

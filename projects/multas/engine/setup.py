@@ -13,7 +13,7 @@ from detectron2.utils.logger import setup_logger
 
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
-from multas.config import add_multas_config
+from multas.config import add_multas_config, merge_config, merge_opts
 from multas.data import register_cards
 
 logger = logging.getLogger(__name__)
@@ -22,14 +22,20 @@ logger = logging.getLogger(__name__)
 def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     """A config from a file and KEY VALUE pairs; cards registered, modules imported, not frozen.
 
+    Args:
+        config_file: a YAML file or the address of a row, FILE#DATA/ROW; "" = the defaults.
+        opts: keys and values in turn, which prevail over the file.
+
     Raises:
         ModuleNotFoundError: a module of IMPORT_MODULES is not on the Python path.
+        KeyError: one of ``opts`` is no key of the config.
+        ValueError: the row does not exist, or a value is wrong.
     """
     cfg = get_cfg()
     add_multas_config(cfg)
     if config_file:
-        cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+        merge_config(cfg, config_file)
+    merge_opts(cfg, opts)
     # Scripted losses (RetinaNet's focal loss) would change in their last bits once TorchScript has
     # seen them run and fuses them, so that no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
@@ -49,7 +55,11 @@ def setup(args: Namespace) -> CfgNode:
     """What Detectron2's train_net.py calls ``setup``: config, logging, seed."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    default_setup(cfg, args)
+    # Detectron2 prints the file that it is given.
+    file, _, row = args.config_file.partition("#")
+    default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
     # Detectron2 sets up its own loggers alone; ours go to the same console and file.
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
+    if row:
+        logger.info(f"The config is the row {row} of {file}.")
     return cfg

@@ -18,6 +18,7 @@ from multas.data.task_batches import TaskLoader
 from multas.data.training import build_training_loader
 from multas.distillation import Distillation, Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer
+from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.lr_schedule import build_lr_scheduler
@@ -56,6 +57,7 @@ class Trainer(DefaultTrainer):
     _trainer: SimpleTrainer
 
     def __init__(self, cfg: CfgNode) -> None:
+        cfg = resolve_epochs(cfg)
         super().__init__(cfg)
         preflight(cfg, self._trainer.model, self._trainer.data_loader)
 

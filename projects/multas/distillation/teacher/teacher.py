@@ -11,7 +11,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from multas.config import add_multas_config
+from multas.config import add_multas_config, merge_config, merge_opts
 from multas.config.distillation import teacher_node
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
@@ -67,8 +67,8 @@ class Teacher:
             ValueError: the weights do not fit the config, or a key is out of range.
         """
         mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
-        for key in ("CONFIG_FILE", "WEIGHTS"):
-            path = options[key]
+        files = {"CONFIG_FILE": options.CONFIG_FILE.partition("#")[0], "WEIGHTS": options.WEIGHTS}
+        for key, path in files.items():
             if not is_file(path) and (path or not mean_teacher.decay):
                 raise FileNotFoundError(
                     f"MODEL.DISTILLATION.TEACHER.{key} is '{path}': no such file. Give the "
@@ -102,11 +102,11 @@ class Teacher:
 
     @staticmethod
     def load_config(config_file: str, opts: Sequence) -> CfgNode:
-        """The teacher's config, merged from file and options."""
+        """The teacher's config, merged from a file or the address of a row, and options."""
         cfg = get_cfg()
         add_multas_config(cfg)
-        cfg.merge_from_file(config_file)
-        cfg.merge_from_list(list(opts))
+        merge_config(cfg, config_file)
+        merge_opts(cfg, opts)
         return cfg
 
     def check_network(self, student: nn.Module, input_format: str) -> None:

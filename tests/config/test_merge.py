@@ -1,0 +1,177 @@
+"""Rows, files and KEY VALUE pairs become one config."""
+
+import pytest
+import train_net
+from detectron2.config import CfgNode, get_cfg
+
+from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config.merge import output_dir, read_config
+from multas.engine import load_config
+from shipped import ROWS
+
+TABLE = """
+name: T1
+paper: On tables
+place: Table 1
+title: A table
+metrics: [mAP]
+parts: [base]
+data:
+  voc: {title: Pascal VOC, cards: [voc2007, voc2012]}
+  toy: {title: embedded set, cards: [toy], stands_for: voc}
+columns:
+  - rows:
+      teacher: {parts: [net, big], train: [half], label: teacher}
+      plain: {parts: [net], train: [det, seg_unlabeled], label: plain, data: [voc]}
+      taught:
+        {parts: [net], paths: [soft, pdf], teacher: teacher, init: plain, label: taught,
+         SOLVER: {BASE_LR: 0.5}}
+      lost: {parts: [nett], label: lost}
+      orphan: {parts: [net], teacher: techer, label: orphan}
+"""
+PARTS = {
+    "net": "MODEL: {RESNETS: {DEPTH: 18, NORM: BN}}\nSOLVER: {BASE_LR: 0.1, MAX_ITER: 7}\n",
+    "toy/net": "_BASE_: ../net.yaml\nSOLVER: {MAX_ITER: 5}\n",
+    "big": "MODEL: {RESNETS: {DEPTH: 50}}\n",
+    "soft": "MODEL: {DISTILLATION: {PATHS: [{TYPE: SoftDetection}]}}\n",
+    "pdf": "MODEL: {DISTILLATION: {PATHS: [{TYPE: PDFDistil}]}}\n",
+}
+
+
+@pytest.fixture
+def table(tmp_path, monkeypatch) -> str:
+    """A table and its parts in a folder of configs, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs/mine/base/toy").mkdir(parents=True)
+    (tmp_path / "configs/mine/table1.yaml").write_text(TABLE)
+    for name, text in PARTS.items():
+        (tmp_path / f"configs/mine/base/{name}.yaml").write_text(text)
+    return "configs/mine/table1.yaml"
+
+
+def config(address: str = "", *opts) -> CfgNode:
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    if address:
+        merge_config(cfg, address)
+    merge_opts(cfg, opts)
+    return cfg
+
+
+def test_a_row_is_merged_from_its_parts(table):
+    cfg = config(f"{table}#voc/teacher")
+    assert (cfg.MODEL.RESNETS.DEPTH, cfg.MODEL.RESNETS.NORM) == (50, "BN")
+    assert cfg.DATASETS.TRAIN == ("voc2007_half", "voc2012_half")
+    assert (cfg.SOLVER.MAX_ITER, cfg.OUTPUT_DIR) == (7, "output/mine/table1/voc/teacher")
+    names = [f"{card}_{split}" for split in ("det", "seg_unlabeled")
+             for card in ("voc2007", "voc2012")]  # fmt: skip
+    assert list(config(f"{table}#voc/plain").DATASETS.TRAIN) == names
+
+
+def test_a_part_of_the_data_set_prevails(table):
+    cfg = config(f"{table}#toy/teacher")
+    assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.BASE_LR, cfg.MODEL.RESNETS.DEPTH) == (5, 0.1, 50)
+    assert cfg.DATASETS.TRAIN == ("toy_half",)
+
+
+def test_a_row_names_its_teacher_its_start_and_its_paths(table):
+    cfg = config(f"{table}#voc/taught")
+    teacher = cfg.MODEL.DISTILLATION.TEACHER
+    assert f"{table}#voc/teacher" == teacher.CONFIG_FILE
+    assert f"{config(teacher.CONFIG_FILE).OUTPUT_DIR}/student.pth" == teacher.WEIGHTS
+    assert cfg.MODEL.WEIGHTS == "output/mine/table1/voc/plain/student.pth"
+    types = [path["TYPE"] for path in cfg.MODEL.DISTILLATION.PATHS]
+    assert types == ["SoftDetection", "PDFDistil"] and cfg.SOLVER.BASE_LR == 0.5
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("", r"table1\.yaml is a table: name one of its rows"),
+        ("#teacher", r"FILE#DATA/ROW"),
+        ("#vok/teacher", r"no data set 'vok'\. Did you mean 'voc'\?"),
+        ("#voc/techer", r"no row 'techer'\. Did you mean 'teacher'\?"),
+        ("#toy/lost", r"#toy/lost: no part 'nett\.yaml' in .*Did you mean 'net'\?"),
+        ("#toy/orphan", r"no row 'techer'\. Did you mean 'teacher'\?"),
+    ],
+)
+def test_what_does_not_exist_is_named(table, row, message):
+    with pytest.raises(ValueError, match=message):
+        config(f"{table}{row}")
+
+
+def test_a_row_need_not_be_there_on_every_data_set(table):
+    file = "configs/mine/table1.yaml"
+    text = TABLE.replace("stands_for: voc}", "stands_for: voc}\n  coco: {title: COCO}")
+    with open(file, "w") as stream:
+        stream.write(text)
+    with pytest.raises(ValueError, match="the row is there on voc, toy alone"):
+        config(f"{file}#coco/plain")
+
+
+def test_folders_of_runs_are_addresses_as_paths():
+    assert output_dir("configs/a/t.yaml#voc/half/x") == "output/a/t/voc/half/x"
+    assert output_dir("/home/me/configs/a/t.yaml#voc/x") == "output/a/t/voc/x"
+    assert output_dir("/home/me/t.yaml#voc/x") == "output/t/voc/x"
+
+
+# KEY VALUE pairs
+
+
+def test_new_keys_are_added_where_they_are_allowed():
+    cfg = config("", "MODEL.DISTILLATION.AGGREGATION.TORCHJD.c", "0.5")
+    assert cfg.MODEL.DISTILLATION.AGGREGATION.TORCHJD == {"c": 0.5}
+
+
+def test_a_whole_number_is_a_fraction_too():
+    cfg = config("", "SOLVER.EPOCHS", "3", "SOLVER.BASE_LR", 1)
+    assert (cfg.SOLVER.EPOCHS, cfg.SOLVER.BASE_LR) == (3.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("opts", "error", "message"),
+    [
+        (["SOLVER.MAX_ITER"], ValueError, "SOLVER.MAX_ITER: options are pairs of KEY VALUE"),
+        (["SOLVER.MAX_ITR", 1], KeyError, "SOLVER has no key 'MAX_ITR'. Did you mean 'MAX_ITER'?"),
+        (["SLOVER.MAX_ITER", 1], KeyError, "the config has no key 'SLOVER'.*'SOLVER'"),
+        (["SOLVER.MAX_ITER.X", 1], KeyError, "SOLVER.MAX_ITER is a value, not a group"),
+        (["INPUT.STRETCH", 1], KeyError, "INPUT.SQUARE_SIZE"),
+        (["SOLVER.MAX_ITER", 1, "SOLVER.EPOCHS", 2], ValueError, "say the same thing twice"),
+        (["SOLVER.MAX_ITER", "soon"], ValueError, "SOLVER.MAX_ITER"),
+    ],
+)
+def test_wrong_pairs_are_refused(opts, error, message):
+    with pytest.raises(error, match=message.replace("?", r"\?")):
+        config("", *opts)
+
+
+def test_iterations_turn_epochs_of_the_file_off(tmp_path):
+    file = tmp_path / "epochs.yaml"
+    file.write_text("SOLVER: {EPOCHS: 70.0, STEPS_EPOCHS: [8]}\n")
+    solver = config(str(file), "SOLVER.MAX_ITER", 20).SOLVER
+    assert (solver.MAX_ITER, solver.EPOCHS, solver.STEPS_EPOCHS) == (20, 0, (8,))
+    solver = config(str(file), "SOLVER.MAX_ITER", 20, "SOLVER.EPOCHS", 0.0).SOLVER
+    assert (solver.MAX_ITER, solver.EPOCHS) == (20, 0)
+    assert config(str(file), "SOLVER.STEPS", [5]).SOLVER.STEPS_EPOCHS == ()
+
+
+# Rows as plain files
+
+
+def test_rows_can_be_written_as_plain_files(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
+    file = str(tmp_path / "row.yaml")
+    for address in ROWS[::9]:
+        write = train_net.parse_args(["--config-file", address, "--write-config", file])
+        train_net.write(write)
+        assert config(file) == config(address)
+    assert "_BASE_" not in read_config(file)
+
+
+def test_pairs_are_written_with_the_row(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
+    file, address = str(tmp_path / "row.yaml"), "configs/limited-data/table1.yaml#voc/half/teacher"
+    opts = ["SOLVER.MAX_ITER", "20", "DATASETS.TEST", "('a','b')"]
+    train_net.write(train_net.parse_args(["--config-file", address, "--write-config", file, *opts]))
+    assert config(file) == config(address, *opts)
+    assert load_config(address, opts).SOLVER.EPOCHS == 0

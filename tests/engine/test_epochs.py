@@ -1,0 +1,195 @@
+"""Epochs become iterations: the arithmetic, the trainer, and every schedule of the papers."""
+
+from fractions import Fraction
+
+import pytest
+from detectron2.config import CfgNode, get_cfg
+from detectron2.data import DatasetCatalog
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multas.config import add_multas_config, merge_config, merge_opts
+from multas.engine import epochs
+from multas.engine.epochs import ROUNDINGS, epoch_length, resolve_epochs, to_iterations
+from shipped import TABLES, row_of, rows
+
+counts = st.integers(1, 2_000_000)
+batch_sizes = st.integers(1, 512)
+lengths = st.integers(1, 800)
+
+
+@given(counts, batch_sizes)
+def test_an_epoch_is_rounded_to_a_neighbour(images, batch_size):
+    down, up, exact = (epoch_length(images, batch_size, rounding) for rounding in ROUNDINGS)
+    assert exact * batch_size == images
+    assert down <= max(exact, 1) and exact <= up and 0 <= up - down <= 1
+    assert down == up if images % batch_size == 0 else down.denominator == up.denominator == 1
+
+
+@given(counts, batch_sizes, lengths, st.sampled_from(ROUNDINGS))
+def test_whole_epochs_of_whole_iterations_are_exact(images, batch_size, number, rounding):
+    epoch = epoch_length(images, batch_size, rounding)
+    iterations = to_iterations(number, epoch)
+    assert iterations >= 1
+    if epoch.denominator == 1:
+        assert iterations == number * epoch
+    assert abs(iterations - number * epoch) <= Fraction(1, 2) or iterations == 1
+
+
+@given(counts, batch_sizes, lengths, lengths)
+def test_more_epochs_are_not_fewer_iterations(images, batch_size, number, other):
+    epoch = epoch_length(images, batch_size, "none")
+    pair = sorted((number, other))
+    assert to_iterations(pair[0], epoch) <= to_iterations(pair[1], epoch)
+
+
+def test_halves_round_up():
+    epoch = Fraction(50_000, 128)
+    assert [to_iterations(n, epoch) for n in (60, 100, 200)] == [23_438, 39_063, 78_125]
+
+
+# Configs
+
+
+def config(**images: int) -> CfgNode:
+    """A config that trains on sets with so many images, in batches of 4."""
+    for name, count in images.items():
+        if name in DatasetCatalog:
+            DatasetCatalog.remove(name)
+        DatasetCatalog.register(name, lambda count=count: [{}] * count)
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    merge_opts(cfg, ["SOLVER.IMS_PER_BATCH", 4, "DATASETS.TRAIN", list(images)])
+    return cfg
+
+
+def test_every_key_in_epochs_is_resolved():
+    cfg = config(epochs_a=30, epochs_b=12)
+    merge_opts(cfg, ["SOLVER.EPOCHS", 10, "SOLVER.STEPS_EPOCHS", [4, 8], "INPUT.COPIES", 2,
+                     "SOLVER.CHECKPOINT_PERIOD_EPOCHS", 0.5, "TEST.EVAL_PERIOD_EPOCHS", 2,
+                     "SOLVER.EARLY_STOPPING.PERIOD_EPOCHS", 1])  # fmt: skip
+    cfg.freeze()
+    found = resolve_epochs(cfg)
+    assert found.SOLVER.MAX_ITER == 105 and found.SOLVER.STEPS == (42, 84)
+    assert (found.SOLVER.CHECKPOINT_PERIOD, found.TEST.EVAL_PERIOD) == (5, 21)
+    assert found.SOLVER.EARLY_STOPPING.PERIOD == 11
+    assert found.is_frozen() and cfg.SOLVER.MAX_ITER == 40000
+    assert resolve_epochs(found) == found
+
+
+def test_without_epochs_no_data_is_loaded():
+    cfg = config()
+    cfg.DATASETS.TRAIN = ("there_is_no_such_set",)
+    assert resolve_epochs(cfg) is cfg
+
+
+@pytest.mark.parametrize("mode", ["separate", "mixed", "alternate"])
+def test_an_epoch_is_that_of_the_longest_task(mode):
+    cfg = config(epochs_a=30, epochs_b=12)
+    batches = [{"TASK": "det", "TRAIN": ["epochs_a"], "IMS_PER_BATCH": 10},
+               {"TASK": "seg", "TRAIN": ["epochs_b"]}]  # fmt: skip
+    opts = ["DATASETS.TRAIN", [], "DATASETS.TASK_BATCHES", batches, "DATASETS.TASK_MODE", mode]
+    merge_opts(cfg, [*opts, "MODEL.MULTITASK.TASKS", ["det", "seg"], "SOLVER.EPOCHS", 10])
+    # One of two tasks in turn: its images take twice as many iterations.
+    assert (60 if mode == "alternate" else 30) == resolve_epochs(cfg).SOLVER.MAX_ITER
+
+
+def test_another_rounding_is_refused():
+    cfg = config(epochs_a=30)
+    merge_opts(cfg, ["SOLVER.EPOCHS", 1, "SOLVER.EPOCH_ROUNDING", "round"])
+    with pytest.raises(ValueError, match="EPOCH_ROUNDING is 'round'; choose from floor, ceil"):
+        resolve_epochs(cfg)
+
+
+# The papers' schedules, from the documented numbers of images
+
+IMAGES = {
+    "voc": {
+        "half": 8274, "quarter": 4136, "eighth": 2066, "half2": 8917, "3quarter": 13045,
+        "7eighth": 14811, "trainval": 16551, "det": 7558, "det2": 3778, "seg": 7656, "seg2": 3827,
+        "all_seg": 10476,
+    },
+    "vedai": {"half": 545, "trainval": 1089},
+    "cifar10": 50_000, "cifar100": 50_000, "imagenet200": 100_000, "imagenet1k": 1_281_167,
+    "cityscapes": 2975, "coco": 117_266,
+    "toy": {"trainval": 480, "half2": 240, "3quarter": 360, "7eighth": 420, "det": 240, "seg": 240},
+}  # fmt: skip
+# The data, the split that an epoch goes through, the batch size -> an epoch's iterations where it
+# has a whole number of them, and all.
+PERIODS = {
+    ("voc", "half", 5): (1654, 115_780),
+    ("voc", "half", 10): (827, 57_890),
+    ("voc", "quarter", 5): (827, 57_890),
+    ("voc", "quarter", 10): (413, 28_910),
+    ("voc", "eighth", 5): (413, 28_910),
+    ("voc", "eighth", 10): (206, 14_420),
+    ("voc", "trainval", 10): (1655, 115_850),
+    ("voc", "half2", 10): (891, 62_370),
+    ("voc", "3quarter", 10): (1304, 91_280),
+    ("voc", "7eighth", 10): (1481, 103_670),
+    ("vedai", "half", 5): (109, 7630),
+    ("vedai", "half", 10): (54, 3780),
+    ("vedai", "trainval", 10): (108, 7560),
+    ("voc", "det", 10): (756, 52_920),
+    ("voc", "det2", 10): (378, 26_460),
+    ("voc", "det2", 5): (755, 52_850),
+    ("voc", "seg", 5): (1532, 107_240),
+    ("voc", "seg2", 5): (766, 53_620),
+    ("voc", "all_seg", 5): (2096, 146_720),
+    ("voc", "det+seg", 10): (1522, 106_540),
+    # Two tasks: 70 epochs of the 7656 images with masks.
+    ("voc", "seg", 10): (766, 53_620),
+    ("toy", "trainval", 8): (0, 1000),
+    ("toy", "det+seg", 8): (0, 1000),
+    ("toy", "3quarter", 8): (0, 750),
+    ("toy", "7eighth", 8): (0, 875),
+    ("toy", "half2", 8): (0, 500),
+    ("toy", "det", 8): (0, 500),
+}
+STEPS = {
+    "cifar10": (78_125, (39_063, 58_594), 3906),
+    "cifar100": (78_125, (23_438, 46_875, 62_500), 3906),
+    "imagenet200": (39_063, (11_719, 23_438, 35_156), 1953),
+    "imagenet1k": (500_456, (150_137, 300_274, 450_410), 5005),
+    "cityscapes": (64 * 372, (56 * 372,), 5000),
+    "coco": (12 * 14_658, (8 * 14_658, 11 * 14_658), 5000),
+}
+
+
+def splits(names) -> list[str]:
+    """The splits of these data sets, of the cards voc2007 and voc2012 each once."""
+    plain = (name.removesuffix("_unlabeled").partition("_")[2] for name in names)
+    return list(dict.fromkeys(plain))
+
+
+def task_sizes(data: str, cfg: CfgNode) -> dict[str, tuple[int, int]]:
+    """What an epoch goes through -> its images and the batch size, for each task."""
+    batch_size, images = cfg.SOLVER.IMS_PER_BATCH, IMAGES[data]
+    if isinstance(images, int):
+        return {"train": (images, batch_size)}
+    trained = [entry["TRAIN"] for entry in cfg.DATASETS.TASK_BATCHES] or [cfg.DATASETS.TRAIN]
+    return {
+        "+".join(splits(names)): (sum(images[split] for split in splits(names)), batch_size)
+        for names in trained
+    }
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_schedules_of_the_papers(table, monkeypatch):
+    for address in rows(table):
+        data = row_of(address)[0]
+        cfg = get_cfg()
+        add_multas_config(cfg)
+        merge_config(cfg, address)
+        if not cfg.SOLVER.EPOCHS:
+            assert data == "toy" or cfg.SOLVER.MAX_ITER == 80_000, "segmentation counts iterations"
+            continue
+        sizes = task_sizes(data, cfg)
+        monkeypatch.setattr(epochs, "mini_batches", lambda cfg, own=sizes: list(own.values()))
+        solver = resolve_epochs(cfg).SOLVER
+        if data in STEPS:
+            assert STEPS[data] == (solver.MAX_ITER, solver.STEPS, solver.CHECKPOINT_PERIOD), address
+        else:
+            longest = max(sizes, key=lambda split: sizes[split][0])
+            found = (solver.EARLY_STOPPING.PERIOD, solver.MAX_ITER)
+            assert found == PERIODS[data, longest, solver.IMS_PER_BATCH], address
