@@ -15,8 +15,8 @@ class _StrictCheckpointer(DetectionCheckpointer):
         missing = [*incompatible.missing_keys, *shapes]
         if missing:
             raise ValueError(
-                f"{len(missing)} parameters are missing or have another shape, the first are "
-                f"{', '.join(missing[:5])}."
+                f"{len(missing)} parameters are missing or of another shape, the first are "
+                f"{', '.join(missing[:5])}"
             )
 
 
