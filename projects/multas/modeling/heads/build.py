@@ -75,7 +75,7 @@ class TaskHead(nn.Module):
         image_sizes: list[tuple[int, int]],
         output_sizes: list[tuple[int, int]],
     ) -> list[Any]:
-        """One result for each image.
+        """One result for each image; unless a head decodes them, its raw predictions.
 
         Args:
             predictions: what :meth:`forward` returned.
@@ -83,7 +83,7 @@ class TaskHead(nn.Module):
             image_sizes: (H, W) of each image without padding, pixels.
             output_sizes: (H, W) in which results are to be given, pixels.
         """
-        raise NotImplementedError
+        return list(predictions)
 
 
 def build_task_head(

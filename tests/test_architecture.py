@@ -1,0 +1,144 @@
+"""docs/architecture.md: what it says one adds, in at most fifteen lines each, trains."""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from detectron2.modeling import build_model
+from PIL import Image
+
+from multas.data import make_toy, register_card
+from multas.engine import Trainer, load_config
+from training import start, train
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+TEXT = (REPOSITORY / "docs" / "architecture.md").read_text()
+WHAT = ["a path", "an aggregator", "a head", "a data format", "a hook"]
+
+
+def snippets(what: str) -> tuple[str, dict]:
+    """The Python of a section, and its YAML."""
+    section = re.search(rf"^### {what}\n(.*?)(?=^### |\Z)", TEXT, re.M | re.S)[1]
+    python = re.search(r"^```python\n(.*?)^```", section, re.M | re.S)[1]
+    config = re.search(r"^```yaml\n(.*?)^```", section, re.M | re.S)
+    return python, yaml.safe_load(config[1]) if config else {}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A tiny data set with its card, and a folder of the user's own modules."""
+    folder = tmp_path_factory.mktemp("own")
+    root = make_toy(folder / "data", train=8, val=4, test=4)
+    card = yaml.safe_load((REPOSITORY / "datasets" / "cards" / "toy.yaml").read_text())
+    card |= {"name": "architecture_toy", "root": str(root)}
+    (folder / "card.yaml").write_text(yaml.safe_dump(card))
+    for what in WHAT:
+        (folder / f"{module_of(what)}.py").write_text(snippets(what)[0])
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+def module_of(what: str) -> str:
+    return f"architecture_{what.split()[-1]}"
+
+
+def tiny(folder: Path, run: Path, *opts):
+    """The quickstart's student, shrunk to train in seconds."""
+    base = str(REPOSITORY / "configs" / "quickstart" / "base.yaml")
+    options = [
+        "DATASETS.CARDS", [str(folder / "card.yaml")],
+        "DATASETS.TRAIN", ["architecture_toy_train"],
+        "DATASETS.TEST", [],
+        "MODEL.DEVICE", "cpu",
+        "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
+        "MODEL.RESNETS.RES2_OUT_CHANNELS", 4,
+        "MODEL.FPN.OUT_CHANNELS", 8,
+        "SOLVER.IMS_PER_BATCH", 2,
+        "SOLVER.MAX_ITER", 3,
+        "OUTPUT_DIR", str(run),
+    ]  # fmt: skip
+    return load_config(base, [*options, *opts])
+
+
+def distilled(folder: Path, run: Path, config: dict, *opts):
+    """The same, distilled by a teacher of random weights, with the YAML of a section."""
+    teacher = tiny(folder, run, "MODEL.FPN.OUT_CHANNELS", 16)
+    (run / "teacher.yaml").write_text(teacher.dump())
+    torch.save({"model": build_model(teacher).state_dict()}, run / "teacher.pth")
+    cfg = tiny(
+        folder, run,
+        "MODEL.META_ARCHITECTURE", "Distiller",
+        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(run / "teacher.yaml"),
+        "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(run / "teacher.pth"),
+        *opts,
+    )  # fmt: skip
+    cfg.merge_from_other_cfg(type(cfg)(config))
+    return cfg
+
+
+@pytest.mark.parametrize("what", WHAT)
+def test_it_takes_at_most_fifteen_lines(what):
+    python, _ = snippets(what)
+    assert 0 < len([line for line in python.splitlines() if line.strip()]) <= 15
+
+
+def test_a_path_trains(folder, tmp_path):
+    cfg = distilled(
+        folder, tmp_path, snippets("a path")[1], "IMPORT_MODULES", [module_of("a path")]
+    )
+    trainer = train(cfg)
+    losses = [value for value, _ in trainer.storage.history("path_loss/cosine").values()]
+    assert len(losses) == 3 and min(losses) > 0
+
+
+def test_an_aggregator_trains(folder, tmp_path):
+    paths = [{"TYPE": "FeatureMSE", "STUDENT": "backbone"}, {"TYPE": "SoftDetection"}]
+    cfg = distilled(
+        folder, tmp_path, snippets("an aggregator")[1],
+        "IMPORT_MODULES", [module_of("an aggregator")], "MODEL.DISTILLATION.PATHS", paths,
+    )  # fmt: skip
+    logged = train(cfg).storage.latest()
+    for name in ("mse", "soft"):
+        assert logged[f"loss_kd_{name}"][0] == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_head_trains_on_a_data_format(folder, tmp_path):
+    """The number of objects, taught by a format of its own."""
+    root = tmp_path / "data" / "counts"
+    (root / "pictures").mkdir(parents=True)
+    for i in range(4):
+        Image.new("RGB", (64, 64), (60 * i, 0, 0)).save(root / "pictures" / f"{i}.png")
+    (root / "counts.csv").write_text("".join(f"{i},{i}\n" for i in range(4)))
+    importlib.import_module(module_of("a data format"))
+    card = snippets("a data format")[1] | {"root": str(root)}
+    names = register_card(card)
+    cfg = tiny(
+        folder, tmp_path, "IMPORT_MODULES", [module_of("a head")],
+        "DATASETS.TRAIN", [f"{card['name']}_train"], "SOLVER.MAX_ITER", 8, "SOLVER.WARMUP_ITERS", 0,
+    )  # fmt: skip
+    cfg.merge_from_other_cfg(type(cfg)(snippets("a head")[1]))
+    assert f"{card['name']}_train" in names
+    losses = [value for value, _ in train(cfg).storage.history("total_loss").values()]
+    assert losses[-1] < losses[0]
+
+
+def test_a_hook_logs(folder, tmp_path):
+    hook = importlib.import_module(module_of("a hook")).GradientNorm()
+    trainer = start(tiny(folder, tmp_path))
+    assert isinstance(trainer, Trainer)
+    trainer.register_hooks([hook])
+    trainer.train()
+    assert trainer.storage.latest()["gradient_norm"][0] > 0
+
+
+def test_files_and_folders_of_the_text_exist():
+    package = REPOSITORY / "projects" / "multas"
+    named = re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|md))`", TEXT)
+    assert len(named) > 10
+    parts = [package, package / "distillation", package / "engine", REPOSITORY]
+    assert [n for n in named if not any((part / n).exists() for part in parts)] == []
