@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from multas.config.merge import row_address
+from multas.config.rows import row_address
 from multas.config.tables import read_table
 
 REPOSITORY = Path(__file__).resolve().parent.parent

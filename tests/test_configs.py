@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from multas.config import add_multas_config, merge_config
-from multas.config.merge import output_dir, read_config
+from multas.config.rows import output_dir, read_config
 from multas.data import make_toy
 from multas.distillation import Distiller, Teacher
 from multas.distillation.paths.spec import parse_paths

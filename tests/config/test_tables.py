@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from multas.config.tables import find_row, read_table
+from multas.config.tables import read_table
 
 TABLE = """
 name: T1
@@ -58,9 +58,9 @@ def write(tmp_path):
 def test_a_table_has_columns_of_rows(write):
     table = read_table(write())
     assert (table.name, table.place, table.title) == ("T1", "Table 1", "A table")
-    assert table.metrics == ("mAP", "AP50", "AP10")
-    assert [Path(folder).name for folder in table.folders] == ["base", "more"]
-    assert table.data["toy"].stands_for == "voc" and table.data["vedai"].metrics == ("AP10",)
+    assert table.metrics == ["mAP", "AP50", "AP10"]
+    assert [Path(folder).name for folder in table.parts] == ["base", "more"]
+    assert table.data["toy"].stands_for == "voc" and table.data["vedai"].metrics == ["AP10"]
     (column,) = table.columns
     assert (column.name, column.labels) == ("half", 0.5)
     assert list(table.rows) == ["teacher", "half/plain", "half/taught"]
@@ -68,10 +68,10 @@ def test_a_table_has_columns_of_rows(write):
 
 def test_a_row_says_what_it_is_made_of(write):
     teacher, plain, taught = read_table(write()).rows.values()
-    assert teacher.data == ("voc", "vedai", "toy") and plain.data == ("voc", "toy")
+    assert teacher.data == ["voc", "vedai", "toy"] and plain.data == ["voc", "toy"]
     assert teacher.paper == {"voc": {"mAP": 50, "AP50": 60.5}, "vedai": {"AP10": 7}}
-    assert (taught.parts, taught.paths) == (("small",), ("soft", "pdf"))
-    assert (taught.teacher, taught.init, plain.train) == ("teacher", "half/plain", ("half",))
+    assert (taught.parts, taught.paths) == (["small"], ["soft", "pdf"])
+    assert (taught.teacher, taught.init, plain.train) == ("teacher", "half/plain", ["half"])
     assert taught.config == {"SOLVER": {"BASE_LR": 0.5}} and taught.paper == {"voc": {"AP50": 61}}
     assert [row.baseline for row in (teacher, plain, taught)] == ["plain", "plain", "teacher"]
 
@@ -95,7 +95,7 @@ def test_a_changed_file_is_read_again(write):
     [
         ("place:", "plaice:", r"table1\.yaml: unknown key 'plaice'\. Did you mean 'place'\?"),
         ("place: Table 1\n", "", r"table1\.yaml: the key place is missing"),
-        ("cards:", "card:", r"data set voc: unknown key 'card'\. Did you mean 'cards'\?"),
+        ("cards:", "card:", r"table1\.yaml, voc: unknown key 'card'\. Did you mean 'cards'\?"),
         ("stands_for: voc", "stands_for: vox", r"no data set 'vox'\. Did you mean 'voc'\?"),
         ("labels:", "label:", r"columns: unknown key 'label'\. Did you mean 'labels'\?"),
         ("train:", "trian:", r"row half/plain: unknown key 'trian'\. Did you mean 'train'\?"),
@@ -118,4 +118,4 @@ def test_what_is_wrong_is_named_with_its_file_and_row(write, old, new, message):
 def test_an_unknown_row_is_named_with_the_nearest(write):
     table = read_table(write())
     with pytest.raises(ValueError, match=r"table1\.yaml: no row 'techer'\. Did you mean 'teacher'"):
-        find_row(table, "techer")
+        table.row("techer")

@@ -1,6 +1,7 @@
 """Epochs become iterations: the arithmetic, the trainer, and every schedule of the papers."""
 
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 from detectron2.config import CfgNode, get_cfg
@@ -12,6 +13,7 @@ from multas.config import add_multas_config, merge_config, merge_opts
 from multas.engine import epochs
 from multas.engine.epochs import ROUNDINGS, epoch_length, resolve_epochs, to_iterations
 from shipped import TABLES, row_of, rows
+from training import train
 
 counts = st.integers(1, 2_000_000)
 batch_sizes = st.integers(1, 512)
@@ -99,6 +101,18 @@ def test_another_rounding_is_refused():
     merge_opts(cfg, ["SOLVER.EPOCHS", 1, "SOLVER.EPOCH_ROUNDING", "round"])
     with pytest.raises(ValueError, match="EPOCH_ROUNDING is 'round'; choose from floor, ceil"):
         resolve_epochs(cfg)
+
+
+def test_the_trainer_has_the_iterations_of_the_epochs(tiny_cfg, caplog):
+    cfg = tiny_cfg()
+    merge_opts(cfg, ["SOLVER.EPOCHS", 2, "SOLVER.STEPS_EPOCHS", [1.5]])
+    cfg.freeze()
+    with caplog.at_level("INFO", "multas"):
+        trainer = train(cfg)
+    # 8 images in batches of 4.
+    assert (trainer.iter, trainer.max_iter, trainer.cfg.SOLVER.STEPS) == (4, 4, (3,))
+    assert "2 epochs of 2 iterations: SOLVER.MAX_ITER is 4." in caplog.text
+    assert (Path(cfg.OUTPUT_DIR) / "student.pth").is_file()
 
 
 # The papers' schedules, from the documented numbers of images

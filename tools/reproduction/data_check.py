@@ -1,4 +1,4 @@
-"""What has to be there before anything starts: data sets, and weights that no run of ours makes."""
+"""Checks before anything starts: data sets, and weights that no run makes."""
 
 import os
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _LOADERS = {"cityscapes": ("cityscapesscripts", "shapely")}
 
 
 def make_embedded(runs: Iterable[Run]) -> None:
-    """Make the embedded data sets that these runs use, as far as they are not there."""
+    """Make the embedded data sets that these runs use and that are not there yet."""
     configs = [merged(run.config_file, run.opts) for run in runs]
     for card in dict.fromkeys(card for cfg in configs for card in cfg.DATASETS.CARDS):
         if card in EMBEDDED:
@@ -29,7 +29,7 @@ def make_embedded(runs: Iterable[Run]) -> None:
 
 
 def missing(runs: Iterable[Run]) -> list[str]:
-    """What runs need and is not there or is faulty, and where it belongs; one entry each."""
+    """One line for everything that runs need and that is missing or faulty: where it belongs."""
     lines: list[str] = []
     for run in runs:
         cfg = merged(run.config_file, run.opts)
@@ -44,7 +44,7 @@ def missing(runs: Iterable[Run]) -> list[str]:
 
 
 def _missing_data(name: str) -> list[str]:
-    """Of Detectron2's own data sets; the embedded ones, of which it knows nothing, are made."""
+    """The lines on a data set of Detectron2; the embedded sets, which are made, have none."""
     found = MetadataCatalog.get(name).as_dict()
     places = [found[key] for key in _PLACES if found.get(key) and not os.path.exists(found[key])]
     packages = [p for prefix, needed in _LOADERS.items() if name.startswith(prefix) for p in needed]

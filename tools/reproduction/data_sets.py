@@ -1,4 +1,4 @@
-"""The data sets of configs: their names, whether they load, and a hash of what is in them."""
+"""The data sets of configs: their names, whether they load, and a hash of their content."""
 
 import hashlib
 import json
@@ -23,14 +23,16 @@ EMBEDDED = {
 
 
 def names_of(cfg: CfgNode) -> list[str]:
-    """All data sets that a training opens."""
+    """The names of all data sets that a training opens."""
     early = [cfg.SOLVER.EARLY_STOPPING.DATASET] if cfg.SOLVER.EARLY_STOPPING.ENABLED else []
     tasks = [name for batch in cfg.DATASETS.TASK_BATCHES for name in batch["TRAIN"]]
     return list(filter(None, [*cfg.DATASETS.TRAIN, *tasks, *cfg.DATASETS.TEST, *early]))
 
 
 def names_on_cards(cfg: CfgNode) -> list[str]:
-    """Those of them that its cards describe, but for the embedded ones; registers the cards.
+    """The names that the cards of a config describe, without the embedded sets.
+
+    The cards are registered.
 
     Raises:
         DatasetError: a card is wrong, or two data sets have one name.
@@ -41,14 +43,14 @@ def names_on_cards(cfg: CfgNode) -> list[str]:
 
 
 def fault_of(name: str) -> str:
-    """Why a registered data set cannot be loaded; "" = it can."""
+    """The reason why a registered data set cannot be loaded, or "" where it can."""
     return _load(name)[1]
 
 
 def content_hash(name: str) -> str:
-    """Of annotations and masks, and of names and sizes of the images, wherever they lie.
+    """A hash of the annotations, the masks, and the names and sizes of the images.
 
-    "" for a data set that cannot be loaded.
+    It does not depend on where they lie, and is "" for a data set that cannot be loaded.
     """
     return _load(name)[0]
 
@@ -68,7 +70,7 @@ def _load(name: str) -> tuple[str, str]:
 
 
 def _portable(record: Mapping[str, Any], base: str) -> dict[str, Any]:
-    """A record without the place where its files are."""
+    """A record of a data set without the folder in which its files lie."""
     image = record["file_name"]
     size = os.path.getsize(image) if os.path.isfile(image) else None
     own = {"file_name": os.path.relpath(image, base), "size": size}
@@ -78,11 +80,11 @@ def _portable(record: Mapping[str, Any], base: str) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON lacks: arrays (masks, CIFAR's pixels) and enumerations."""
+    """A string for what JSON lacks: arrays (masks, CIFAR's pixels) and enumerations."""
     return hashlib.sha256(value.tobytes()).hexdigest() if hasattr(value, "tobytes") else str(value)
 
 
 @cache
 def file_hash(file: str) -> str:
-    """Of a file that a config names; "" where there is none."""
+    """The hash of a file that a config names; "" where there is none."""
     return file_sha256(file) if Path(file).is_file() else ""

@@ -11,7 +11,7 @@ from reproduction.runs import Run, iterations_of
 
 
 class State(Enum):
-    """How a run ended; WAITING: its turn has not come."""
+    """How a run ended, or WAITING as long as its turn has not come."""
 
     KEPT = "finished before"
     FINISHED = "finished"
@@ -28,7 +28,7 @@ States = dict[str, State]
 
 
 def states_of(runs: Iterable[Run]) -> States:
-    """What is known before anything starts, by the hashes of the runs."""
+    """The states of runs before anything starts, by their hashes."""
     return {run.digest: State.KEPT if run.is_finished else State.WAITING for run in runs}
 
 
@@ -42,11 +42,12 @@ def execute(
     """Train what is not finished.
 
     Args:
-        runs: each behind all that it needs.
-        runner: trains them.
-        jobs: how many at a time.
-        states: of at least these runs; kept up to date, so that it is right after an interruption.
-        say: receives a line before and after every run.
+        runs: the runs, each behind all that it needs.
+        runner: what trains them.
+        jobs: how many are trained at a time.
+        states: the states of at least these runs. They are kept up to date, so that they are right
+            after an interruption, too.
+        say: a function that receives a line before and after every run.
     """
     kept = sum(states[run.digest] is State.KEPT for run in runs)
     say(f"{len(runs)} trainings, {kept} of them finished before.")
@@ -85,7 +86,7 @@ def _work(
 
 
 def _fault(done: Future[bool], run: Run) -> str:
-    """Where the reason of a failure is; "" = there was none."""
+    """A sentence that says where the reason of a failure is; "" where the run did not fail."""
     error = done.exception()
     if error is not None and not isinstance(error, Exception):
         raise error
@@ -97,7 +98,7 @@ def _fault(done: Future[bool], run: Run) -> str:
 
 
 def duration(seconds: float) -> str:
-    """In words: 42 s, 7 min, 3.4 h."""
+    """A time in words: 42 s, 7 min, 3.4 h."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,4 +1,4 @@
-"""A recipe on another data set: the splits and classes of a user's card in place of its own."""
+"""A row on another data set: the splits and classes of a user's card replace its own."""
 
 import re
 from collections.abc import Sequence
@@ -20,14 +20,14 @@ _ONE_OF_SEVERAL = re.compile(r"^(both|seg)_(?=train$|val$|test$)")
 
 
 def opts_on_card(card: str, cfg: CfgNode) -> list[str]:
-    """KEY VALUE pairs that put a recipe on the data of a card.
+    """KEY VALUE pairs that put a row on the data of a card.
 
-    Splits keep their names: what the recipe does on voc2007_half and voc2012_half it does on
-    mine_half, what it does on coco_2017_train on mine_train.
+    Splits keep their names: a row of voc2007_half and voc2012_half is trained on mine_half, one
+    of coco_2017_train on mine_train.
 
     Args:
-        card: a file.
-        cfg: of the recipe.
+        card: the file of the card.
+        cfg: the config of the row.
 
     Raises:
         DatasetError: the card lacks a split or a kind of annotation, or cannot be loaded.

@@ -58,7 +58,7 @@ def labels_picture(results: Sequence[Result], metric: str, folder: Path) -> list
 
 
 def path_pictures(results: Sequence[Result], folder: Path) -> list[tuple[str, Picture]]:
-    """For every row with learned weights, those of its first finished run over the iterations."""
+    """Plot learned path weights over the iterations, of each row's first finished run."""
     pictures = []
     for number, result in enumerate(results):
         pairs = zip(result.runs, result.states, strict=True)

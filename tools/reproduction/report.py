@@ -34,11 +34,11 @@ def write_report(
     """Write report.md, report.html and their pictures.
 
     Args:
-        table: of the paper.
-        results: of its rows.
-        states: of all runs.
-        setting: of the call.
-        folder: to write to.
+        table: the table of the paper.
+        results: the results of its rows.
+        states: the states of all runs.
+        setting: the setting of the call.
+        folder: the folder to write to.
 
     Returns:
         The Markdown file.
@@ -109,7 +109,7 @@ def _introduction(table: Table, results: Sequence[Result], setting: Setting) -> 
 
 
 def _metrics(table: Table, results: Sequence[Result]) -> list[str]:
-    """Those that this column has, in the paper or of ours."""
+    """The metrics that the rows of a column have, in the paper or by our runs."""
     return [
         metric
         for metric in table.metrics

@@ -1,4 +1,4 @@
-"""What the runs of a table say: numbers over seeds, differences, order, and what it cost."""
+"""The results of a table: numbers over seeds, differences, order, and cost."""
 
 import itertools
 import math
@@ -20,7 +20,7 @@ from reproduction.tables import METRICS
 
 @dataclass(frozen=True)
 class Result:
-    """A row and its runs, one for each seed, with their last metrics (none of unfinished ones)."""
+    """A row and its runs, one for each seed, with their last metrics (empty if unfinished)."""
 
     row: Row
     runs: tuple[Run, ...]
@@ -28,18 +28,18 @@ class Result:
     metrics: tuple[Mapping[str, float], ...]
 
     def values(self, metric: str) -> list[float]:
-        """Of the runs that have it."""
+        """The values of a metric, of the runs that have it."""
         key = METRICS[metric].key
         return [metrics[key] for metrics in self.metrics if key in metrics]
 
     def mean(self, metric: str) -> float:
-        """NaN where there is nothing."""
+        """The mean of a metric over the runs; NaN where none has it."""
         values = self.values(metric)
         return statistics.fmean(values) if values else math.nan
 
 
 def read_result(row: Row, runs: Sequence[Run], states: States) -> Result:
-    """What a row's runs left behind."""
+    """Read what the runs of a row have written."""
     own = tuple(states[run.digest] for run in runs)
     pairs = zip(runs, own, strict=True)
     metrics = (last_values(str(run.folder)) if state.is_good else {} for run, state in pairs)
@@ -48,7 +48,7 @@ def read_result(row: Row, runs: Sequence[Run], states: States) -> Result:
 
 @dataclass(frozen=True)
 class Order:
-    """How far the numbers of rows are in the paper's order: so many of their pairs are held."""
+    """How far rows are in the paper's order: the number of their pairs that are."""
 
     rows: int
     held: int
@@ -72,7 +72,7 @@ def compare_order(paper: Sequence[float], ours: Sequence[float]) -> Order:
 
 
 def order_of(results: Sequence[Result], metric: str) -> Order:
-    """Of the rows that compete and have both numbers."""
+    """The order of the rows that compete and have the paper's number and ours."""
     known = [
         (result.row.paper[metric], result.mean(metric))
         for result in results
@@ -84,7 +84,10 @@ def order_of(results: Sequence[Result], metric: str) -> Order:
 
 
 def differences(results: Sequence[Result], metric: str) -> list[tuple[float, float] | None]:
-    """(paper's, our) difference of every row to its baseline; NaN: unknown; None: it has none."""
+    """The paper's and our difference of every row to its baseline.
+
+    A difference is NaN where a number is unknown; a row without a baseline has None.
+    """
     by_name = {result.row.name: result for result in results}
     found: list[tuple[float, float] | None] = []
     for result in results:
@@ -98,13 +101,13 @@ def differences(results: Sequence[Result], metric: str) -> list[tuple[float, flo
 
 
 def seconds_of(run: Run) -> float:
-    """Training time by its log, however it ended."""
+    """The training time in seconds by the log of a run, however it ended."""
     has_log = (run.folder / "metrics.json").is_file()
     return training_seconds(str(run.folder)) if has_log else 0.0
 
 
 def device_of(run: Run) -> str:
-    """Where it ran, from the config that it wrote down; "" = it never got there."""
+    """The kind of device in the config that a run has written; "" where it has not."""
     written = run.folder / "config.yaml"
     if not written.is_file():
         return ""
@@ -112,7 +115,7 @@ def device_of(run: Run) -> str:
 
 
 def cost_of(runs: Sequence[Run]) -> dict[str, float]:
-    """Hours of GPUs and of CPU cores in these runs, e.g. {"CPU": 1.5}.
+    """The hours of GPUs and of CPU cores that runs took, e.g. {"CPU": 1.5}.
 
     A GPU that several trainings share counts once.
     """
@@ -128,6 +131,6 @@ def cost_of(runs: Sequence[Run]) -> dict[str, float]:
 
 
 def log_of(run: Run) -> Path:
-    """The file to look into."""
+    """The log of a run, or all that it has printed where it is not finished."""
     log = run.folder / "log.txt"
     return log if log.is_file() and run.is_finished else run.console

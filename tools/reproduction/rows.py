@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from multas.config.merge import output_dir, row_address
+from multas.config.rows import output_dir, row_address
 from multas.config.tables import Row as TableRow
 from multas.config.tables import Table
 

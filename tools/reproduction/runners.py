@@ -36,7 +36,7 @@ class Runner(Protocol):
 
 
 class Stopped(Exception):
-    """The call ends; nothing may start any more."""
+    """Raised when the call ends and nothing may start any more."""
 
 
 @contextmanager
@@ -66,7 +66,7 @@ def claimed(run: Run, stopped: threading.Event) -> Iterator[IO[str]]:
 
 
 def lock_of(run: Run) -> Path:
-    """Held by whoever trains the run."""
+    """The lock that is held by whoever trains the run."""
     return run.folder / "lock"
 
 
@@ -185,12 +185,12 @@ class Cluster:
 
 
 def resources(threads: int, gpus: float) -> str:
-    """A line of a console: what the training behind it has for itself."""
+    """The line in front of a training in a console: the threads and GPUs that it has."""
     return f"# {threads} threads, {gpus:.2f} GPUs\n"
 
 
 def read_resources(console: str) -> tuple[int, float]:
-    """What the last training of a console had; one of each where it does not say."""
+    """The threads and GPUs of a console's last training; one each where it does not say."""
     found = re.findall(r"^# (\d+) threads, ([\d.]+) GPUs$", console, re.MULTILINE)
     threads, gpus = found[-1] if found else (1, 1)
     return int(threads), float(gpus)
@@ -207,5 +207,5 @@ def _parameters(options: Sequence[str]) -> dict[str, int | str]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

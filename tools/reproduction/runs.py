@@ -149,7 +149,7 @@ def merged(config_file: str, opts: Sequence[str]) -> CfgNode:
 
 @cache
 def iterations_of(run: Run) -> int:
-    """The iterations of a run; its data tell those of a schedule in epochs (0: not to be read)."""
+    """The iterations of a run; for a schedule in epochs its data are counted (0: unreadable)."""
     if run.iterations:
         return run.iterations
     cfg = merged(run.config_file, run.opts)
@@ -161,10 +161,10 @@ def iterations_of(run: Run) -> int:
 
 
 def digest(cfg: CfgNode) -> str:
-    """Names a config by its values, its data and what is in the files that it names.
+    """A hash of a config's values, of its data and of the content of the files that it names.
 
-    Data: what is in the sets of its cards, wherever they lie; Detectron2's own sets, and the
-    embedded ones, which are always made alike, are known by their names.
+    The data sets of its cards count by their content, wherever they lie. Detectron2's own sets and
+    the embedded ones, which are always made alike, count by their names.
     """
     cfg = cfg.clone()
     cfg.OUTPUT_DIR = ""
@@ -177,7 +177,7 @@ def digest(cfg: CfgNode) -> str:
 
 
 def _files(cfg: CfgNode) -> list[str]:
-    """Weights and pseudo-labels that no run makes, as far as the config says."""
+    """The files of weights and pseudo-labels that a config names."""
     return [*_weights(cfg), *cfg.DATASETS.PSEUDO_LABELS.FILES]
 
 
@@ -208,7 +208,7 @@ def _weights_opts(cfg: CfgNode, made: Mapping[str, Run], name: Callable[[Run], s
 
 
 def in_order(runs: Iterable[Run]) -> list[Run]:
-    """These runs and all that they need, each once and behind what it needs."""
+    """The runs and all that they need, each once and behind what it needs."""
     found: dict[str, Run] = {}
     for run in runs:
         found |= {need.digest: need for need in in_order(run.needs) if need.digest not in found}
@@ -217,7 +217,7 @@ def in_order(runs: Iterable[Run]) -> list[Run]:
 
 
 def _teacher_opts(cfg: CfgNode, opts: Sequence[str]) -> list[str]:
-    """Tells the teachers what their own trainings were told about the network."""
+    """KEY VALUE pairs that tell the teachers what their own trainings were told of the network."""
     distillation = cfg.MODEL.DISTILLATION
     network = [
         word

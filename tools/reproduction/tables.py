@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from multas.config.merge import row_address, weights_of
+from multas.config.rows import row_address, weights_of
 from multas.config.tables import Table, read_table
 
 SCALES = ("tiny", "full")

@@ -5,8 +5,9 @@ from detectron2.config import CfgNode
 from multas.config.data import add_data_config
 from multas.config.distillation import add_distillation_config
 from multas.config.evaluation import add_evaluation_config
-from multas.config.merge import merge_config, merge_opts
 from multas.config.modeling import add_modeling_config
+from multas.config.opts import merge_opts
+from multas.config.rows import merge_config
 from multas.config.solver import add_solver_config
 
 __all__ = ["add_multas_config", "merge_config", "merge_opts"]

@@ -1,12 +1,12 @@
-"""Tables of papers as data: one YAML file per table, whose rows are configs.
+"""Tables of papers as data: a YAML file for each table, whose rows are configs.
 
-``configs/README.md`` describes the files. This module reads and checks them;
-:mod:`multas.config.merge` turns a row into a config.
+``configs/README.md`` says what every key of such a file means; the classes below have the same
+names for them. :mod:`multas.config.rows` turns a row into a config.
 """
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
@@ -14,30 +14,15 @@ import yaml
 
 from multas.util.names import did_you_mean
 
-_TABLE_KEYS = ("name", "paper", "place", "title", "metrics", "parts", "data", "columns")
-_DATA_KEYS = ("title", "cards", "metrics", "stands_for")
-_COLUMN_KEYS = ("name", "labels", "baseline", "rows")
-_ROW_KEYS = ("parts", "paths", "train", "teacher", "init", "label", "paper", "data", "baseline")
-_REFERENCE_KEYS = ("table", "paper", "baseline")
-
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set on which the rows of a table are run.
-
-    Attributes:
-        name: the first part of a row's address.
-        title: what reports call it.
-        cards: names of the data cards whose splits are joined: the split "half" of the cards
-            voc2007 and voc2012 is the data sets voc2007_half and voc2012_half.
-        metrics: names of the paper's numbers on it, in the order in which rows list them.
-        stands_for: another data set of the table, whose rows and numbers it has; "" = none.
-    """
+    """A data set on which the rows of a table are run; its name begins their addresses."""
 
     name: str
     title: str
-    cards: tuple[str, ...]
-    metrics: tuple[str, ...]
+    cards: Sequence[str] = ()
+    metrics: Sequence[str] = ()
     stands_for: str = ""
 
 
@@ -46,82 +31,64 @@ class Row:
     """A row of a table, on all of its data sets.
 
     Attributes:
-        name: unique in its table, e.g. "half/self_trained".
-        table: the table file in which the row stands; others may refer to it.
-        label: what the paper calls it.
+        name: the key of the row, unique in its table, e.g. "half/self_trained".
+        table: the file in which the row stands; other tables may show it.
         data: names of the data sets that have the row.
-        parts: names of the YAML files that it is made of, merged in this order.
-        paths: names of the files whose distillation paths it has, in this order.
-        train: names of the splits that it is trained on; () = those that its parts name.
-        teacher: the row that is its teacher, a name or FILE#NAME; "" = none.
-        init: the row whose weights it starts from, likewise.
-        config: config keys that prevail over the parts.
         paper: data set -> metric -> the paper's number.
-        baseline: the last part of the name of the row that it is compared with; "" = none.
+        config: config keys that prevail over the parts.
     """
 
     name: str
     table: str
     label: str
-    data: tuple[str, ...]
-    parts: tuple[str, ...]
-    paths: tuple[str, ...]
-    train: tuple[str, ...]
-    teacher: str
-    init: str
-    config: Mapping[str, Any]
-    paper: Mapping[str, Mapping[str, float]]
-    baseline: str
+    parts: Sequence[str]
+    paths: Sequence[str] = ()
+    train: Sequence[str] = ()
+    teacher: str = ""
+    init: str = ""
+    data: Sequence[str] = ()
+    paper: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    baseline: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Column:
-    """Rows that compete with each other, in the paper's order.
+    """Rows that compete with each other, in the paper's order."""
 
-    Attributes:
-        name: of the column; "" where a table has only one for each data set.
-        labels: the share of the images that is annotated; 0 = it does not vary.
-        rows: the rows.
-    """
-
-    name: str
-    labels: float
-    rows: tuple[Row, ...]
+    rows: Sequence[Row]
+    name: str = ""
+    labels: float = 0.0
+    baseline: str = ""
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of a paper.
-
-    Attributes:
-        file: the YAML file.
-        name: short name, e.g. "A1".
-        paper: title of the paper.
-        place: "Table 1" or the like.
-        title: what the table shows.
-        folders: where the parts of the rows are looked for, in this order.
-        data: the data sets, by name.
-        columns: the columns of each data set.
-    """
+    """A table or figure of a paper; ``parts`` are folders, ``metrics`` those of all data sets."""
 
     file: str
     name: str
     paper: str
     place: str
     title: str
-    folders: tuple[str, ...]
+    metrics: Sequence[str]
+    parts: Sequence[str]
     data: Mapping[str, DataSet]
-    columns: tuple[Column, ...]
-
-    @property
-    def metrics(self) -> tuple[str, ...]:
-        """The metrics of all data sets, each once."""
-        return tuple(dict.fromkeys(name for data in self.data.values() for name in data.metrics))
+    columns: Sequence[Column]
 
     @property
     def rows(self) -> dict[str, Row]:
         """The rows of all columns by name, those of other tables included."""
         return {row.name: row for column in self.columns for row in column.rows}
+
+    def row(self, name: str) -> Row:
+        """The row with this name.
+
+        Raises:
+            ValueError: there is none; the nearest name is given.
+        """
+        check_name("row", name, self.rows, self.file)
+        return self.rows[name]
 
 
 def read_table(file: str) -> Table:
@@ -136,34 +103,27 @@ def read_table(file: str) -> Table:
 
 @lru_cache(maxsize=64)
 def _read(file: str, _changed: int) -> Table:
-    """Read a table file once for each time at which it was changed."""
+    """Read a table file, once as long as it is not changed."""
     with open(file) as stream:
         content = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    _check_keys(content, _TABLE_KEYS, file, required=_TABLE_KEYS)
-    metrics = tuple(content["metrics"])
+    own = _checked(Table, content, file, "file")
     data = {}
-    for name, entry in content["data"].items():
-        _check_keys(entry, _DATA_KEYS, f"{file}, data set {name}", required=("title",))
-        own = {key: tuple(entry.get(key, ())) for key in ("cards", "metrics")}
-        own["metrics"] = own["metrics"] or metrics
-        data[name] = DataSet(name, entry["title"], **own, stands_for=entry.get("stands_for", ""))
-    for name in (entry.stands_for for entry in data.values() if entry.stands_for):
-        _check_name("data set", name, data, file)
-    folder = os.path.dirname(file)
-    return Table(
-        file,
-        **{key: content[key] for key in ("name", "paper", "place", "title")},
-        folders=tuple(os.path.join(folder, part) for part in content["parts"]),
-        data=data,
-        columns=tuple(_read_column(entry, data, file) for entry in content["columns"]),
-    )
+    for name, entry in own["data"].items():
+        entry = _checked(DataSet, {"metrics": own["metrics"], **entry}, f"{file}, {name}", "name")
+        data[name] = DataSet(name=name, **entry)
+    for entry in data.values():
+        check_name("data set", entry.stands_for or entry.name, data, file)
+    own["metrics"] = list(dict.fromkeys(m for entry in data.values() for m in entry.metrics))
+    own["parts"] = [os.path.join(os.path.dirname(file), part) for part in own["parts"]]
+    own["columns"] = [_read_column(entry, data, file) for entry in own["columns"]]
+    return Table(**{**own, "file": file, "data": data})
 
 
 def _read_column(content: Any, data: Mapping[str, DataSet], file: str) -> Column:
-    _check_keys(content, _COLUMN_KEYS, f"{file}, columns", required=("rows",))
-    baseline = content.get("baseline", "")
-    rows = [_read_row(name, entry, baseline, data, file) for name, entry in content["rows"].items()]
-    return Column(content.get("name", ""), content.get("labels", 0.0), tuple(rows))
+    own = _checked(Column, content, f"{file}, columns")
+    baseline = own.get("baseline", "")
+    rows = [_read_row(n, row, baseline, data, file) for n, row in own["rows"].items()]
+    return Column(**{**own, "rows": rows})
 
 
 def _read_row(
@@ -172,59 +132,36 @@ def _read_row(
     where = f"{file}, row {name}"
     if isinstance(content, str):
         content = {"table": content}
-    if "table" in content:
-        return _read_reference(name, content, baseline, data, file)
-    config = {key: value for key, value in content.items() if key.isupper()}
-    own = {key: value for key, value in content.items() if key not in config}
-    _check_keys(own, _ROW_KEYS, where, required=("parts", "label"))
-    chosen = tuple(own.get("data", data))
+    own = {"baseline": baseline, **content}
+    if "paper" in own:
+        own["paper"] = _read_numbers(own["paper"], data, where)
+    if "table" in own:
+        other = read_table(os.path.join(os.path.dirname(file), own.pop("table")))
+        row = other.row(name)
+        _check_keys(own, ("table", "paper", "baseline"), where)
+        return replace(row, **own)
+    config = {key: own.pop(key) for key in list(own) if key.isupper()}
+    chosen = own.pop("data", list(data))
     for entry in chosen:
-        _check_name("data set", entry, data, where)
-    return Row(
-        name,
-        file,
-        own["label"],
-        tuple(n for n, entry in data.items() if n in chosen or entry.stands_for in chosen),
-        tuple(own["parts"]),
-        tuple(own.get("paths", ())),
-        tuple(own.get("train", ())),
-        own.get("teacher", ""),
-        own.get("init", ""),
-        config,
-        _read_numbers(own.get("paper"), data, where),
-        own.get("baseline", baseline),
-    )
-
-
-def _read_reference(
-    name: str, content: Mapping[str, Any], baseline: str, data: Mapping[str, DataSet], file: str
-) -> Row:
-    """A row that stands in another table."""
-    where = f"{file}, row {name}"
-    _check_keys(content, _REFERENCE_KEYS, where)
-    other = read_table(os.path.join(os.path.dirname(file), content["table"]))
-    row = find_row(other, name)
-    if "paper" in content:
-        row = replace(row, paper=_read_numbers(content["paper"], data, where))
-    return replace(row, baseline=content.get("baseline", baseline))
+        check_name("data set", entry, data, where)
+    having = [n for n, entry in data.items() if n in chosen or entry.stands_for in chosen]
+    own = _checked(Row, own, where, "name", "table", "data", "config")
+    return Row(name=name, table=file, data=having, config=config, **own)
 
 
 def _read_numbers(
     content: Any, data: Mapping[str, DataSet], where: str
 ) -> dict[str, dict[str, float]]:
-    """The paper's numbers: of each data set one or a list, in the order of its metrics."""
-    if content is None:
-        return {}
-    own = [entry for entry in data.values() if not entry.stands_for]
+    """The paper's numbers: one or a list, in the order of the metrics, for each data set."""
+    own = [entry.name for entry in data.values() if not entry.stands_for]
     if not isinstance(content, Mapping):
         if len(own) > 1:
-            names = ", ".join(entry.name for entry in own)
-            raise ValueError(f"{where}: say which of {names} the paper's numbers are of.")
-        content = {own[0].name: content}
+            raise ValueError(f"{where}: say which of {', '.join(own)} the numbers are of.")
+        content = {own[0]: content}
     found = {}
     for name, numbers in content.items():
-        _check_name("data set", name, data, where)
-        numbers = numbers if isinstance(numbers, Sequence) else [numbers]
+        check_name("data set", name, data, where)
+        numbers = numbers if isinstance(numbers, list) else [numbers]
         metrics = data[name].metrics
         if len(numbers) > len(metrics):
             raise ValueError(f"{where}: {numbers} are more numbers than {', '.join(metrics)}.")
@@ -233,38 +170,31 @@ def _read_numbers(
     return found
 
 
-def find_row(table: Table, name: str) -> Row:
-    """The row with this name.
+def check_name(kind: str, name: str, known: Collection[str], where: str) -> None:
+    """Make sure that a name is known.
 
     Raises:
-        ValueError: the table has no such row; the nearest name is given.
+        ValueError: it is not; the message begins with ``where`` and gives the nearest name.
     """
-    _check_name("row", name, table.rows, table.file)
-    return table.rows[name]
-
-
-def find_data_set(table: Table, name: str) -> DataSet:
-    """The data set with this name.
-
-    Raises:
-        ValueError: the table has no such data set.
-    """
-    _check_name("data set", name, table.data, table.file)
-    return table.data[name]
-
-
-def _check_name(kind: str, name: str, known: Collection[str], where: str) -> None:
     if name not in known:
         raise ValueError(f"{where}: no {kind} '{name}'.{did_you_mean(name, known)}")
 
 
-def _check_keys(
-    content: Any, known: Sequence[str], where: str, required: Sequence[str] = ()
-) -> None:
+def _checked(cls: Any, content: Any, where: str, *given: str) -> dict[str, Any]:
+    """A mapping whose keys are the fields of a dataclass, those ``given`` apart."""
+    own = [entry for entry in fields(cls) if entry.name not in given]
+    names = [entry.name for entry in own]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: expected a mapping with the keys {', '.join(known)}.")
+        raise ValueError(f"{where}: expected a mapping with the keys {', '.join(names)}.")
+    _check_keys(content, names, where)
+    for entry in own:
+        needed = entry.default is MISSING and entry.default_factory is MISSING
+        if needed and entry.name not in content:
+            raise ValueError(f"{where}: the key {entry.name} is missing.")
+    return dict(content)
+
+
+def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
     for key in content:
         if key not in known:
             raise ValueError(f"{where}: unknown key '{key}'.{did_you_mean(str(key), known)}")
-    if missing := [key for key in required if key not in content]:
-        raise ValueError(f"{where}: the key {', '.join(missing)} is missing.")

@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from detectron2.config import CfgNode
 
-from multas.config.merge import value_of
+from multas.config.opts import value_of
 from multas.config.solver import EPOCH_KEYS
 from multas.data.training import mini_batches
 from multas.util.names import check_choice

@@ -1,4 +1,4 @@
-"""Merges config files, rows of tables and KEY VALUE pairs into a config.
+"""Config files and rows of tables, merged into a config or written as plain YAML.
 
 Wherever a config file is named, the address of a row may stand, ``FILE#DATA/ROW``, for instance
 ``configs/limited-data/table1.yaml#voc/half/teacher``.
@@ -12,8 +12,9 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from multas.config.opts import value_of
 from multas.config.solver import EPOCH_KEYS
-from multas.config.tables import DataSet, Row, Table, find_data_set, find_row, read_table
+from multas.config.tables import DataSet, Row, Table, check_name, read_table
 from multas.util.names import did_you_mean
 
 
@@ -33,62 +34,6 @@ def merge_config(cfg: CfgNode, address: str) -> None:
         raise ValueError(f"{address} is a table: name one of its rows, {address}#DATA/ROW.")
     else:
         cfg.merge_from_file(address)
-
-
-def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
-    """Merge KEY VALUE pairs into a config, in place.
-
-    Keys that are not there yet are added below nodes that allow it. A whole number is accepted
-    for a key with a fraction. A key in iterations turns its counterpart in epochs off, so that
-    ``SOLVER.MAX_ITER 20`` means 20 iterations also where a file gives ``SOLVER.EPOCHS``.
-
-    Args:
-        cfg: the config.
-        opts: keys and values in turn.
-
-    Raises:
-        ValueError: a key lacks its value, or a schedule is given in iterations and in epochs.
-        KeyError: there is no such key; the nearest one is named.
-    """
-    if len(opts) % 2:
-        raise ValueError(f"{opts[-1]}: options are pairs of KEY VALUE, and this one has no pair.")
-    given = dict(zip(opts[::2], opts[1::2], strict=True))
-    for key, value in given.items():
-        if not cfg.key_is_deprecated(key) and not cfg.key_is_renamed(key):
-            value = _prepare(cfg, key, value)
-        cfg.merge_from_list([key, value])
-    for key, in_epochs in EPOCH_KEYS.items():
-        if key in given and in_epochs in given and value_of(cfg, in_epochs):
-            raise ValueError(f"{key} and {in_epochs} say the same thing twice; give one of them.")
-        if key in given and in_epochs not in given:
-            cfg.merge_from_list([in_epochs, type(value_of(cfg, in_epochs))()])
-
-
-def _prepare(cfg: CfgNode, key: str, value: Any) -> Any:
-    """The value for a key, which is added where its node allows it."""
-    *path, last = key.split(".")
-    node = cfg
-    for depth, name in enumerate([*path, last]):
-        if name not in node:
-            if depth == len(path) and node.is_new_allowed():
-                setattr(node, last, CfgNode._decode_cfg_value(value))
-                return value
-            where = ".".join(path[:depth]) or "the config"
-            raise KeyError(f"{key}: {where} has no key '{name}'.{did_you_mean(name, node)}")
-        if depth < len(path):
-            node = node[name]
-            if not isinstance(node, CfgNode):
-                raise KeyError(f"{key}: {'.'.join(path[: depth + 1])} is a value, not a group.")
-    decoded = CfgNode._decode_cfg_value(value)
-    whole = isinstance(node[last], float) and type(decoded) is int
-    return float(decoded) if whole else value
-
-
-def value_of(cfg: CfgNode, key: str) -> Any:
-    """The value of a dotted key."""
-    for name in key.split("."):
-        cfg = cfg[name]
-    return cfg
 
 
 def read_config(address: str) -> dict[str, Any]:
@@ -169,13 +114,12 @@ def _find(address: str) -> tuple[Table, DataSet, Row]:
     if not slash:
         raise ValueError(f"{address}: a row's address is FILE#DATA/ROW.")
     table = read_table(file)
-    row = find_row(table, row_name)
-    find_data_set(table, name)
-    home = table if row.table == table.file else read_table(row.table)
-    data = find_data_set(home, name)
+    row = table.row(row_name)
+    check_name("data set", name, table.data, file)
     if name not in row.data:
         raise ValueError(f"{address}: the row is there on {', '.join(row.data)} alone.")
-    return home, data, row
+    home = read_table(row.table)
+    return home, home.data[name], row
 
 
 def _related(table: Table, data: DataSet, name: str) -> str:
@@ -183,12 +127,12 @@ def _related(table: Table, data: DataSet, name: str) -> str:
     file, hash_sign, other = name.rpartition("#")
     if hash_sign:
         table = read_table(os.path.join(os.path.dirname(table.file), file))
-    return row_address(find_row(table, other), data.name)
+    return row_address(table.row(other), data.name)
 
 
 def _part_file(table: Table, data: DataSet, part: str, address: str) -> str:
     """The file of a part: one for the data set prevails over one for all of them."""
-    folders = [os.path.join(folder, data.name) for folder in table.folders] + [*table.folders]
+    folders = [os.path.join(folder, data.name) for folder in table.parts] + [*table.parts]
     for folder in folders:
         file = os.path.join(folder, f"{part}.yaml")
         if os.path.isfile(file):
@@ -212,7 +156,7 @@ def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
 
 def _is_table(file: str) -> bool:
     """Whether a YAML file is a table of rows rather than a config."""
-    with open(file) as stream:
+    with CfgNode._open_cfg(file) as stream:
         content = yaml.compose(stream, yaml.SafeLoader)
     keys = {key.value for key, _ in content.value} if content else set()
     return {"columns", "place"} <= keys

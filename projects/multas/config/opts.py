@@ -1,0 +1,65 @@
+"""KEY VALUE pairs of a command line, merged into a config."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from detectron2.config import CfgNode
+
+from multas.config.solver import EPOCH_KEYS
+from multas.util.names import did_you_mean
+
+
+def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
+    """Merge KEY VALUE pairs into a config, in place.
+
+    Keys that are not there yet are added below nodes that allow it. A whole number is accepted
+    for a key with a fraction. A key in iterations turns its counterpart in epochs off, so that
+    ``SOLVER.MAX_ITER 20`` means 20 iterations also where a file gives ``SOLVER.EPOCHS``.
+
+    Args:
+        cfg: the config.
+        opts: keys and values in turn.
+
+    Raises:
+        ValueError: a key lacks its value, or a schedule is given in iterations and in epochs.
+        KeyError: there is no such key; the nearest one is named.
+    """
+    if len(opts) % 2:
+        raise ValueError(f"{opts[-1]}: options are pairs of KEY VALUE, and this one has no pair.")
+    given = dict(zip(opts[::2], opts[1::2], strict=True))
+    for key, value in given.items():
+        if not cfg.key_is_deprecated(key) and not cfg.key_is_renamed(key):
+            value = _prepare(cfg, key, value)
+        cfg.merge_from_list([key, value])
+    for key, in_epochs in EPOCH_KEYS.items():
+        if key in given and in_epochs in given and value_of(cfg, in_epochs):
+            raise ValueError(f"{key} and {in_epochs} say the same thing twice; give one of them.")
+        if key in given and in_epochs not in given:
+            cfg.merge_from_list([in_epochs, type(value_of(cfg, in_epochs))()])
+
+
+def _prepare(cfg: CfgNode, key: str, value: Any) -> Any:
+    """The value for a key, which is added where its node allows it."""
+    *path, last = key.split(".")
+    node = cfg
+    for depth, name in enumerate([*path, last]):
+        if name not in node:
+            if depth == len(path) and node.is_new_allowed():
+                setattr(node, last, CfgNode._decode_cfg_value(value))
+                return value
+            where = ".".join(path[:depth]) or "the config"
+            raise KeyError(f"{key}: {where} has no key '{name}'.{did_you_mean(name, node)}")
+        if depth < len(path):
+            node = node[name]
+            if not isinstance(node, CfgNode):
+                raise KeyError(f"{key}: {'.'.join(path[: depth + 1])} is a value, not a group.")
+    decoded = CfgNode._decode_cfg_value(value)
+    whole = isinstance(node[last], float) and type(decoded) is int
+    return float(decoded) if whole else value
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a dotted key."""
+    for name in key.split("."):
+        cfg = cfg[name]
+    return cfg
