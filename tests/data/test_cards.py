@@ -1,6 +1,7 @@
 """Data cards: what is registered, where roots are found, what is refused, which evaluators work."""
 
 import json
+import re
 import shutil
 from itertools import pairwise
 
@@ -377,3 +378,21 @@ def test_splits_do_not_depend_on_each_other(toy_card):
         DatasetCatalog.get(earlier)
         DatasetCatalog.get(later)
     assert json.dumps(DatasetCatalog.get("toy_train")) == first
+
+
+def test_the_format_of_the_documentation_works(repository, tmp_path):
+    text = (repository / "datasets" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {"__name__": "own_format_of_the_documentation"})
+    for name in ("owl_1", "cat_2", "owl_3"):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
+    (tmp_path / "train.txt").write_text("owl_1\ncat_2\n")
+    card = {"name": "named", "format": "namedfiles", "root": str(tmp_path)}
+    register_card({**card, "splits": {"train": "train.txt"}})
+    labels = {r["image_id"]: r["label"] for r in DatasetCatalog.get("named_train")}
+    assert labels == {"owl_1": 1, "cat_2": 0}
+    metadata = MetadataCatalog.get("named_train")
+    assert (metadata.label_classes, metadata.evaluator_type) == (["cat", "owl"], "classification")
+    register_card({**card, "name": "cats", "classes": ["cat"], "splits": {"all": {}}})
+    with pytest.raises(DatasetError, match=r"2 issues\n.*unknown class owl"):
+        DatasetCatalog.get("cats_all")

@@ -73,14 +73,17 @@ def test_empty_images_go_unless_they_are_annotated_for_another_task():
         {"file_name": "object.jpg", "annotations": [box]},
         {"file_name": "mask.jpg", "annotations": [], "sem_seg_file_name": "mask.png"},
         {"file_name": "label.jpg", "annotations": [], "label": 3},
+        {"file_name": "own.jpg", "annotations": [], "count": 0},
     ]
     DatasetCatalog.register("some_empty", lambda: dicts)
+    MetadataCatalog.get("some_empty").annotation_keys = ("annotations", "count")
     try:
         kept = [d["file_name"] for d in load_training_dicts(["some_empty"], filter_empty=True)]
         assert load_training_dicts(["some_empty"], filter_empty=False) == dicts
     finally:
         DatasetCatalog.remove("some_empty")
-    assert kept == ["unknown.jpg", "object.jpg", "mask.jpg", "label.jpg"]
+        MetadataCatalog.remove("some_empty")
+    assert kept == ["unknown.jpg", "object.jpg", "mask.jpg", "label.jpg", "own.jpg"]
 
 
 class Ranked(BatchSampler):

@@ -306,6 +306,19 @@ def test_linear_head_takes_the_coarsest_map_and_averages_labelled_images():
     torch.testing.assert_close(torch.stack(scores).sum(1), torch.ones(3))
 
 
+def test_options_of_an_entry_prevail_over_the_config():
+    cfg = make_cfg()
+    cfg.MODEL.LINEAR_HEAD.NUM_CLASSES = 5
+    assert build_task_head("LinearClassificationHead", cfg, SHAPES).num_classes == 5
+    entry = {"TYPE": "LinearClassificationHead", "NUM_CLASSES": 7}
+    assert build_task_head(entry, cfg, SHAPES).num_classes == 7
+    entry = {"TYPE": "SemanticFPNHead", "NUM_FINAL_CONVS": 0, "COMMON_STRIDE": 8}
+    head = build_task_head(entry, cfg, SHAPES)
+    assert len(head.final) == 0 and len(head.branches[0]) == 1
+    with pytest.raises(ValueError, match=r"FPNHead: .* 'CHANNEL'\. Did you mean 'CHANNELS'"):
+        build_task_head({"TYPE": "SemanticFPNHead", "CHANNEL": 4}, cfg, SHAPES)
+
+
 def test_wrong_names_are_answered_with_the_choices():
     with pytest.raises(ValueError, match=r"'DenseHead'.* from: DenseDetectionHead, GFL"):
         build_task_head("DenseHead", make_cfg(), SHAPES)

@@ -59,7 +59,10 @@ class Card:
         Raises:
             DatasetError: if there is none; the message has the places that were tried.
         """
-        tried = self.root_candidates()
+        path = Path(self.root).expanduser()
+        datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+        tried = [Path(os.path.normpath(base / path)) for base in (self.folder, datasets)]
+        tried = [path] if path.is_absolute() else tried
         for path in tried:
             if path.is_dir():
                 return path
@@ -68,14 +71,6 @@ class Card:
             + " and ".join(str(path) for path in tried)
             + "; correct `root`, or set DETECTRON2_DATASETS to the folder that holds it"
         )
-
-    def root_candidates(self) -> list[Path]:
-        """Where the root may be, best first."""
-        path = Path(self.root).expanduser()
-        if path.is_absolute():
-            return [path]
-        datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-        return [Path(os.path.normpath(base / path)) for base in (self.folder, datasets)]
 
     def find_ids(self, split: DataFormat, root: Path) -> Path | None:
         """The file that lists a split's images, None for a split without a list.

@@ -8,6 +8,7 @@ number of workers.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class Index(NamedTuple):
     copy: int = 0
 
 
+@dataclass(eq=False)
 class SeededDataset(Dataset):
     """Maps a sample with random numbers that depend on the seed and its position alone.
 
@@ -52,28 +54,21 @@ class SeededDataset(Dataset):
         ValueError: if views is negative, or too small for the copies.
     """
 
-    def __init__(
-        self,
-        dicts: Sequence[dict],
-        mapper: Callable[..., dict],
-        seed: int,
-        batch_sizes: Callable[[int], int] | None = None,
-        views: int = 0,
-        copies: int = 1,
-    ) -> None:
-        if views < 0:
-            raise ValueError(f"INPUT.VIEWS is {views}; give 0 (unlimited) or more.")
-        if 0 < views < copies:
+    dicts: Sequence[dict]
+    mapper: Callable[..., dict]
+    seed: int
+    batch_sizes: Callable[[int], int] | None = None
+    views: int = 0
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        if self.views < 0:
+            raise ValueError(f"INPUT.VIEWS is {self.views}; give 0 (unlimited) or more.")
+        if 0 < self.views < self.copies:
             raise ValueError(
-                f"INPUT.VIEWS is {views} and INPUT.COPIES {copies}: copies in a batch would be the "
-                f"same. Set VIEWS to {copies} or more, or to 0 (unlimited)."
+                f"INPUT.VIEWS is {self.views} and INPUT.COPIES {self.copies}: copies in a batch "
+                f"would be the same. Set VIEWS to {self.copies} or more, or to 0 (unlimited)."
             )
-        self.dicts = dicts
-        self.mapper = mapper
-        self.seed = seed
-        self.batch_sizes = batch_sizes
-        self.views = views
-        self.copies = copies
 
     def __len__(self) -> int:
         return len(self.dicts)
@@ -103,6 +98,7 @@ class SeededDataset(Dataset):
         return [index.image, (epoch * self.copies + index.copy) % self.views]
 
 
+@dataclass(eq=False)
 class BatchSampler:
     """This rank's share of an endless stream of batches of :data:`Index`.
 
@@ -118,21 +114,14 @@ class BatchSampler:
         copies: number of copies of every image; a batch has ``copies * batch_size`` samples.
     """
 
-    def __init__(
-        self,
-        size: int,
-        batch_size: int,
-        seed: int,
-        groups: Sequence[int] | None = None,
-        start: int = 0,
-        copies: int = 1,
-    ) -> None:
-        self.size = size
-        self.batch_size = batch_size
-        self.seed = seed
-        self.groups = groups
-        self.start = start
-        self.copies = copies
+    size: int
+    batch_size: int
+    seed: int
+    groups: Sequence[int] | None = None
+    start: int = 0
+    copies: int = 1
+
+    def __post_init__(self) -> None:
         self.rank, self.world = comm.get_rank(), comm.get_world_size()
 
     def __iter__(self) -> Iterator[list[Index]]:
@@ -158,6 +147,7 @@ class BatchSampler:
                 yield next(positions), image
 
 
+@dataclass(eq=False)
 class TrainLoader:
     """An iterable of batches (list of model inputs) that starts at ``start`` when first iterated.
 
@@ -167,10 +157,9 @@ class TrainLoader:
         num_workers: number of loading processes; 0 to load in the training process.
     """
 
-    def __init__(self, dataset: Dataset, sampler: BatchSampler, num_workers: int) -> None:
-        self.dataset = dataset
-        self.sampler = sampler
-        self.num_workers = num_workers
+    dataset: Dataset
+    sampler: BatchSampler
+    num_workers: int
 
     def start_at(self, iteration: int) -> None:
         """Skip the batches before an iteration, at which a run resumes."""

@@ -215,18 +215,7 @@ def load_pseudo_labels(
     for path in files:
         header, annotations = read_pseudo_labels(path)
         headers[path] = header
-        if list(header.classes) != list(classes):
-            raise ValueError(
-                f"{path} was made for the classes {header.classes}, but the training set has "
-                f"{list(classes)}. Label again with a teacher of these classes."
-            )
-        wrong = {a["category_id"] for a in annotations} - set(range(len(classes)))
-        if wrong:
-            raise ValueError(
-                f"{path}: category_id {min(wrong)} is none of 0 to {len(classes) - 1}, the "
-                f"positions of the {len(classes)} classes. Label again with a teacher of these "
-                "classes."
-            )
+        _check_classes(path, header, annotations, classes)
         found = defaultdict(list)
         for box in sorted(annotations, key=lambda a: -a["score"]):
             if box["score"] >= thresholds[box["category_id"]]:
@@ -240,6 +229,22 @@ def load_pseudo_labels(
             source[image_id] = path
             boxes[image_id] = found[image_id][: topk or None]
     return PseudoLabels(boxes, empty, headers)
+
+
+def _check_classes(
+    path: str, header: Header, annotations: Sequence[Mapping], classes: Sequence[str]
+) -> None:
+    if list(header.classes) != list(classes):
+        raise ValueError(
+            f"{path} was made for the classes {header.classes}, but the training set has "
+            f"{list(classes)}. Label again with a teacher of these classes."
+        )
+    wrong = {a["category_id"] for a in annotations} - set(range(len(classes)))
+    if wrong:
+        raise ValueError(
+            f"{path}: category_id {min(wrong)} is none of 0 to {len(classes) - 1}, the positions "
+            f"of the {len(classes)} classes. Label again with a teacher of these classes."
+        )
 
 
 def _annotation(box: Mapping) -> dict:

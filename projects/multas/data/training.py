@@ -14,10 +14,10 @@ from multas.data.transforms.multi_scale import build_batch_sizes
 
 
 def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
-    """What DATASETS.TRAIN or DATASETS.TASK_BATCHES name, augmented and batched.
+    """The images of DATASETS.TRAIN or DATASETS.TASK_BATCHES, augmented and batched.
 
     Raises:
-        ValueError: a data set or value that is wrong, naming the key.
+        ValueError: if a data set or value is wrong; the message names the key.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
         raise ValueError(
@@ -73,7 +73,7 @@ def _build_loader(cfg: CfgNode, seed: int, key: str, batch_size_key: str) -> Tra
 
 
 def _check_pseudo_labels(cfgs: Sequence[CfgNode], loaders: Sequence[TrainLoader], key: str) -> None:
-    """A file must label images somewhere: which of the tasks' images is left to it."""
+    """Make sure that each file of pseudo-labels has labels for images of at least one task."""
     for files in {tuple(cfg.DATASETS.PSEUDO_LABELS.FILES) for cfg in cfgs}:
         own = [
             (cfg.DATASETS.TRAIN, cast(SeededDataset, loader.dataset))

@@ -20,26 +20,26 @@ class RawOutputs(NamedTuple):
 
     images: ImageList
     features: dict[str, Tensor]  # per level (N, D, Hi, Wi)
-    predictions: dict[str, Any]  # per task whose head ran what it returned
+    predictions: dict[str, Any]  # for each task whose head ran, what it returned
 
 
 def mini_batches(batched_inputs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The parts of a batch that pass through the network one after the other.
 
     Args:
-        batched_inputs: images of one part stand together and share "mini_batch", its number;
-            without the key all are one part.
+        batched_inputs: the images. Those of one part stand together and share its number,
+            "mini_batch"; without the key all are one part.
     """
     return [list(part) for _, part in groupby(batched_inputs, lambda x: x.get("mini_batch"))]
 
 
 def add_losses(total: dict[str, Tensor], more: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sums by name; a name that only one side has is kept as it is."""
+    """Sums by name; a loss that only one side has is kept as it is."""
     return total | {name: total[name] + x if name in total else x for name, x in more.items()}
 
 
 def _is_for(image: dict[str, Any], task: str) -> bool:
-    """Whether an image has a part in a task: it names that one, or none."""
+    """Whether an image takes part in a task: if it names this task, or none."""
     return image.get("task", task) == task
 
 
@@ -49,19 +49,19 @@ class MultiTaskNetwork(nn.Module):
 
     Args:
         backbone: any Detectron2 backbone.
-        heads: task name -> head; the order is that of the losses.
-        loss_weights: task name -> factor of its losses; 1 where missing.
-        pixel_mean, pixel_std: per channel, in the channel order of the input.
+        heads: the head of each task by name, in the order of the losses.
+        loss_weights: factor of the losses of a task by its name; 1 if missing.
+        pixel_mean, pixel_std: one number for each channel, in the channel order of the input.
         input_format: channel order, for visualisation only ("BGR", "RGB").
 
     Raises:
-        ValueError: two heads that write the same result.
+        ValueError: if two heads write the same result.
     """
 
     pixel_mean: Tensor
     pixel_std: Tensor
 
-    # A distiller may give it batches in which any image lacks any annotation.
+    # A Distiller may give it batches in which images lack annotations.
     accepts_unannotated = True
 
     @configurable
@@ -87,10 +87,11 @@ class MultiTaskNetwork(nn.Module):
         self.loss_weights = dict(loss_weights or {})
         self.input_format = input_format
         self.always_run: frozenset[str] = frozenset()
-        # Filled in training: loss -> its task; task -> annotated images, until somebody takes them.
+        # Filled in training: the task of each loss; for each task the number of annotated images,
+        # until somebody takes it.
         self.task_of_loss: dict[str, str] = {}
         self.annotated_images: dict[str, int] = {}
-        # Not persistent: they are config, and a checkpoint must load under another one.
+        # Not persistent: they belong to the config, and a checkpoint must load with another one.
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -133,7 +134,7 @@ class MultiTaskNetwork(nn.Module):
         return ImageList.from_tensors(images, self.backbone.size_divisibility)
 
     def require_heads(self, tasks: Iterable[str]) -> None:
-        """Run these heads in every training pass: someone taps them whatever the task is."""
+        """Run these heads in every training pass, since paths tap them whatever the task is."""
         self.always_run = frozenset(tasks) & frozenset(self.heads)
 
     @property
@@ -142,7 +143,7 @@ class MultiTaskNetwork(nn.Module):
         return {task: head.annotation for task, head in self._task_heads()}
 
     def raw_outputs(self, batched_inputs: list[dict[str, Any]]) -> RawOutputs:
-        """Backbone and heads only: no annotation is read, nothing is decoded.
+        """The predictions of backbone and heads; no annotation is read, nothing is decoded.
 
         In training, images that name their "task" run its head alone.
         """
@@ -156,7 +157,7 @@ class MultiTaskNetwork(nn.Module):
         return RawOutputs(images, features, predictions)
 
     def _images_of(self, task: str, batched_inputs: list[dict[str, Any]]) -> list[int]:
-        """Those that the head of a task runs on."""
+        """The images that the head of a task runs on."""
         everywhere = not self.training or task in self.always_run
         return [i for i, x in enumerate(batched_inputs) if everywhere or _is_for(x, task)]
 
@@ -164,19 +165,20 @@ class MultiTaskNetwork(nn.Module):
         """Losses in training, results in inference.
 
         Args:
-            batched_inputs: one dict per image: "image" (C, H, W); "height", "width" of the
-                wanted output (inference); and in training the annotations it has: "instances"
-                (empty = annotated as empty), "sem_seg" (H, W), "label". A missing key means not
-                annotated: the image has no part in that task's losses. "task": it has a part in
-                the losses of this task alone. "mini_batch": see :func:`mini_batches`; losses of
-                the parts add up.
+            batched_inputs: one dict for each image: "image" (C, H, W); in inference "height" and
+                "width" of the wanted output; in training the annotations that it has, such as
+                "instances" (empty: annotated as empty), "sem_seg" (H, W) or "label". An image
+                without the annotation of a task takes no part in its losses, and an image with a
+                "task" takes part in the losses of this task alone. "mini_batch": see
+                :func:`mini_batches`; the losses of the parts are added.
 
         Returns:
-            Training: all losses of all heads, scalars; exact zeros for a task without annotated
-            image. Inference: per image one entry per head: "instances", "sem_seg", "scores".
+            In training all losses of all heads, scalars, which are exact zeros for a task without
+            annotated images. In inference a dict for each image with an entry for each head, such
+            as "instances", "sem_seg" or "scores".
 
         Raises:
-            ValueError: two heads call a loss alike.
+            ValueError: if two heads give a loss the same name.
         """
         if not self.training:
             return self.results(self.raw_outputs(batched_inputs), batched_inputs)
@@ -217,7 +219,7 @@ class MultiTaskNetwork(nn.Module):
         return losses
 
     def results(self, outputs: RawOutputs, batched_inputs: list[dict]) -> list[dict[str, Any]]:
-        """What the heads make of their predictions, as :meth:`forward` returns it in inference."""
+        """The results that the heads make of their predictions, as :meth:`forward` returns them."""
         sizes = outputs.images.image_sizes
         output_sizes = [
             (x.get("height", height), x.get("width", width))

@@ -22,15 +22,15 @@ _NO_BOXES = "no boxes"
 class Voc(DataFormat):
     """Images of a list with boxes, masks or both, in a VOC devkit or other folders.
 
-    As Detectron2's own VOC loader does, 1 is taken from xmin and ymin and ``difficult`` objects are
+    As in Detectron2's own VOC loader, 1 is taken from xmin and ymin, and ``difficult`` objects are
     kept; each annotation also has the integers "difficult" and "truncated". In masks class ``i``
     has the value ``i + 1``. ``masks`` are folders: the first that has a mask of an image counts.
 
-    Of what ``annotates`` does not name, no file is opened. An image that lacks a file of it, or
-    that would seem empty only because all its boxes are faulty, is a fault and left out; it is kept
-    if it has another annotation that was asked for. With ``only_complete``, images that lack
-    something are left out and not a fault; so are those whose mask shows objects but whose file has
-    none. ``year`` 2007 scores AP by VOC2007's 11 points, 2012 by the area under the curve.
+    No file is opened for what ``annotates`` does not name. What an image lacks of the others is
+    reported, and so is an image whose boxes are all faulty, which must not pass for background;
+    images that have at least one annotation are kept. With ``only_complete``, incomplete images
+    are left out and not reported, also those whose mask shows objects but whose file has none.
+    ``year`` 2007 scores AP by VOC2007's 11 points, 2012 by the area under the curve.
     """
 
     can_annotate = (BOXES, MASKS)

@@ -8,15 +8,14 @@ from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
 
+from multas.data.splits.make import NAMES
+
 PARTS = ("train", "val", "trainval", "test")
 
 _SHARES = {
-    "Half": (Fraction(1, 2), False),
-    "Half2": (Fraction(1, 2), True),
-    "Quarter": (Fraction(1, 4), False),
-    "3Quarter": (Fraction(1, 4), True),
-    "Eighth": (Fraction(1, 8), False),
-    "7Eighth": (Fraction(1, 8), True),
+    name: (share, rest)
+    for share, pair in NAMES.items()
+    for name, rest in zip(pair, (False, True), strict=True)
 }
 
 # VOC2012 repeats images of VOC2007 under a longer name.

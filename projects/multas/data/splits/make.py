@@ -17,7 +17,7 @@ from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 
 FRACTIONS = (Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
 
-_NAMES = {
+NAMES = {
     Fraction(1, 2): ("Half", "Half2"),
     Fraction(1, 4): ("Quarter", "3Quarter"),
     Fraction(1, 8): ("Eighth", "7Eighth"),
@@ -121,8 +121,8 @@ def make_partial_splits(
 def split_names(fraction: float | Fraction) -> tuple[str, str]:
     """Names of a part and its complement, like Half and Half2, or 10pct and 90pct."""
     share = _as_fraction(fraction)
-    if share in _NAMES:
-        return _NAMES[share]
+    if share in NAMES:
+        return NAMES[share]
     return f"{float(100 * share):g}pct", f"{float(100 * (1 - share)):g}pct"
 
 

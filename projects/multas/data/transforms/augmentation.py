@@ -18,6 +18,7 @@ applied in training, before images are resized to INPUT.SQUARE_SIZE or INPUT.MIN
 """
 
 
+@dataclass(eq=False, repr=False)
 class StretchTransform(T.Transform):
     """Bilinear resize to a square without antialiasing (OpenCV); masks by nearest neighbour.
 
@@ -26,11 +27,9 @@ class StretchTransform(T.Transform):
         size: side of the square in pixels.
     """
 
-    def __init__(self, height: int, width: int, size: int) -> None:
-        super().__init__()
-        self.height = height
-        self.width = width
-        self.size = size
+    height: int
+    width: int
+    size: int
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         resized = cv2.resize(img, (self.size, self.size), interpolation=cv2.INTER_LINEAR)
@@ -46,16 +45,17 @@ class StretchTransform(T.Transform):
         return T.ResizeTransform(self.size, self.size, self.height, self.width)
 
 
+@dataclass(eq=False, repr=False)
 class ResizeToSquare(T.Augmentation):
     """Resize to ``size`` x ``size`` pixels, without keeping the aspect ratio."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    size: int
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         return StretchTransform(image.shape[0], image.shape[1], self.size)
 
 
+@dataclass(eq=False, repr=False)
 class PhotometricTransform(T.Transform):
     """Changes colours in the order of the arguments; boxes and masks stay.
 
@@ -67,15 +67,11 @@ class PhotometricTransform(T.Transform):
         image_format: "BGR" or "RGB".
     """
 
-    def __init__(
-        self, brightness: float, contrast: float, hue: int, saturation: float, image_format: str
-    ) -> None:
-        super().__init__()
-        self.brightness = brightness
-        self.contrast = contrast
-        self.hue = hue
-        self.saturation = saturation
-        self.image_format = image_format
+    brightness: float
+    contrast: float
+    hue: int
+    saturation: float
+    image_format: str
 
     def apply_image(self, img: np.ndarray) -> np.ndarray:
         levels = np.arange(256.0)

@@ -8,6 +8,7 @@ from detectron2.data import transforms as T
 from torchvision.transforms import RandomResizedCrop
 
 
+@dataclass(eq=False, repr=False)
 class CropOrPadTransform(T.Transform):
     """Cuts out a crop, which is filled where it lies outside of the image.
 
@@ -20,22 +21,12 @@ class CropOrPadTransform(T.Transform):
         image_value, mask_value: fill values.
     """
 
-    def __init__(
-        self,
-        x0: int,
-        y0: int,
-        width: int,
-        height: int,
-        image_value: int = 114,
-        mask_value: int = 255,
-    ) -> None:
-        super().__init__()
-        self.x0 = x0
-        self.y0 = y0
-        self.width = width
-        self.height = height
-        self.image_value = image_value
-        self.mask_value = mask_value
+    x0: int
+    y0: int
+    width: int
+    height: int
+    image_value: int = 114
+    mask_value: int = 255
 
     def _cut(self, array: np.ndarray, value: int) -> np.ndarray:
         out = np.full((self.height, self.width, *array.shape[2:]), value, dtype=array.dtype)
@@ -152,15 +143,15 @@ class CropOrExpand(T.Augmentation):
         return all(len(e) and e[-1] - e[0] + 1 > self.min_labelled for e in extents)
 
 
+@dataclass(eq=False, repr=False)
 class ShiftedCrop(T.Augmentation):
     """A crop of the image's own size, moved by up to ``border`` pixels to each side.
 
     Outside of the image it is black, in masks ``mask_value``.
     """
 
-    def __init__(self, border: int, mask_value: int = 255) -> None:
-        self.border = border
-        self.mask_value = mask_value
+    border: int
+    mask_value: int = 255
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         height, width = image.shape[:2]
@@ -181,11 +172,11 @@ class RandomAreaCrop(T.Augmentation):
         return T.CropTransform(x, y, width, height)
 
 
+@dataclass(eq=False, repr=False)
 class CenterCrop(T.Augmentation):
     """The square of ``size`` pixels in the middle, or as much of it as the image has."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    size: int
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         height, width = (min(self.size, side) for side in image.shape[:2])

@@ -26,14 +26,14 @@ def check_annotations(
     """Make sure that there is something to learn from, and nothing that the model cannot take.
 
     Args:
-        model: that is trained.
-        loader: its data; of a user's own one nothing is known.
-        key: of the config that names the data, for messages.
-        every_head: whether each head of a network is to be taught, not just any.
+        model: the model that is trained.
+        loader: its data. Those of a user's own loader cannot be checked.
+        key: the config key that names the data, for messages.
+        every_head: whether each head of a network must be taught, and not just one of them.
 
     Raises:
-        ValueError: images, or a mini-batch of a task, of which nothing is learned; a head that
-            nothing teaches; a model that needs annotations meets images without.
+        ValueError: if nothing is learned from the images or from the mini-batches of a task, if
+            nothing teaches a head, or if a model that needs annotations meets images without.
     """
     student, distillation = unwrap(model)
     if isinstance(student, MultiTaskNetwork):
@@ -49,7 +49,7 @@ def check_annotations(
 
 
 def _parts(loader: TrainLoader | TaskLoader, key: str) -> list[tuple[str, str | None, TrainLoader]]:
-    """What is looked at for itself: where the config has it, its task (None: all), its images."""
+    """The parts of the data: their place in the config, their task (None for all), their images."""
     if not isinstance(loader, TaskLoader):
         return [(key, None, loader)]
     parts = enumerate(zip(loader.tasks, loader.loaders, strict=True))

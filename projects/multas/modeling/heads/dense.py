@@ -20,7 +20,11 @@ from multas.modeling.heads.build import (
 )
 from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_loss import DenseLoss
-from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
+from multas.modeling.heads.dense_predictor import (
+    LevelwisePredictor,
+    anchors_per_place,
+    shared_predictor,
+)
 from multas.modeling.layers import connected_zero
 from multas.modeling.levels import flatten_levels
 from multas.util.annotation import BOXES
@@ -34,10 +38,10 @@ class DenseDetectionHead(TaskHead):
 
     Args:
         in_features: names of the maps to use, finest first.
-        predictor: module ``list of (N, D, Hi, Wi) -> (logits, deltas)``, per level
+        predictor: module from a list of maps (N, D, Hi, Wi) to logits and deltas, for each level
             (N, A*K, Hi, Wi) and (N, A*4, Hi, Wi).
         anchor_generator: module from the maps to one ``Boxes`` of Hi*Wi*A anchors per level.
-        loss: losses in training.
+        loss: the losses in training.
         detect: inference on one image.
     """
 
@@ -70,16 +74,10 @@ class DenseDetectionHead(TaskHead):
             head.IN_FEATURES, input_shape, "MODEL.DENSE_HEAD.IN_FEATURES"
         )
         anchor_generator = build_anchor_generator(cfg, shapes)
-        counts = set(anchor_generator.num_anchors)
-        if len(counts) != 1:
-            raise ValueError(
-                f"MODEL.ANCHOR_GENERATOR gives {anchor_generator.num_anchors} anchors per place on "
-                f"the levels {names}: SIZES x ASPECT_RATIOS must be equally many on each."
-            )
         options = {
             "input_shape": shapes,
             "num_classes": head.NUM_CLASSES,
-            "num_anchors": counts.pop(),
+            "num_anchors": anchors_per_place(anchor_generator, names),
             "conv_dims": [shapes[0].channels] * head.NUM_CONVS,
             "norm": head.NORM,
             "prior_prob": head.PRIOR_PROB,
@@ -118,7 +116,7 @@ class DenseDetectionHead(TaskHead):
         }
 
     def forward(self, features: dict[str, Tensor]) -> DensePredictions:
-        """Logits and deltas of every level, in the layout of Detectron2's RetinaNet head."""
+        """Logits and deltas of each level, in the layout of Detectron2's RetinaNet head."""
         return self.predictor([features[name] for name in self.in_features])
 
     def anchors(self, features: dict[str, Tensor]) -> Tensor:
@@ -154,7 +152,7 @@ class DenseDetectionHead(TaskHead):
         image_sizes: list[tuple[int, int]],
         output_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes``."""
+        """``Instances`` of each image with ``pred_boxes``, ``scores`` and ``pred_classes``."""
         logits, deltas = self.flatten(predictions)
         anchors = self.anchors(features)
         sizes = zip(image_sizes, output_sizes, strict=True)

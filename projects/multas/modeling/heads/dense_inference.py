@@ -16,14 +16,14 @@ class DenseInference:
     """Threshold, top-k, decoding, clipping, NMS.
 
     Args:
-        score_thresh: only scores above it give detections.
-        nms_thresh: IoU above which the weaker of two boxes goes.
-        topk: candidates kept before NMS, best first; 0 = all.
-        max_detections: detections kept per image, best first; 0 = all.
-        class_agnostic: one NMS over all anchors, ranked by their best class; every class above
-            the threshold of a surviving anchor is a detection (the reference implementation of
-            paper A). Otherwise NMS is per class, as in Detectron2.
-        decode: from what is predicted for boxes (C, D) and the anchors (C, P) of C candidates to
+        score_thresh: score above which there is a detection.
+        nms_thresh: IoU above which the weaker of two boxes is dropped.
+        topk: number of candidates that are kept before NMS, best first; 0 for all.
+        max_detections: number of detections of an image that are kept, best first; 0 for all.
+        class_agnostic: whether there is one NMS over all anchors, ranked by their best class, and
+            each class above the threshold of an anchor that is kept is a detection (as in the code
+            of paper A). Otherwise there is one NMS for each class, as in Detectron2.
+        decode: function from the box predictions (C, D) and the anchors (C, P) of C candidates to
             boxes (C, 4) XYXY, pixels.
     """
 
@@ -41,8 +41,8 @@ class DenseInference:
 
         Args:
             logits: (R, K).
-            deltas: (R, D), as ``decode`` takes them: for deltas (R, 4).
-            anchors: (R, P), as ``decode`` takes them: for deltas (R, 4) XYXY, pixels.
+            deltas: (R, D) as ``decode`` takes them, for box deltas (R, 4).
+            anchors: (R, P) as ``decode`` takes them, for box deltas (R, 4) XYXY, pixels.
             image_size: (H, W) of the image without padding, pixels.
 
         Returns:

@@ -21,6 +21,7 @@ from multas.modeling.label_assignment import (
     scores_at,
 )
 from multas.modeling.losses import balanced_l1_loss, focal_loss, full_precision, quality_focal_loss
+from multas.util.names import check_choice
 
 CHOICES = {
     "assignment": ("iou", "mutual_guidance"),
@@ -36,20 +37,21 @@ class DenseLoss:
     Args:
         num_classes: K.
         assignment: "iou" or "mutual_guidance".
-        iou_thresholds: background below the first, positive from the second, ignored between.
+        iou_thresholds: anchors are background below the first, positive from the second on, and
+            ignored in between.
         mutual_topk, mutual_sigma: see
             :func:`multas.modeling.label_assignment.match_mutual_guidance`.
-        cls_loss: "focal" or "quality_focal"; the qualities of the latter are 0/1 with "iou".
-        focal_alpha, focal_gamma: of "focal".
-        quality_gamma: of "quality_focal".
+        cls_loss: "focal" or "quality_focal"; the qualities of the latter are 0 or 1 with "iou".
+        focal_alpha, focal_gamma: parameters of "focal".
+        quality_gamma: parameter of "quality_focal".
         box_loss: "balanced_l1" or "smooth_l1", on deltas.
         smooth_l1_beta: error at which "smooth_l1" becomes linear.
         box_weights: factors of dx, dy, dw, dh.
-        use_scores: positives count in proportion to the field ``gt_scores`` of their object
+        use_scores: whether positives count in proportion to the field ``gt_scores`` of their object
             (pseudo-labels); objects without the field count fully.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: if a name is unknown.
     """
 
     num_classes: int
@@ -68,11 +70,7 @@ class DenseLoss:
 
     def __post_init__(self) -> None:
         for field, choices in CHOICES.items():
-            value = getattr(self, field)
-            if value not in choices:
-                raise ValueError(
-                    f"MODEL.DENSE_HEAD.{field.upper()} is '{value}'; choose from {choices}."
-                )
+            check_choice(f"MODEL.DENSE_HEAD.{field.upper()}", getattr(self, field), choices)
 
     def __call__(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, instances: list[Instances]
@@ -83,7 +81,7 @@ class DenseLoss:
             logits: (n, R, K).
             deltas: (n, R, 4).
             anchors: (R, 4) XYXY, pixels.
-            instances: n images with ``gt_boxes`` and ``gt_classes`` on the device of ``logits``.
+            instances: ``gt_boxes`` and ``gt_classes`` of each image, on the device of ``logits``.
 
         Returns:
             "loss_cls", divided by the number of positive entries, and "loss_box_reg", the mean
@@ -93,7 +91,7 @@ class DenseLoss:
         objects = pad_objects(instances)
         targets = self.assign(objects, anchors, logits, deltas)
         cls_weights, box_weights = None, targets.box_weights
-        # The divisor is the sum before pseudo scores: unsure labels shrink the loss.
+        # The divisor is the sum without the scores, so that uncertain labels shrink the loss.
         total = 4.0 * box_weights.sum()
         if self.use_scores:
             scores = object_scores(objects, instances)
@@ -108,7 +106,7 @@ class DenseLoss:
     def assign(
         self, objects: PaddedObjects, anchors: Tensor, logits: Tensor, deltas: Tensor
     ) -> DenseTargets:
-        """What each anchor has to predict; carries no gradient."""
+        """The targets of each anchor, without gradient."""
         if self.assignment == "iou":
             low, high = self.iou_thresholds
             return assign_iou(

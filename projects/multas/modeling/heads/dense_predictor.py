@@ -1,8 +1,9 @@
-"""The two sub-networks of a dense detector: class logits and box deltas for every anchor."""
+"""The two sub-networks of a dense detector: class logits and box deltas for each anchor."""
 
 import math
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from detectron2.layers import CycleBatchNormList, ShapeSpec
@@ -12,16 +13,31 @@ from torch import Tensor, nn
 from multas.modeling.layers import BatchNorm2d, Norm, SyncBatchNorm, conv_block
 
 
+def anchors_per_place(anchor_generator: Any, levels: list[str]) -> int:
+    """The number of anchors per place, which must be the same on all levels.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    counts = anchor_generator.num_anchors
+    if len(set(counts)) != 1:
+        raise ValueError(
+            f"MODEL.ANCHOR_GENERATOR gives {counts} anchors per place on the levels {levels}: "
+            "SIZES x ASPECT_RATIOS must be equally many on each."
+        )
+    return counts[0]
+
+
 class LevelwisePredictor(nn.Module):
-    """Paper A's head: per level own sub-networks of convolution blocks and a 1x1 convolution.
+    """Paper A's head: each level has its own sub-networks of blocks and a 1x1 convolution.
 
     Args:
         input_shape: one ``ShapeSpec`` per level.
         num_classes: K.
-        num_anchors: A, anchors per place.
+        num_anchors: A, the number of anchors per place.
         conv_dims: output channels of each block of a sub-network.
-        norm, slope: of the blocks.
-        prior_prob: initial score of every class at every anchor.
+        norm, slope: norm and LeakyReLU slope of the blocks.
+        prior_prob: initial score of each class at each anchor.
     """
 
     def __init__(
@@ -50,10 +66,10 @@ class LevelwisePredictor(nn.Module):
         """Predict as Detectron2's RetinaNet head does.
 
         Args:
-            features: per level (N, D, Hi, Wi).
+            features: for each level (N, D, Hi, Wi).
 
         Returns:
-            Per level logits (N, A*K, Hi, Wi), and per level deltas (N, A*4, Hi, Wi).
+            For each level the logits (N, A*K, Hi, Wi), and for each the deltas (N, A*4, Hi, Wi).
         """
         logits = [net(x) for net, x in zip(self.cls_subnets, features, strict=True)]
         deltas = [net(x) for net, x in zip(self.box_subnets, features, strict=True)]
@@ -82,9 +98,9 @@ def shared_predictor(
 ) -> RetinaNetHead:
     """Detectron2's own RetinaNet head: one pair of sub-networks (ReLU) for all levels.
 
-    Arguments as for :class:`LevelwisePredictor`. With "BN" and "SyncBN" every level has its own
-    statistics, as in Detectron2; "GN" has 32 groups, fewer where the width is
-    no multiple of 64.
+    The arguments are those of :class:`LevelwisePredictor`. With "BN" and "SyncBN" each level has
+    its own statistics, as in Detectron2; "GN" has 32 groups, or fewer if the width is not a
+    multiple of 64.
     """
     own = {"BN": BatchNorm2d, "SyncBN": SyncBatchNorm}
     per_level: Norm = _group_norm if norm == "GN" else norm
@@ -105,7 +121,7 @@ def _cycled_norm(length: int, norm: type[nn.Module], channels: int) -> CycleBatc
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    # Detectron2's head tries out its norm on one channel, which 32 groups refuse; PyTorch refuses
-    # groups of one channel on the 1x1 map of one image, where they have a single value.
+    # Detectron2's head tries its norm with one channel, for which 32 groups are an error. PyTorch
+    # refuses groups of one channel on the 1x1 map of one image, where they have a single value.
     groups = math.gcd(32, channels)
     return nn.GroupNorm(groups if groups < channels else max(groups // 2, 1), channels)

@@ -20,7 +20,7 @@ from multas.modeling.heads.build import (
     select_features,
 )
 from multas.modeling.heads.dense_inference import DenseInference
-from multas.modeling.heads.dense_predictor import shared_predictor
+from multas.modeling.heads.dense_predictor import anchors_per_place, shared_predictor
 from multas.modeling.heads.gfl_loss import GFLLoss, anchor_places, decode_sides, divisors
 from multas.modeling.layers import connected_zero
 from multas.modeling.levels import flatten_levels
@@ -34,15 +34,15 @@ GFLPredictions = tuple[list[Tensor], list[Tensor]]
 class GFLHead(TaskHead):
     """RetinaNet's head with the losses of Generalized Focal Loss (Li et al., NeurIPS 2020).
 
-    What it returns fits the path ``LocalizationDistillation``.
+    Its predictions fit the path ``LocalizationDistillation``.
 
     Args:
         in_features: names of the maps to use, finest first.
-        strides: their strides, pixels.
-        predictor: module ``list of (N, D, Hi, Wi) -> (logits, sides)``, per level (N, A*K, Hi, Wi)
-            and (N, A*4*(reg_max+1), Hi, Wi).
+        strides: strides of the maps, pixels.
+        predictor: module from a list of maps (N, D, Hi, Wi) to logits and sides, for each level
+            (N, A*K, Hi, Wi) and (N, A*4*(reg_max+1), Hi, Wi).
         anchor_generator: module from the maps to one ``Boxes`` of Hi*Wi*A anchors per level.
-        loss: losses in training; also knows reg_max and the number of classes.
+        loss: the losses in training, with reg_max and the number of classes.
         detect: inference on one image.
     """
 
@@ -77,19 +77,13 @@ class GFLHead(TaskHead):
         head = cfg.MODEL.GFL_HEAD
         names, shapes = select_features(head.IN_FEATURES, input_shape, "MODEL.GFL_HEAD.IN_FEATURES")
         anchor_generator = build_anchor_generator(cfg, shapes)
-        counts = set(anchor_generator.num_anchors)
-        if len(counts) != 1:
-            raise ValueError(
-                f"MODEL.ANCHOR_GENERATOR gives {anchor_generator.num_anchors} anchors per place on "
-                f"the levels {names}: SIZES x ASPECT_RATIOS must be equally many on each."
-            )
         return {
             "in_features": names,
             "strides": [shape.stride for shape in shapes],
             "predictor": gfl_predictor(
                 input_shape=shapes,
                 num_classes=head.NUM_CLASSES,
-                num_anchors=counts.pop(),
+                num_anchors=anchors_per_place(anchor_generator, names),
                 num_convs=head.NUM_CONVS,
                 norm=head.NORM,
                 prior_prob=head.PRIOR_PROB,
@@ -118,7 +112,7 @@ class GFLHead(TaskHead):
         }
 
     def forward(self, features: dict[str, Tensor]) -> GFLPredictions:
-        """Logits and distributions (logits as well) of every level, see ``predictor``."""
+        """Logits of the classes and of the distributions of each level, see ``predictor``."""
         logits, sides = self.predictor([features[name] for name in self.in_features])
         return logits, [side * scale for side, scale in zip(sides, self.scales, strict=True)]
 
@@ -145,7 +139,7 @@ class GFLHead(TaskHead):
         index, objects = annotated_images(annotations)
         if not index:
             none = full_precision(logits.detach()).new_zeros(0)
-            divisors(none > 0, none)  # the other processes wait for it
+            divisors(none > 0, none)  # the other processes wait for this exchange
             nothing = connected_zero(sides)
             return {
                 "loss_cls": connected_zero(logits),
@@ -163,7 +157,7 @@ class GFLHead(TaskHead):
         image_sizes: list[tuple[int, int]],
         output_sizes: list[tuple[int, int]],
     ) -> list[Instances]:
-        """Per image ``Instances`` with ``pred_boxes``, ``scores``, ``pred_classes``."""
+        """``Instances`` of each image with ``pred_boxes``, ``scores`` and ``pred_classes``."""
         logits, sides = self.flatten(predictions)
         places = anchor_places(self.level_anchors(features), self.strides)
         sizes = zip(image_sizes, output_sizes, strict=True)

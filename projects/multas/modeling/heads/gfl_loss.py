@@ -26,17 +26,18 @@ from multas.modeling.label_assignment import (
     scores_at,
 )
 from multas.modeling.losses import full_precision, quality_focal_loss
+from multas.util.names import check_choice
 from multas.util.ranks import mean_over_ranks
 
 ASSIGNMENTS = ("atss", "iou")
 
 
 def anchor_places(level_anchors: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """Where the distances of box sides start, and their unit.
+    """The places where the distances of box sides start, and their unit.
 
     Args:
         level_anchors: (Ri, 4) XYXY for each level, pixels.
-        strides: of the levels, pixels.
+        strides: strides of the levels, pixels.
 
     Returns:
         (R, 3): x and y of the centre of each anchor, pixels, and the stride of its level.
@@ -54,16 +55,16 @@ def decode_sides(sides: Tensor, places: Tensor, reg_max: int) -> Tensor:
 
 
 def divisors(positive: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """What the losses are divided by: means over the processes, so that each object counts equally.
+    """The divisors of the losses: means over the processes, so that each object counts equally.
 
     Every process has to call it in every step, as the others wait for its numbers.
 
     Args:
-        positive: bool, any shape; empty without an annotated image.
-        weight: of the same shape, detached.
+        positive: bool of any shape; empty if no image is annotated.
+        weight: the weights in the same shape, detached.
 
     Returns:
-        Scalars: the number of positives, at least 1, and the sum of the weights, 1 if it is 0.
+        Scalars: the number of positives, at least 1, and the sum of the weights, or 1 if it is 0.
     """
     own = torch.stack([positive.sum().to(weight.dtype), weight.sum()])
     count, total = mean_over_ranks(own)
@@ -83,16 +84,16 @@ class GFLLoss:
         num_classes: K.
         reg_max: largest bin of a side.
         assignment: "atss" (GFL) or "iou" (RetinaNet).
-        atss_topk: candidates of an object on each level.
-        iou_thresholds: "iou": background below the first, positive from the second, ignored
-            between.
+        atss_topk: number of candidates of an object on each level.
+        iou_thresholds: with "iou", anchors are background below the first, positive from the second
+            on, and ignored in between.
         beta: exponent of QFL.
         cls_weight, box_weight, dfl_weight: factors of QFL, GIoU and DFL (mean of four sides).
-        use_scores: positives count in proportion to the field ``gt_scores`` of their object
+        use_scores: whether positives count in proportion to the field ``gt_scores`` of their object
             (pseudo-labels); objects without the field count fully.
 
     Raises:
-        ValueError: for an unknown assignment.
+        ValueError: if the assignment is unknown.
     """
 
     num_classes: int
@@ -107,10 +108,7 @@ class GFLLoss:
     use_scores: bool = False
 
     def __post_init__(self) -> None:
-        if self.assignment not in ASSIGNMENTS:
-            raise ValueError(
-                f"MODEL.GFL_HEAD.ASSIGNMENT is '{self.assignment}'; choose from {ASSIGNMENTS}."
-            )
+        check_choice("MODEL.GFL_HEAD.ASSIGNMENT", self.assignment, ASSIGNMENTS)
 
     def __call__(
         self,
@@ -126,8 +124,8 @@ class GFLLoss:
             logits: (n, R, K).
             sides: (n, R, 4 B).
             level_anchors: (Ri, 4) XYXY for each level, pixels.
-            strides: of the levels, pixels.
-            instances: n images with ``gt_boxes`` and ``gt_classes`` on the device of ``logits``.
+            strides: strides of the levels, pixels.
+            instances: ``gt_boxes`` and ``gt_classes`` of each image, on the device of ``logits``.
 
         Returns:
             Scalars "loss_cls", "loss_box_reg", "loss_dfl"; without an object the last two are 0.
@@ -138,12 +136,12 @@ class GFLLoss:
         places = anchor_places(level_anchors, strides).to(sides.dtype)
         centres, stride = places[:, :2] / places[:, 2:], places[:, 2:]
         wanted = targets.boxes.to(sides.dtype) / stride
-        # All anchors are decoded: to pick the positives the host would have to wait for their
-        # number. Background has weight 0 and its own anchor as target, so that it stays finite.
+        # All anchors are decoded, since to pick the positives the host would have to wait for
+        # their number. Background has weight 0 and its own anchor as finite target.
         iou, giou = iou_and_giou(decode_logits(centres, sides, self.reg_max), wanted)
         positive = targets.box_index >= 0
         weight = torch.where(positive, logits.detach().sigmoid().amax(dim=-1), 0.0)
-        # The divisors are those before pseudo scores: unsure labels shrink the loss.
+        # The divisors do not contain the scores, so that uncertain labels shrink the loss.
         count, total = divisors(positive, weight)
         weight = weight / total
         cls_weights = None
@@ -174,7 +172,7 @@ class GFLLoss:
         }
 
     def assign(self, objects: PaddedObjects, level_anchors: Sequence[Tensor]) -> DenseTargets:
-        """What each anchor has to predict; carries no gradient."""
+        """The targets of each anchor, without gradient."""
         if self.assignment == "atss":
             return assign_atss(objects, level_anchors, self.num_classes, topk=self.atss_topk)
         low, high = self.iou_thresholds

@@ -26,7 +26,7 @@ class LinearClassificationHead(TaskHead):
 
     Args:
         in_feature: name of the map.
-        in_channels: its channels.
+        in_channels: number of its channels.
         num_classes: K.
     """
 
@@ -65,7 +65,7 @@ class LinearClassificationHead(TaskHead):
         annotations: list[int | None],
         image_size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Loss "loss_class": softmax cross-entropy, mean over the labelled images."""
+        """Loss "loss_class": softmax cross-entropy, the mean over the labelled images."""
         index, labels = annotated_images(annotations)
         if not index:
             return {"loss_class": connected_zero(predictions)}
@@ -80,5 +80,5 @@ class LinearClassificationHead(TaskHead):
         image_sizes: list[tuple[int, int]],
         output_sizes: list[tuple[int, int]],
     ) -> list[Tensor]:
-        """Per image (K,) softmax scores."""
+        """Softmax scores (K,) of each image."""
         return list(full_precision(predictions).softmax(dim=1))

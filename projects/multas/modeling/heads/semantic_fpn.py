@@ -29,21 +29,21 @@ class _Upsample(nn.Upsample):
 
 @TASK_HEAD_REGISTRY.register()
 class SemanticFPNHead(TaskHead):
-    """Panoptic FPN (CVPR 2019), section 3: all levels brought to one stride and added.
+    """Panoptic FPN (CVPR 2019), section 3: all levels are brought to one stride and added.
 
     A level of stride s goes through max(1, log2(s / common stride)) blocks of 3x3 convolution,
-    norm, LeakyReLU, each followed by nearest upsampling by 2 where the stride asks for it. Their
-    sum is upsampled (nearest) to the input size, where further blocks and a 1x1 convolution
-    follow; Panoptic FPN itself has no such blocks, the reference of paper A three.
+    norm and LeakyReLU. Each is followed by nearest upsampling by 2, unless the stride is the common
+    one. The sum is upsampled (nearest) to the size of the input, where further blocks and a 1x1
+    convolution follow. Panoptic FPN has no such blocks, the code of paper A has three.
 
     Args:
         in_features: names of the maps, finest first.
-        input_shape: their shapes; strides must be multiples of ``common_stride`` by powers of 2.
+        input_shape: shapes of the maps, whose strides are ``common_stride`` times powers of 2.
         num_classes: C, background included.
         channels: width of the blocks.
-        num_final_convs: blocks at full resolution.
+        num_final_convs: number of blocks at full resolution.
         common_stride: stride at which levels are added.
-        norm, slope: of the blocks.
+        norm, slope: norm and LeakyReLU slope of the blocks.
         ignore_value: label of pixels without annotation.
     """
 
@@ -118,7 +118,7 @@ class SemanticFPNHead(TaskHead):
             for name, branch in zip(self.in_features, self.branches, strict=True)
         ]
         total = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
-        if not self.final:  # 1x1 convolution and nearest upsampling commute: C maps, not D
+        if not self.final:  # 1x1 convolution and nearest upsampling commute: fewer maps
             return self.upsample(self.predictor(total))
         return self.predictor(self.final(self.upsample(total)))
 
@@ -129,11 +129,13 @@ class SemanticFPNHead(TaskHead):
         annotations: list[Tensor | None],
         image_size: tuple[int, int],
     ) -> dict[str, Tensor]:
-        """Loss "loss_sem_seg": cross-entropy, mean over the annotated pixels of the batch.
+        """Loss "loss_sem_seg": cross-entropy, the mean over the annotated pixels of the batch.
 
         Args:
             predictions: (N, C, H, W).
-            annotations: per image (Hi, Wi) integer labels, smaller than the padded batch or equal.
+            features: not used.
+            annotations: integer labels (Hi, Wi) of each image, at most of the padded size.
+            image_size: (H, W) of the padded batch.
         """
         index, labels = annotated_images(annotations)
         if not index:
@@ -154,6 +156,6 @@ class SemanticFPNHead(TaskHead):
         image_sizes: list[tuple[int, int]],
         output_sizes: list[tuple[int, int]],
     ) -> list[Tensor]:
-        """Per image logits (C, H, W) at the output size, for Detectron2's ``SemSegEvaluator``."""
+        """Logits (C, H, W) of each image at its output size, as ``SemSegEvaluator`` takes them."""
         sizes = zip(predictions, image_sizes, output_sizes, strict=True)
         return [sem_seg_postprocess(x, size, *output) for x, size, output in sizes]
