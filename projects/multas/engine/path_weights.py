@@ -120,15 +120,12 @@ class PathWeights(LossHook):
         scope: GradientScope | None = None,
         tasks: TaskGradients | None = None,
     ) -> None:
-        student, distillation = unwrap(model)
-        if distillation is None:
-            raise ValueError("PathWeights needs a Distiller that has paths.")
-        self.distillation: Distillation = distillation
+        student, self.distillation = _student_and_paths(model)
         self.aggregator = aggregator
         self.gradients: PathGradients | None = None
         if isinstance(aggregator, GradientAggregator):
             self.gradients = PathGradients(
-                student, distillation, aggregator, scope or GradientScope(), tasks
+                student, self.distillation, aggregator, scope or GradientScope(), tasks
             )
         super().__init__(model, reduces=self.gradients is not None)
         aggregator.to(self._device)
@@ -149,8 +146,7 @@ class PathWeights(LossHook):
             model: a prepared Distiller, wrapped or not.
             tasks: see the class.
         """
-        _, distillation = unwrap(model)
-        assert distillation is not None
+        _, distillation = _student_and_paths(model)
         aggregator = build_aggregator(cfg, distillation.names, distillation.hand_tuned)
         alpha, scope = Alpha.from_config(cfg), GradientScope.from_config(cfg)
         return cls(model, aggregator, alpha=alpha, scope=scope, tasks=tasks)
@@ -275,6 +271,13 @@ class PathWeights(LossHook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.aggregator.load_state_dict(state["aggregator"])
         self.distillation.load_state_dict(state["adapters"])
+
+
+def _student_and_paths(model: nn.Module) -> tuple[nn.Module, Distillation]:
+    student, distillation = unwrap(model)
+    if distillation is None:
+        raise ValueError("PathWeights needs a Distiller that is prepared and has paths.")
+    return student, distillation
 
 
 def _adapter_groups(cfg: CfgNode, distillation: Distillation) -> list[dict[str, Any]]:

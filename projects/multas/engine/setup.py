@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
 from multas.config import add_multas_config
+from multas.config.merge import merge_opts
 from multas.data import register_cards
 
 logger = logging.getLogger(__name__)
@@ -29,7 +30,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     add_multas_config(cfg)
     if config_file:
         cfg.merge_from_file(config_file)
-    cfg.merge_from_list(list(opts))
+    merge_opts(cfg, opts)
     # Scripted losses (RetinaNet's focal loss) would change in their last bits once TorchScript has
     # seen them run and fuses them, so that no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
