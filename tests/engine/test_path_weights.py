@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import limited_network
+import training
 from multas.distillation import StepLosses
 from multas.engine.path_weights import RAMP_SHAPES, Alpha, PathWeights
 from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
@@ -199,6 +200,29 @@ def test_a_model_is_the_hooks_while_it_trains_and_no_longer(name):
     assert isinstance(distiller(images(2)), dict)
     run_steps(distiller, [images(2)])
     assert isinstance(distiller(images(2)), StepLosses)
+
+
+FEATURES = ["SCOPE", "features", "SCOPE_LAYERS", ["backbone.res3"]]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["adaptive"], ["dwa", "PERIOD", 1], ["mgda"], ["mgda", *FEATURES], ["grad_norm"]],
+)
+def test_a_pass_without_gradients_is_no_step(options):
+    """Detectron2's PreciseBN makes some in training mode."""
+    distiller = weighed(make_distiller(PATHS, "NAME", *options, alpha=0.5))
+    hook, batch = distiller.path_weights, images(2)
+    distiller(batch)
+    before = training.copies(hook.aggregator.state_dict())
+    weights, monitors = hook.aggregator.weights(), dict(hook.monitors)
+    with torch.no_grad():
+        losses, raw = distiller(batch), distiller.forward(batch)
+    assert different(hook.aggregator.state_dict(), before) == []
+    assert torch.equal(hook.aggregator.weights(), weights)
+    assert monitors.keys() == hook.monitors.keys()
+    for path, weight, loss in zip(hook.aggregator.names, weights, raw.paths, strict=True):
+        assert losses[f"loss_kd_{path}"].item() == pytest.approx(0.5 * (weight * loss).item())
 
 
 # Alpha
