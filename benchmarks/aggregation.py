@@ -20,8 +20,7 @@ from memory import peak_gigabytes
 from multas.distillation import Teacher
 from multas.distillation.teacher.precision import teacher_precision
 from multas.engine import Trainer
-from multas.engine.steps.build import build_step
-from stock import given_teacher, random_batch, retinanet_config
+from stock import given_teacher, random_batch, retinanet_config, weigh_paths, whole_step
 from tables import ratio_table
 from timing import attempt, peak_memory, take_turns
 from torchjd_step import TorchJDStep
@@ -130,8 +129,9 @@ def new_trainer(
     loader, optimizer = repeat(batch), Trainer.build_optimizer(cfg, model)
     if name in TORCHJD:
         return TorchJDStep(model, loader, optimizer, **TORCHJD[name])
-    plain = SimpleTrainer(wrap(model), loader, optimizer)
-    return build_step(cfg, plain, Trainer.build_train_loader)
+    trainer = SimpleTrainer(wrap(model), loader, optimizer)
+    trainer.register_hooks([weigh_paths(cfg, trainer.model, optimizer)])
+    return trainer
 
 
 def _steps(count: int, rounds: int) -> str:
@@ -146,7 +146,7 @@ def _steps(count: int, rounds: int) -> str:
         return Teacher(shared.model, shared.input_format, precision=shared.precision)
 
     def step(name: str) -> Callable[[], None]:
-        return new_trainer(name, count, batch, make_teacher=teacher_of).run_step
+        return whole_step(new_trainer(name, count, batch, make_teacher=teacher_of))
 
     ours = {name: step(name) for name in (STOCK, *OURS)}
     with EventStorage():
@@ -183,10 +183,10 @@ def main(name: str, count: str, size: str, images: str) -> None:
     """Print the peak memory (bytes) of a few steps of one alternative."""
     torch.manual_seed(0)
     batch = random_batch(int(images), int(size), OBJECTS, CLASSES)
-    trainer = new_trainer(name, int(count), batch)
+    step = whole_step(new_trainer(name, int(count), batch))
     with EventStorage():
         for _ in range(MEMORY_STEPS):
-            trainer.run_step()
+            step()
     print(peak_memory())
 
 

@@ -11,8 +11,9 @@ from detectron2.utils.events import EventStorage
 
 from memory import peak_gigabytes
 from multas.engine import Trainer, load_config
-from multas.engine.steps.build import build_step
-from stock import random_batch
+from multas.engine.steps.task_gradients import TaskGradients
+from multas.engine.task_weights import TaskWeights
+from stock import random_batch, whole_step
 from tables import ratio_table
 from timing import peak_memory, take_turns
 
@@ -54,8 +55,10 @@ def new_step(name: str, images: int, size: int) -> Callable[[], None]:
     torch.manual_seed(0)
     model = build_model(cfg)
     loader = repeat(task_batch(tasks, mode, images, size))
-    plain = SimpleTrainer(model, loader, Trainer.build_optimizer(cfg, model))
-    return build_step(cfg, plain, Trainer.build_train_loader).run_step
+    trainer = SimpleTrainer(model, loader, Trainer.build_optimizer(cfg, model))
+    weighed = TaskGradients.from_config(cfg, model)
+    trainer.register_hooks([None if weighed is None else TaskWeights(model, weighed)])
+    return whole_step(trainer)
 
 
 def _with_sum(values: dict[str, list[float]]) -> dict[str, list[float]]:

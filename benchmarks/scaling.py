@@ -19,7 +19,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import aggregation
-from stock import random_batch
+from stock import random_batch, whole_step
 from tables import rate_table
 
 ALTERNATIVES = (aggregation.STOCK, "adaptive", "mgda, parameters")
@@ -64,12 +64,12 @@ def work(job: Job, rank: int) -> list[float]:
 
     torch.manual_seed(rank)
     batch = random_batch(job.batch, job.size, aggregation.OBJECTS, aggregation.CLASSES)
-    trainer = aggregation.new_trainer(job.alternative, PATHS, batch, wrap=wrap)
+    step = whole_step(aggregation.new_trainer(job.alternative, PATHS, batch, wrap=wrap))
     seconds = []
     with EventStorage():
         for _ in range(job.steps + 1):
             start = time.perf_counter()
-            trainer.run_step()
+            step()
             seconds.append(time.perf_counter() - start)
     if together:
         torch.distributed.destroy_process_group()

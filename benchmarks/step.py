@@ -23,7 +23,7 @@ from multas.engine import Trainer, load_config
 from multas.modeling.heads import DenseDetectionHead
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.multitask_network import MultiTaskNetwork
-from stock import given_teacher, random_batch
+from stock import given_teacher, random_batch, weigh_paths
 from tables import ratio_table
 from timing import Parts, Seconds, peak_memory, take_turns
 
@@ -79,6 +79,7 @@ class Step:
             given_teacher(self.model, self.cfg, teacher)
         self.model.train()
         self.optimizer = Trainer.build_optimizer(self.cfg, self.model)
+        self.hook = weigh_paths(self.cfg, self.model, self.optimizer)
 
     @property
     def student(self) -> nn.Module:

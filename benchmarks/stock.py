@@ -1,15 +1,20 @@
-"""Detectron2's RetinaNet, random images and a given teacher for the benchmarks."""
+"""Detectron2's RetinaNet, random images, a given teacher and a whole step for the benchmarks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from detectron2 import model_zoo
 from detectron2.config import CfgNode
+from detectron2.engine import SimpleTrainer
 from detectron2.structures import Boxes, Instances
+from detectron2.utils.events import get_event_storage
+from torch import nn
+from torch.optim import Optimizer
 
-from multas.distillation import Distiller, Teacher, build_distillation
+from multas.distillation import Distiller, Teacher, build_distillation, unwrap
 from multas.engine import load_config
+from multas.engine.path_weights import PathWeights
 
 
 def retinanet_config(depth: int, classes: int, opts: Sequence[Any] = ()) -> CfgNode:
@@ -40,3 +45,25 @@ def given_teacher(model: Distiller, cfg: CfgNode, teacher: Teacher) -> Distiller
     model.distillation = build_distillation(cfg, model.student, teachers=[teacher])
     model.prepared = True
     return model
+
+
+def weigh_paths(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> PathWeights | None:
+    """The hook that weighs the paths of a prepared model, wrapped or not; None if it has none."""
+    if unwrap(model)[1] is None:
+        return None
+    hook = PathWeights.from_config(cfg, model)
+    for group in hook.aggregator.param_groups():
+        optimizer.add_param_group({"lr": cfg.SOLVER.BASE_LR, **group})
+    return hook
+
+
+def whole_step(trainer: SimpleTrainer) -> Callable[[], None]:
+    """A training step with its hooks, inside of an EventStorage."""
+
+    def step() -> None:
+        trainer.storage = get_event_storage()
+        trainer.before_step()
+        trainer.run_step()
+        trainer.after_step()
+
+    return step

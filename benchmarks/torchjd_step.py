@@ -17,7 +17,7 @@ class TorchJDStep(SimpleTrainer):
     them, and the gradient of the task loss is added.
 
     Args:
-        model: a Distiller with an aggregator that weighs gradients.
+        model: a prepared Distiller.
         data_loader, optimizer: see SimpleTrainer.
         shared_only: use ``mtl_backward``: MGDA for the bottom-up network only; the pyramid gets the
             sum of the gradients.
@@ -54,19 +54,18 @@ class TorchJDStep(SimpleTrainer):
         self._features = list(output.values())
 
     def run_step(self) -> None:
-        task_losses = self.model(next(self._data_loader_iter))
-        path_losses, _ = self.model.distillation.take_losses()
+        losses = self.model(next(self._data_loader_iter))
         self.optimizer.zero_grad()
         options: dict[str, Any] = {"retain_graph": True, "parallel_chunk_size": self._chunk}
         if self._shared_only:
             self._autojac.mtl_backward(
-                path_losses, self._features, shared_params=self._parameters, **options
+                losses.paths, self._features, shared_params=self._parameters, **options
             )
         else:
-            self._autojac.backward(path_losses, inputs=self._parameters, **options)
+            self._autojac.backward(losses.paths, inputs=self._parameters, **options)
         self._autojac.jac_to_grad(
             self._parameters, self._aggregator, optimize_gramian_computation=self._gramian
         )
-        torch.stack(list(task_losses.values())).sum().backward()
-        self._write_metrics(task_losses, 0.0)
+        torch.stack(list(losses.task.values())).sum().backward()
+        self._write_metrics(losses.task, 0.0)
         self.optimizer.step()

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from detectron2.utils.events import EventStorage
 from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -28,6 +29,13 @@ def seed():
     np.random.seed(0)
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture
+def storage():
+    """Detectron2's models log while they train."""
+    with EventStorage() as storage:
+        yield storage
 
 
 @pytest.fixture(scope="session")

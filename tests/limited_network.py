@@ -2,11 +2,11 @@
 
 import torch
 from detectron2.config import get_cfg
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
 
+import weighing
 from multas.config import add_multas_config
-from multas.distillation import Distiller, Teacher, build_distillation
+from weighing import set_keys, weighed
 
 CLASSES = 3
 
@@ -38,24 +38,13 @@ def network_cfg(width=4, tasks=("det",), **keys):
     cfg.MODEL.ANCHOR_GENERATOR.ASPECT_RATIOS = [[1.0, 0.5, 2.0]]
     cfg.MODEL.ANCHOR_GENERATOR.OFFSET = 0.5
     cfg.INPUT.MIN_SIZE_TRAIN = (64,)
-    for key, value in keys.items():
-        node = cfg.MODEL.DISTILLATION
-        *parents, leaf = key.split("__")
-        for parent in parents:
-            node = node[parent]
-        node[leaf] = value
-    return cfg
+    return set_keys(cfg, **keys)
 
 
 def make_distiller(paths, teacher_width=8, teacher_tasks=("det",), **keys):
-    cfg = network_cfg(PATHS=paths, AGGREGATION__NAME="hand_tuned", **keys)
-    torch.manual_seed(0)
-    student = build_model(cfg)
-    teacher = Teacher(build_model(network_cfg(teacher_width, teacher_tasks)))
-    hard = cfg.MODEL.DISTILLATION.HARD_LABELS
-    return Distiller(
-        student=student, build=lambda s: build_distillation(cfg, s, [teacher]), hard_labels=hard
-    ).prepare()
+    """A Distiller whose paths are weighed by hand unless ``keys`` say how."""
+    cfg = network_cfg(**{"PATHS": paths, "AGGREGATION__NAME": "hand_tuned"} | keys)
+    return weighed(weighing.make_distiller(cfg, network_cfg(teacher_width, teacher_tasks)))
 
 
 def sample(seed=0, annotated=True, size=(64, 96)):

@@ -2,17 +2,15 @@
 
 from torch import nn
 
+from multas.distillation.paths import build
 from multas.distillation.paths.spec import parse_paths
-from multas.distillation.taps import leaves
 
 
 def build_path(kind, student, teacher, teacher_model=None, **options):
     """A path from an entry of MODEL.DISTILLATION.PATHS and what its layers returned."""
-    (spec,) = parse_paths(
-        [{"TYPE": kind, "STUDENT": [f"s{i}" for i in range(len(student))]} | options]
-    )
-
-    def shapes(values):
-        return [[tuple(leaf.shape) for leaf in leaves(value)] for value in values]
-
-    return spec.build(shapes(student), shapes(teacher), teacher_model or nn.Module())
+    names = [f"layer{i}" for i in range(max(len(student), len(teacher)))]
+    layers = {"STUDENT": names[: len(student)], "TEACHER": names[: len(teacher)]}
+    (spec,) = parse_paths([{"TYPE": kind, **layers} | options])
+    records = [dict(zip(names, values, strict=False)) for values in (student, teacher)]
+    probe = build.Probe(None, records[0], [records[1]])
+    return build.build_path(spec, probe, teacher_model or nn.Module())

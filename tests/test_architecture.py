@@ -119,7 +119,8 @@ def test_a_head_trains_on_a_data_format(folder, tmp_path):
     names = register_card(card)
     cfg = tiny(
         folder, tmp_path, "IMPORT_MODULES", [module_of("a head")],
-        "DATASETS.TRAIN", [f"{card['name']}_train"], "SOLVER.MAX_ITER", 20, "SOLVER.WARMUP_ITERS", 0,
+        "DATASETS.TRAIN", [f"{card['name']}_train"],
+        "SOLVER.MAX_ITER", 20, "SOLVER.WARMUP_ITERS", 0,
     )  # fmt: skip
     cfg.merge_from_other_cfg(type(cfg)(snippets("a head")[1]))
     assert f"{card['name']}_train" in names

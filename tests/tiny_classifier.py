@@ -3,12 +3,12 @@
 import detectron2  # noqa: F401  (first: it makes torchvision work without compiled operators)
 import torch
 from detectron2.config import get_cfg
-from detectron2.modeling import build_model
-from torch import nn
 
 import multas.modeling  # noqa: F401
+import weighing
 from multas.config import add_multas_config
-from multas.distillation import Distiller, Teacher, build_distillation
+from multas.distillation import Distiller
+from weighing import set_keys, without_statistics
 
 PATHS = [
     {"TYPE": "AttentionTransfer", "STUDENT": ["backbone.res3", "backbone.res4"], "WEIGHT": 2.0},
@@ -38,20 +38,9 @@ def model_cfg(width: int):
 
 def make_distiller(paths=PATHS, *opts, alpha: float = 1.0) -> Distiller:
     """Student and teacher of fixed random weights; ``opts``: keys below AGGREGATION, values."""
-    cfg = model_cfg(4)
-    cfg.MODEL.DISTILLATION.PATHS = list(paths)
-    cfg.MODEL.DISTILLATION.ALPHA = alpha
-    pairs = zip(opts[::2], opts[1::2], strict=True)
-    cfg.merge_from_list([x for k, v in pairs for x in (f"MODEL.DISTILLATION.AGGREGATION.{k}", v)])
-    torch.manual_seed(0)
-    teacher, student = Teacher(build_model(model_cfg(8))), build_model(cfg)
-    distiller = Distiller(student=student, build=lambda s: build_distillation(cfg, s, [teacher]))
-    distiller.prepare().train()
-    # Statistics of a batch are not those of its halves: runs on one and two ranks would differ.
-    for module in distiller.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    return distiller
+    keys = {f"AGGREGATION__{k}": v for k, v in zip(opts[::2], opts[1::2], strict=True)}
+    cfg = set_keys(model_cfg(4), PATHS=list(paths), ALPHA=alpha, **keys)
+    return without_statistics(weighing.make_distiller(cfg, model_cfg(8)))
 
 
 def images(count: int, seed: int = 0, labels: bool = True) -> list[dict]:

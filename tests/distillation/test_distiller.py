@@ -6,12 +6,15 @@ from detectron2 import model_zoo
 from detectron2.config import get_cfg
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
-from detectron2.utils.events import EventStorage
 from torch import nn
 
+import weighing
 from multas.config import add_multas_config
 from multas.config.distillation import teacher_node
-from multas.distillation import Distiller, Teacher, build_distillation
+from multas.distillation import Distiller, Teacher
+from weighing import set_keys, weighed, without_statistics
+
+pytestmark = pytest.mark.usefixtures("storage")
 
 FPN_LEVELS = ["backbone.p3", "backbone.p4"]
 
@@ -35,32 +38,9 @@ def retinanet_cfg(width: int = 8, depth: int = 18):
     return cfg
 
 
-def distiller_cfg(paths, **options):
-    cfg = retinanet_cfg()
-    cfg.MODEL.META_ARCHITECTURE = "Distiller"
-    cfg.MODEL.DISTILLATION.STUDENT = "RetinaNet"
-    cfg.MODEL.DISTILLATION.PATHS = paths
-    for key, value in options.items():
-        node, _, leaf = key.rpartition("__")
-        target = cfg.MODEL.DISTILLATION
-        for part in filter(None, node.split("__")):
-            target = target[part]
-        target[leaf] = value
-    return cfg
-
-
-def make_distiller(paths, teacher_width: int = 16, **options) -> Distiller:
-    cfg = distiller_cfg(paths, **options)
-    student_cfg = cfg.clone()
-    student_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
-    torch.manual_seed(0)
-    student = build_model(student_cfg)
-    teacher = Teacher(build_model(retinanet_cfg(teacher_width)))
-    return Distiller(
-        student=student,
-        build=lambda s: build_distillation(cfg, s, [teacher]),
-        hard_labels=cfg.MODEL.DISTILLATION.HARD_LABELS,
-    ).prepare()
+def make_distiller(paths, **keys) -> Distiller:
+    cfg = set_keys(retinanet_cfg(), PATHS=paths, **keys)
+    return weighed(weighing.make_distiller(cfg, retinanet_cfg(16)))
 
 
 def sample(annotated: bool = True, size=(64, 96), seed: int = 0) -> dict:
@@ -89,19 +69,12 @@ def test_stock_retinanet_is_distilled_over_three_paths():
     assert losses.keys() == own | {f"loss_kd_{name}" for name in ("at", "mse", "soft", "z")}
 
 
-@pytest.fixture(autouse=True)
-def storage():
-    """Detectron2's models log while they train."""
-    with EventStorage() as storage:
-        yield storage
-
-
 def test_gradients_reach_student_adapters_and_z_but_never_the_teacher():
     distiller = make_distiller([AT, MSE, SOFT]).train()
     sum(distiller([sample()]).values()).backward()
     teacher = distiller.distillation.teachers[0].model
     assert all(p.grad is None and not p.requires_grad for p in teacher.parameters())
-    assert distiller.distillation.aggregator.z.grad.abs().min() > 0
+    assert distiller.path_weights.aggregator.z.grad.abs().min() > 0
     adapters = distiller.distillation.paths["mse"].parameters()
     assert all(p.grad is not None for p in adapters)
     missing = [n for n, p in distiller.student.named_parameters() if p.grad is None]
@@ -130,7 +103,8 @@ def test_outside_of_training_the_distiller_is_the_student():
 
 
 def test_without_preparation_training_is_refused():
-    cfg = distiller_cfg([AT])
+    cfg = set_keys(retinanet_cfg(), PATHS=[AT], STUDENT="RetinaNet")
+    cfg.MODEL.META_ARCHITECTURE = "Distiller"
     distiller = build_model(cfg).train()
     with pytest.raises(RuntimeError, match="prepare"):
         distiller([sample()])
@@ -144,11 +118,8 @@ def test_nothing_to_distill_is_the_student_alone(options):
 
 
 def test_mixed_batch_of_a_stock_student_learns_labels_from_annotated_images_only():
-    d = make_distiller([MSE]).train()
     # Fixed statistics: with those of the batch, each part would be normalised by its own.
-    for module in d.student.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
+    d = without_statistics(make_distiller([MSE]))
     both = [sample(seed=0), sample(annotated=False, seed=1)]
     normalizer = getattr(d.student, "loss_normalizer", None)
     mixed = d(both)
@@ -201,7 +172,7 @@ def test_a_teacher_of_the_other_channel_order_sees_the_channels_swapped():
 
 
 def test_the_path_table_names_layers_shapes_and_adapters():
-    table = make_distiller([AT, MSE]).distillation.table
+    table = make_distiller([AT, MSE]).path_weights.table()
     for word in ("backbone.bottom_up.res3", "16×8×8", "1x1 16→32", "Adaptive", "AttentionTransfer"):
         assert word in table
 
@@ -218,7 +189,7 @@ def test_the_path_table_names_layers_shapes_and_adapters():
         ({**MSE, "TEACHER": ["backbone.p4"]}, {}, "numbers of feature maps differ"),
         ({**MSE, "TEACHER_ID": 3}, {}, "TEACHER_ID is 3, but there are 1 teachers"),
         (MSE, {"AGGREGATION__NAME": "adaptve"}, "Did you mean 'Adaptive'"),
-        ({**MSE, "WEIGHT": "much"}, {}, r"PATHS\[0\]: WEIGHT is 'much'; it must be a number"),
+        ({**MSE, "WEIGHT": "much"}, {}, r"PATHS\[0\] \(FeatureMSE\): WEIGHT is 'much'"),
         (MSE, {"BOXES": "mine"}, "BOXES is 'mine'; choose from auto"),
     ],
 )
@@ -233,13 +204,10 @@ def test_two_paths_of_one_name_are_refused():
 
 
 def test_a_head_with_other_anchors_is_refused():
-    cfg = distiller_cfg([SOFT])
-    teacher_cfg = retinanet_cfg(16)
-    teacher_cfg.MODEL.RETINANET.NUM_CLASSES = 4
-    student_cfg = cfg.clone()
-    student_cfg.MODEL.META_ARCHITECTURE = "RetinaNet"
+    teacher = retinanet_cfg(16)
+    teacher.MODEL.RETINANET.NUM_CLASSES = 4
     with pytest.raises(ValueError, match="same levels, strides, anchors and classes"):
-        build_distillation(cfg, build_model(student_cfg), [Teacher(build_model(teacher_cfg))])
+        weighing.make_distiller(set_keys(retinanet_cfg(), PATHS=[SOFT]), teacher)
 
 
 def test_a_tap_in_a_frozen_part_is_refused_at_the_first_step():
@@ -283,9 +251,10 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 def test_a_float64_model_gets_its_path_losses_in_float64():
     distiller = make_distiller([MSE]).double().train()
+    distiller.path_weights.aggregator.double()
     distiller.distillation.teachers[0].model.double()
     image = sample()
     losses = distiller([{**image, "image": image["image"].double()}])
     assert losses["loss_kd_mse"].dtype == torch.float64
-    raw = distiller.distillation.monitors["path_loss"]
+    raw = distiller.path_weights.monitors["path_loss"]
     assert not torch.equal(raw, raw.float().double()), "no detour through float32"

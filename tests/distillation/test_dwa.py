@@ -74,5 +74,5 @@ def test_state_goes_through_a_checkpoint():
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"period": 0}])
 def test_senseless_options_are_refused(options):
-    with pytest.raises(ValueError, match="DWA_TEMPERATURE must be above 0 and DWA_PERIOD"):
+    with pytest.raises(ValueError, match="TEMPERATURE of dwa must be above 0 and PERIOD"):
         dwa(**options)

@@ -1,17 +1,12 @@
-"""The paths of Lê and Pham (ICCVW 2023) in a Distiller, and the ramp of their weight."""
-
-import math
-from types import SimpleNamespace
+"""The paths of Lê and Pham (ICCVW 2023) in a Distiller."""
 
 import pytest
 import torch
 from detectron2.modeling import build_model
-from detectron2.utils.events import EventStorage
-from hypothesis import given
-from hypothesis import strategies as st
 
+import weighing
 from limited_network import CLASSES, make_distiller, network_cfg, sample
-from multas.distillation import Distiller, Teacher, build_distillation
+from multas.distillation import Teacher
 from multas.distillation.functional.feature_imitation import (
     defeat_imitation,
     mse_imitation,
@@ -19,17 +14,10 @@ from multas.distillation.functional.feature_imitation import (
 )
 from multas.distillation.functional.foreground import cell_centers, foreground_mask
 from multas.distillation.functional.soft_detection import soft_detection_loss
-from multas.distillation.schedule import RAMP_SHAPES, ramp
-from multas.engine.path_ramp import PathRamp
 from multas.modeling.levels import flatten_levels
 
+pytestmark = pytest.mark.usefixtures("storage")
 KINDS = ("FeatureMSE", "PDFDistil", "DeFeat", "SoftDetection")
-
-
-@pytest.fixture(autouse=True)
-def storage():
-    with EventStorage() as storage:
-        yield storage
 
 
 def recorded(distiller, inputs):
@@ -95,12 +83,9 @@ def test_every_teacher_gives_its_paths_its_own_boxes():
         PATHS=[{"TYPE": "DeFeat", "NAME": f"d{i}", "TEACHER_ID": i} for i in range(3)],
         AGGREGATION__NAME="equal", BOXES="teacher", BOX_SCORE_THRESH=0.0,
     )  # fmt: skip
-    torch.manual_seed(0)
     one, other = (build_model(network_cfg(8)) for _ in range(2))
-    teachers = [Teacher(network) for network in (one, other, one)]
-    distiller = Distiller(
-        student=build_model(cfg), build=lambda s: build_distillation(cfg, s, teachers)
-    ).prepare()
+    teachers = (Teacher(network) for network in (one, other, one))
+    distiller = weighing.make_distiller(cfg, *teachers)
     boxes = {}
     for name, path in distiller.distillation.paths.items():
 
@@ -140,56 +125,3 @@ def test_features_of_a_segmentation_teacher_are_imitated_but_not_its_predictions
             make_distiller([{"TYPE": kind}], teacher_tasks=("seg",))
     with pytest.raises(ValueError, match="teacher gives sem_seg alone"):
         make_distiller(paths, teacher_tasks=("seg",)).train()([sample(annotated=False)])
-
-
-@given(
-    st.integers(0, 300),
-    st.integers(0, 300),
-    st.integers(1, 200),
-    st.sampled_from(RAMP_SHAPES),
-)
-def test_the_ramp_rises_to_one_and_stays(a, b, iters, shape):
-    early, late = (ramp(i, iters, shape) for i in sorted((a, b)))
-    assert 0 <= early <= late <= 1
-    assert ramp(iters, iters, shape) == ramp(iters + a, iters, shape) == 1
-    assert ramp(a, 0, shape) == 1
-    assert ramp(-1 - a, iters, shape) == ramp(-1, 0, shape) == 0
-
-
-def test_shapes_of_the_ramp():
-    assert [ramp(i, 4, "linear") for i in range(5)] == [0, 0.25, 0.5, 0.75, 1]
-    assert ramp(0, 10, "sigmoid") == math.exp(-5)
-    assert ramp(5, 10, "sigmoid") == math.exp(-1.25)
-
-
-@pytest.mark.parametrize(
-    ("start", "iters", "shape", "message"),
-    [
-        (0, 10, "cosine", "RAMP.SHAPE is 'cosine'; choose from"),
-        (0, -1, "linear", "RAMP.ITERS is -1"),
-        (-1, 0, "linear", "RAMP.START is -1"),
-    ],
-)
-def test_a_wrong_ramp_is_refused_before_training(start, iters, shape, message):
-    distillation = SimpleNamespace(alpha=1.0, alpha_scale=1.0)
-    with pytest.raises(ValueError, match=message):
-        PathRamp(distillation, iters=iters, shape=shape, start=start)
-
-
-def test_the_hook_scales_what_distillation_adds_and_logs_it(storage):
-    distiller = make_distiller([{"TYPE": "FeatureMSE"}, {"TYPE": "SoftDetection"}], ALPHA=0.5)
-    distiller.train()
-    full = distiller([sample()])
-    hook = PathRamp(distiller.distillation, iters=4, shape="linear", start=10)
-    hook.trainer = SimpleNamespace(iter=9, storage=storage)
-    hook.before_step()
-    assert distiller.distillation.alpha_scale == 0
-    hook.trainer.iter = 11
-    hook.before_step()
-    early = distiller([sample()])
-    for name, loss in full.items():
-        torch.testing.assert_close(early[name], loss * (0.25 if "kd" in name else 1))
-    assert storage.latest()["path_alpha"][0] == 0.125
-    hook.trainer.iter = 14
-    hook.before_step()
-    assert distiller.distillation.alpha_scale == 1

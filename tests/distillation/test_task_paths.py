@@ -2,49 +2,37 @@
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
-from detectron2.modeling import build_model
 from detectron2.structures import Boxes
-from detectron2.utils.events import EventStorage
 from hypothesis import given
 from hypothesis import strategies as st
 
+import weighing
 from limited_network import network_cfg, sample
-from multas.distillation import Distiller, Teacher, build_distillation
 from multas.distillation.functional.foreground import (
     cell_centers,
     foreground_mask,
     mask_foreground,
 )
-from multas.engine.steps.build import build_step
-from multas.engine.steps.gradient_step import GradientStep
-from multas.engine.steps.mixed_precision import MixedPrecision
-from multas.engine.steps.path_gradients import PathGradients
 from multas.engine.steps.task_gradients import TaskGradients
+from multas.engine.task_weights import TaskWeights
+from weighing import copies, parameters_of, run_steps, weighed, without_statistics
 
+pytestmark = pytest.mark.usefixtures("storage")
 ENTRIES = [{"TASK": "det", "TRAIN": ["a"]}, {"TASK": "seg", "TRAIN": ["b"]}]
 
 
-@pytest.fixture(autouse=True)
-def storage():
-    with EventStorage() as storage:
-        yield storage
-
-
-def make_distiller(paths, teacher_tasks=("det", "seg"), mode="separate", **keys):
-    """A student with both heads and one teacher for each of ``teacher_tasks``."""
+def make_distiller(
+    paths, teacher_tasks=("det", "seg"), mode="separate", mgda_over_tasks=False, **keys
+):
+    """A student with both heads and one teacher for each of ``teacher_tasks``; images do not see
+    each other."""
     cfg = network_cfg(
-        **{"tasks": ("det", "seg"), "PATHS": paths, "AGGREGATION__NAME": "hand_tuned"} | keys
+        tasks=("det", "seg"), **{"PATHS": paths, "AGGREGATION__NAME": "hand_tuned"} | keys
     )
     cfg.DATASETS.TASK_BATCHES, cfg.DATASETS.TASK_MODE = ENTRIES, mode
-    torch.manual_seed(0)
-    student = build_model(cfg)
-    teachers = [Teacher(build_model(network_cfg(8, (t,)))) for t in teacher_tasks]
-    return Distiller(
-        student=student,
-        build=lambda s: build_distillation(cfg, s, teachers),
-        hard_labels=cfg.MODEL.DISTILLATION.HARD_LABELS,
-    ).prepare()
+    teachers = (network_cfg(8, (task,)) for task in teacher_tasks)
+    distiller = without_statistics(weighing.make_distiller(cfg, *teachers))
+    return weighed(distiller, TaskGradients(distiller) if mgda_over_tasks else None)
 
 
 def image(seed: int, task: str | None = None) -> dict:
@@ -69,17 +57,8 @@ def alone(distiller, inputs) -> dict:
     )
 
 
-def eval_norms(distiller):
-    """Images do not see each other."""
-    distiller.train()
-    for module in distiller.modules():
-        if "BatchNorm" in type(module).__name__:
-            module.eval()
-    return distiller
-
-
 def test_a_path_without_tasks_is_the_mean_over_all_images():
-    distiller = eval_norms(make_distiller([{"TYPE": "FeatureMSE"}], ("det",)))
+    distiller = make_distiller([{"TYPE": "FeatureMSE"}], ("det",))
     det, seg = [image(0, "det")], [image(1, "seg"), image(2, "seg"), image(3, "seg")]
     whole = of_paths(distiller(det + seg))["mse"]
     parts = [alone(distiller, part)["mse"] for part in (det, seg)]
@@ -88,7 +67,7 @@ def test_a_path_without_tasks_is_the_mean_over_all_images():
 
 def test_a_path_of_one_task_sees_its_images_alone():
     path = {"TYPE": "FeatureMSE", "TASKS": ["seg"]}
-    distiller = eval_norms(make_distiller([path], ("det",)))
+    distiller = make_distiller([path], ("det",))
     det, seg = [image(0, "det")], [image(1, "seg"), image(2, "seg")]
     torch.testing.assert_close(of_paths(distiller(det + seg))["mse"], alone(distiller, seg)["mse"])
 
@@ -104,15 +83,11 @@ def test_every_task_has_a_teacher_of_its_own_under_one_aggregation(name):
             "STUDENT": ["heads.seg"], "TEACHER": ["heads.seg"],
         },
     ]  # fmt: skip
-    distiller = eval_norms(make_distiller(paths, AGGREGATION__NAME=name))
+    distiller = make_distiller(paths, AGGREGATION__NAME=name)
     losses = distiller([image(0, "det"), image(1, "seg")])
     assert losses["loss_sem_seg"] > 0 and losses["loss_cls"] > 0
     assert distiller.distillation.names == ["soft", "from_det", "from_seg", "pixels"]
-    if name == "mgda":
-        raw, _ = distiller.distillation.take_losses()
-    else:
-        raw = distiller.distillation.monitors["path_loss"]
-    assert all(loss > 0 for loss in raw)
+    assert (distiller.path_weights.monitors["path_loss"] > 0).all()
 
 
 def test_distillation_adds_its_gradient_to_mgda_over_tasks(monkeypatch):
@@ -122,15 +97,13 @@ def test_distillation_adds_its_gradient_to_mgda_over_tasks(monkeypatch):
         lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
     )
     results = []
-    for weighed in (False, True):
+    for by_tasks in (False, True):
         distiller = make_distiller([{"TYPE": "FeatureMSE"}], ("det",), AGGREGATION__NAME="adaptive")
-        optimizer = torch.optim.SGD(distiller.parameters(), lr=0.01)
-        parts = distiller, [[image(0, "det"), image(1, "seg")]], optimizer
-        tasks = TaskGradients(distiller)
-        trainer = GradientStep(*parts, tasks) if weighed else SimpleTrainer(*parts)
-        eval_norms(distiller)
-        trainer.run_step()
-        results.append({n: p.detach() for n, p in distiller.named_parameters()})
+        z = distiller.path_weights.aggregator.z
+        hooks = [TaskWeights(distiller, TaskGradients(distiller), [z])] if by_tasks else []
+        run_steps(distiller, [[image(0, "det"), image(1, "seg")]], *hooks)
+        assert z.abs().min() > 0
+        results.append(copies(distiller) | {"z": z.detach()})
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-7, msg=name)
 
@@ -147,25 +120,20 @@ PATHS_OF_TASKS = [
 def test_mgda_over_tasks_and_mgda_over_paths_meet(objective, low_memory, scale):
     """g + alpha sum_i v_i g_i with g from the tasks' min-norm point, also as an objective."""
     keys = {"TASK_AS_OBJECTIVE": objective, "LOW_MEMORY": low_memory, "NAME": "mgda"}
-    distiller = make_distiller(PATHS_OF_TASKS, **{f"AGGREGATION__{k}": v for k, v in keys.items()})
+    keys = {f"AGGREGATION__{k}": v for k, v in keys.items()}
+    distiller = make_distiller(PATHS_OF_TASKS, mgda_over_tasks=True, ALPHA=0.5, **keys)
     batch = [image(0, "det"), image(1, "seg")]
-    tasks = TaskGradients(distiller)
-    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.0)
-    precision = scale and MixedPrecision(
-        torch.device("cpu"), scaler=torch.amp.GradScaler("cpu", init_scale=scale)
-    )
-    paths = PathGradients(distiller.student, distiller.distillation, tasks)
-    step = GradientStep(distiller, [batch], optimizer, paths, precision=precision)
-    eval_norms(distiller)
-    parameters = list(distiller.student.parameters())
-    own = tasks.combine(distiller(batch), parameters, keep_graph=True)
+    parameters = parameters_of(distiller.student)
+    losses = distiller.forward(batch)
+    own = TaskGradients(distiller).combine(losses.task, parameters, keep_graph=True)
     rows = [
         torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        for loss in distiller.distillation.take_losses()[0]
+        for loss in losses.paths
     ]
-    step.run_step()
-    aggregator = distiller.distillation.aggregator
-    weights = [1.0, *(distiller.distillation.alpha * aggregator.weights()).tolist()]
+    scaler = scale and torch.amp.GradScaler("cpu", init_scale=scale)
+    run_steps(distiller, [batch], scaler=scaler, lr=0.0)
+    aggregator = distiller.path_weights.aggregator
+    weights = [1.0, *(0.5 * aggregator.weights()).tolist()]
     if objective:
         weights[0] = float(aggregator.monitors()["task_weight"])
     assert min(weights) > 0
@@ -174,30 +142,26 @@ def test_mgda_over_tasks_and_mgda_over_paths_meet(objective, low_memory, scale):
         torch.testing.assert_close(parameter.grad, sum(terms), rtol=1e-4, atol=1e-6)
 
 
-def test_the_config_has_tasks_weighed_beside_paths(storage):
-    distiller = make_distiller(PATHS_OF_TASKS, AGGREGATION__NAME="mgda")
-    cfg = network_cfg(tasks=("det", "seg"))
-    cfg.MODEL.MULTITASK.GRADIENTS = "mgda"
-    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.01)
-    plain = SimpleTrainer(distiller, [[image(0, "det"), image(1, "seg")]], optimizer)
-    build_step(cfg, plain, iter).run_step()
-    logged = storage.latest()
+def test_weights_of_tasks_are_logged_beside_those_of_paths():
+    distiller = make_distiller(PATHS_OF_TASKS, mgda_over_tasks=True, AGGREGATION__NAME="mgda")
+    logged = run_steps(distiller, [[image(0, "det"), image(1, "seg")]]).storage.latest()
     assert {"task_weight/det", "task_weight/seg", "loss_kd_soft", "loss_kd_mse"} <= logged.keys()
+    assert logged["task_weight/det"][0] + logged["task_weight/seg"][0] == pytest.approx(2)
 
 
 def test_mgda_over_tasks_needs_gradients_of_parameters():
-    distiller = make_distiller(
-        PATHS_OF_TASKS,
-        AGGREGATION__NAME="mgda",
-        AGGREGATION__SCOPE="features",
-        AGGREGATION__SCOPE_LAYERS=["backbone.bottom_up.res3"],
-    )
     with pytest.raises(ValueError, match=r"SCOPE to parameters, or GRADIENTS to sum"):
-        PathGradients(distiller.student, distiller.distillation, TaskGradients(distiller))
+        make_distiller(
+            PATHS_OF_TASKS,
+            mgda_over_tasks=True,
+            AGGREGATION__NAME="mgda",
+            AGGREGATION__SCOPE="features",
+            AGGREGATION__SCOPE_LAYERS=["backbone.bottom_up.res3"],
+        )
 
 
 def test_a_detection_teacher_labels_the_images_for_segmentation():
-    distiller = eval_norms(make_distiller([{"TYPE": "SoftDetection"}], ("det",)))
+    distiller = make_distiller([{"TYPE": "SoftDetection"}], ("det",))
     assert distiller.student.always_run == {"det"}
     both = of_paths(distiller([image(0, "det"), image(1, "seg")]))["soft"]
     single = [alone(distiller, [image(i, t)])["soft"] for i, t in ((0, "det"), (1, "seg"))]
@@ -216,7 +180,7 @@ def test_tasks_of_a_path_are_checked():
 
 def test_foreground_of_an_image_with_a_mask_alone_is_its_objects():
     path = {"TYPE": "DeFeat", "LAYERWISE": True}
-    distiller = eval_norms(make_distiller([path], ("seg",)))
+    distiller = make_distiller([path], ("seg",))
     inputs = [image(1, "seg")]
     losses = of_paths(distiller(inputs))
     # The same rectangle as a box: centres of cells lie in pixels 20 … 69 and 10 … 39.
@@ -230,7 +194,7 @@ def test_foreground_of_an_image_with_a_mask_alone_is_its_objects():
     distiller.ignore_value = 3
     inputs[0]["sem_seg"][inputs[0]["sem_seg"] > 0] = 3
     assert of_paths(distiller(inputs))["defeat_foreground"] == 0
-    chosen = eval_norms(make_distiller([path | {"OBJECT_CLASSES": [4]}], ("seg",)))
+    chosen = make_distiller([path | {"OBJECT_CLASSES": [4]}], ("seg",))
     assert of_paths(chosen(inputs))["defeat_foreground"] == 0
 
 

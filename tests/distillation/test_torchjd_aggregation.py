@@ -17,7 +17,7 @@ def build(name: str, *opts, count: int = 3):
     add_multas_config(cfg)
     cfg.MODEL.DISTILLATION.AGGREGATION.NAME = f"torchjd:{name}"
     for key, value in zip(opts[::2], opts[1::2], strict=True):
-        cfg.MODEL.DISTILLATION.AGGREGATION.TORCHJD[key] = value
+        cfg.MODEL.DISTILLATION.AGGREGATION[key.upper()] = value
     names = [str(i) for i in range(count)]
     return build_aggregator(cfg.clone(), names, [1.0] * count)
 
@@ -62,10 +62,19 @@ def test_what_needs_the_gradients_themselves_is_no_choice():
         build("GradDrop")
 
 
-@pytest.mark.parametrize("arguments", [(), ("d", 0.5)])
-def test_unfit_arguments_are_explained(arguments):
-    with pytest.raises(ValueError, match=r"AGGREGATION.TORCHJD is .*Krum takes .*n_byzantine"):
-        build("Krum", *arguments)
+def test_a_missing_argument_is_explained():
+    with pytest.raises(ValueError, match=r"AGGREGATION: Krum\w* takes .*n_byzantine"):
+        build("Krum")
+
+
+def test_an_unknown_argument_gets_the_nearest_one():
+    with pytest.raises(ValueError, match=r"unknown key 'N_BYZANTIN'. Did you mean 'N_BYZANTINE'"):
+        build("Krum", "N_BYZANTIN", 1)
+
+
+def test_the_task_may_be_an_objective():
+    aggregator = build("Krum", "n_byzantine", 1, "task_as_objective", True)
+    assert aggregator.objectives == ["0", "1", "2", "task"]
 
 
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
@@ -78,7 +87,7 @@ def test_without_the_library_the_error_says_what_to_install(monkeypatch):
 def test_arguments_survive_a_dump_of_the_config(tmp_path):
     cfg = get_cfg()
     add_multas_config(cfg)
-    text = "MODEL: {DISTILLATION: {AGGREGATION: {NAME: 'torchjd:Krum', TORCHJD: {n_byzantine: 1}}}}"
+    text = "MODEL: {DISTILLATION: {AGGREGATION: {NAME: 'torchjd:Krum', N_BYZANTINE: 1}}}"
     (tmp_path / "a.yaml").write_text(text)
     cfg.merge_from_file(str(tmp_path / "a.yaml"))
     (tmp_path / "b.yaml").write_text(cfg.dump())

@@ -13,7 +13,7 @@ from detectron2.modeling import build_model
 
 from multas.data import make_toy
 from multas.engine import load_config
-from training import two_tasks
+from training import PATHS, two_tasks
 
 _names = itertools.count()
 
@@ -81,25 +81,54 @@ def joint_cfg(tiny_cfg, card):
 
 
 @pytest.fixture
-def distilled_cfg(tiny_cfg, card, tmp_path):
-    """``distilled_cfg(KEY, VALUE, ...)``: a mini-batch per task, each with a teacher of its own."""
+def teacher_files(tiny_cfg, tmp_path):
+    """``teacher_files(KEY, VALUE, ...)``: the keys that name config and random weights of a
+    teacher, the tiny detector but wider unless they say otherwise."""
 
-    def teacher(task):
-        cfg = two_tasks(tiny_cfg("MODEL.FPN.OUT_CHANNELS", 16), [task])
-        config, weights = tmp_path / f"{task}.yaml", tmp_path / f"{task}.pth"
-        config.write_text(cfg.dump())
+    def build(*opts, heads=("det",)):
+        wide = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 8, "MODEL.RESNETS.RES2_OUT_CHANNELS", 8,
+                "MODEL.FPN.OUT_CHANNELS", 16]  # fmt: skip
+        cfg = two_tasks(tiny_cfg(*wide, *opts), heads)
+        stem = tmp_path / f"teacher{next(_names)}"
+        config, weights = f"{stem}.yaml", f"{stem}.pth"
+        Path(config).write_text(cfg.dump())
         torch.manual_seed(5)
         torch.save({"model": build_model(cfg).state_dict()}, weights)
-        return {"CONFIG_FILE": str(config), "WEIGHTS": str(weights)}
+        key = "MODEL.DISTILLATION.TEACHER"
+        return [f"{key}.CONFIG_FILE", config, f"{key}.WEIGHTS", weights]
+
+    return build
+
+
+@pytest.fixture
+def distilled_cfg(tiny_cfg, teacher_files, card):
+    """``distilled_cfg(KEY, VALUE, ...)``: the tiny student, distilled over three paths from
+    labelled and unlabelled images."""
+
+    def build(*opts, folder="run"):
+        name = card["name"]
+        return tiny_cfg(
+            *teacher_files(),
+            "MODEL.META_ARCHITECTURE", "Distiller",
+            "MODEL.DISTILLATION.PATHS", PATHS,
+            "DATASETS.TRAIN", [f"{name}_half", f"{name}_half2_unlabeled"],
+            *opts, folder=folder,
+        )  # fmt: skip
+
+    return build
+
+
+@pytest.fixture
+def two_teachers_cfg(tiny_cfg, teacher_files, card):
+    """``two_teachers_cfg(KEY, VALUE, ...)``: a mini-batch per task, each with its own teacher."""
 
     def build(*opts):
-        key = "MODEL.DISTILLATION.TEACHER"
-        det, seg = teacher("det"), teacher("seg")
+        _, config, _, weights = teacher_files(heads=["seg"])
         name = card["name"]
         cfg = tiny_cfg(
+            *teacher_files(),
             "MODEL.META_ARCHITECTURE", "Distiller",
-            f"{key}.CONFIG_FILE", det["CONFIG_FILE"], f"{key}.WEIGHTS", det["WEIGHTS"],
-            "MODEL.DISTILLATION.MORE_TEACHERS", [seg],
+            "MODEL.DISTILLATION.MORE_TEACHERS", [{"CONFIG_FILE": config, "WEIGHTS": weights}],
             "MODEL.DISTILLATION.PATHS", [
                 {"TYPE": "FeatureMSE", "NAME": "det", "TASKS": ["det"]},
                 {"TYPE": "SoftDetection", "TASKS": ["det"]},

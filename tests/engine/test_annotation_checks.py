@@ -45,21 +45,21 @@ def test_a_network_none_of_whose_tasks_is_annotated(tiny_cfg, card):
         Trainer(cfg)
 
 
-def test_paths_to_the_features_teach_no_head(distilled_cfg, card):
+def test_paths_to_the_features_teach_no_head(two_teachers_cfg, card):
     data = batches(card["name"], "det", "seg_unlabeled")
     paths = "MODEL.DISTILLATION.PATHS"
     with pytest.raises(ValueError, match="TASK_BATCHES: no image is annotated for the task 'seg'"):
-        Trainer(distilled_cfg(*data, paths, [FEATURES]))
-    assert Trainer(distilled_cfg(*data, paths, [FEATURES | {"STUDENT": "heads.seg"}]))
+        Trainer(two_teachers_cfg(*data, paths, [FEATURES]))
+    assert Trainer(two_teachers_cfg(*data, paths, [FEATURES | {"STUDENT": "heads.seg"}]))
 
 
-def test_a_mini_batch_whose_labels_are_hidden_needs_a_path(distilled_cfg, card):
+def test_a_mini_batch_whose_labels_are_hidden_needs_a_path(two_teachers_cfg, card):
     data = [*batches(card["name"], "det", "seg"), "MODEL.DISTILLATION.HARD_LABELS", False]
     paths = "MODEL.DISTILLATION.PATHS"
     with pytest.raises(ValueError, match=r"TASK_BATCHES\[1\]: none .* no path works on them"):
-        Trainer(distilled_cfg(*data, paths, [DETECTIONS]))
+        Trainer(two_teachers_cfg(*data, paths, [DETECTIONS]))
     features = {"TYPE": "FeatureMSE"}
-    assert Trainer(distilled_cfg(*data, paths, [features])), "features alone may be learned"
+    assert Trainer(two_teachers_cfg(*data, paths, [features])), "features alone may be learned"
 
 
 def test_a_head_may_have_an_annotation_of_its_own(tiny_cfg):
@@ -144,15 +144,15 @@ def test_a_file_of_pseudo_labels_is_for_the_images_of_any_task(tiny_cfg, card, t
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("vall", "BILEVEL_DATA names '.*_vall', which is not registered"),
-        ("val_unlabeled", "BILEVEL_DATA: 4 of 4 images are not annotated"),
+        ("vall", "DATA names '.*_vall', which is not registered"),
+        ("val_unlabeled", "DATA: 4 of 4 images are not annotated"),
     ],
 )
-def test_validation_images_of_bilevel_are_annotated(distilled_cfg, card, split, message):
+def test_validation_images_of_bilevel_are_annotated(two_teachers_cfg, card, split, message):
     key = "MODEL.DISTILLATION.AGGREGATION"
     names = [f"{card['name']}_{split}"]
     with pytest.raises(ValueError, match=message):
-        Trainer(distilled_cfg(f"{key}.NAME", "bilevel", f"{key}.BILEVEL_DATA", names))
+        Trainer(two_teachers_cfg(f"{key}.NAME", "bilevel", f"{key}.DATA", names))
 
 
 def test_batch_sizes_of_entries_do_not_scale_with_processes(tiny_cfg, card):

@@ -4,12 +4,11 @@ import logging
 from collections import namedtuple
 
 import pytest
-import torch
-from detectron2.modeling import build_model
 
 from multas.distillation import Teacher
 from multas.engine import Trainer
 from multas.engine.checks import cache_size
+from training import start
 
 pytest.importorskip("diskcache")
 pytest.importorskip("safetensors")
@@ -22,20 +21,15 @@ PATHS = [
 
 
 @pytest.fixture
-def run_cfg(tiny_cfg, tmp_path, card):
+def run_cfg(distilled_cfg, teacher_files, card):
     """A distillation on 8 images in batches of 4, three epochs long."""
-    teacher_cfg = tiny_cfg("MODEL.RESNETS.STEM_OUT_CHANNELS", 8)
-    torch.manual_seed(5)
-    (tmp_path / "teacher.yaml").write_text(teacher_cfg.dump())
-    torch.save({"model": build_model(teacher_cfg).state_dict()}, tmp_path / "teacher.pth")
 
     def build(*opts, folder="run"):
-        return tiny_cfg(
-            "MODEL.META_ARCHITECTURE", "Distiller",
-            "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(tmp_path / "teacher.yaml"),
-            "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(tmp_path / "teacher.pth"),
+        return distilled_cfg(
+            *teacher_files("MODEL.RESNETS.RES2_OUT_CHANNELS", 4, "MODEL.FPN.OUT_CHANNELS", 8),
             "MODEL.DISTILLATION.PATHS", PATHS,
             "MODEL.DISTILLATION.AGGREGATION.NAME", "equal",
+            "DATASETS.TRAIN", [f"{card['name']}_half"],
             "INPUT.VIEWS", 1,
             "INPUT.SQUARE_SIZE", 64,
             "DATALOADER.ASPECT_RATIO_GROUPING", False,
@@ -62,9 +56,7 @@ def shown(monkeypatch):
 
 def train(cfg) -> list[dict[str, float]]:
     """Losses and cache hits of every step."""
-    torch.manual_seed(0)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(False)
+    trainer = start(cfg)
     steps: list[dict[str, float]] = []
 
     write = trainer._trainer._write_metrics

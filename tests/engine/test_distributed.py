@@ -6,19 +6,15 @@ import sys
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from multas.distillation import AGGREGATOR_REGISTRY, GradientAggregator, Teacher
 from multas.distillation.teacher.mean_teacher import MeanTeacher
-from multas.engine.steps.gradient_step import GradientStep
-from multas.engine.steps.path_gradients import PathGradients
 from multas.engine.weights.ema import MeanTeachers
 from tiny_classifier import PATHS, images, make_distiller
 from two_ranks import process_group, run_on_two_ranks
+from weighing import copies, run_steps, weighed
 
 STEPS = 5
 TASK = ["TASK_AS_OBJECTIVE", True]
@@ -29,7 +25,7 @@ CASES = {
     "adaptive": ["NAME", "adaptive"],
     # Low enough to be reached: the bound acts on the mean over the ranks.
     "adaptive bounded": ["NAME", "adaptive", "MAX_WEIGHTED_LOSS", 1.2],
-    "dwa": ["NAME", "dwa", "DWA_PERIOD", 1],
+    "dwa": ["NAME", "dwa", "PERIOD", 1],
     "mgda": ["NAME", "mgda"],
     "mgda loss": ["NAME", "mgda", "NORMALISATION", "loss"],
     "mgda task": ["NAME", "mgda", *TASK],
@@ -56,33 +52,20 @@ def train(options, batch, wrap: bool) -> dict:
     """After five steps: parameters, those of a mean teacher, v of every step and what the
     aggregator remembers."""
     distiller = make_distiller(PATHS, *options)
-    model = DistributedDataParallel(distiller) if wrap else distiller
-    optimizer = torch.optim.SGD(distiller.parameters(), lr=0.005, momentum=0.9)
-    by_gradient = isinstance(distiller.distillation.aggregator, GradientAggregator)
-    parts = model, [batch] * STEPS, optimizer
-    if by_gradient:
-        paths = PathGradients(distiller.student, distiller.distillation)
-        trainer = GradientStep(*parts, paths)
-    else:
-        trainer = SimpleTrainer(*parts)
-    for module in distiller.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    weights = []
+    model = weighed(DistributedDataParallel(distiller) if wrap else distiller)
     follower = Teacher(copy.deepcopy(distiller.student), mean_teacher=MeanTeacher(0.5))
-    mean_teachers = MeanTeachers(model, [follower])
-    mean_teachers.before_train()
     torch.manual_seed(comm.get_rank())
-    with EventStorage():
-        for _ in range(STEPS):
-            trainer.run_step()
-            mean_teachers.after_step()
-            weights.append(distiller.distillation.monitors["path_weight"].clone())
+    mean_teachers = MeanTeachers(model, [follower])
+    storage = run_steps(model, [batch] * STEPS, mean_teachers, lr=0.005, momentum=0.9).storage
+    histories = [
+        storage.history(f"path_weight/{name}").values() for name in distiller.distillation.names
+    ]
+    aggregator = model.path_weights.aggregator
     return {
-        "parameters": {n: p.detach() for n, p in distiller.named_parameters()},
-        "mean_teacher": dict(follower.model.named_parameters()),
-        "weights": torch.stack(weights),
-        "aggregator": distiller.distillation.aggregator.state_dict(),
+        "parameters": copies(distiller) | copies(aggregator),
+        "mean_teacher": copies(follower.model),
+        "weights": torch.tensor([[v for v, _ in history] for history in histories]),
+        "aggregator": aggregator.state_dict(),
     }
 
 
@@ -132,16 +115,11 @@ def test_two_ranks_equal_one_process_with_the_double_batch(ranks, name):
     # v may be known less well than the direction it makes: with nearly dependent gradients, the
     # order of the images alone moves it as much in one process.
     torch.testing.assert_close(together["weights"], alone["weights"], rtol=2e-3, atol=1e-6)
-    start = train_nothing(CASES[name])
+    start = copies(make_distiller(PATHS, *CASES[name]))
     for key, value in alone["parameters"].items():
         torch.testing.assert_close(together["parameters"][key], value, rtol=1e-5, atol=1e-5)
-    moved = max((start[k] - v).abs().max() for k, v in alone["parameters"].items())
+    moved = max((v - alone["parameters"][k]).abs().max() for k, v in start.items())
     assert moved > 1e-3, "training that moves nothing compares nothing"
-
-
-def train_nothing(options) -> dict:
-    distiller = make_distiller(PATHS, *options)
-    return {n: p.detach() for n, p in distiller.named_parameters()}
 
 
 if __name__ == "__main__":

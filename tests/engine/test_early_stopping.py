@@ -12,6 +12,7 @@ from multas.engine import Trainer
 from multas.engine.report import last_values
 from multas.engine.weights.early_stopping import Progress
 from multas.engine.weights.evaluated_models import live_weights
+from training import copies, different, interrupt, start, weights_in
 
 KEY = "SOLVER.EARLY_STOPPING."
 
@@ -75,7 +76,7 @@ class Scripted(Trainer):
 
     @classmethod
     def test(cls, cfg, model, evaluators=None):
-        weights = {k: v.clone() for k, v in live_weights(model).items()}
+        weights = copies(live_weights(model))
         (name,) = cfg.DATASETS.TEST
         cls.log.append((name, weights))
         count = sum(entry[0] == name for entry in cls.log)
@@ -94,46 +95,27 @@ def scripted(tiny_cfg, card):
             "SOLVER.MAX_ITER", 20, "SOLVER.CHECKPOINT_PERIOD", 3, *opts, folder=folder,
         )  # fmt: skip
         Scripted.figures, Scripted.log = figures, []
-        torch.manual_seed(0)
-        os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-        trainer = Scripted(cfg)
-        trainer.resume_or_load(resume)
+        trainer = start(cfg, resume, kind=Scripted)
         if interrupt_at is None:
             trainer.train()
-            return trainer, Scripted.log
-
-        def interrupt():
-            if trainer.iter == interrupt_at:
-                raise InterruptedError
-
-        trainer._hooks[-1].after_step = interrupt
-        with pytest.raises(InterruptedError):
-            trainer.train()
+        else:
+            interrupt(trainer, interrupt_at)
         return trainer, Scripted.log
 
     return build
-
-
-def assert_same(a, b):
-    assert a.keys() == b.keys()
-    assert [k for k in a if not torch.equal(a[k], b[k])] == []
-
-
-def saved(trainer, name):
-    return torch.load(os.path.join(trainer.cfg.OUTPUT_DIR, name), weights_only=True)["model"]
 
 
 def test_a_run_ends_early_and_the_best_is_the_product(scripted):
     trainer, log = scripted([10.0, 20.0, 15.0, 16.0])
     assert trainer.iter == trainer.max_iter == 8
     best = log[1][1]
-    assert_same(saved(trainer, "model_best.pth"), best)
-    assert_same(saved(trainer, "student.pth"), best)
-    assert_same(saved(trainer, "student_raw.pth"), live_weights(trainer.model))
+    assert different(weights_in(trainer.cfg, "model_best.pth"), best) == []
+    assert different(weights_in(trainer.cfg, "student.pth"), best) == []
+    assert different(weights_in(trainer.cfg, "student_raw.pth"), live_weights(trainer.model)) == []
     # The final evaluation, on the test set: first the student, then the best.
     names = [name.rsplit("_", 1)[1] for name, _ in log]
     assert names == ["val"] * 4 + ["test"] * 2
-    assert_same(log[-1][1], best)
+    assert different(log[-1][1], best) == []
     metrics = last_values(trainer.cfg.OUTPUT_DIR)
     assert metrics["best/bbox/AP"] == metrics["bbox/AP"] == 2.0
     assert metrics["student/bbox/AP"] == 1.0
@@ -145,14 +127,14 @@ def test_a_run_ends_early_and_the_best_is_the_product(scripted):
 def test_a_run_that_keeps_improving_runs_to_its_end(scripted):
     trainer, log = scripted([float(i) for i in range(10)])
     assert trainer.iter == trainer.max_iter == 20
-    assert_same(saved(trainer, "student.pth"), live_weights(trainer.model))
+    assert different(weights_in(trainer.cfg, "student.pth"), live_weights(trainer.model)) == []
     assert len(log) == 12
 
 
 def test_the_last_iteration_is_evaluated_whatever_the_period(scripted):
     trainer, log = scripted([1.0, 2.0], f"{KEY}PERIOD", 5, "SOLVER.MAX_ITER", 7)
     assert [name.endswith("_val") for name, _ in log] == [True, True, False, False]
-    assert_same(log[1][1], live_weights(trainer.model))
+    assert different(log[1][1], live_weights(trainer.model)) == []
 
 
 def test_start_and_earliest_are_shares_of_the_run(scripted):
@@ -160,7 +142,7 @@ def test_start_and_earliest_are_shares_of_the_run(scripted):
     # Evaluated from iteration 6 on; exhausted at 10, but it goes on until 15 are done (at 16).
     assert trainer.max_iter == 16
     assert sum(name.endswith("_val") for name, _ in log) == 6
-    assert_same(saved(trainer, "model_best.pth"), log[0][1])
+    assert different(weights_in(trainer.cfg, "model_best.pth"), log[0][1]) == []
 
 
 def test_the_average_is_what_is_judged_and_kept(scripted):
@@ -169,8 +151,8 @@ def test_the_average_is_what_is_judged_and_kept(scripted):
         "SOLVER.EMA.RAMP", 0.0,
     )  # fmt: skip
     # With decay 1 the average stays at the start: all three evaluations saw the same weights.
-    assert_same(log[0][1], log[2][1])
-    assert_same(saved(trainer, "student.pth"), log[0][1])
+    assert different(log[0][1], log[2][1]) == []
+    assert different(weights_in(trainer.cfg, "student.pth"), log[0][1]) == []
     assert {"student", "ema", "best"} <= trainer._last_eval_results.keys()
 
 
@@ -182,25 +164,30 @@ def test_an_interrupted_run_stops_where_an_uninterrupted_one_does(scripted):
     resumed, _ = scripted(figures[3:], folder="parts", resume=True)
     assert resumed.start_iter == 6
     assert resumed.iter == whole.iter == 8
-    assert_same(live_weights(resumed.model), live_weights(whole.model))
-    assert_same(saved(resumed, "student.pth"), saved(whole, "student.pth"))
-    assert resumed._product.early_stopping.progress == whole._product.early_stopping.progress
+    assert different(live_weights(resumed.model), live_weights(whole.model)) == []
+    assert (
+        different(weights_in(resumed.cfg, "student.pth"), weights_in(whole.cfg, "student.pth"))
+        == []
+    )
+    assert resumed._final.early_stopping.progress == whole._final.early_stopping.progress
     # Resuming what has ended trains no further.
     again, _ = scripted([99.0], folder="parts", resume=True)
     assert again.iter == again.start_iter == 8
-    assert_same(saved(again, "student.pth"), saved(whole, "student.pth"))
+    assert (
+        different(weights_in(again.cfg, "student.pth"), weights_in(whole.cfg, "student.pth")) == []
+    )
 
 
 def test_several_metrics_are_summed_and_unknown_ones_named(scripted):
     trainer, _ = scripted([1.0], f"{KEY}METRICS", ["bbox/AP", "bbox/AP50"], "SOLVER.MAX_ITER", 2)
-    assert trainer._product.early_stopping.progress.best == 3.0
+    assert trainer._final.early_stopping.progress.best == 3.0
     with pytest.raises(ValueError, match=r"sem_seg/mIoU.*Choose from bbox/AP"):
         scripted([1.0], f"{KEY}METRICS", ["sem_seg/mIoU"], folder="other")
 
 
 def test_nothing_measurable_leaves_the_student_as_product(scripted):
     trainer, _ = scripted([float("nan")] * 9, "SOLVER.MAX_ITER", 4)
-    assert_same(saved(trainer, "student.pth"), live_weights(trainer.model))
+    assert different(weights_in(trainer.cfg, "student.pth"), live_weights(trainer.model)) == []
     assert not os.path.exists(os.path.join(trainer.cfg.OUTPUT_DIR, "model_best.pth"))
 
 

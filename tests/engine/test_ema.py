@@ -14,7 +14,7 @@ from multas.engine import Trainer
 from multas.engine.report import last_values
 from multas.engine.weights.ema import WeightAverage, ema_decay
 from multas.engine.weights.evaluated_models import TeacherModel, live_weights, swapped_weights
-from training import start, train
+from training import copies, different, start, train, train_in_parts, weights_in
 
 EMA = ["SOLVER.EMA.ENABLED", True, "SOLVER.EMA.RAMP", 2.0]
 
@@ -35,19 +35,6 @@ class Small(nn.Module):
         sizes = [t.numel() for t in self.floating()]
         for tensor, part in zip(self.floating(), vector.split(sizes), strict=True):
             tensor.copy_(part.view_as(tensor))
-
-
-def assert_same(a: dict, b: dict) -> None:
-    assert a.keys() == b.keys()
-    assert [k for k in a if not torch.equal(a[k], b[k])] == []
-
-
-def different(a: dict, b: dict) -> list[str]:
-    return [k for k in a if not torch.equal(a[k], b[k])]
-
-
-def weights_in(folder: str, name: str) -> dict[str, torch.Tensor]:
-    return torch.load(os.path.join(folder, name), weights_only=True)["model"]
 
 
 def test_decay_is_the_references(repository):
@@ -81,7 +68,7 @@ def test_a_constant_model_is_its_own_average():
     average.before_train()
     for _ in range(5):
         average.after_step()
-    assert_same(average.weights, model.state_dict())
+    assert different(average.weights, model.state_dict()) == []
 
 
 def test_the_average_does_not_share_memory_with_the_model():
@@ -98,9 +85,9 @@ def test_replaced_weights_are_given_back_to_the_bit_also_after_an_error():
     before = {k: v.clone() for k, v in model.state_dict().items()}
     other = {k: v + 1 for k, v in before.items()}
     with pytest.raises(RuntimeError), swapped_weights(model, other):
-        assert_same(live_weights(model), other)
+        assert different(live_weights(model), other) == []
         raise RuntimeError
-    assert_same(model.state_dict(), before)
+    assert different(model.state_dict(), before) == []
     with (
         pytest.raises(ValueError, match="another model"),
         swapped_weights(model, {"x": torch.ones(1)}),
@@ -111,7 +98,7 @@ def test_replaced_weights_are_given_back_to_the_bit_also_after_an_error():
 def test_training_is_the_same_with_and_without_an_average(tiny_cfg):
     plain = train(tiny_cfg("TEST.EVAL_PERIOD", 2, folder="plain"))
     averaged = train(tiny_cfg(*EMA, "TEST.EVAL_PERIOD", 2, folder="ema"))
-    assert_same(live_weights(averaged.model), live_weights(plain.model))
+    assert different(live_weights(averaged.model), live_weights(plain.model)) == []
 
 
 def test_evaluation_draws_no_random_number_of_the_training(tiny_cfg):
@@ -125,22 +112,12 @@ def test_evaluation_draws_no_random_number_of_the_training(tiny_cfg):
 def test_an_interrupted_average_resumes_to_the_same_bits(tiny_cfg):
     whole = train(tiny_cfg(*EMA, "SOLVER.MAX_ITER", 6, folder="whole"))
     cfg = tiny_cfg(*EMA, "SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 2, folder="parts")
-    first = start(cfg)
-
-    def interrupt():
-        if first.iter == 4:
-            raise InterruptedError
-
-    first._hooks[-1].after_step = interrupt
-    with pytest.raises(InterruptedError):
-        first.train()
-    second = train(cfg, resume=True)
-    assert second.start_iter == 4
+    second = train_in_parts(cfg, 4)
     for folder in (whole.cfg.OUTPUT_DIR, cfg.OUTPUT_DIR):
         assert os.path.isfile(os.path.join(folder, "student_raw.pth"))
     for name in ("student.pth", "student_raw.pth"):
-        assert_same(weights_in(cfg.OUTPUT_DIR, name), weights_in(whole.cfg.OUTPUT_DIR, name))
-    assert different(weights_in(cfg.OUTPUT_DIR, "student.pth"), live_weights(second.model))
+        assert different(weights_in(cfg, name), weights_in(whole.cfg, name)) == []
+    assert different(weights_in(cfg, "student.pth"), live_weights(second.model))
 
 
 def test_metrics_are_named_and_the_plain_ones_are_the_products(tiny_cfg):
@@ -151,17 +128,14 @@ def test_metrics_are_named_and_the_plain_ones_are_the_products(tiny_cfg):
     class Recording(Trainer):
         @classmethod
         def test(cls, cfg, model, evaluators=None):
-            tested.append({k: v.clone() for k, v in live_weights(model).items()})
+            tested.append(copies(live_weights(model)))
             return {"bbox": {"AP": float(len(tested))}}
 
-    torch.manual_seed(0)
-    os.makedirs(cfg.OUTPUT_DIR)
-    trainer = Recording(cfg)
-    trainer.resume_or_load(False)
-    first = {k: v.clone() for k, v in live_weights(trainer.model).items()}
+    trainer = start(cfg, kind=Recording)
+    first = copies(live_weights(trainer.model))
     trainer.train()
-    assert_same(tested[0], live_weights(trainer.model))
-    assert_same(tested[1], first)
+    assert different(tested[0], live_weights(trainer.model)) == []
+    assert different(tested[1], first) == []
     last = last_values(cfg.OUTPUT_DIR)
     assert (last["student/bbox/AP"], last["ema/bbox/AP"], last["bbox/AP"]) == (1.0, 2.0, 2.0)
 
@@ -171,23 +145,12 @@ def test_without_an_average_the_student_is_the_product(tiny_cfg):
     results = trainer._last_eval_results
     assert results["student"]["bbox"] == results["bbox"]
     assert "ema" not in results
-    assert_same(weights_in(trainer.cfg.OUTPUT_DIR, "student.pth"), live_weights(trainer.model))
+    assert different(weights_in(trainer.cfg, "student.pth"), live_weights(trainer.model)) == []
     assert not os.path.exists(os.path.join(trainer.cfg.OUTPUT_DIR, "student_raw.pth"))
 
 
-def test_the_average_of_a_distilled_student_loads_and_predicts(tiny_cfg, tmp_path):
-    teacher_cfg = tiny_cfg("MODEL.RESNETS.RES2_OUT_CHANNELS", 8)
-    config, file = tmp_path / "teacher.yaml", tmp_path / "teacher.pth"
-    config.write_text(teacher_cfg.dump())
-    torch.save({"model": build_model(teacher_cfg).state_dict()}, file)
-    cfg = tiny_cfg(
-        *EMA,
-        "MODEL.META_ARCHITECTURE", "Distiller",
-        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(config),
-        "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(file),
-        "MODEL.DISTILLATION.PATHS", [{"TYPE": "SoftDetection"}],
-        "TEST.EVALUATE_TEACHER", True,
-    )  # fmt: skip
+def test_the_average_of_a_distilled_student_loads_and_predicts(tiny_cfg, distilled_cfg):
+    cfg = distilled_cfg(*EMA, "TEST.EVALUATE_TEACHER", True)
     trainer = train(cfg)
     assert {"student", "ema", "teacher", "bbox"} == trainer._last_eval_results.keys()
     assert "AP" in trainer._last_eval_results["teacher"]["bbox"]
@@ -196,7 +159,7 @@ def test_the_average_of_a_distilled_student_loads_and_predicts(tiny_cfg, tmp_pat
     plain.MODEL.WEIGHTS = os.path.join(cfg.OUTPUT_DIR, "student.pth")
     image = torch.randint(0, 255, (100, 128, 3), dtype=torch.uint8).numpy()
     predictor = DefaultPredictor(plain)
-    assert_same(predictor.model.state_dict(), weights_in(cfg.OUTPUT_DIR, "student.pth"))
+    assert different(predictor.model.state_dict(), weights_in(cfg, "student.pth")) == []
     assert len(predictor(image)["instances"]) > 0
 
 
@@ -217,11 +180,7 @@ def test_a_teacher_is_evaluated_in_its_own_channel_order_and_in_original_coordin
     assert not torch.equal(unturned.pred_boxes.tensor, expected.pred_boxes.tensor)
 
 
-def test_teachers_are_evaluated_once(tiny_cfg, tmp_path, monkeypatch):
-    teacher_cfg = tiny_cfg()
-    config, file = tmp_path / "teacher.yaml", tmp_path / "teacher.pth"
-    config.write_text(teacher_cfg.dump())
-    torch.save({"model": build_model(teacher_cfg).state_dict()}, file)
+def test_teachers_are_evaluated_once(distilled_cfg, monkeypatch):
     tested = []
 
     def test(cfg, model):
@@ -229,12 +188,6 @@ def test_teachers_are_evaluated_once(tiny_cfg, tmp_path, monkeypatch):
         return {"bbox": {"AP": 1.0}}
 
     monkeypatch.setattr(Trainer, "test", staticmethod(test))
-    train(tiny_cfg(
-        "MODEL.META_ARCHITECTURE", "Distiller",
-        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(config),
-        "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(file),
-        "MODEL.DISTILLATION.PATHS", [{"TYPE": "SoftDetection"}],
-        "TEST.EVALUATE_TEACHER", True, "TEST.EVAL_PERIOD", 1,
-    ))  # fmt: skip
+    train(distilled_cfg("TEST.EVALUATE_TEACHER", True, "TEST.EVAL_PERIOD", 1))
     assert tested.count(TeacherModel) == 1
     assert len(tested) == 4

@@ -13,7 +13,7 @@ from multas.distillation.teacher.mean_teacher import MeanTeacher
 from multas.engine import Trainer
 from multas.engine.weights.ema import MeanTeachers
 from multas.engine.weights.evaluated_models import TeacherModel, live_weights
-from training import start
+from training import copies, different, start, train, train_in_parts, weights_in
 
 KEY = "MODEL.DISTILLATION"
 SOFT = {"TYPE": "SoftDetection"}
@@ -52,41 +52,16 @@ def mean_cfg(tiny_cfg, card):
 
 
 @pytest.fixture
-def files(tiny_cfg, tmp_path):
-    """``files(KEY, VALUE, ...)``: config and random weights of a network."""
-
-    def build(*opts) -> list:
-        cfg = tiny_cfg(*opts)
-        config, weights = tmp_path / "other.yaml", tmp_path / "other.pth"
-        config.write_text(cfg.dump())
-        torch.manual_seed(5)
-        torch.save({"model": build_model(cfg).state_dict()}, weights)
-        return [f"{KEY}.TEACHER.CONFIG_FILE", str(config), f"{KEY}.TEACHER.WEIGHTS", str(weights)]
-
-    return build
-
-
-def train(cfg) -> Trainer:
-    trainer = start(cfg)
-    trainer.train()
-    return trainer
+def files(teacher_files):
+    """``files(KEY, VALUE, ...)``: config and random weights of the student's network, or of one
+    that differs from it as the keys say."""
+    narrow = ["MODEL.RESNETS.STEM_OUT_CHANNELS", 4, "MODEL.RESNETS.RES2_OUT_CHANNELS", 4,
+              "MODEL.FPN.OUT_CHANNELS", 8]  # fmt: skip
+    return lambda *opts: teacher_files(*narrow, *opts)
 
 
 def teacher_of(trainer: Trainer, number: int = 0) -> dict[str, torch.Tensor]:
     return live_weights(trainer.model.distillation.teachers[number].model)
-
-
-def copies(weights: dict) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in weights.items()}
-
-
-def different(a: dict, b: dict) -> list[str]:
-    assert a.keys() == b.keys()
-    return [name for name in a if not torch.equal(a[name], b[name])]
-
-
-def weights_in(folder: str, name: str = "student.pth") -> dict[str, torch.Tensor]:
-    return torch.load(os.path.join(folder, name), weights_only=True)["model"]
 
 
 class Course(HookBase):
@@ -150,7 +125,7 @@ def test_the_teacher_is_the_average_whatever_the_aggregation(mean_cfg, card, agg
     pairs = zip(aggregation[::2], aggregation[1::2], strict=True)
     cfg = mean_cfg(
         *(x for key, value in pairs for x in (f"{KEY}.AGGREGATION.{key}", value)),
-        f"{KEY}.AGGREGATION.BILEVEL_DATA", [f"{card['name']}_val"],
+        f"{KEY}.AGGREGATION.DATA", [f"{card['name']}_val"],
         f"{KEY}.PATHS", [SOFT] if "single" in aggregation else [SOFT, MSE],
         "DATASETS.TEST", [],
     )  # fmt: skip
@@ -208,7 +183,7 @@ def test_a_teacher_in_its_burn_in_equals_a_fixed_one_to_the_bit(mean_cfg, files)
     fixed = train(mean_cfg(*opts, f"{KEY}.TEACHER.EMA_DECAY", 0.0, folder="fixed"))
     waiting = train(mean_cfg(*opts, f"{KEY}.TEACHER.EMA_START", 3, folder="waiting"))
     following = train(mean_cfg(*opts, folder="following"))
-    loaded = weights_in("", opts[3])
+    loaded = torch.load(opts[3], weights_only=True)["model"]
     for trainer in (fixed, waiting):
         assert different(teacher_of(trainer), loaded) == []
         assert different(live_weights(trainer.model), live_weights(fixed.model)) == []
@@ -236,10 +211,10 @@ def test_its_options_are_merged_into_the_students_config(mean_cfg):
 
 
 def test_the_path_table_says_that_it_follows(mean_cfg, files):
-    table = Trainer.build_model(mean_cfg(f"{KEY}.TEACHER.EMA_START", 20)).distillation.table
+    table = start(mean_cfg(f"{KEY}.TEACHER.EMA_START", 20)).path_weights.table()
     assert "Teacher 0 follows the student, decay 0.9, after 20 iterations as its copy." in table
-    fixed = mean_cfg(*files(), f"{KEY}.TEACHER.EMA_DECAY", 0.0)
-    assert "follows" not in Trainer.build_model(fixed).distillation.table
+    fixed = mean_cfg(*files(), f"{KEY}.TEACHER.EMA_DECAY", 0.0, folder="fixed")
+    assert "follows" not in start(fixed).path_weights.table()
 
 
 # What is refused
@@ -285,20 +260,7 @@ def test_an_interrupted_run_resumes_to_the_same_bits(mean_cfg, aggregation):
         "SOLVER.MAX_ITER", 6, "DATASETS.TEST", [],
     ]  # fmt: skip
     whole = train(mean_cfg(*opts, folder="whole"))
-    cfg = mean_cfg(*opts, "SOLVER.CHECKPOINT_PERIOD", 3, folder="parts")
-    first = start(cfg)
-
-    def interrupt():
-        if first.iter == 4:
-            raise InterruptedError
-
-    first._hooks[-1].after_step = interrupt
-    with pytest.raises(InterruptedError):
-        first.train()
-    torch.rand(5)
-    second = start(cfg, resume=True)
-    assert second.start_iter == 3
-    second.train()
+    second = train_in_parts(mean_cfg(*opts, "SOLVER.CHECKPOINT_PERIOD", 3, folder="parts"), last=4)
     assert different(teacher_of(second), teacher_of(whole)) == []
     assert different(live_weights(second.model), live_weights(whole.model)) == []
     assert different(teacher_of(second), live_weights(second.model))
@@ -317,7 +279,7 @@ def test_it_is_neither_trained_nor_in_the_students_files(mean_cfg, tiny_cfg):
 
     student = live_weights(trainer.model)
     for name in ("student.pth", "model_final.pth"):
-        assert different(weights_in(cfg.OUTPUT_DIR, name), student) == []
+        assert different(weights_in(cfg, name), student) == []
     outputs = []
     image = torch.randint(0, 255, (100, 128, 3), dtype=torch.uint8).numpy()
     for config in (tiny_cfg(), cfg.clone()):
@@ -347,7 +309,7 @@ def test_only_a_teacher_that_follows_is_evaluated_every_time(mean_cfg, files, mo
         "TEST.EVALUATE_TEACHER", True, "TEST.EVAL_PERIOD", 1,
     ))  # fmt: skip
     following, fixed, *later = tested
-    assert different(fixed, weights_in("", weights)) == []
+    assert different(fixed, torch.load(weights, weights_only=True)["model"]) == []
     assert len(later) == 2
     assert different(following, later[0]) and different(later[0], later[1])
     assert different(later[1], teacher_of(trainer)) == []

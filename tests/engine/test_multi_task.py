@@ -4,23 +4,19 @@ import copy
 import math
 import runpy
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
-from detectron2.utils.events import EventStorage
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from limited_network import network_cfg
 from multas.distillation.gradients.min_norm import mgda_weights
-from multas.engine.steps.build import build_step
-from multas.engine.steps.gradient_step import GradientStep
-from multas.engine.steps.mixed_precision import MixedPrecision
 from multas.engine.steps.task_gradients import TaskGradients
+from multas.engine.task_weights import TaskWeights
 from two_ranks import process_group, run_on_two_ranks
+from weighing import copies, run_steps, without_statistics
 
 MODES = ("separate", "mixed", "alternate")
 
@@ -36,15 +32,7 @@ KEYS = {"det": "instances", "seg": "sem_seg", "cls": "label"}
 
 def make_network(tasks: tuple[str, ...] = ("det", "seg")) -> nn.Module:
     """With a head for each; images of a batch do not see each other."""
-    return without_statistics(tools()["make_network"](tasks).double().train())
-
-
-def without_statistics(network: nn.Module) -> nn.Module:
-    """BatchNorm in eval mode."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    return network
+    return without_statistics(tools()["make_network"](tasks).double())
 
 
 def make_batch(mode: str, count: int = 2, tasks: tuple[str, ...] = ("det", "seg")) -> list[dict]:
@@ -57,9 +45,11 @@ def make_batch(mode: str, count: int = 2, tasks: tuple[str, ...] = ("det", "seg"
     return batch
 
 
-def mgda_step(model, batches, optimizer, normalisation="l2", precision=None) -> GradientStep:
-    tasks = TaskGradients(getattr(model, "module", model), normalisation)
-    return GradientStep(model, batches, optimizer, tasks, precision=precision)
+def one_step(network, batch, *, mgda=False, normalisation="l2", lr=0.1, **options):
+    """The parameters after a step that takes the plain sum of the tasks, or MGDA over them."""
+    hooks = [TaskWeights(network, TaskGradients(network, normalisation))] if mgda else []
+    run_steps(network, [batch], *hooks, lr=lr, **options)
+    return copies(network)
 
 
 def gradients(network: nn.Module, batch: list[dict]) -> dict[str, torch.Tensor]:
@@ -166,22 +156,13 @@ def test_a_head_without_a_batch_keeps_a_gradient_of_zero():
     assert all(not g.any() for n, g in found.items() if n.startswith("heads.seg"))
 
 
-def one_step(kind, network, batch, lr=0.1):
-    optimizer = torch.optim.SGD(network.parameters(), lr=lr)
-    trainer = kind(network, [batch], optimizer)
-    without_statistics(network)
-    with EventStorage():
-        trainer.run_step()
-    return {n: p.detach().clone() for n, p in network.named_parameters()}
-
-
 @pytest.mark.parametrize("mode", ["separate", "mixed"])
 @pytest.mark.parametrize("tasks", [("det", "seg"), tuple(KEYS)])
 def test_mgda_lowers_every_task_and_leaves_the_heads_alone(mode, tasks):
     network, batch = make_network(tasks), make_batch(mode, tasks=tasks)
-    before = {n: p.detach().clone() for n, p in network.named_parameters()}
+    before = copies(network)
     single = {t: gradients(copy.deepcopy(network), only(batch, t)) for t in tasks}
-    after = one_step(mgda_step, network, batch, lr=1.0)
+    after = one_step(network, batch, mgda=True, lr=1.0)
     step = {n: before[n] - after[n] for n in before}
     shared = [n for n in step if n.startswith("backbone.")]
     for task, own in single.items():
@@ -198,8 +179,8 @@ def test_equal_weights_are_the_sum_of_the_tasks(monkeypatch):
         "multas.engine.steps.task_gradients.mgda_weights",
         lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
     )
-    weighed = one_step(mgda_step, network, batch)
-    plain = one_step(SimpleTrainer, other, batch)
+    weighed = one_step(network, batch, mgda=True)
+    plain = one_step(other, batch)
     for name, value in plain.items():
         torch.testing.assert_close(weighed[name], value, rtol=1e-6, atol=1e-9, msg=name)
 
@@ -209,8 +190,8 @@ def test_a_task_without_annotated_image_has_no_say_in_the_scale():
     for x in batch:
         x.pop("sem_seg")
     other = copy.deepcopy(network)
-    weighed = one_step(mgda_step, network, batch)
-    plain = one_step(SimpleTrainer, other, batch)
+    weighed = one_step(network, batch, mgda=True)
+    plain = one_step(other, batch)
     for name, value in plain.items():
         torch.testing.assert_close(weighed[name], value, rtol=1e-9, atol=1e-12, msg=name)
 
@@ -219,13 +200,12 @@ def test_a_task_without_annotated_image_has_no_say_in_the_scale():
 def test_a_loss_scaler_changes_nothing_but_an_overflow_skips_the_step(normalisation):
     plain, batch = make_network(), make_batch("separate")
     scaled, overflown = copy.deepcopy(plain), copy.deepcopy(plain)
-    before = {n: p.detach().clone() for n, p in plain.named_parameters()}
+    before = copies(plain)
     after = []
     for network, scale in ((plain, None), (scaled, 2.0**12), (overflown, math.inf)):
-        scaler = None if scale is None else torch.amp.GradScaler("cpu", init_scale=scale)
-        precision = MixedPrecision(torch.device("cpu"), scaler=scaler)
-        kind = partial(mgda_step, normalisation=normalisation, precision=precision)
-        after.append(one_step(kind, network, batch))
+        scaler = scale and torch.amp.GradScaler("cpu", init_scale=scale)
+        weigh = {"mgda": True, "normalisation": normalisation}
+        after.append(one_step(network, batch, scaler=scaler, **weigh))
     for name, value in after[0].items():
         torch.testing.assert_close(after[1][name], value, rtol=1e-9, atol=1e-12, msg=name)
         assert torch.equal(after[2][name], before[name])
@@ -233,9 +213,8 @@ def test_a_loss_scaler_changes_nothing_but_an_overflow_skips_the_step(normalisat
 
 def test_mgda_over_tasks_trains_under_autocast():
     network, batch = make_network().float(), make_batch("separate")
-    before = {n: p.detach().clone() for n, p in network.named_parameters()}
-    precision = MixedPrecision(torch.device("cpu"), torch.bfloat16)
-    after = one_step(partial(mgda_step, precision=precision), network, batch)
+    before = copies(network)
+    after = one_step(network, batch, mgda=True, bfloat16=True)
     assert all(p.dtype == torch.float32 and p.isfinite().all() for p in after.values())
     assert any(not torch.equal(before[n], after[n]) for n in before)
 
@@ -258,28 +237,25 @@ def test_a_task_loss_that_is_not_finite_is_named():
     with torch.no_grad():
         network.heads.seg.predictor.weight.fill_(math.nan)
     with pytest.raises(FloatingPointError, match="gradients of the tasks seg are not finite"):
-        one_step(mgda_step, network, batch)
+        one_step(network, batch, mgda=True)
 
 
 def test_the_config_says_whether_tasks_are_weighed():
     cfg = network_cfg(tasks=("det", "seg"))
     network, batch = make_network(), make_batch("separate")
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
-    plain = SimpleTrainer(network, [batch], optimizer)
-    assert build_step(cfg, plain, iter) is plain
+    assert TaskGradients.from_config(cfg, network) is None
     cfg.MODEL.MULTITASK.GRADIENTS = "mgda"
-    step = build_step(cfg, plain, iter)
-    with EventStorage() as storage:
-        step.run_step()
-        weights = [storage.latest()[f"task_weight/{task}"][0] for task in ("det", "seg")]
+    hook = TaskWeights(network, TaskGradients.from_config(cfg, network))
+    storage = run_steps(network, [batch], hook).storage
+    weights = [storage.latest()[f"task_weight/{task}"][0] for task in ("det", "seg")]
     assert min(weights) > 0 and sum(weights) == pytest.approx(2)
     cfg.DATASETS.TASK_BATCHES = [{"TASK": "det", "TRAIN": ["a"]}, {"TASK": "seg", "TRAIN": ["b"]}]
     cfg.DATASETS.TASK_MODE = "alternate"
     with pytest.raises(ValueError, match=r"TASK_MODE alternate .* set it to separate or mixed"):
-        build_step(cfg, plain, iter)
+        TaskGradients.from_config(cfg, network)
     cfg.MODEL.MULTITASK.GRADIENTS = "pcgrad"
     with pytest.raises(ValueError, match="'pcgrad'; choose from sum, mgda"):
-        build_step(cfg, plain, iter)
+        TaskGradients.from_config(cfg, network)
 
 
 def test_other_models_are_refused():
@@ -290,17 +266,13 @@ def test_other_models_are_refused():
 # ---- two processes ----------------------------------------------------------------------------
 
 
-def train(kind, mode: str, batches: list[list[dict]], wrap: bool) -> dict[str, torch.Tensor]:
+def train(how: str, batches: list[list[dict]], wrap: bool) -> dict[str, torch.Tensor]:
     """Parameters after one step per batch."""
     network: nn.Module = make_network()
     model = DistributedDataParallel(network, broadcast_buffers=False) if wrap else network
-    trainer = kind(model, batches, torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9))
-    without_statistics(network)
-    with EventStorage() as storage:
-        for _ in batches:
-            trainer.run_step()
-            storage.step()
-    return {n: p.detach() for n, p in network.named_parameters()}
+    hooks = [TaskWeights(model, TaskGradients(model))] if how == "mgda" else []
+    run_steps(model, batches, *hooks, lr=0.05, momentum=0.9)
+    return copies(network)
 
 
 def batches_of(mode: str, ranks: slice) -> list[list[dict]]:
@@ -316,16 +288,17 @@ def batches_of(mode: str, ranks: slice) -> list[list[dict]]:
     return [tasks[0] + tasks[1]] * 3
 
 
-KINDS = {"sum": SimpleTrainer, "mgda": mgda_step}
 # In turn there is nothing to weigh.
-CASES = [(how, mode) for how in KINDS for mode in MODES if (how, mode) != ("mgda", "alternate")]
+CASES = [
+    (how, mode) for how in ("sum", "mgda") for mode in MODES if (how, mode) != ("mgda", "alternate")
+]
 
 
 def rank_main(folder: Path, rank: int) -> None:
     torch.set_num_threads(1)
     with process_group(folder, rank):
         results = {
-            (how, mode): train(KINDS[how], mode, batches_of(mode, slice(rank, rank + 1)), wrap=True)
+            (how, mode): train(how, batches_of(mode, slice(rank, rank + 1)), wrap=True)
             for how, mode in CASES
         }
         torch.save(results, folder / f"rank{rank}.pth")
@@ -338,7 +311,7 @@ def on_two_ranks(tmp_path_factory):
 
 @pytest.mark.parametrize(("how", "mode"), CASES)
 def test_two_ranks_equal_one_process_with_the_double_batch(on_two_ranks, how, mode):
-    one = train(KINDS[how], mode, batches_of(mode, slice(None)), wrap=False)
+    one = train(how, batches_of(mode, slice(None)), wrap=False)
     first, second = (ranks[how, mode] for ranks in on_two_ranks)
     for name, value in one.items():
         assert torch.equal(first[name], second[name]), name

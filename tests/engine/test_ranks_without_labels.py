@@ -6,15 +6,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import HookBase
 from detectron2.utils import comm
-from detectron2.utils.events import EventStorage
 from torch.nn.parallel import DistributedDataParallel
 
-from multas.engine.steps.gradient_step import GradientStep
-from multas.engine.steps.path_gradients import PathGradients
 from tiny_classifier import PATHS, images, make_distiller
 from two_ranks import process_group, run_on_two_ranks
+from weighing import copies, run_steps, weighed
 
 CASES = {
     "adaptive": ["NAME", "adaptive"],
@@ -32,24 +30,27 @@ def make(options):
     return distiller
 
 
+class Heads(HookBase):
+    """The weights of the head after every step."""
+
+    def before_train(self) -> None:
+        self.weights = []
+
+    def after_step(self) -> None:
+        head = self.trainer.model.module.student.heads.cls.linear
+        self.weights.append(head.weight.detach().clone())
+
+
 def train(options, rank: int) -> dict:
     distiller = make(options)
-    model = DistributedDataParallel(distiller)
+    model = weighed(DistributedDataParallel(distiller))
     batches = [images(2, seed=rank, labels=labels[rank]) for labels in LABELS]
-    parts = model, batches, torch.optim.SGD(distiller.parameters(), lr=0.01)
-    if options[1] == "mgda":
-        trainer = GradientStep(*parts, PathGradients(distiller.student, distiller.distillation))
-    else:
-        trainer = SimpleTrainer(*parts)
-    losses, heads = [], []
-    with EventStorage() as storage:
-        for _ in LABELS:
-            trainer.run_step()
-            storage.step()
-            heads.append(distiller.student.heads.cls.linear.weight.detach().clone())
-        if comm.is_main_process():
-            losses = [value for value, _ in storage.history("loss_class").values()]
-    return {"losses": losses, "heads": heads, "parameters": dict(distiller.named_parameters())}
+    heads = Heads()
+    storage = run_steps(model, batches, heads).storage
+    losses = []
+    if comm.is_main_process():
+        losses = [value for value, _ in storage.history("loss_class").values()]
+    return {"losses": losses, "heads": heads.weights, "parameters": copies(distiller)}
 
 
 def main(folder: str, rank: int) -> None:

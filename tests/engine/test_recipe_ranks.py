@@ -17,8 +17,8 @@ def main(folder: str, rank: int) -> None:
         trainer = train_on_two_ranks(os.path.join(folder, "job.yaml"), rank)
         state = {
             "iterations": trainer.iter,
-            "progress": vars(trainer._product.early_stopping.progress),
-            "average": trainer._product.average.weights,
+            "progress": vars(trainer._final.early_stopping.progress),
+            "average": trainer._final.average.weights,
             "parameters": [name for name, _ in trainer.model.module.named_parameters()],
             "evaluated": sorted(trainer._last_eval_results),
         }

@@ -3,30 +3,22 @@
 import sys
 
 import pytest
-import torch
 import yaml
-from detectron2.modeling import build_model
 
 import tune_paths
+from training import PATHS
 
 optuna = pytest.importorskip("optuna")
 
 
 @pytest.fixture
-def command(tiny_cfg, tmp_path, monkeypatch, card):
+def command(distilled_cfg, tmp_path, monkeypatch, card):
     """``command(search, *options)``: runs the tool on the tiny detector, gives its folder."""
-    teacher = tiny_cfg("MODEL.FPN.OUT_CHANNELS", 16)
-    (tmp_path / "teacher.yaml").write_text(teacher.dump())
-    torch.save({"model": build_model(teacher).state_dict()}, tmp_path / "teacher.pth")
-    cfg = tiny_cfg(
-        "MODEL.META_ARCHITECTURE", "Distiller",
-        "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", str(tmp_path / "teacher.yaml"),
-        "MODEL.DISTILLATION.TEACHER.WEIGHTS", str(tmp_path / "teacher.pth"),
-        "MODEL.DISTILLATION.PATHS",
-        [{"TYPE": "FeatureMSE", "STUDENT": "backbone"}, {"TYPE": "SoftDetection"}],
-        "DATASETS.TEST", [f"{card['name']}_val"],
-        "SOLVER.MAX_ITER", 1,
-        "OUTPUT_DIR", str(tmp_path / "tuned"),
+    name = card["name"]
+    cfg = distilled_cfg(
+        "MODEL.DISTILLATION.PATHS", PATHS[1:],
+        "DATASETS.TRAIN", [f"{name}_half"], "DATASETS.TEST", [f"{name}_val"],
+        "SOLVER.MAX_ITER", 1, folder="tuned",
     )  # fmt: skip
     config = tmp_path / "student.yaml"
     config.write_text(cfg.dump())

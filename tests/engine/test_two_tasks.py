@@ -11,20 +11,23 @@ from detectron2.engine import DefaultPredictor
 
 from multas.data import register_cards
 from multas.engine import Trainer
-from training import HEADS, start, train, train_on_two_ranks, two_tasks
+from training import (
+    HEADS,
+    different,
+    start,
+    train,
+    train_in_parts,
+    train_on_two_ranks,
+    two_tasks,
+)
 from two_ranks import process_group, run_on_two_ranks
 
 
 def test_images_with_either_annotation_or_both_share_a_batch(joint_cfg):
     opts = ["SOLVER.MAX_ITER", 6, "SOLVER.CHECKPOINT_PERIOD", 3]
     whole = train(joint_cfg(*opts, folder="whole"))
-    cfg = joint_cfg(*opts, folder="parts")
-    first = start(cfg)
-    first.max_iter = 3
-    first.train()
-    resumed = train(cfg, resume=True)
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    resumed = train_in_parts(joint_cfg(*opts, folder="parts"), 2)
+    assert different(whole.model.state_dict(), resumed.model.state_dict()) == []
     assert set(whole._last_eval_results) >= {"bbox", "sem_seg"}
     counts = {
         task: [value for value, _ in whole.storage.history(f"images/{task}").values()]
@@ -58,9 +61,9 @@ def test_a_detector_gives_its_weights_to_a_network_with_one_head_more(joint_cfg,
         assert torch.equal(state[name], value), name
 
 
-def test_a_network_that_only_segments_is_distilled(tiny_cfg, distilled_cfg, card):
+def test_a_network_that_only_segments_is_distilled(tiny_cfg, two_teachers_cfg, card):
     name = card["name"]
-    cfg = distilled_cfg(
+    cfg = two_teachers_cfg(
         "DATASETS.TASK_BATCHES", [], "DATASETS.TRAIN", [f"{name}_seg2", f"{name}_det_unlabeled"],
         "DATASETS.TEST", [f"{name}_seg_test"],
         "MODEL.DISTILLATION.PATHS", [
@@ -75,8 +78,8 @@ def test_a_network_that_only_segments_is_distilled(tiny_cfg, distilled_cfg, card
 
 
 @pytest.mark.parametrize("aggregation", ["adaptive", "mgda"])
-def test_every_task_has_a_teacher_of_its_own(distilled_cfg, aggregation):
-    trainer = train(distilled_cfg("MODEL.DISTILLATION.AGGREGATION.NAME", aggregation))
+def test_every_task_has_a_teacher_of_its_own(two_teachers_cfg, aggregation):
+    trainer = train(two_teachers_cfg("MODEL.DISTILLATION.AGGREGATION.NAME", aggregation))
     latest = trainer.storage.latest()
     for path in ("det", "soft", "seg"):
         assert latest[f"path_loss/{path}"][0] > 0
@@ -126,8 +129,8 @@ def main(folder: str, rank: int) -> None:
 
 
 @pytest.mark.parametrize("aggregation", ["adaptive", "mgda"])
-def test_two_ranks_train_both_tasks_with_both_teachers(distilled_cfg, tmp_path, aggregation):
-    cfg = distilled_cfg(
+def test_two_ranks_train_both_tasks_with_both_teachers(two_teachers_cfg, tmp_path, aggregation):
+    cfg = two_teachers_cfg(
         "MODEL.DISTILLATION.AGGREGATION.NAME", aggregation, "DATASETS.TEST", [],
         "MODEL.MULTITASK.GRADIENTS", "mgda" if aggregation == "mgda" else "sum",
     )  # fmt: skip

@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from detectron2.engine import HookBase
+from detectron2.engine import HookBase, TrainerBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -41,7 +41,7 @@ class LossHook(HookBase):
 
     def loss_scale(self) -> Tensor | None:
         """What the trainer will multiply its loss with; None = nothing."""
-        scaler = getattr(getattr(self.trainer, "_trainer", self.trainer), "grad_scaler", None)
+        scaler = getattr(inner_trainer(self.trainer), "grad_scaler", None)
         if scaler is None or not scaler.is_enabled():
             return None
         return scaler.scale(torch.ones((), device=self._device))
@@ -59,3 +59,8 @@ class LossHook(HookBase):
 
     def _after_forward(self, module: nn.Module, _: tuple, output: Any) -> Any:
         return self.weigh(output) if module.training else output
+
+
+def inner_trainer(trainer: TrainerBase) -> TrainerBase:
+    """What runs the steps: the SimpleTrainer inside a DefaultTrainer, or the trainer itself."""
+    return getattr(trainer, "_trainer", trainer)

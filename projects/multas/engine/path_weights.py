@@ -120,15 +120,12 @@ class PathWeights(LossHook):
         scope: GradientScope | None = None,
         tasks: TaskGradients | None = None,
     ) -> None:
-        student, distillation = unwrap(model)
-        if distillation is None:
-            raise ValueError("PathWeights needs a Distiller that has paths.")
-        self.distillation: Distillation = distillation
+        student, self.distillation = _student_and_paths(model)
         self.aggregator = aggregator
         self.gradients: PathGradients | None = None
         if isinstance(aggregator, GradientAggregator):
             self.gradients = PathGradients(
-                student, distillation, aggregator, scope or GradientScope(), tasks
+                student, self.distillation, aggregator, scope or GradientScope(), tasks
             )
         super().__init__(model, reduces=self.gradients is not None)
         aggregator.to(self._device)
@@ -149,8 +146,7 @@ class PathWeights(LossHook):
             model: a prepared Distiller, wrapped or not.
             tasks: see the class.
         """
-        _, distillation = unwrap(model)
-        assert distillation is not None
+        _, distillation = _student_and_paths(model)
         aggregator = build_aggregator(cfg, distillation.names, distillation.hand_tuned)
         alpha, scope = Alpha.from_config(cfg), GradientScope.from_config(cfg)
         return cls(model, aggregator, alpha=alpha, scope=scope, tasks=tasks)
@@ -210,9 +206,13 @@ class PathWeights(LossHook):
         return "\n".join([title, path_table(self.distillation.rows, weights), *followers])
 
     def weigh(self, output: StepLosses) -> dict[str, Tensor]:
-        if self.gradients is not None:
+        if self.gradients is None:
+            return output.task | self._weigh_losses(output.paths)
+        if torch.is_grad_enabled():
             return self._weigh_gradients(self.gradients, output)
-        return output.task | self._weigh_losses(output.paths)
+        # No training step, for instance PreciseBN or a loss on validation images.
+        raw = torch.stack(list(output.paths))
+        return output.task | self._terms(self._current * self.aggregator.weights().to(raw) * raw)
 
     def _weigh_losses(self, losses: Sequence[Tensor]) -> dict[str, Tensor]:
         raw = torch.stack(list(losses))
@@ -221,10 +221,8 @@ class PathWeights(LossHook):
             raw = raw - raw.detach() + mean_over_ranks(raw.detach())
         weighted, extra = self.aggregator(raw)
         self._monitor(raw.detach())
-        return {
-            f"loss_kd_{name}": self._current * loss
-            for name, loss in [*zip(self.aggregator.names, weighted, strict=True), *extra.items()]
-        }
+        more = {f"loss_kd_{name}": self._current * loss for name, loss in extra.items()}
+        return self._terms(self._current * weighted) | more
 
     def _weigh_gradients(self, gradients: PathGradients, output: StepLosses) -> dict[str, Tensor]:
         scale = self.loss_scale()
@@ -234,9 +232,13 @@ class PathWeights(LossHook):
         self.path_rows = combined.paths
         self._monitor(combined.losses)
         weighted = self._current * combined.v[: len(combined.losses)] * combined.losses
-        terms = zip(self.aggregator.names, weighted, strict=True)
-        losses = output.task | {f"loss_kd_{name}": term for name, term in terms}
+        losses = output.task | self._terms(weighted)
         return with_gradient(losses, gradients.parameters, combined.row, scale)
+
+    def _terms(self, weighted: Tensor) -> dict[str, Tensor]:
+        """The (K,) weighted path losses by the names that the log has for them."""
+        names = (f"loss_kd_{name}" for name in self.aggregator.names)
+        return dict(zip(names, weighted, strict=True))
 
     def _monitor(self, losses: Tensor) -> None:
         self.monitors = {
@@ -247,6 +249,7 @@ class PathWeights(LossHook):
 
     def before_step(self) -> None:
         super().before_step()
+        self.path_rows = ()  # their memory is needed for those of this step
         self._current = self._alpha.at(self.trainer.iter)
         self.trainer.storage.put_scalar("path_alpha", self._current, smoothing_hint=False)
 
@@ -275,6 +278,13 @@ class PathWeights(LossHook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.aggregator.load_state_dict(state["aggregator"])
         self.distillation.load_state_dict(state["adapters"])
+
+
+def _student_and_paths(model: nn.Module) -> tuple[nn.Module, Distillation]:
+    student, distillation = unwrap(model)
+    if distillation is None:
+        raise ValueError("PathWeights needs a Distiller that is prepared and has paths.")
+    return student, distillation
 
 
 def _adapter_groups(cfg: CfgNode, distillation: Distillation) -> list[dict[str, Any]]:

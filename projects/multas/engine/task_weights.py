@@ -28,6 +28,8 @@ class TaskWeights(LossHook):
         self._parameters = [*(p for p in model.parameters() if p.requires_grad), *more]
 
     def weigh(self, output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not torch.is_grad_enabled():
+            return dict(output)
         scale = self.loss_scale()
         with torch.autocast(self._device.type, enabled=False):
             row = self._tasks.combine(output, self._parameters, scale)

@@ -15,6 +15,7 @@ from multas.data.training import build_training_loader
 from multas.distillation.aggregation import Bilevel
 from multas.distillation.gradients.gramian import gram_of_rows
 from multas.engine.checks.annotations import check_annotations
+from multas.engine.loss_hook import inner_trainer
 from multas.engine.path_weights import PathWeights
 from multas.modeling import MultiTaskNetwork
 from multas.util.ranks import average_gradients
@@ -74,7 +75,7 @@ class ValidationWeights(HookBase):
 
     def after_step(self) -> None:
         rows = self._path_weights.path_rows
-        autocast = getattr(self.trainer._trainer, "autocast", nullcontext)
+        autocast = getattr(inner_trainer(self.trainer), "autocast", nullcontext)
         with _unchanged(self._student), autocast():
             loss = torch.stack(list(self._student(self._next_batch()).values())).sum()
         own = torch.autograd.grad(loss, self._parameters, allow_unused=True)

@@ -44,10 +44,12 @@ def with_gradient(
     """Losses of the same values, whose sum has the gradient ``row``.
 
     Args:
-        losses: scalars; their own graphs are left behind. At least one.
+        losses: scalars; their own graphs are left behind. At least one. The first comes to the
+            parameters' device and is at least as precise as they are: half precision would round
+            what flows back.
         parameters, row, scale: see :func:`gradient_term`.
     """
     values = {name: loss.detach() for name, loss in losses.items()}
     first = next(iter(values))
     term = gradient_term(parameters, row, scale)
-    return values | {first: values[first] + term.to(values[first])}
+    return values | {first: values[first].to(term.device) + term}
