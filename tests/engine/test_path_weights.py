@@ -15,7 +15,8 @@ from torch import nn
 import limited_network
 import training
 from multas.distillation import StepLosses
-from multas.engine.path_weights import RAMP_SHAPES, Alpha, PathWeights
+from multas.engine.alpha import RAMP_SHAPES, Alpha
+from multas.engine.path_weights import PathWeights
 from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
 from tiny_classifier import PATHS, images, make_distiller
 from training import different, learned, start, train

@@ -1,4 +1,4 @@
-"""Stopping on losses and weights that are not finite, with the culprit named."""
+"""Losses and weights that are not finite: which ones they are, and what to do about them."""
 
 import math
 from collections.abc import Mapping
@@ -17,9 +17,6 @@ class LossRecord:
     """Remembers the loss terms of a model's latest forward pass in training.
 
     Detectron2 stops before the optimiser steps, but its error only has the mean over processes.
-
-    Args:
-        model: whose training output is a dict of scalars.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,27 +25,26 @@ class LossRecord:
 
     def _remember(self, module: nn.Module, _: tuple, output: object) -> None:
         if module.training and isinstance(output, Mapping):
-            # Detached: the record must not keep the graph of a step alive.
+            # They are detached, so that the record does not keep the graph of a step alive.
             self.terms = {name: loss.detach() for name, loss in output.items()}
 
 
 def describe_losses(
     terms: Mapping[str, Tensor], path_weights: PathWeights | None, checkpoint: str
 ) -> str:
-    """What a user needs to know about a loss that is not finite.
+    """The message about a loss that is not finite: the terms and paths at fault, and a remedy.
 
     Args:
-        terms: losses of the step, empty if the model did not get that far.
-        path_weights: whose raw path losses are looked at, too.
+        terms: the losses of the step, none if the model did not get that far.
+        path_weights: the hook that knows the raw path losses, if there is one.
         checkpoint: the last one written, or "".
     """
     bad = _not_finite({name: loss.item() for name, loss in terms.items()})
-    parts = []
+    parts, cure = [], _CURE
     if bad:
         parts.append(f"Not finite: {_listing(bad)}.")
     elif terms:
         parts.append("All terms of this process are finite: it happened on another one.")
-    cure = _CURE
     if terms and path_weights is not None and "path_loss" in path_weights.monitors:
         raw = path_weights.monitors["path_loss"].tolist()
         paths = _not_finite(dict(zip(path_weights.aggregator.names, raw, strict=True)))
@@ -65,13 +61,13 @@ def describe_losses(
 
 
 def check_weights(model: nn.Module) -> None:
-    """Make sure that a model is worth saving.
+    """Make sure that the parameters of a model are finite.
 
-    A finite loss can have infinite gradients; the weights are then lost one step before any loss
+    A finite loss can have infinite gradients. The weights are then lost one step before any loss
     shows it.
 
     Raises:
-        FloatingPointError: a parameter is not finite, naming the first ones.
+        FloatingPointError: Some are not. The message names the first ones.
     """
     parameters = dict(model.named_parameters())
     finite = torch.stack([p.detach().isfinite().all() for p in parameters.values()]).tolist()

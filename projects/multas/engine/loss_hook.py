@@ -10,37 +10,32 @@ from torch.nn.parallel import DistributedDataParallel
 
 
 class LossHook(HookBase):
-    """Base class of hooks that turn what a model returned into the losses that a trainer takes.
+    """Base class of hooks that turn what a model returns into the losses that a trainer takes.
 
-    Detectron2 has no event there, so a forward hook of the model is one. Several of them work in
-    the order of their construction. Subclasses define :meth:`weigh`.
+    Detectron2 has no event at this point, so that these are forward hooks of the model. They work
+    in the order of their construction. Subclasses define :meth:`weigh`.
 
     Args:
-        model: that is trained, wrapped or not.
+        model: the model that is trained, wrapped or not.
         reduces: whether the gradients of these losses are already means over all ranks. A model
             wrapped in DistributedDataParallel then does not reduce them again.
     """
 
     def __init__(self, model: nn.Module, *, reduces: bool) -> None:
-        self._model = model
-        self._reduces = reduces
+        self._model, self._reduces = model, reduces
         self._device = next(model.parameters()).device
         self._step = ExitStack()
         self._handle = model.register_forward_hook(self._after_forward)
 
     def weigh(self, output: Any) -> dict[str, Tensor]:
-        """The losses of a step.
+        """The losses of a step: scalars by name, which are logged, and whose sum is differentiated.
 
-        Args:
-            output: what the model returned in training, or the hook before this one.
-
-        Returns:
-            Scalars by name; the trainer logs each and differentiates their sum.
+        ``output`` is what the model, or the hook before this one, returned in training.
         """
         raise NotImplementedError
 
     def loss_scale(self) -> Tensor | None:
-        """What the trainer will multiply its loss with; None = nothing."""
+        """The factor that a GradScaler will multiply the trainer's loss with; None = no scaler."""
         scaler = getattr(inner_trainer(self.trainer), "grad_scaler", None)
         if scaler is None or not scaler.is_enabled():
             return None
@@ -62,5 +57,5 @@ class LossHook(HookBase):
 
 
 def inner_trainer(trainer: TrainerBase) -> TrainerBase:
-    """What runs the steps: the SimpleTrainer inside a DefaultTrainer, or the trainer itself."""
+    """The trainer that runs the steps: the one inside a DefaultTrainer, or the trainer itself."""
     return getattr(trainer, "_trainer", trainer)

@@ -1,4 +1,4 @@
-"""Losses that bring their gradient along, so that a trainer's own backward pass fills ``.grad``."""
+"""Losses that carry a given gradient, which a trainer's own backward pass puts into ``.grad``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,13 +24,10 @@ class _Gradient(torch.autograd.Function):
 
 
 def gradient_term(parameters: Sequence[Tensor], row: Row, scale: Tensor | None = None) -> Tensor:
-    """A scalar 0 whose gradient is ``row``.
+    """A scalar 0 whose gradient with respect to ``parameters`` is ``row`` (None = no gradient).
 
-    Args:
-        parameters: what the gradient is with respect to.
-        row: one gradient for each; None = it has none.
-        scale: the factor that ``row`` already has (a GradScaler's), and that the trainer will
-            multiply its loss with.
+    ``scale`` is a GradScaler's factor, which ``row`` already has, and with which the trainer will
+    multiply its loss.
     """
     return _Gradient.apply(row, scale, *parameters)
 
@@ -41,13 +38,10 @@ def with_gradient(
     row: Row,
     scale: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Losses of the same values, whose sum has the gradient ``row``.
+    """At least one loss: the same values without their graphs, and the gradient of the sum is row.
 
-    Args:
-        losses: scalars; their own graphs are left behind. At least one. The first comes to the
-            parameters' device and is at least as precise as they are: half precision would round
-            what flows back.
-        parameters, row, scale: see :func:`gradient_term`.
+    The first is moved to the parameters' device, and becomes at least as precise as they are: half
+    precision would round what flows back. For the other arguments see :func:`gradient_term`.
     """
     values = {name: loss.detach() for name, loss in losses.items()}
     first = next(iter(values))
