@@ -11,7 +11,7 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True)
 class VocObject:
-    """One object. ``box`` is (xmin, ymin, xmax, ymax) as written: pixels, 1-based, inclusive."""
+    """One object; the box is (xmin, ymin, xmax, ymax) as written: pixels from 1, inclusive."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -21,7 +21,7 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """The content of a file. ``size`` is (width, height) in pixels, None if the file lacks it."""
+    """The content of a file; the size is (width, height) in pixels, None = the file lacks it."""
 
     size: tuple[int, int] | None
     objects: tuple[VocObject, ...]
@@ -34,12 +34,11 @@ def read_voc_xml(
 
     Args:
         file: a path or an open file.
-        classes: the names of the objects to read, None for all. Other objects are passed over,
-            even if they lack their box.
+        classes: the names of the objects to read; None = all. Other objects may be incomplete.
 
     Raises:
-        OSError: if the file is missing or unreadable.
-        ValueError: if it is not an XML file, or an object lacks its name or its box.
+        OSError: The file is missing or unreadable.
+        ValueError: It is not an XML file, or an object lacks its name or its box.
     """
     try:
         root = ElementTree.parse(file).getroot()
