@@ -140,7 +140,7 @@ def test_a_distiller_that_is_prepared_after_it_was_wrapped_is_refused(distilled_
 def test_a_distiller_without_paths_has_nothing_to_weigh():
     distiller = make_distiller([])
     with pytest.raises(ValueError, match="needs a Distiller that is prepared and has paths"):
-        PathWeights.from_config(distiller.cfg, distiller)
+        PathWeights(distiller.cfg, distiller)
 
 
 class NewerTrainer(SimpleTrainer):

@@ -59,14 +59,7 @@ def read_config(address: str) -> dict[str, Any]:
 
 
 def write_config(cfg: CfgNode, address: str, opts: Sequence[Any], file: str) -> None:
-    """Write what a config file or row and KEY VALUE pairs set as a plain YAML file.
-
-    Args:
-        cfg: the config that they were merged into.
-        address: the config file, or FILE#DATA/ROW.
-        opts: keys and values in turn.
-        file: the file to write.
-    """
+    """Write what a config file or row and KEY VALUE pairs set in ``cfg`` as a plain YAML file."""
     content = read_config(address)
     changed = [key for pair in EPOCH_KEYS.items() for key in pair if pair[0] in opts[::2]]
     for key in [*opts[::2], *changed]:

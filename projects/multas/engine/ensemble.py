@@ -16,8 +16,7 @@ class FlipScaleEnsemble(nn.Module):
     al., CVPR 2018, section 3) for boxes.
 
     Args:
-        model: predicts "instances" with ``pred_boxes`` (in pixels of the original image),
-            ``scores`` and ``pred_classes``.
+        model: predicts "instances", with boxes in pixels of the original image.
         scales: factors of the input size.
         flip: whether the mirrored image is used at each scale, too.
         nms_thresh: the IoU above which a box loses to a better one of the same class.

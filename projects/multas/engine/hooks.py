@@ -20,6 +20,7 @@ from multas.modeling import MultiTaskNetwork
 from multas.util.files import written_whole
 
 
+@dataclass(eq=False)
 class RunState(HookBase):
     """Carries through a checkpoint what is in no state dict of the model that is trained.
 
@@ -27,20 +28,18 @@ class RunState(HookBase):
     as plain attributes (RetinaNet's ``loss_normalizer``).
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def _normalizers(self) -> dict[str, nn.Module]:
-        return {n: m for n, m in self._model.named_modules() if hasattr(m, "loss_normalizer")}
+    model: nn.Module
 
     def state_dict(self) -> dict[str, Any]:
         kind, keys, *rest = cast(tuple, np.random.get_state())
+        modules = self.model.named_modules()
+        normalizers = {n: m.loss_normalizer for n, m in modules if hasattr(m, "loss_normalizer")}
         state = {
             "torch": torch.get_rng_state(),
             # torch.load(weights_only=True) accepts nothing but plain numbers and tensors.
             "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
             "python": random.getstate(),
-            "normalizers": {n: m.loss_normalizer for n, m in self._normalizers().items()},
+            "normalizers": normalizers,
         }
         if torch.cuda.is_available():
             state["cuda"] = torch.cuda.get_rng_state_all()
@@ -52,7 +51,7 @@ class RunState(HookBase):
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
         version, values, gauss = state["python"]
         random.setstate((version, tuple(values), gauss))
-        modules = dict(self._model.named_modules())
+        modules = dict(self.model.named_modules())
         for name, value in state["normalizers"].items():
             modules[name].loss_normalizer = value
         if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
@@ -95,15 +94,10 @@ class SaveStudent(HookBase):
 
     With an average or early stopping, these are not the weights of the last iteration, which are
     then written as well, as ``student_raw.pth``.
-
-    Args:
-        final: the final weights of the run.
-        model: the model that is trained.
-        folder: the folder of the files.
     """
 
     final: FinalWeights
-    model: nn.Module
+    model: nn.Module  # that is trained
     folder: str
 
     def after_train(self) -> None:

@@ -55,12 +55,9 @@ def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
 def evaluate(
     cfg: CfgNode, model: nn.Module, test: Callable[[CfgNode, nn.Module], Mapping[str, Any]]
 ) -> Mapping[str, Any]:
-    """The results of a model and, with TEST.EVALUATE_TEACHER, of its fixed teachers.
+    """The results of a trained model and, with TEST.EVALUATE_TEACHER, of its fixed teachers.
 
-    Args:
-        cfg: the config of the model; that of a distillation names the teachers.
-        model: the model with trained weights; a Distiller is its student.
-        test: Detectron2's ``Trainer.test``.
+    ``test`` is Detectron2's ``Trainer.test``.
 
     Returns:
         The model's own results ("bbox", "classification" …), and those of the teachers under

@@ -14,12 +14,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from multas.distillation import Distillation, Distiller, StepLosses, unwrap
-from multas.distillation.aggregation import (
-    Aggregator,
-    GradientAggregator,
-    GradientScope,
-    build_aggregator,
-)
+from multas.distillation.aggregation import GradientAggregator, GradientScope, build_aggregator
 from multas.distillation.paths.build import path_table
 from multas.engine.alpha import Alpha
 from multas.engine.loss_hook import LossHook
@@ -41,51 +36,35 @@ class PathWeights(LossHook):
     trainer, too: ``trainer.register_hooks([PathWeights.for_trainer(trainer)])``.
 
     Args:
+        cfg: the config of the run, with MODEL.DISTILLATION.
         model: a prepared Distiller, wrapped or not.
-        aggregator: gives the weights v.
-        alpha: the weight of all distillation.
-        scope: with respect to what an aggregator of gradients takes them.
         tasks: combines the gradients of several tasks, where path gradients are aggregated.
 
     Attributes:
+        aggregator: gives the weights v.
         monitors: what was logged of the last step, by name: vectors (K,) or matrices (K, K).
         gradients: makes the gradient for an aggregator of gradients; None for one of losses.
         path_rows: the K path gradients of the last step, where they were kept.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        aggregator: Aggregator,
-        *,
-        alpha: Alpha,
-        scope: GradientScope | None = None,
-        tasks: TaskGradients | None = None,
-    ) -> None:
-        student, self.distillation = _student_and_paths(model)
+    def __init__(self, cfg: CfgNode, model: nn.Module, tasks: TaskGradients | None = None) -> None:
+        student, distillation = unwrap(model)
+        if distillation is None:
+            raise ValueError("PathWeights needs a Distiller that is prepared and has paths.")
+        self.distillation = distillation
+        aggregator = build_aggregator(cfg, distillation.names, distillation.hand_tuned)
+        scope = GradientScope.from_config(cfg)
         self.aggregator = aggregator
         self.gradients: PathGradients | None = None
         if isinstance(aggregator, GradientAggregator):
-            self.gradients = PathGradients(
-                student, self.distillation, aggregator, scope or GradientScope(), tasks
-            )
+            self.gradients = PathGradients(student, distillation, aggregator, scope, tasks)
         super().__init__(model, reduces=self.gradients is not None)
         aggregator.to(self._device)
-        self._alpha = alpha
-        self._current = alpha.value
+        self._alpha = Alpha.from_config(cfg)
+        self._current = self._alpha.value
         self._pairs = list(itertools.combinations(aggregator.names, 2))
         self.monitors: dict[str, Tensor] = {}
         self.path_rows: Sequence[Row] = ()
-
-    @classmethod
-    def from_config(
-        cls, cfg: CfgNode, model: nn.Module, tasks: TaskGradients | None = None
-    ) -> "PathWeights":
-        """The hook that MODEL.DISTILLATION describes."""
-        _, distillation = _student_and_paths(model)
-        aggregator = build_aggregator(cfg, distillation.names, distillation.hand_tuned)
-        scope = GradientScope.from_config(cfg)
-        return cls(model, aggregator, alpha=Alpha.from_config(cfg), scope=scope, tasks=tasks)
 
     @classmethod
     def for_trainer(
@@ -117,7 +96,7 @@ class PathWeights(LossHook):
                 "prepared after it was wrapped: train with multas.engine.Trainer, or call "
                 "prepare() in build_model."
             )
-        hook = cls.from_config(cfg, inner.model, tasks)
+        hook = cls(cfg, inner.model, tasks)
         groups = _adapter_groups(cfg, distillation) if late else []
         for group in [*groups, *hook.aggregator.param_groups()]:
             inner.optimizer.add_param_group({"lr": cfg.SOLVER.BASE_LR, **group})
@@ -207,13 +186,6 @@ class PathWeights(LossHook):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.aggregator.load_state_dict(state["aggregator"])
         self.distillation.load_state_dict(state["adapters"])
-
-
-def _student_and_paths(model: nn.Module) -> tuple[nn.Module, Distillation]:
-    student, distillation = unwrap(model)
-    if distillation is None:
-        raise ValueError("PathWeights needs a Distiller that is prepared and has paths.")
-    return student, distillation
 
 
 def _adapter_groups(cfg: CfgNode, distillation: Distillation) -> list[dict[str, Any]]:

@@ -9,18 +9,16 @@ from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from torch import nn
 from tqdm import tqdm
 
-from multas.data import build_test_loader
 from multas.util.modules import evaluation_mode
 
 
 def label_images(
     model: nn.Module, loader: Iterable, *, score_thresh: float, topk: int = 0
 ) -> tuple[list[dict], list[Any]]:
-    """Detect on every image.
+    """Detect on every image of a loader in test mode.
 
     Args:
         model: predicts "instances" in the coordinates of the original image.
-        loader: batches of inputs in test mode, of which only the images are used.
         score_thresh: boxes with a lower score are dropped.
         topk: the number of boxes per image that are kept, best first; 0 = all.
 
@@ -45,25 +43,14 @@ def label_images(
     return annotations, image_ids
 
 
-def label_dataset(cfg, model: nn.Module, name: str, *, score_thresh: float, topk: int = 0):
-    """:func:`label_images` on a registered data set, loaded as the config says."""
-    loader = build_test_loader(cfg, name)
-    return label_images(model, loader, score_thresh=score_thresh, topk=topk)
-
-
 def quality(
     annotations: Sequence[Mapping], truth: Sequence[Mapping], num_classes: int, iou: float = 0.5
 ) -> list[tuple[float, float, int, int]]:
     """Precision and recall of pseudo-labels against withheld ground truth.
 
-    A box is right if its IoU with an object of its class is above ``iou``, and no box with a better
-    score has taken that object. Objects marked "difficult" do not count.
-
-    Args:
-        annotations: pseudo-labels from :func:`label_images`.
-        truth: dataset dicts with annotations.
-        num_classes: the number of classes.
-        iou: the threshold.
+    A pseudo-label of :func:`label_images` is right if its IoU with an object of its class is above
+    ``iou``, and none with a better score has taken that object. Objects marked "difficult" do not
+    count. The ``truth`` are dataset dicts.
 
     Returns:
         (precision, recall, number of boxes, number of objects) of each class and, last, of all

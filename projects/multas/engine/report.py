@@ -76,11 +76,11 @@ def contact_sheet(
     score_thresh: float = 0.5,
     scale: float = 2.0,
 ) -> None:
-    """Draw the ground truth and the predictions of several models side by side.
+    """Draw the ground truth, and the predictions of models, on the first images of a data set.
 
     Args:
         models: the config and the weights of each model by its name.
-        dataset: a registered, annotated data set, whose first images are drawn.
+        dataset: the name of a registered, annotated data set.
         output: the PNG file to write.
         count: the number of images.
         score_thresh: boxes with a lower score are not drawn.

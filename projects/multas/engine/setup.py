@@ -27,7 +27,6 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         opts: keys and values in turn, which prevail over the file.
 
     Raises:
-        ModuleNotFoundError: A module of IMPORT_MODULES is not on the Python path.
         KeyError: The config does not have a key of ``opts``.
         ValueError: The row does not exist, or a value is wrong.
     """

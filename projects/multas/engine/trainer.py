@@ -17,10 +17,9 @@ from multas.data.loader import TrainLoader, build_test_loader
 from multas.data.task_batches import TaskLoader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
-from multas.engine.checkpointer import Checkpointer
 from multas.engine.checks import preflight
 from multas.engine.epochs import resolve_epochs
-from multas.engine.finite import LossRecord, describe_losses
+from multas.engine.finite import Checkpointer, LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.lr_schedule import build_lr_scheduler
 from multas.engine.path_weights import PathWeights
@@ -85,8 +84,8 @@ class Trainer(DefaultTrainer):
     def build_hooks(self) -> list[HookBase]:
         cfg, model = self.cfg, self._trainer.model
         if cfg.SOLVER.AMP.ENABLED:
-            parts = model, self._trainer.data_loader, self._trainer.optimizer
-            self._trainer = MixedPrecisionTrainer(*parts)
+            loader, optimizer = self._trainer.data_loader, self._trainer.optimizer
+            self._trainer = MixedPrecisionTrainer(model, loader, optimizer)
         self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
         weights = self._build_weights()
         self._losses = LossRecord(model)

@@ -40,7 +40,11 @@ class ValidationWeights(HookBase):
         aggregator, gradients = path_weights.aggregator, path_weights.gradients
         if not isinstance(aggregator, Bilevel) or gradients is None:
             raise ValueError("ValidationWeights is for aggregation bilevel.")
-        gradients.require_whole()
+        if not gradients.keeps_whole:
+            raise ValueError(
+                "Aggregation bilevel needs whole path gradients: set MODEL.DISTILLATION.AGGREGATION"
+                ".SCOPE to parameters, SCOPE_LAYERS to [] and LOW_MEMORY to False."
+            )
         self._path_weights, self._student, self._validation = path_weights, student, validation
         self._aggregator, self._parameters = aggregator, gradients.student_parameters
         self._batches: Iterator[list[dict]] | None = None

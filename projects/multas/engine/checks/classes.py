@@ -53,12 +53,7 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     """Make sure that a model has the classes of the data sets that it meets.
 
     A wrong number could go unnoticed: Detectron2's RetinaNet takes the class after its last one for
-    background.
-
-    Args:
-        model: the model, or a Distiller, whose student is checked.
-        names: the names of loaded data sets. For each head, those that have no classes for it are
-            passed over.
+    background. ``names`` are those of loaded data sets.
 
     Raises:
         ValueError: A head has another number of classes, or two data sets number them differently.
@@ -86,15 +81,10 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -> None:
-    """Make sure that all that reads masks knows which label stands for pixels without annotation.
-
-    Args:
-        cfg: the config of the run.
-        model: the model that is trained.
-        names: the names of the training sets.
+    """Make sure that all that reads masks knows the label of pixels without annotation.
 
     Raises:
-        ValueError: A data set has another label for them.
+        ValueError: A data set (``names``: those of training) has another label for them.
     """
     student, distillation = unwrap(model)
     heads = [head for head in _known_heads(student) if head.annotation == MASKS]

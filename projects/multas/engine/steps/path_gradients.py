@@ -78,6 +78,7 @@ class PathGradients:
     Attributes:
         parameters: all that is trained: the student's parameters, then the adapters'.
         student_parameters: the former alone.
+        keeps_whole: whether :attr:`Combined.paths` is given in every step.
 
     Raises:
         ValueError: SCOPE_LAYERS names a layer that the student does not have, or ``tasks`` meet
@@ -105,21 +106,8 @@ class PathGradients:
         self._device = own[0].device
         some = scope.kind == "parameters" and scope.layers
         self._counted = _parameters_of(student, scope.layers) if some else own
-        self._keeps_whole = not (scope.kind == "features" or scope.layers or scope.low_memory)
+        self.keeps_whole = not (scope.kind == "features" or scope.layers or scope.low_memory)
         self._checked = False
-
-    def require_whole(self) -> None:
-        """Make sure that :attr:`Combined.paths` is given in every step.
-
-        Raises:
-            ValueError: With this scope, path gradients are not computed as a whole.
-        """
-        if not self._keeps_whole:
-            raise ValueError(
-                f"Aggregation {type(self._aggregator).__name__} needs whole path gradients: set "
-                "MODEL.DISTILLATION.AGGREGATION.SCOPE to parameters, SCOPE_LAYERS to [] and "
-                "LOW_MEMORY to False."
-            )
 
     def combine(self, losses: StepLosses, alpha: float, scale: Tensor | None = None) -> Combined:
         """The gradient of a step. The graph of the losses is freed.
@@ -141,7 +129,7 @@ class PathGradients:
             weighed = self._tasks.combine(losses.task, self.parameters, scale, keep_graph=True)
             # It is a mean over ranks already, and another mean does not change it.
             scaled_task = gradient_term(self.parameters, weighed)
-        if self._keeps_whole:
+        if self.keeps_whole:
             return self._sum_of_gradients(paths, scaled_task, numbers)
         v = self._solve(*self._gram(paths, scaled_task, losses.boundary), numbers)
         row = self._gradient_of_sum(paths, scaled_task, v, losses.boundary, alpha)

@@ -148,12 +148,8 @@ class TaskWeights(LossHook):
     """Gives the losses of a model the gradient that MGDA over its tasks makes of them.
 
     Where paths are weighed by their losses, this hook comes after :class:`PathWeights`. Where they
-    are weighed by gradients, that hook asks ``tasks`` itself.
-
-    Args:
-        model: a MultiTaskNetwork, or a Distiller whose student it is, wrapped or not.
-        tasks: combines the gradients of its tasks.
-        more: further parameters that the losses depend on (z of an aggregator).
+    are weighed by gradients, that hook asks ``tasks`` itself. ``more`` are further parameters that
+    the losses depend on (z of an aggregator).
     """
 
     def __init__(self, model: nn.Module, tasks: TaskGradients, more: Iterable[Tensor] = ()) -> None:

@@ -57,9 +57,6 @@ class EarlyStopping(HookBase):
         cfg: the config of the run, with SOLVER.EARLY_STOPPING.
         evaluate: gives the results on the validation set, on the main process.
         weights: gives the weights of the model that ``evaluate`` judges.
-
-    Raises:
-        ValueError: See :func:`check_options`.
     """
 
     def __init__(
@@ -68,7 +65,7 @@ class EarlyStopping(HookBase):
         evaluate: Callable[[], Mapping[str, Any]],
         weights: Callable[[], Mapping[str, Tensor]],
     ) -> None:
-        check_options(cfg)
+        _check_options(cfg)
         options = self._options = cfg.SOLVER.EARLY_STOPPING
         self._evaluate, self._weights = evaluate, weights
         self._path = os.path.join(cfg.OUTPUT_DIR, "model_best.pth")
@@ -107,9 +104,8 @@ class EarlyStopping(HookBase):
                 f"SOLVER.EARLY_STOPPING.METRICS names {', '.join(missing)}, which the evaluation "
                 f"on '{self._options.DATASET}' does not give. Choose from {', '.join(results)}."
             )
-        values = {name: float(results[name]) for name in self._options.METRICS}
-        for name, value in values.items():
-            self.trainer.storage.put_scalar(f"validation/{name}", value, smoothing_hint=False)
+        values = {f"validation/{name}": float(results[name]) for name in self._options.METRICS}
+        self.trainer.storage.put_scalars(**values, smoothing_hint=False)
         return sum(values.values())
 
     def _save(self) -> None:
@@ -132,13 +128,7 @@ class EarlyStopping(HookBase):
         self.stopped = state["stopped"]
 
 
-def check_options(cfg: CfgNode) -> None:
-    """Check SOLVER.EARLY_STOPPING.
-
-    Raises:
-        ValueError: A key is missing or out of range, or the weights would be selected on the test
-            set without SELECT_ON_TEST.
-    """
+def _check_options(cfg: CfgNode) -> None:
     options, key = cfg.SOLVER.EARLY_STOPPING, "SOLVER.EARLY_STOPPING"
     if not options.DATASET:
         raise ValueError(f"{key}.DATASET is empty; name a registered validation set.")

@@ -28,14 +28,10 @@ def update_average(average: Weights, live: Weights, decay: float) -> None:
 
 
 class WeightAverage(HookBase):
-    """Averages a model, or the student of a Distiller, after every step.
-
-    Args:
-        model: the model that is trained. The average starts as a copy of its weights.
-        decay, ramp: see :func:`ema_decay`.
+    """Averages a model, or the student of a Distiller, after every step; see :func:`ema_decay`.
 
     Attributes:
-        weights: the average, by the names of the model's state dict.
+        weights: the average, by the names of the model's state dict. It starts as a copy of it.
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.9998, ramp: float = 2000.0) -> None:
@@ -69,11 +65,7 @@ class MeanTeachers(HookBase):
 
     The average is kept in the teacher's own network, and in the trainer's part of a checkpoint.
     Processes need not communicate: after a step they have the same parameters. (Running statistics
-    are those of each process, as they are in the student.)
-
-    Args:
-        model: the model that is trained; of a Distiller, its student is followed.
-        teachers: all teachers of the run, of which the fixed ones are left alone.
+    are those of each process, as they are in the student.) Fixed teachers are left alone.
     """
 
     def __init__(self, model: nn.Module, teachers: Sequence[Teacher]) -> None:

@@ -21,14 +21,10 @@ def live_weights(model: nn.Module) -> dict[str, Tensor]:
 
 @contextmanager
 def swapped_weights(model: nn.Module, weights: Weights | None) -> Iterator[None]:
-    """Other weights in a model inside the block, and exactly its own again after it.
-
-    Args:
-        model: the model whose weights are replaced in place.
-        weights: weights of the same names and shapes; None = the model's own.
+    """Other weights (None = its own) in a model inside the block, and exactly its own after it.
 
     Raises:
-        ValueError: The names differ.
+        ValueError: The weights have other names than the model's.
     """
     if weights is None:
         yield
@@ -67,9 +63,7 @@ def undisturbed_training() -> Iterator[None]:
 class TeacherModel(nn.Module):
     """A teacher that predicts on the student's test images, for Detectron2's evaluators.
 
-    Args:
-        teacher: a fixed teacher, or one that follows the student.
-        input_format: the channel order of the student's images.
+    ``input_format`` is the channel order of the student's images.
     """
 
     def __init__(self, teacher: Teacher, input_format: str) -> None:

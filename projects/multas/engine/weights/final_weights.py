@@ -30,11 +30,7 @@ Results = Mapping[str, Any]
 class FinalWeights:
     """The product of a run: the weights of the best validation result, averaged, or just trained.
 
-    Args:
-        cfg: the config of the run.
-        model: the model that is trained.
-        teachers: the teachers, which may be evaluated, too.
-        test: Detectron2's ``Trainer.test``.
+    ``test`` is Detectron2's ``Trainer.test``.
     """
 
     def __init__(
