@@ -18,10 +18,7 @@ ROUNDINGS = ("floor", "ceil", "none")
 
 
 def epoch_length(images: int, batch_size: int, rounding: str) -> Fraction:
-    """The number of iterations of an epoch, at least one unless it keeps its fraction.
-
-    The copies of INPUT.COPIES are not counted; ``rounding`` is SOLVER.EPOCH_ROUNDING.
-    """
+    """The iterations of an epoch by SOLVER.EPOCH_ROUNDING, at least 1 unless it is "none"."""
     exact = Fraction(images, batch_size)
     if rounding == "none":
         return exact

@@ -39,10 +39,8 @@ def describe_losses(
 ) -> str:
     """The message about a loss that is not finite: the terms and paths at fault, and a remedy.
 
-    Args:
-        terms: the losses of the step, none if the model did not get that far.
-        path_weights: the hook that knows the raw path losses, if there is one.
-        checkpoint: the last one written, or "".
+    There are no ``terms`` if the model did not return any in this step. The ``checkpoint`` is the
+    last one written, or "".
     """
     bad = _not_finite({name: loss.item() for name, loss in terms.items()})
     parts, cure = [], _CURE

@@ -190,11 +190,5 @@ class PathWeights(LossHook):
 
 def _adapter_groups(cfg: CfgNode, distillation: Distillation) -> list[dict[str, Any]]:
     """The adapters as Detectron2's ``build_optimizer`` would have grouped them."""
-    solver = cfg.SOLVER
-    return get_default_optimizer_params(
-        distillation,
-        base_lr=solver.BASE_LR,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-    )
+    keys = "BASE_LR", "WEIGHT_DECAY_NORM", "BIAS_LR_FACTOR", "WEIGHT_DECAY_BIAS"
+    return get_default_optimizer_params(distillation, **{k.lower(): cfg.SOLVER[k] for k in keys})

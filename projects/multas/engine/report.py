@@ -87,7 +87,6 @@ def contact_sheet(
         scale: the enlargement of the images.
     """
     metadata = MetadataCatalog.get(dataset)
-    rows: dict[str, list[np.ndarray]] = {}
     first, _ = next(iter(models.values()))
     samples = [batch[0] for batch in itertools.islice(build_test_loader(first, dataset), count)]
     annotated = {d["file_name"]: d for d in DatasetCatalog.get(dataset)}
@@ -97,15 +96,14 @@ def contact_sheet(
         return Visualizer(image, metadata, scale=scale)
 
     truth = [canvas(x).draw_dataset_dict(annotated[x["file_name"]]) for x in samples]
-    rows["ground truth"] = [drawn.get_image() for drawn in truth]
+    rows = {"ground truth": [drawn.get_image() for drawn in truth]}
     for name, (cfg, weights) in models.items():
         model = load_model(cfg, weights)
-        rows[name] = []
-        for sample in samples:
-            with torch.no_grad():
-                found = model([sample])[0]["instances"].to("cpu")
-            drawn = canvas(sample).draw_instance_predictions(found[found.scores > score_thresh])
-            rows[name].append(drawn.get_image())
+        with torch.no_grad():
+            found = [model([sample])[0]["instances"].to("cpu") for sample in samples]
+        best = [instances[instances.scores > score_thresh] for instances in found]
+        pairs = zip(samples, best, strict=True)
+        rows[name] = [canvas(x).draw_instance_predictions(y).get_image() for x, y in pairs]
     _draw_grid(rows, output)
 
 
@@ -113,9 +111,9 @@ def _draw_grid(rows: Mapping[str, Sequence[np.ndarray]], output: str) -> None:
     shape = len(rows), max(len(images) for images in rows.values())
     size = (2.4 * shape[1], 2.5 * shape[0])
     figure, axes = plt.subplots(*shape, figsize=size, constrained_layout=True, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
     for line, (name, images) in zip(axes, rows.items(), strict=True):
-        for axis in line:
-            axis.axis("off")
         for axis, image in zip(line, images, strict=False):
             axis.imshow(image)
         line[0].set_title(name, loc="left", fontsize=10)

@@ -5,7 +5,6 @@ import weakref
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
@@ -13,8 +12,7 @@ from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from torch import nn
 
-from multas.data.loader import TrainLoader, build_test_loader
-from multas.data.task_batches import TaskLoader
+from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
 from multas.engine.checks import preflight
@@ -49,6 +47,9 @@ class Trainer(DefaultTrainer):
     """
 
     _trainer: SimpleTrainer
+    build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_train_loader = staticmethod(build_training_loader)
+    build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(resolve_epochs(cfg))
@@ -63,18 +64,6 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.CHANNELS_LAST:
             channels_last_(model)
         return model
-
-    @classmethod
-    def build_lr_scheduler(cls, cfg: CfgNode, optimizer: torch.optim.Optimizer):
-        return build_lr_scheduler(cfg, optimizer)
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode) -> TrainLoader | TaskLoader:
-        return build_training_loader(cfg)
-
-    @classmethod
-    def build_test_loader(cls, cfg: CfgNode, dataset_name: str):
-        return build_test_loader(cfg, dataset_name)
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:

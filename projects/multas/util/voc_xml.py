@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
 
 @dataclass(frozen=True)
 class VocObject:
@@ -60,11 +58,11 @@ def read_voc_xml(
 
 
 def _read_object(number: int, name: str, node: ElementTree.Element) -> VocObject:
-    # A missing element reads as "", which is no number either.
-    xmin, ymin, xmax, ymax = (node.findtext(f"bndbox/{key}") or "" for key in _CORNERS)
+    corners = ("xmin", "ymin", "xmax", "ymax")
     try:
-        box = (float(xmin), float(ymin), float(xmax), float(ymax))
+        # A missing element reads as "", which is no number either.
+        xmin, ymin, xmax, ymax = (float(node.findtext(f"bndbox/{key}") or "") for key in corners)
         difficult, truncated = (int(node.findtext(key) or 0) for key in ("difficult", "truncated"))
     except ValueError:
         raise ValueError(f"object {number} has no complete <bndbox>") from None
-    return VocObject(name, box, difficult, truncated)
+    return VocObject(name, (xmin, ymin, xmax, ymax), difficult, truncated)

@@ -9,7 +9,7 @@ from torch import nn
 from multas.data.loader import SeededDataset, TrainLoader
 from multas.data.mapper import MultasMapper
 from multas.data.task_batches import KEY, TaskLoader
-from multas.distillation import Distillation, Distiller, unwrap
+from multas.distillation import Distiller, unwrap
 from multas.modeling import MultiTaskNetwork
 from multas.util.annotation import STANDARD
 
@@ -37,8 +37,7 @@ def check_annotations(
     """
     student, distillation = unwrap(model)
     if isinstance(student, MultiTaskNetwork):
-        labels = all(m.hard_labels for m in model.modules() if isinstance(m, Distiller))
-        _check_network(student, distillation, loader, labels, key, every_head)
+        _check_network(student, model, loader, key, every_head)
     elif isinstance(loader, TaskLoader):
         raise ValueError(
             f"{KEY} is for a MultiTaskNetwork, but {type(student).__name__} is trained: name its "
@@ -96,17 +95,18 @@ def _not_annotated(bare: Sequence[dict], count: int, key: str, reason: str, what
 
 
 def _check_network(
-    model: MultiTaskNetwork,
-    distillation: Distillation | None,
+    network: MultiTaskNetwork,
+    model: nn.Module,
     loader: TrainLoader | TaskLoader,
-    labels: bool,
     key: str,
     every_head: bool,
 ) -> None:
-    annotated_by = {task: kind.dataset_key for task, kind in model.annotations.items()}
+    _, distillation = unwrap(model)
+    labels = all(m.hard_labels for m in model.modules() if isinstance(m, Distiller))
+    annotated_by = {task: kind.dataset_key for task, kind in network.annotations.items()}
     specs = () if distillation is None else distillation.specs
-    layers = [layer.split(".") for spec in specs for layer in spec.student]
-    taught = {names[1] for names in layers if names[0] == "heads"}
+    layers = [layer for s in specs for layer in s.student if layer.startswith("heads.")]
+    taught = {layer.split(".")[1] for layer in layers}
     for place, task, part in _parts(loader, key):
         dicts = _joined(part)
         if dicts is None:

@@ -50,11 +50,11 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
             "Teacher cache: entries will be dropped before they are used again. Raise "
             f"MODEL.DISTILLATION.CACHE.MAX_GB to {total / 1e9:.1f}, or lower INPUT.VIEWS."
         )
-    if min(total, limit) - there > free:
+    if (wanted := min(total, limit)) - there > free:
         raise ValueError(
-            f"MODEL.DISTILLATION.CACHE.FOLDER '{folder}' is to hold "
-            f"{min(total, limit) / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free on its disk. "
-            "Choose another folder, or lower CACHE.MAX_GB or INPUT.VIEWS."
+            f"MODEL.DISTILLATION.CACHE.FOLDER '{folder}' is to hold {wanted / 1e9:.1f} GB, but "
+            f"{free / 1e9:.1f} GB are free on its disk. Choose another folder, or lower "
+            "CACHE.MAX_GB or INPUT.VIEWS."
         )
 
 

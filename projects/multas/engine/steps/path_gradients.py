@@ -26,19 +26,12 @@ BLOCKS = 4  # the number of parts in which LOW_MEMORY takes the parameters
 
 @dataclass(frozen=True)
 class Combined:
-    """The gradient of one step.
+    """The gradient of one step; v and losses are float64 on the CPU, and means over all ranks."""
 
-    Attributes:
-        row: a gradient for each of :attr:`PathGradients.parameters`, the mean over all ranks.
-        v: the weights of the objectives, float64 on the CPU: (K,), or (K + 1,) with the task's.
-        losses: the (K,) raw path losses, float64 on the CPU, means over all ranks.
-        paths: the K path gradients over the student, where they were kept as a whole.
-    """
-
-    row: Row
-    v: Tensor
-    losses: Tensor
-    paths: Sequence[Row] = ()
+    row: Row  # a gradient for each of PathGradients.parameters, the mean over all ranks
+    v: Tensor  # the weights of the objectives: (K,), or (K + 1,) with the task's
+    losses: Tensor  # (K,), of the paths, not weighed
+    paths: Sequence[Row] = ()  # the K path gradients over the student, if they are kept as a whole
 
 
 @dataclass(frozen=True)
