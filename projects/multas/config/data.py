@@ -50,20 +50,17 @@ def add_data_config(cfg: CN) -> None:
     cfg.register_renamed_key("INPUT.STRETCH", "INPUT.SQUARE_SIZE")
     # The augmentation of training images: "" = Detectron2's INPUT.RANDOM_FLIP and CROP,
     # "single_shot" = the colour distortion, crop or expansion, and mirroring of Lê and Pham,
-    # "padded_crop" = a shift by up to 4 pixels (CIFAR), "resized_crop" = a window of any size,
-    # resized to the square of INPUT.MIN_SIZE_TRAIN (ImageNet), both with INPUT.RANDOM_FLIP, or the
-    # name of your own in AUGMENTATION_REGISTRY.
+    # "padded_crop" = a shift by up to 4 pixels (CIFAR), "resized_crop" = a window resized to the
+    # square of MIN_SIZE_TRAIN (ImageNet), both with RANDOM_FLIP, or one of AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = ""
     # The side, in pixels, of the square that is cut out of the middle of test images after they
-    # were resized to MIN_SIZE_TEST (ImageNet: 224 of 256); 0 = the whole image. It is only meant
-    # for classification, since boxes and masks are judged against the whole image.
+    # were resized to MIN_SIZE_TEST (ImageNet: 224 of 256), for classification; 0 = the whole image.
     cfg.INPUT.CENTER_CROP_TEST = 0
     # The number of independently augmented copies of each image in a batch, which then holds COPIES
     # times SOLVER.IMS_PER_BATCH images (2: the "double augmentation" of Lê and Pham).
     cfg.INPUT.COPIES = 1
-    # The number of augmented views of an image, which are taken in turn over epochs and copies, and
-    # are always the same, so that a teacher's outputs for them can be kept
-    # (MODEL.DISTILLATION.CACHE). 0 = a new one each time.
+    # The number of augmented views of an image, which are taken in turn over epochs and copies and
+    # never change, so that MODEL.DISTILLATION.CACHE can keep the teacher's outputs; 0 = new ones.
     cfg.INPUT.VIEWS = 0
     cfg.INPUT.MULTI_SCALE = CN()
     # Sizes in pixels that replace SQUARE_SIZE, one drawn for each training batch (in Lê and Pham

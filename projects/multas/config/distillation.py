@@ -6,8 +6,7 @@ from detectron2.config import CfgNode as CN
 def teacher_node() -> CN:
     """The keys of one teacher, with their defaults."""
     teacher = CN()
-    # The teacher's own config file, and its trained weights. Relative paths start from the working
-    # directory.
+    # The teacher's own config file, and its trained weights, from the working directory.
     teacher.CONFIG_FILE = ""
     teacher.WEIGHTS = ""
     # KEY VALUE pairs that are merged into its config.
@@ -17,14 +16,12 @@ def teacher_node() -> CN:
     # student's network (CONFIG_FILE ""), starts from WEIGHTS or, with "", as a copy of the student,
     # and sees the same augmented images.
     teacher.EMA_DECAY = 0.0
-    # The number of iterations in which a mean teacher does not move yet (or, without WEIGHTS,
-    # equals the student). Set RAMP.START to the same number, since a copy of a young student
-    # teaches nothing of use.
+    # The number of iterations in which a mean teacher does not move yet or, without WEIGHTS, equals
+    # the student. Set RAMP.START to the same number: a young student is a bad teacher.
     teacher.EMA_START = 0
     # The number format of its convolutions and matrix products: "" = the student's (SOLVER.AMP),
-    # "bfloat16", "float16", or "auto" = bfloat16 where the hardware multiplies it natively (CPUs
-    # with AVX512_BF16 or AMX, GPUs from Ampere on) and "" elsewhere. The paths get float32.
-    # bfloat16 has 8 significant bits, so that features differ by about 1 %.
+    # "bfloat16" (features differ by about 1 %), "float16", or "auto" = bfloat16 where the hardware
+    # multiplies it natively (AVX512_BF16, AMX, GPUs from Ampere on), otherwise "".
     teacher.PRECISION = ""
     return teacher
 
@@ -88,8 +85,7 @@ def add_distillation_config(cfg: CN) -> None:
     # al. 0 = no distillation: the run equals the student's own training bit for bit.
     d.ALPHA = 1.0
     d.RAMP = CN()
-    # The number of iterations without distillation, and of those that follow in which alpha grows
-    # to its value. A young student and a weak teacher can otherwise mislead each other.
+    # The number of iterations without distillation, and of those after them in which alpha grows.
     d.RAMP.START = 0
     d.RAMP.ITERS = 0
     # How alpha grows: "linear", or "sigmoid" = exp(-5 (1 - t)^2).

@@ -89,8 +89,8 @@ def _add_dense_head_config(cfg: CN) -> None:
     head.SHARED = False
     # The number of 3x3 convolutions before the output of each sub-network (paper: 2).
     head.NUM_CONVS = 2
-    # The norm of these convolutions: "BN" (with SHARED, it has separate statistics for every
-    # level), "SyncBN", "FrozenBN", "GN" or "" = no norm.
+    # The norm of these convolutions: "BN" (with SHARED, separate for every level), "SyncBN",
+    # "FrozenBN", "GN" or "" = no norm.
     head.NORM = "BN"
     # The slope of LeakyReLU for negative values. (With SHARED, it is ReLU.)
     head.LEAKY_SLOPE = 0.1
@@ -99,11 +99,9 @@ def _add_dense_head_config(cfg: CN) -> None:
     # The factors of dx, dy, dw, dh. (10, 10, 5, 5) are the variances 0.1 and 0.2 of SSD.
     head.BBOX_REG_WEIGHTS = (10.0, 10.0, 5.0, 5.0)
 
-    # How anchors are assigned to objects: "iou" (the paper's students) or "mutual_guidance" (its
-    # teachers).
+    # How anchors are assigned: "iou" (the paper's students) or "mutual_guidance" (its teachers).
     head.ASSIGNMENT = "iou"
-    # "iou": an anchor is background below the first IoU and positive from the second one on.
-    # Between them it is ignored.
+    # "iou": an anchor is background below the first IoU, positive from the second on, else ignored.
     head.IOU_THRESHOLDS = [0.4, 0.5]
     # "mutual_guidance": an object gets as many positives as the sum of its TOPK best IoUs, and
     # sigma damps the amplification of IoUs by scores.
@@ -127,9 +125,8 @@ def _add_dense_head_config(cfg: CN) -> None:
     head.SCORE_THRESH_TEST = 0.05
     head.TOPK_CANDIDATES_TEST = 1000
     head.NMS_THRESH_TEST = 0.5
-    # True = one NMS over the anchors, ranked by their best class, after which each class of an
-    # anchor with a score above the threshold is a detection (the code of the paper). False = NMS
-    # for each class.
+    # False = NMS for each class, True = one NMS over the anchors, ranked by their best class, of
+    # which each class with a score above the threshold is a detection (the code of the paper).
     head.CLASS_AGNOSTIC_NMS = False
 
 
@@ -153,8 +150,7 @@ def _add_gfl_head_config(cfg: CN) -> None:
     head.REG_MAX = 16
     # How anchors are assigned to objects: "atss" (GFL) or "iou" (RetinaNet).
     head.ASSIGNMENT = "atss"
-    # "atss": the number of candidates of an object on each level, the anchors with the nearest
-    # centres.
+    # "atss": the number of candidates (anchors with the nearest centres) of an object on each level.
     head.ATSS_TOPK = 9
     # "iou": the same as in DENSE_HEAD.
     head.IOU_THRESHOLDS = [0.4, 0.5]

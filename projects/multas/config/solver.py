@@ -33,8 +33,8 @@ def add_solver_config(cfg: CN) -> None:
     # The share of the base rate that either of them reaches at the last iteration.
     cfg.SOLVER.FINAL_LR_FACTOR = 0.1
 
-    # Whether convolutions store channels last, as hardware prefers: the results only differ by
-    # rounding, and a CPU needs up to a fifth less time. Fixed teachers always do.
+    # Whether convolutions store channels last, as fixed teachers always do. The results only differ
+    # by rounding, and a CPU needs up to a fifth less time.
     cfg.SOLVER.CHANNELS_LAST = False
 
     cfg.SOLVER.EMA = CN()
@@ -61,8 +61,8 @@ def add_solver_config(cfg: CN) -> None:
     # The gain, in the metric's unit, above which a value is an improvement (reference: 0.07 points
     # for supervised training, 0.04 for distillation).
     stop.MIN_DELTA = 0.07
-    # The shares of MAX_ITER after which evaluations begin (reference: 1 / 1.75), and before which
-    # training does not end (reference: 50 of 70 epochs).
+    # The shares of MAX_ITER before which there is no evaluation (reference: 1 / 1.75), and before
+    # which training does not end (reference: 50 of 70 epochs).
     stop.START = 0.571
     stop.EARLIEST = 0.714
     # When training ends, in evaluations since the best one: "streak" = after more than 1.5 times

@@ -45,14 +45,14 @@ def describe_losses(
     bad = _not_finite({name: loss.item() for name, loss in terms.items()})
     parts, cure = [], _CURE
     if bad:
-        parts.append(f"Not finite: {_listing(bad)}.")
+        parts.append(f"Not finite: {bad}.")
     elif terms:
         parts.append("All terms of this process are finite: it happened on another one.")
     if terms and path_weights is not None and "path_loss" in path_weights.monitors:
         raw = path_weights.monitors["path_loss"].tolist()
         paths = _not_finite(dict(zip(path_weights.aggregator.names, raw, strict=True)))
         if paths:
-            parts.append(f"Distillation paths at fault, raw losses: {_listing(paths)}.")
+            parts.append(f"Distillation paths at fault, raw losses: {paths}.")
             cure += (
                 " For a path, lower its WEIGHT in MODEL.DISTILLATION.PATHS or "
                 "MODEL.DISTILLATION.ALPHA, or take it out to see whether it is the cause."
@@ -94,9 +94,5 @@ class Checkpointer(DetectionCheckpointer):
             Path(path).write_text(last_filename_basename)
 
 
-def _not_finite(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if not math.isfinite(value)}
-
-
-def _listing(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in values.items())
+def _not_finite(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {x}" for name, x in values.items() if not math.isfinite(x))

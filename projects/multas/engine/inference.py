@@ -12,7 +12,7 @@ from torch import nn
 
 from multas.distillation import Distiller
 from multas.distillation.teacher.teacher import build_teachers
-from multas.engine.weights.evaluated_models import TeacherModel, teacher_models, with_teacher_scores
+from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
 from multas.modeling.strict_loading import is_file, load_strictly
 
@@ -66,7 +66,15 @@ def evaluate(
     Raises:
         FileNotFoundError: A teacher's config or weights are missing.
     """
-    teachers = _fixed_teachers(cfg) if isinstance(model, Distiller) else {}
+    teachers = {}
+    if isinstance(model, Distiller) and cfg.TEST.EVALUATE_TEACHER:
+        teachers = teacher_models(cfg, build_teachers(cfg))
+    for name in [n for n, t in teachers.items() if t.teacher.mean_teacher is not None]:
+        del teachers[name]
+        logger.warning(
+            f"'{name}' follows the student: its weights are only in the checkpoints of the run, so "
+            "that it is evaluated in training and not here."
+        )
     own = test(cfg, with_teacher_scores(cfg, model, teachers))
     taught = {}
     for name, teacher in teachers.items():
@@ -76,17 +84,3 @@ def evaluate(
         return {}
     logger.info("Results:\n" + results_table({"model": own} | taught))
     return {**own, **taught}
-
-
-def _fixed_teachers(cfg: CfgNode) -> dict[str, TeacherModel]:
-    if not cfg.TEST.EVALUATE_TEACHER:
-        return {}
-    teachers = teacher_models(cfg, build_teachers(cfg))
-    for name, model in list(teachers.items()):
-        if model.teacher.mean_teacher is not None:
-            del teachers[name]
-            logger.warning(
-                f"'{name}' follows the student: its weights are only in the checkpoints of the "
-                "run, so that it is evaluated in training and not here."
-            )
-    return teachers

@@ -1,5 +1,6 @@
-"""Hooks between the forward and the backward pass of a training step."""
+"""Hooks between the forward and the backward pass, and losses that carry a given gradient."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -7,6 +8,8 @@ import torch
 from detectron2.engine import HookBase, TrainerBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+
+Row = Sequence[Tensor | None]
 
 
 class LossHook(HookBase):
@@ -59,3 +62,43 @@ class LossHook(HookBase):
 def inner_trainer(trainer: TrainerBase) -> TrainerBase:
     """The trainer that runs the steps: the one inside a DefaultTrainer, or the trainer itself."""
     return getattr(trainer, "_trainer", trainer)
+
+
+class _Gradient(torch.autograd.Function):
+    """Zero, with a given gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Row, scale: Tensor | None, *parameters: Tensor) -> Tensor:
+        ctx.row, ctx.scale = row, scale
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        factor = grad_output if ctx.scale is None else grad_output / ctx.scale
+        return None, None, *(None if g is None else g * factor for g in ctx.row)
+
+
+def gradient_term(parameters: Sequence[Tensor], row: Row, scale: Tensor | None = None) -> Tensor:
+    """A scalar 0 whose gradient with respect to ``parameters`` is ``row`` (None = no gradient).
+
+    ``scale`` is a GradScaler's factor, which ``row`` already has, and with which the trainer will
+    multiply its loss.
+    """
+    return _Gradient.apply(row, scale, *parameters)
+
+
+def with_gradient(
+    losses: Mapping[str, Tensor],
+    parameters: Sequence[Tensor],
+    row: Row,
+    scale: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """At least one loss: the same values without their graphs, and the gradient of the sum is row.
+
+    The first is moved to the parameters' device, and becomes at least as precise as they are: half
+    precision would round what flows back. For the other arguments see :func:`gradient_term`.
+    """
+    values = {name: loss.detach() for name, loss in losses.items()}
+    first = next(iter(values))
+    term = gradient_term(parameters, row, scale)
+    return values | {first: values[first].to(term.device) + term}

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,10 +17,9 @@ from multas.distillation import Distillation, Distiller, StepLosses, unwrap
 from multas.distillation.aggregation import GradientAggregator, GradientScope, build_aggregator
 from multas.distillation.paths.build import path_table
 from multas.engine.alpha import Alpha
-from multas.engine.loss_hook import LossHook
+from multas.engine.loss_hook import LossHook, Row, with_gradient
 from multas.engine.steps.path_gradients import PathGradients
 from multas.engine.steps.task_gradients import TaskGradients
-from multas.engine.steps.with_gradient import Row, with_gradient
 from multas.util.ranks import mean_over_ranks
 
 logger = logging.getLogger(__name__)
@@ -62,7 +61,6 @@ class PathWeights(LossHook):
         aggregator.to(self._device)
         self._alpha = Alpha.from_config(cfg)
         self._current = self._alpha.value
-        self._pairs = list(itertools.combinations(aggregator.names, 2))
         self.monitors: dict[str, Tensor] = {}
         self.path_rows: Sequence[Row] = ()
 
@@ -165,19 +163,16 @@ class PathWeights(LossHook):
 
     def after_step(self) -> None:
         super().after_step()
-        for name, value in self._scalars():
-            # A median over 20 steps would hide what an aggregator does.
-            self.trainer.storage.put_scalar(name, value, smoothing_hint=False)
-
-    def _scalars(self) -> Iterator[tuple[str, float]]:
-        """A value for each path, or of a symmetric matrix for each pair of paths."""
         names = self.aggregator.names
         # All of them are transferred from the device at once.
         values = iter(torch.cat([m.float().flatten() for m in self.monitors.values()]).tolist())
         for monitor, tensor in self.monitors.items():
             shares = dict(zip(itertools.product(names, repeat=tensor.dim()), values, strict=False))
-            for place in self._pairs if tensor.dim() == 2 else shares:
-                yield "/".join(filter(None, [monitor, "~".join(place)])), shares[place]
+            # A symmetric matrix has a value for each pair of paths.
+            for place in itertools.combinations(names, 2) if tensor.dim() == 2 else shares:
+                name = "/".join(filter(None, [monitor, "~".join(place)]))
+                # A median over 20 steps would hide what an aggregator does.
+                self.trainer.storage.put_scalar(name, shares[place], smoothing_hint=False)
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"aggregator": self.aggregator, "adapters": self.distillation}

@@ -78,13 +78,8 @@ def contact_sheet(
 ) -> None:
     """Draw the ground truth, and the predictions of models, on the first images of a data set.
 
-    Args:
-        models: the config and the weights of each model by its name.
-        dataset: the name of a registered, annotated data set.
-        output: the PNG file to write.
-        count: the number of images.
-        score_thresh: boxes with a lower score are not drawn.
-        scale: the enlargement of the images.
+    ``models`` are configs and weights by name, and ``output`` is the PNG file to write. Boxes with
+    a score up to ``score_thresh`` are not drawn.
     """
     metadata = MetadataCatalog.get(dataset)
     first, _ = next(iter(models.values()))

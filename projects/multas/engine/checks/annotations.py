@@ -27,8 +27,7 @@ def check_annotations(
 
     Args:
         model: the model that is trained.
-        loader: its data. A user's own loader is not checked.
-        key: the config key that names the data.
+        loader: its data, from the config key ``key``. A user's own loader is not checked.
         every_head: whether each head of a network must be taught, and not just one of them.
 
     Raises:

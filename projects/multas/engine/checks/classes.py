@@ -60,7 +60,10 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     """
     student, _ = unwrap(model)
     for head in _known_heads(student):
-        count, kind = _num_classes(head.module), head.annotation
+        module, kind = head.module, head.annotation
+        count = getattr(module, "num_classes", None)
+        if isinstance(module, SemSegFPNHead):
+            count = module.predictor.out_channels  # the only place where it has the number
         if count is None or not kind.classes_key:
             continue
         key = f"{head.node}.NUM_CLASSES"
@@ -119,12 +122,6 @@ def _known_heads(model: nn.Module) -> Iterator[_Head]:
         for cls, node, annotation in _STOCK_HEADS:
             if isinstance(part, cls):
                 yield _Head(part, node, annotation)
-
-
-def _num_classes(head: Any) -> int | None:
-    if isinstance(head, SemSegFPNHead):
-        return head.predictor.out_channels  # the only place where it has the number
-    return getattr(head, "num_classes", None)
 
 
 def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:

@@ -18,10 +18,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable[list[dict]],
-        optimizer: torch.optim.Optimizer,
+        self, model: nn.Module, data_loader: Iterable[list[dict]], optimizer: torch.optim.Optimizer
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self._device = next(model.parameters()).device

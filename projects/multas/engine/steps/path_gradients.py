@@ -17,8 +17,8 @@ from multas.distillation.gradients.feature_boundary import (
     gradient_through,
 )
 from multas.distillation.gradients.gramian import gram_of_rows
+from multas.engine.loss_hook import Row, gradient_term
 from multas.engine.steps.task_gradients import TaskGradients
-from multas.engine.steps.with_gradient import Row, gradient_term
 from multas.util.ranks import average_gradients, from_main_rank, mean_over_ranks
 
 BLOCKS = 4  # the number of parts in which LOW_MEMORY takes the parameters
@@ -53,20 +53,20 @@ class PathGradients:
     one, then the task's, and alpha sum_i v_i g_i is added to it: K + 1 backward passes, and K
     gradients in memory. Otherwise (features, only some layers, or LOW_MEMORY), what the Gram matrix
     needs is computed first, and the task loss + alpha sum_i v_i L_i is then differentiated once.
-    With scope "features" Z, the Gram matrix is that of dL_i/dZ: the norm that is minimised bounds,
-    up to the norm of dZ/dw, that of the gradients of the parameters w in front of Z (Sener and
-    Koltun, NeurIPS 2018, section 3.3). Parameters behind Z do not count.
+    With scope "features" Z, the Gram matrix is that of dL_i/dZ. The norm that is minimised then
+    bounds, up to the norm of dZ/dw, that of the gradients of the parameters w in front of Z (Sener
+    and Koltun, NeurIPS 2018, section 3.3), and parameters behind Z do not count.
 
-    Adapters belong to the paths and not to the student: they are no part of g_i, and get the
-    gradient of the weighted path losses. Under data parallelism, the gradients and v are those of
-    the mean over all ranks. DistributedDataParallel must then not reduce the gradients again.
+    The adapters of paths are no part of g_i, and get the gradient of the weighted path losses.
+    Under data parallelism, gradients and v are those of the mean over all ranks, and
+    DistributedDataParallel must not reduce the gradients again.
 
     Args:
         student: the network whose parameters g_i refers to.
         distillation: the paths of that student.
         aggregator: gives v.
         scope: with respect to what gradients are taken.
-        tasks: makes g from the gradients of several tasks; None = g is the gradient of their sum.
+        tasks: makes g from the gradients of several tasks; None = it is that of their sum.
 
     Attributes:
         parameters: all that is trained: the student's parameters, then the adapters'.
@@ -244,10 +244,8 @@ def _add(total: Row, row: Row, weight: float) -> Row:
 
 
 def _parameters_of(student: nn.Module, layers: Sequence[str]) -> list[Tensor]:
-    found: dict[int, Tensor] = {}
-    for layer in layers:
-        module = find_layer(student, layer)
-        found |= {id(p): p for p in module.parameters() if p.requires_grad}
+    modules = [find_layer(student, layer) for layer in layers]
+    found = dict.fromkeys(p for m in modules for p in m.parameters() if p.requires_grad)
     if not found:
         raise ValueError(f"{SCOPE_KEY}: {', '.join(layers)} have no parameters that are trained.")
-    return list(found.values())
+    return list(found)

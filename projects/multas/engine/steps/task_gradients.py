@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from multas.distillation import unwrap
 from multas.distillation.gradients.gramian import gram_of_rows
 from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
-from multas.engine.loss_hook import LossHook
-from multas.engine.steps.with_gradient import with_gradient
+from multas.engine.loss_hook import LossHook, with_gradient
 from multas.modeling import MultiTaskNetwork
 from multas.util.names import check_choice
 from multas.util.ranks import average_gradients, from_main_rank, mean_over_ranks

@@ -51,12 +51,8 @@ class EarlyStopping(HookBase):
     """Evaluates periodically, keeps the best weights in ``model_best.pth``, and ends training.
 
     It ends training by lowering the trainer's ``max_iter``. Its state is part of a checkpoint, so
-    that a resumed run stops where an uninterrupted one does.
-
-    Args:
-        cfg: the config of the run, with SOLVER.EARLY_STOPPING.
-        evaluate: gives the results on the validation set, on the main process.
-        weights: gives the weights of the model that ``evaluate`` judges.
+    that a resumed run stops where an uninterrupted one does. ``evaluate`` gives the results on the
+    validation set (on the main process), and ``weights`` the weights that it judges.
     """
 
     def __init__(
