@@ -14,8 +14,7 @@ from detectron2.utils import comm
 from multas.config.rows import write_config
 from multas.engine import Trainer, load_config, setup
 from multas.engine.checks.classes import check_classes, check_test_sets
-from multas.engine.evaluate import evaluate
-from multas.engine.inference import load_model, weights_to_evaluate
+from multas.engine.inference import evaluate, load_model, weights_to_evaluate
 
 
 def main(args):

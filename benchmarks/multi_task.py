@@ -11,8 +11,7 @@ from detectron2.utils.events import EventStorage
 
 from memory import peak_gigabytes
 from multas.engine import Trainer, load_config
-from multas.engine.steps.task_gradients import TaskGradients
-from multas.engine.task_weights import TaskWeights
+from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from stock import random_batch, whole_step
 from tables import ratio_table
 from timing import peak_memory, take_turns

@@ -51,7 +51,7 @@ def weigh_paths(cfg: CfgNode, model: nn.Module, optimizer: Optimizer) -> PathWei
     """The hook that weighs the paths of a prepared model, wrapped or not; None if it has none."""
     if unwrap(model)[1] is None:
         return None
-    hook = PathWeights.from_config(cfg, model)
+    hook = PathWeights(cfg, model)
     for group in hook.aggregator.param_groups():
         optimizer.add_param_group({"lr": cfg.SOLVER.BASE_LR, **group})
     return hook

@@ -45,7 +45,7 @@ def weighed(model, tasks=None):
     distiller = getattr(model, "module", model)
     model.path_weights = None
     if distiller.distillation is not None:
-        model.path_weights = PathWeights.from_config(distiller.cfg, model, tasks)
+        model.path_weights = PathWeights(distiller.cfg, model, tasks)
     return model
 
 

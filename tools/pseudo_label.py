@@ -18,13 +18,14 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from multas.data import build_test_loader
 from multas.data.dataset_dicts import require_registered
 from multas.data.pseudo_labels import Header, file_sha256, save_pseudo_labels
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
-from multas.engine.pseudo_labeling import label_dataset, quality
+from multas.engine.pseudo_labeling import label_images, quality
 
 
 def parse_args() -> argparse.Namespace:
@@ -74,8 +75,9 @@ def main() -> None:
         model = FlipScaleEnsemble(
             model, args.scales, flip=args.flip, topk=cfg.TEST.DETECTIONS_PER_IMAGE
         )
-    annotations, image_ids = label_dataset(
-        cfg, model, args.dataset, score_thresh=args.score_thresh, topk=args.topk
+    loader = build_test_loader(cfg, args.dataset)
+    annotations, image_ids = label_images(
+        model, loader, score_thresh=args.score_thresh, topk=args.topk
     )
     header = Header(
         dataset=args.dataset,

@@ -13,8 +13,7 @@ from multas.distillation.functional.foreground import (
     foreground_mask,
     mask_foreground,
 )
-from multas.engine.steps.task_gradients import TaskGradients
-from multas.engine.task_weights import TaskWeights
+from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from weighing import copies, parameters_of, run_steps, weighed, without_statistics
 
 pytestmark = pytest.mark.usefixtures("storage")

@@ -13,8 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from limited_network import network_cfg
 from multas.distillation.gradients.min_norm import mgda_weights
-from multas.engine.steps.task_gradients import TaskGradients
-from multas.engine.task_weights import TaskWeights
+from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from two_ranks import process_group, run_on_two_ranks
 from weighing import copies, run_steps, without_statistics
 

@@ -15,7 +15,8 @@ from torch import nn
 import limited_network
 import training
 from multas.distillation import StepLosses
-from multas.engine.path_weights import RAMP_SHAPES, Alpha, PathWeights
+from multas.engine.alpha import RAMP_SHAPES, Alpha
+from multas.engine.path_weights import PathWeights
 from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
 from tiny_classifier import PATHS, images, make_distiller
 from training import different, learned, start, train
@@ -139,7 +140,7 @@ def test_a_distiller_that_is_prepared_after_it_was_wrapped_is_refused(distilled_
 def test_a_distiller_without_paths_has_nothing_to_weigh():
     distiller = make_distiller([])
     with pytest.raises(ValueError, match="needs a Distiller that is prepared and has paths"):
-        PathWeights.from_config(distiller.cfg, distiller)
+        PathWeights(distiller.cfg, distiller)
 
 
 class NewerTrainer(SimpleTrainer):

@@ -78,7 +78,7 @@ def test_validation_images_leave_no_trace_in_the_student():
 
 @pytest.mark.parametrize("options", [("LOW_MEMORY", True), ("SCOPE_LAYERS", ["backbone"])])
 def test_scopes_without_whole_gradients_are_refused(options):
-    with pytest.raises(ValueError, match=r"Bilevel needs whole path gradients: set .*SCOPE"):
+    with pytest.raises(ValueError, match=r"bilevel needs whole path gradients: set .*SCOPE"):
         bilevel(PATHS, images(2), *options)
 
 

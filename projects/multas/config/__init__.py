@@ -1,4 +1,4 @@
-"""Every key that multas adds to Detectron2's config, its default, and what it does."""
+"""All keys that multas adds to Detectron2's config: what they do, and their defaults."""
 
 from detectron2.config import CfgNode
 
@@ -14,11 +14,7 @@ __all__ = ["add_multas_config", "merge_config", "merge_opts"]
 
 
 def add_multas_config(cfg: CfgNode) -> None:
-    """Add the keys of multas to a Detectron2 config, in place.
-
-    Args:
-        cfg: what ``detectron2.config.get_cfg()`` returned.
-    """
+    """Add the keys of multas to what ``detectron2.config.get_cfg()`` returned, in place."""
     add_data_config(cfg)
     add_modeling_config(cfg)
     add_distillation_config(cfg)

@@ -5,72 +5,66 @@ from detectron2.config import CfgNode as CN
 
 def add_data_config(cfg: CN) -> None:
     """Add the keys below, in place."""
+    # Python modules (dotted names) that are imported at the start, before data cards are read. They
+    # register your own paths, aggregators, heads, data formats …
+    cfg.IMPORT_MODULES = ()
     # Data cards (YAML files, see datasets/README.md) that are registered before any data set is
-    # looked up. Every split of a card is then a name for DATASETS.TRAIN/TEST, and the same name
-    # with `_unlabeled` is that split with its annotations withheld (they are never opened).
+    # looked up. Every split of a card is then a name for DATASETS.TRAIN and TEST. The same name
+    # with `_unlabeled` is that split without its annotations, which are never opened.
     cfg.DATASETS.CARDS = ()
 
-    # Multi-task learning with one mini-batch per task in place of DATASETS.TRAIN: a list of
-    # mappings with the keys
-    #   TASK           of MODEL.MULTITASK.TASKS: the images count for this task alone, whatever
-    #                  else they are annotated with, and its head alone runs on them
-    #   TRAIN          data sets; each mini-batch has an epoch of its own, shorter ones start anew
-    #   IMS_PER_BATCH  default: SOLVER.IMS_PER_BATCH
-    #   OPTS           KEY VALUE pairs that hold for these images: INPUT.*, DATALOADER.* and
+    # Multi-task learning with one mini-batch per task: a list of mappings that replaces
+    # DATASETS.TRAIN, with the keys
+    #   TASK           one of MODEL.MULTITASK.TASKS: the images count for this task alone, whatever
+    #                  else they are annotated with, and only its head runs on them
+    #   TRAIN          data sets; each task has its own epochs, so that smaller ones start anew
+    #   IMS_PER_BATCH  the number of images; the default is SOLVER.IMS_PER_BATCH
+    #   OPTS           KEY VALUE pairs that hold for these images alone: INPUT.*, DATALOADER.* and
     #                  DATASETS.PSEUDO_LABELS.*
-    # Without it, images of DATASETS.TRAIN may have any subset of annotations, too: each loss is
-    # the mean over the images that are annotated for it.
+    # Without it, the images of DATASETS.TRAIN may still have any annotations: each loss is the mean
+    # over the images that are annotated for it.
     cfg.DATASETS.TASK_BATCHES = []
-    # "separate": an iteration takes one mini-batch of each; they pass through the network one after
-    # the other (BatchNorm statistics of their own), their gradients add up, one optimiser step
-    # (section 3 of "Self-training and multi-task learning …"). "mixed": they pass the backbone
-    # as one batch, each head its own images.
-    # "alternate": an iteration takes one of them, in turn.
+    # "separate": an iteration takes one mini-batch of each task. They pass through the network one
+    # after the other, with their own BatchNorm statistics, and their gradients add up to one step
+    # (Lê and Pham, section 3). "mixed": they pass through the backbone as one batch. "alternate":
+    # an iteration takes one of them, in turn.
     cfg.DATASETS.TASK_MODE = "separate"
 
     cfg.DATASETS.PSEUDO_LABELS = CN()
-    # Files written by tools/pseudo_label.py. Their boxes join the ground truth of images they
-    # name: an annotated image keeps its ground truth alone, an unannotated one gets the boxes.
+    # Files from tools/pseudo_label.py. Unannotated images that they name get their boxes; annotated
+    # images keep their ground truth alone.
     cfg.DATASETS.PSEUDO_LABELS.FILES = ()
-    # Boxes below this teacher score are not used (on top of what the file already dropped).
+    # Boxes whose teacher score is lower are not used, for all classes and for each class in order
+    # (empty = no threshold of its own). A box must reach both.
     cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH = 0.0
-    # The same for each class, in the order of the classes; empty = SCORE_THRESH alone. A box must
-    # pass both.
     cfg.DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH = []
-    # At most so many boxes per image, best first; 0 = all.
+    # The largest number of boxes per image, of which the best are taken; 0 = all.
     cfg.DATASETS.PSEUDO_LABELS.TOPK = 0
-    # An image that the file covers but for which no box is left:
-    # "background" = annotated as empty; "skip" = stays unannotated (distillation only).
+    # What an image is for which a file has no box left: "background" = annotated as empty,
+    # "skip" = not annotated, so that it only serves distillation.
     cfg.DATASETS.PSEUDO_LABELS.EMPTY = "background"
 
-    # Side in pixels of the square that images are stretched to, in training and test, the aspect
-    # ratio not kept (paper A: 320 or 512). 0 = Detectron2's INPUT.MIN_SIZE_* and MAX_SIZE_*.
+    # The side, in pixels, of the square that images are stretched to in training and test (320 or
+    # 512 in Lê and Pham). 0 = Detectron2's INPUT.MIN_SIZE_* and MAX_SIZE_*.
     cfg.INPUT.SQUARE_SIZE = 0
     cfg.register_renamed_key("INPUT.STRETCH", "INPUT.SQUARE_SIZE")
-    # Training augmentation: "" = Detectron2's INPUT.RANDOM_FLIP and CROP, "single_shot" = colour
-    # distortion, crop-or-expand and mirror of paper A, "padded_crop" = CIFAR's shift by up to 4 px
-    # and INPUT.RANDOM_FLIP, "resized_crop" = ImageNet's window of any size, resized to
-    # INPUT.MIN_SIZE_TRAIN squared, and INPUT.RANDOM_FLIP, or one of your own in
-    # AUGMENTATION_REGISTRY.
+    # The augmentation of training images: "" = Detectron2's INPUT.RANDOM_FLIP and CROP,
+    # "single_shot" = the colour distortion, crop or expansion, and mirroring of Lê and Pham,
+    # "padded_crop" = a shift by up to 4 pixels (CIFAR), "resized_crop" = a window resized to the
+    # square of MIN_SIZE_TRAIN (ImageNet), both with RANDOM_FLIP, or one of AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = ""
-    # Side in pixels of the square that is cut out of the middle of test images, after they were
-    # resized to MIN_SIZE_TEST (ImageNet: 224 of 256); 0 = the whole image. For classification:
-    # boxes and masks would be judged against the whole image.
+    # The side, in pixels, of the square that is cut out of the middle of test images after they
+    # were resized to MIN_SIZE_TEST (ImageNet: 224 of 256), for classification; 0 = the whole image.
     cfg.INPUT.CENTER_CROP_TEST = 0
-    # Independently augmented copies of every image in a batch (2: "double augmentation" of paper
-    # A). A batch holds COPIES times SOLVER.IMS_PER_BATCH images.
+    # The number of independently augmented copies of each image in a batch, which then holds COPIES
+    # times SOLVER.IMS_PER_BATCH images (2: the "double augmentation" of Lê and Pham).
     cfg.INPUT.COPIES = 1
-    # Augmented views of an image: 0 = a new one each time; M = views 0 to M - 1 in turn over the
-    # epochs (and the COPIES), each always the same, so that what a teacher says of them can be kept
-    # (MODEL.DISTILLATION.CACHE).
+    # The number of augmented views of an image, which are taken in turn over epochs and copies and
+    # never change, so that MODEL.DISTILLATION.CACHE can keep the teacher's outputs; 0 = new ones.
     cfg.INPUT.VIEWS = 0
     cfg.INPUT.MULTI_SCALE = CN()
-    # Sizes in place of SQUARE_SIZE, one drawn for each training batch (paper A: 256, 320, 384 for
-    # 320 and 384, 512, 640 for 512); empty = always SQUARE_SIZE.
+    # Sizes in pixels that replace SQUARE_SIZE, one drawn for each training batch (in Lê and Pham
+    # 256, 320, 384 for 320, and 384, 512, 640 for 512); empty = always SQUARE_SIZE.
     cfg.INPUT.MULTI_SCALE.SIZES = []
-    # Share of MAX_ITER at the end that is always trained at SQUARE_SIZE.
+    # The share of MAX_ITER at the end that is always trained at SQUARE_SIZE.
     cfg.INPUT.MULTI_SCALE.FINAL_FRACTION = 0.2
-
-    # Python modules (dotted names) that are imported at the start, before data cards are read:
-    # they register paths, aggregators, heads, data formats … of your own.
-    cfg.IMPORT_MODULES = ()

@@ -10,19 +10,15 @@ from multas.util.names import did_you_mean
 
 
 def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
-    """Merge KEY VALUE pairs into a config, in place.
+    """Merge keys and values, which come in turn, into a config, in place.
 
-    Keys that are not there yet are added below nodes that allow it. A whole number is accepted
-    for a key with a fraction. A key in iterations turns its counterpart in epochs off, so that
-    ``SOLVER.MAX_ITER 20`` means 20 iterations also where a file gives ``SOLVER.EPOCHS``.
-
-    Args:
-        cfg: the config.
-        opts: keys and values in turn.
+    New keys are added below nodes that allow it. A whole number is accepted for a key with a
+    fraction. A key in iterations turns its counterpart in epochs off, so that
+    ``SOLVER.MAX_ITER 20`` means 20 iterations even if a file gives ``SOLVER.EPOCHS``.
 
     Raises:
-        ValueError: a key lacks its value, or a schedule is given in iterations and in epochs.
-        KeyError: there is no such key; the nearest one is named.
+        ValueError: A key lacks its value, or a schedule is given in iterations and in epochs.
+        KeyError: There is no such key. The nearest one is named.
     """
     if len(opts) % 2:
         raise ValueError(f"{opts[-1]}: options are pairs of KEY VALUE, and this one has no pair.")

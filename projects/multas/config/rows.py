@@ -1,6 +1,6 @@
 """Config files and rows of tables, merged into a config or written as plain YAML.
 
-Wherever a config file is named, the address of a row may stand, ``FILE#DATA/ROW``, for instance
+The address of a row, ``FILE#DATA/ROW``, may stand in place of a config file, for instance
 ``configs/limited-data/table1.yaml#voc/half/teacher``.
 """
 
@@ -19,14 +19,10 @@ from multas.util.names import did_you_mean
 
 
 def merge_config(cfg: CfgNode, address: str) -> None:
-    """Merge a config file or a row of a table into a config, in place.
-
-    Args:
-        cfg: a config that has the keys of Detectron2 and multas.
-        address: a YAML file of Detectron2's kind, or FILE#DATA/ROW.
+    """Merge a config file of Detectron2's kind, or a row FILE#DATA/ROW, into a config, in place.
 
     Raises:
-        ValueError: there is no such row, or it names something that does not exist.
+        ValueError: There is no such row, or it names something that does not exist.
     """
     if "#" in address:
         cfg.merge_from_other_cfg(CfgNode(read_config(address)))
@@ -37,11 +33,7 @@ def merge_config(cfg: CfgNode, address: str) -> None:
 
 
 def read_config(address: str) -> dict[str, Any]:
-    """The keys that a config file or a row sets, without those that it leaves at their defaults.
-
-    Raises:
-        ValueError: see :func:`merge_config`.
-    """
+    """The keys that a config file or a row sets, without those that it leaves at their defaults."""
     if "#" not in address:
         return CfgNode.load_yaml_with_base(address, allow_unsafe=True)
     table, data, row = _find(address)
@@ -60,21 +52,14 @@ def read_config(address: str) -> dict[str, Any]:
         own = {"CONFIG_FILE": teacher, "WEIGHTS": weights_of(teacher)}
         _merge(content, {"MODEL": {"DISTILLATION": {"TEACHER": own}}})
     if row.init:
-        weights = weights_of(_related(table, data, row.init))
-        _merge(content, {"MODEL": {"WEIGHTS": weights}})
+        start = _related(table, data, row.init)
+        _merge(content, {"MODEL": {"WEIGHTS": weights_of(start)}})
     _merge(content, row.config)
     return content | {"OUTPUT_DIR": output_dir(row_address(row, data.name))}
 
 
 def write_config(cfg: CfgNode, address: str, opts: Sequence[Any], file: str) -> None:
-    """Write what a config file or row and KEY VALUE pairs set as a plain YAML file.
-
-    Args:
-        cfg: what they were merged into.
-        address: see :func:`merge_config`.
-        opts: keys and values in turn.
-        file: to write.
-    """
+    """Write what a config file or row and KEY VALUE pairs set in ``cfg`` as a plain YAML file."""
     content = read_config(address)
     changed = [key for pair in EPOCH_KEYS.items() for key in pair if pair[0] in opts[::2]]
     for key in [*opts[::2], *changed]:
@@ -90,7 +75,7 @@ def write_config(cfg: CfgNode, address: str, opts: Sequence[Any], file: str) -> 
 
 
 def row_address(row: Row, data: str) -> str:
-    """Where a row stands: FILE#DATA/ROW."""
+    """The address of a row, FILE#DATA/ROW."""
     return f"{row.table}#{data}/{row.name}"
 
 
@@ -103,7 +88,7 @@ def output_dir(address: str) -> str:
 
 
 def weights_of(address: str) -> str:
-    """The file of the weights that training a row makes."""
+    """The file of weights that the training of a row writes."""
     return f"{output_dir(address)}/student.pth"
 
 
@@ -131,7 +116,7 @@ def _related(table: Table, data: DataSet, name: str) -> str:
 
 
 def _part_file(table: Table, data: DataSet, part: str, address: str) -> str:
-    """The file of a part: one for the data set prevails over one for all of them."""
+    """The file of a part, where one for the data set prevails over one for all of them."""
     folders = [os.path.join(folder, data.name) for folder in table.parts] + [*table.parts]
     for folder in folders:
         file = os.path.join(folder, f"{part}.yaml")
@@ -144,7 +129,7 @@ def _part_file(table: Table, data: DataSet, part: str, address: str) -> str:
 
 
 def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Merge nested mappings, in place; the values of the second prevail."""
+    """Merge nested mappings, in place, where the values of the second prevail."""
     for key, value in other.items():
         if isinstance(value, Mapping):
             own = content.get(key)

@@ -1,7 +1,7 @@
 """Tables of papers as data: a YAML file for each table, whose rows are configs.
 
-``configs/README.md`` says what every key of such a file means; the classes below have the same
-names for them. :mod:`multas.config.rows` turns a row into a config.
+``configs/README.md`` explains every key of such a file, and the fields of the classes below have
+the same names. :mod:`multas.config.rows` turns a row into a config.
 """
 
 import os
@@ -32,9 +32,9 @@ class Row:
 
     Attributes:
         name: the key of the row, unique in its table, e.g. "half/self_trained".
-        table: the file in which the row stands; other tables may show it.
-        data: names of the data sets that have the row.
-        paper: data set -> metric -> the paper's number.
+        table: the file that defines the row. Other tables may show it.
+        data: the names of the data sets that have the row.
+        paper: the paper's number by data set and metric.
         config: config keys that prevail over the parts.
     """
 
@@ -64,7 +64,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or figure of a paper; ``parts`` are folders, ``metrics`` those of all data sets."""
+    """A table or figure of a paper. Its parts are folders; its metrics are those of all data."""
 
     file: str
     name: str
@@ -85,7 +85,7 @@ class Table:
         """The row with this name.
 
         Raises:
-            ValueError: there is none; the nearest name is given.
+            ValueError: There is none. The nearest name is given.
         """
         check_name("row", name, self.rows, self.file)
         return self.rows[name]
@@ -95,15 +95,15 @@ def read_table(file: str) -> Table:
     """Read and check a table file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a key, data set or number is wrong; the message names the file and the row.
+        FileNotFoundError: There is no such file.
+        ValueError: A key, data set or number is wrong. The message names the file and the row.
     """
     return _read(file, os.stat(file).st_mtime_ns)
 
 
 @lru_cache(maxsize=64)
 def _read(file: str, _changed: int) -> Table:
-    """Read a table file, once as long as it is not changed."""
+    """Read a table file, and again only when it has changed."""
     with open(file) as stream:
         content = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     own = _checked(Table, content, file, "file")
@@ -138,7 +138,8 @@ def _read_row(
     if "table" in own:
         other = read_table(os.path.join(os.path.dirname(file), own.pop("table")))
         row = other.row(name)
-        _check_keys(own, ("table", "paper", "baseline"), where)
+        for key in own:
+            check_name("key", key, ("table", "paper", "baseline"), where)
         return replace(row, **own)
     config = {key: own.pop(key) for key in list(own) if key.isupper()}
     chosen = own.pop("data", list(data))
@@ -152,7 +153,7 @@ def _read_row(
 def _read_numbers(
     content: Any, data: Mapping[str, DataSet], where: str
 ) -> dict[str, dict[str, float]]:
-    """The paper's numbers: one or a list, in the order of the metrics, for each data set."""
+    """The paper's numbers for each data set: one, or a list in the order of the metrics."""
     own = [entry.name for entry in data.values() if not entry.stands_for]
     if not isinstance(content, Mapping):
         if len(own) > 1:
@@ -174,27 +175,22 @@ def check_name(kind: str, name: str, known: Collection[str], where: str) -> None
     """Make sure that a name is known.
 
     Raises:
-        ValueError: it is not; the message begins with ``where`` and gives the nearest name.
+        ValueError: It is not. The message begins with ``where`` and gives the nearest name.
     """
     if name not in known:
-        raise ValueError(f"{where}: no {kind} '{name}'.{did_you_mean(name, known)}")
+        raise ValueError(f"{where}: no {kind} '{name}'.{did_you_mean(str(name), known)}")
 
 
 def _checked(cls: Any, content: Any, where: str, *given: str) -> dict[str, Any]:
-    """A mapping whose keys are the fields of a dataclass, those ``given`` apart."""
+    """Check that the keys of a mapping are the fields of a dataclass, without those ``given``."""
     own = [entry for entry in fields(cls) if entry.name not in given]
     names = [entry.name for entry in own]
     if not isinstance(content, Mapping):
         raise ValueError(f"{where}: expected a mapping with the keys {', '.join(names)}.")
-    _check_keys(content, names, where)
+    for key in content:
+        check_name("key", key, names, where)
     for entry in own:
         needed = entry.default is MISSING and entry.default_factory is MISSING
         if needed and entry.name not in content:
             raise ValueError(f"{where}: the key {entry.name} is missing.")
     return dict(content)
-
-
-def _check_keys(content: Mapping[str, Any], known: Sequence[str], where: str) -> None:
-    for key in content:
-        if key not in known:
-            raise ValueError(f"{where}: unknown key '{key}'.{did_you_mean(str(key), known)}")

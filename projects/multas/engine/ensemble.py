@@ -5,27 +5,25 @@ from collections.abc import Iterator, Sequence
 import torch
 from detectron2.layers import batched_nms
 from detectron2.structures import Boxes, Instances
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 
 
 class FlipScaleEnsemble(nn.Module):
-    """Detects on every scaled and mirrored copy of an image and merges by NMS per class.
+    """Detects on every scaled and mirrored copy of an image, and merges by NMS per class.
 
-    The teacher of "Data Distillation: Towards Omni-Supervised Learning" (Radosavovic et al.,
-    CVPR 2018, section 3) applied to boxes: the union of what is found on all copies, of which NMS
-    keeps the best-scored.
+    This is the teacher of "Data Distillation: Towards Omni-Supervised Learning" (Radosavovic et
+    al., CVPR 2018, section 3) for boxes.
 
     Args:
-        model: predicts "instances" with ``pred_boxes`` (original pixels), ``scores``,
-            ``pred_classes``.
+        model: predicts "instances", with boxes in pixels of the original image.
         scales: factors of the input size.
-        flip: whether each scale is run mirrored, too.
-        nms_thresh: IoU above which a worse-scored box of the same class goes.
-        topk: boxes per image that are kept, best first; 0 = all.
+        flip: whether the mirrored image is used at each scale, too.
+        nms_thresh: the IoU above which a box loses to a better one of the same class.
+        topk: the number of boxes per image that are kept, best first; 0 = all.
 
     Raises:
-        ValueError: no scale, or one that is not positive.
+        ValueError: There is no scale, or one is not positive.
     """
 
     def __init__(
@@ -40,16 +38,12 @@ class FlipScaleEnsemble(nn.Module):
         super().__init__()
         if not scales or min(scales) <= 0:
             raise ValueError(f"scales are {list(scales)}; give at least one, all positive.")
-        self.model = model
-        self.scales = tuple(scales)
-        self.flip = flip
-        self.nms_thresh = nms_thresh
-        self.topk = topk
+        self.model, self.scales, self.flip = model, tuple(scales), flip
+        self.nms_thresh, self.topk = nms_thresh, topk
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """As the model in eval mode: list of dicts with "image" (3, H, W) to list of dicts with
-        "instances"."""
+        """The "instances" of each input ("image" (3, H, W)), as the model in eval mode has them."""
         found: list[list[Instances]] = [[] for _ in batched_inputs]
         for inputs, mirrored in self._views(batched_inputs):
             for views, output in zip(found, self.model(inputs), strict=True):
@@ -59,7 +53,7 @@ class FlipScaleEnsemble(nn.Module):
 
     def _views(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
         for scale in self.scales:
-            scaled = [x | _with_size(x, _scaled(x["image"], scale)) for x in batched_inputs]
+            scaled = [_scaled(x, scale) for x in batched_inputs]
             yield scaled, False
             if self.flip:
                 yield [x | {"image": x["image"].flip(-1)} for x in scaled], True
@@ -72,22 +66,15 @@ class FlipScaleEnsemble(nn.Module):
         return instances[keep[: self.topk] if self.topk > 0 else keep]
 
 
-def _with_size(sample: dict, image: Tensor) -> dict:
-    """The image, and the size that boxes are to refer to."""
-    height, width = sample["image"].shape[-2:]
-    return {
-        "image": image,
-        "height": sample.get("height", height),
-        "width": sample.get("width", width),
-    }
-
-
-def _scaled(image: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return image
-    size = [max(round(side * scale), 1) for side in image.shape[-2:]]
-    resized = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
-    return resized if image.is_floating_point() else resized.round().to(image.dtype)
+def _scaled(sample: dict, scale: float) -> dict:
+    """The sample with its image scaled; "height" and "width" keep the size that boxes refer to."""
+    image = sample["image"]
+    height, width = image.shape[-2:]
+    if scale != 1:
+        size = [max(round(side * scale), 1) for side in (height, width)]
+        resized = F.interpolate(image[None].float(), size, mode="bilinear", align_corners=False)[0]
+        image = resized if image.is_floating_point() else resized.round().to(image.dtype)
+    return {"height": height, "width": width} | sample | {"image": image}
 
 
 def _mirror_boxes(instances: Instances) -> Instances:

@@ -1,12 +1,17 @@
-"""Stopping on losses and weights that are not finite, with the culprit named."""
+"""Losses and weights that are not finite: messages that name them, and no checkpoint of them."""
 
 import math
+import os
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
+from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from multas.engine.path_weights import PathWeights
+from multas.util.files import written_whole
 
 _CURE = (
     "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True."
@@ -17,9 +22,6 @@ class LossRecord:
     """Remembers the loss terms of a model's latest forward pass in training.
 
     Detectron2 stops before the optimiser steps, but its error only has the mean over processes.
-
-    Args:
-        model: whose training output is a dict of scalars.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -28,32 +30,29 @@ class LossRecord:
 
     def _remember(self, module: nn.Module, _: tuple, output: object) -> None:
         if module.training and isinstance(output, Mapping):
-            # Detached: the record must not keep the graph of a step alive.
+            # They are detached, so that the record does not keep the graph of a step alive.
             self.terms = {name: loss.detach() for name, loss in output.items()}
 
 
 def describe_losses(
     terms: Mapping[str, Tensor], path_weights: PathWeights | None, checkpoint: str
 ) -> str:
-    """What a user needs to know about a loss that is not finite.
+    """The message about a loss that is not finite: the terms and paths at fault, and a remedy.
 
-    Args:
-        terms: losses of the step, empty if the model did not get that far.
-        path_weights: whose raw path losses are looked at, too.
-        checkpoint: the last one written, or "".
+    There are no ``terms`` if the model did not return any in this step. The ``checkpoint`` is the
+    last one written, or "".
     """
     bad = _not_finite({name: loss.item() for name, loss in terms.items()})
-    parts = []
+    parts, cure = [], _CURE
     if bad:
-        parts.append(f"Not finite: {_listing(bad)}.")
+        parts.append(f"Not finite: {bad}.")
     elif terms:
         parts.append("All terms of this process are finite: it happened on another one.")
-    cure = _CURE
     if terms and path_weights is not None and "path_loss" in path_weights.monitors:
         raw = path_weights.monitors["path_loss"].tolist()
         paths = _not_finite(dict(zip(path_weights.aggregator.names, raw, strict=True)))
         if paths:
-            parts.append(f"Distillation paths at fault, raw losses: {_listing(paths)}.")
+            parts.append(f"Distillation paths at fault, raw losses: {paths}.")
             cure += (
                 " For a path, lower its WEIGHT in MODEL.DISTILLATION.PATHS or "
                 "MODEL.DISTILLATION.ALPHA, or take it out to see whether it is the cause."
@@ -65,13 +64,13 @@ def describe_losses(
 
 
 def check_weights(model: nn.Module) -> None:
-    """Make sure that a model is worth saving.
+    """Make sure that the parameters of a model are finite.
 
-    A finite loss can have infinite gradients; the weights are then lost one step before any loss
+    A finite loss can have infinite gradients. The weights are then lost one step before any loss
     shows it.
 
     Raises:
-        FloatingPointError: a parameter is not finite, naming the first ones.
+        FloatingPointError: Some are not. The message names the first ones.
     """
     parameters = dict(model.named_parameters())
     finite = torch.stack([p.detach().isfinite().all() for p in parameters.values()]).tolist()
@@ -83,9 +82,17 @@ def check_weights(model: nn.Module) -> None:
         )
 
 
-def _not_finite(values: Mapping[str, float]) -> dict[str, float]:
-    return {name: value for name, value in values.items() if not math.isfinite(value)}
+class Checkpointer(DetectionCheckpointer):
+    """Leaves the last good checkpoint if the process is killed or the weights are not finite."""
+
+    def save(self, name: str, **kwargs: Any) -> None:
+        check_weights(self.model)
+        super().save(name, **kwargs)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        with written_whole(os.path.join(self.save_dir, "last_checkpoint")) as path:
+            Path(path).write_text(last_filename_basename)
 
 
-def _listing(values: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} = {value}" for name, value in values.items())
+def _not_finite(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{name} = {x}" for name, x in values.items() if not math.isfinite(x))

@@ -1,9 +1,10 @@
-"""Hooks: what happens around a training step."""
+"""Hooks that carry state through checkpoints, log, and write the student."""
 
 import os
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -19,30 +20,26 @@ from multas.modeling import MultiTaskNetwork
 from multas.util.files import written_whole
 
 
+@dataclass(eq=False)
 class RunState(HookBase):
-    """Carries through a checkpoint what no state dict holds.
+    """Carries through a checkpoint what is in no state dict of the model that is trained.
 
     That is the state of the random number generators, and running normalisers that models keep
     as plain attributes (RetinaNet's ``loss_normalizer``).
-
-    Args:
-        model: the model that is trained.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-
-    def _normalizers(self) -> dict[str, nn.Module]:
-        return {n: m for n, m in self._model.named_modules() if hasattr(m, "loss_normalizer")}
+    model: nn.Module
 
     def state_dict(self) -> dict[str, Any]:
         kind, keys, *rest = cast(tuple, np.random.get_state())
+        modules = self.model.named_modules()
+        normalizers = {n: m.loss_normalizer for n, m in modules if hasattr(m, "loss_normalizer")}
         state = {
             "torch": torch.get_rng_state(),
-            # Plain numbers and tensors alone: torch.load(weights_only=True) takes nothing else.
+            # torch.load(weights_only=True) accepts nothing but plain numbers and tensors.
             "numpy": [kind, torch.from_numpy(keys.astype(np.int64)), *rest],
             "python": random.getstate(),
-            "normalizers": {n: m.loss_normalizer for n, m in self._normalizers().items()},
+            "normalizers": normalizers,
         }
         if torch.cuda.is_available():
             state["cuda"] = torch.cuda.get_rng_state_all()
@@ -54,79 +51,64 @@ class RunState(HookBase):
         np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
         version, values, gauss = state["python"]
         random.setstate((version, tuple(values), gauss))
-        modules = dict(self._model.named_modules())
+        modules = dict(self.model.named_modules())
         for name, value in state["normalizers"].items():
             modules[name].loss_normalizer = value
         if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
             torch.cuda.set_rng_state_all([s.cpu() for s in state["cuda"]])
 
 
+@dataclass(eq=False)
 class CacheHits(HookBase):
-    """Logs which share of the images of each step the teachers' caches knew, "teacher_cache/hits".
+    """Logs the share of each step's images that the teachers' caches knew, "teacher_cache/hits"."""
 
-    Args:
-        caches: of the teachers of a run.
-    """
-
-    def __init__(self, caches: Sequence[TeacherCache]) -> None:
-        self._caches = caches
+    caches: Sequence[TeacherCache]
 
     def after_step(self) -> None:
-        hits = sum(cache.hits for cache in self._caches)
-        asked = hits + sum(cache.misses for cache in self._caches)
-        for cache in self._caches:
+        hits = sum(cache.hits for cache in self.caches)
+        asked = hits + sum(cache.misses for cache in self.caches)
+        for cache in self.caches:
             cache.hits = cache.misses = 0
         if asked:
             self.trainer.storage.put_scalar("teacher_cache/hits", hits / asked)
 
 
+@dataclass(eq=False)
 class TaskImages(HookBase):
-    """Logs how many images of each step, of all ranks, were annotated for each task,
-    "images/<task>".
+    """Logs as "images/<task>" how many images of each step, on all ranks, had its annotation."""
 
-    Args:
-        network: whose counts are taken.
-    """
-
-    def __init__(self, network: MultiTaskNetwork) -> None:
-        self._network = network
+    network: MultiTaskNetwork
 
     def after_step(self) -> None:
         total: Counter[str] = Counter()
-        for counts in comm.gather(self._network.annotated_images):
+        for counts in comm.gather(self.network.annotated_images):
             total.update(counts)
-        self._network.annotated_images = {}
+        self.network.annotated_images = {}
         for task, count in total.items():
             self.trainer.storage.put_scalar(f"images/{task}", count, smoothing_hint=False)
 
 
+@dataclass(eq=False)
 class SaveStudent(HookBase):
     """Writes ``student.pth`` when training has finished: the final weights and nothing else.
 
-    With an average or early stopping these are not the weights of the last iteration, which are
-    then written as well, as ``student_raw.pth``. (Training checkpoints also hold those, under
-    "model", beside what resuming needs.)
-
-    Args:
-        final: the final weights of the run.
-        model: the model that is trained.
-        folder: where the files go.
+    With an average or early stopping, these are not the weights of the last iteration, which are
+    then written as well, as ``student_raw.pth``.
     """
 
-    def __init__(self, final: FinalWeights, model: nn.Module, folder: str) -> None:
-        self._final = final
-        self._model = model
-        self._folder = folder
+    final: FinalWeights
+    model: nn.Module  # that is trained
+    folder: str
 
     def after_train(self) -> None:
         if self.trainer.iter < self.trainer.max_iter:
             return
-        trained = live_weights(self._model)
-        final = list(self._final.named_weights(finished=True).values())[-1]
+        trained = live_weights(self.model)
+        final = list(self.final.named_weights(finished=True).values())[-1]
         if final is not None:
             self._save(trained, "student_raw.pth")
         self._save(trained if final is None else final, "student.pth")
 
     def _save(self, weights: Weights, name: str) -> None:
-        with written_whole(os.path.join(self._folder, name)) as path:
+        with written_whole(os.path.join(self.folder, name)) as path:
             torch.save({"model": dict(weights)}, path)

@@ -1,24 +1,30 @@
-"""Loading a trained model to use it."""
+"""Loading and evaluating a trained model apart from its training."""
 
+import logging
 import os
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
+from detectron2.utils import comm
 from torch import nn
 
+from multas.distillation import Distiller
+from multas.distillation.teacher.teacher import build_teachers
+from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
+from multas.evaluation.summary import results_table
 from multas.modeling.strict_loading import is_file, load_strictly
+
+logger = logging.getLogger(__name__)
 
 
 def load_model(cfg: CfgNode, weights: str) -> nn.Module:
-    """The model of a config with trained weights, in eval mode.
-
-    Args:
-        cfg: of any model; of a distillation, the student is returned ready to use.
-        weights: a checkpoint.
+    """The model of a config (of a distillation, the student) with trained weights, in eval mode.
 
     Raises:
-        FileNotFoundError: none is named, or there is no such file.
-        ValueError: it lacks parameters of the model, which would stay random.
+        FileNotFoundError: There is no such file, or its name is empty.
+        ValueError: It lacks parameters of the model, which would stay random.
     """
     if not is_file(weights):
         raise FileNotFoundError(
@@ -44,3 +50,37 @@ def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
         with open(record) as file:
             return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
     return cfg.MODEL.WEIGHTS
+
+
+def evaluate(
+    cfg: CfgNode, model: nn.Module, test: Callable[[CfgNode, nn.Module], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The results of a trained model and, with TEST.EVALUATE_TEACHER, of its fixed teachers.
+
+    ``test`` is Detectron2's ``Trainer.test``.
+
+    Returns:
+        The model's own results ("bbox", "classification" …), and those of the teachers under
+        "teacher", "teacher1" …, as after training. Processes other than the main one get nothing.
+
+    Raises:
+        FileNotFoundError: A teacher's config or weights are missing.
+    """
+    teachers = {}
+    if isinstance(model, Distiller) and cfg.TEST.EVALUATE_TEACHER:
+        teachers = teacher_models(cfg, build_teachers(cfg))
+    for name in [n for n, t in teachers.items() if t.teacher.mean_teacher is not None]:
+        del teachers[name]
+        logger.warning(
+            f"'{name}' follows the student: its weights are only in the checkpoints of the run, so "
+            "that it is evaluated in training and not here."
+        )
+    own = test(cfg, with_teacher_scores(cfg, model, teachers))
+    taught = {}
+    for name, teacher in teachers.items():
+        logger.info(f"Evaluating '{name}'.")
+        taught[name] = test(cfg, teacher)
+    if not comm.is_main_process():
+        return {}
+    logger.info("Results:\n" + results_table({"model": own} | taught))
+    return {**own, **taught}

@@ -1,5 +1,6 @@
-"""Hooks between the forward and the backward pass of a training step."""
+"""Hooks between the forward and the backward pass, and losses that carry a given gradient."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,39 +9,36 @@ from detectron2.engine import HookBase, TrainerBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+Row = Sequence[Tensor | None]
+
 
 class LossHook(HookBase):
-    """Base class of hooks that turn what a model returned into the losses that a trainer takes.
+    """Base class of hooks that turn what a model returns into the losses that a trainer takes.
 
-    Detectron2 has no event there, so a forward hook of the model is one. Several of them work in
-    the order of their construction. Subclasses define :meth:`weigh`.
+    Detectron2 has no event at this point, so that these are forward hooks of the model. They work
+    in the order of their construction. Subclasses define :meth:`weigh`.
 
     Args:
-        model: that is trained, wrapped or not.
+        model: the model that is trained, wrapped or not.
         reduces: whether the gradients of these losses are already means over all ranks. A model
             wrapped in DistributedDataParallel then does not reduce them again.
     """
 
     def __init__(self, model: nn.Module, *, reduces: bool) -> None:
-        self._model = model
-        self._reduces = reduces
+        self._model, self._reduces = model, reduces
         self._device = next(model.parameters()).device
         self._step = ExitStack()
         self._handle = model.register_forward_hook(self._after_forward)
 
     def weigh(self, output: Any) -> dict[str, Tensor]:
-        """The losses of a step.
+        """The losses of a step: scalars by name, which are logged, and whose sum is differentiated.
 
-        Args:
-            output: what the model returned in training, or the hook before this one.
-
-        Returns:
-            Scalars by name; the trainer logs each and differentiates their sum.
+        ``output`` is what the model, or the hook before this one, returned in training.
         """
         raise NotImplementedError
 
     def loss_scale(self) -> Tensor | None:
-        """What the trainer will multiply its loss with; None = nothing."""
+        """The factor that a GradScaler will multiply the trainer's loss with; None = no scaler."""
         scaler = getattr(inner_trainer(self.trainer), "grad_scaler", None)
         if scaler is None or not scaler.is_enabled():
             return None
@@ -62,5 +60,45 @@ class LossHook(HookBase):
 
 
 def inner_trainer(trainer: TrainerBase) -> TrainerBase:
-    """What runs the steps: the SimpleTrainer inside a DefaultTrainer, or the trainer itself."""
+    """The trainer that runs the steps: the one inside a DefaultTrainer, or the trainer itself."""
     return getattr(trainer, "_trainer", trainer)
+
+
+class _Gradient(torch.autograd.Function):
+    """Zero, with a given gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, row: Row, scale: Tensor | None, *parameters: Tensor) -> Tensor:
+        ctx.row, ctx.scale = row, scale
+        return parameters[0].new_zeros(())
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        factor = grad_output if ctx.scale is None else grad_output / ctx.scale
+        return None, None, *(None if g is None else g * factor for g in ctx.row)
+
+
+def gradient_term(parameters: Sequence[Tensor], row: Row, scale: Tensor | None = None) -> Tensor:
+    """A scalar 0 whose gradient with respect to ``parameters`` is ``row`` (None = no gradient).
+
+    ``scale`` is a GradScaler's factor, which ``row`` already has, and with which the trainer will
+    multiply its loss.
+    """
+    return _Gradient.apply(row, scale, *parameters)
+
+
+def with_gradient(
+    losses: Mapping[str, Tensor],
+    parameters: Sequence[Tensor],
+    row: Row,
+    scale: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """At least one loss: the same values without their graphs, and the gradient of the sum is row.
+
+    The first is moved to the parameters' device, and becomes at least as precise as they are: half
+    precision would round what flows back. For the other arguments see :func:`gradient_term`.
+    """
+    values = {name: loss.detach() for name, loss in losses.items()}
+    first = next(iter(values))
+    term = gradient_term(parameters, row, scale)
+    return values | {first: values[first].to(term.device) + term}

@@ -9,23 +9,21 @@ from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from torch import nn
 from tqdm import tqdm
 
-from multas.data import build_test_loader
 from multas.util.modules import evaluation_mode
 
 
 def label_images(
     model: nn.Module, loader: Iterable, *, score_thresh: float, topk: int = 0
 ) -> tuple[list[dict], list[Any]]:
-    """Detect on every image.
+    """Detect on every image of a loader in test mode.
 
     Args:
         model: predicts "instances" in the coordinates of the original image.
-        loader: batches of inputs in test mode; only images are used.
-        score_thresh: boxes below are dropped.
-        topk: at most so many boxes per image, best first; 0 = all.
+        score_thresh: boxes with a lower score are dropped.
+        topk: the number of boxes per image that are kept, best first; 0 = all.
 
     Returns:
-        Annotations in COCO's results form (category_id from 0), and the ids of all images.
+        Annotations in the form of COCO's results (category_id from 0), and the ids of all images.
     """
     annotations: list[dict] = []
     image_ids: list[Any] = []
@@ -37,20 +35,12 @@ def label_images(
                 found = found[found.scores >= score_thresh][: topk or len(found)]
                 boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
                 image_ids.append(sample["image_id"])
-                rows = zip(
-                    boxes.tolist(), found.scores.tolist(), found.pred_classes.tolist(), strict=True
-                )
+                columns = boxes, found.scores, found.pred_classes
                 annotations.extend(
                     {"image_id": image_ids[-1], "category_id": c, "bbox": b, "score": s}
-                    for b, s, c in rows
+                    for b, s, c in zip(*(column.tolist() for column in columns), strict=True)
                 )
     return annotations, image_ids
-
-
-def label_dataset(cfg, model: nn.Module, name: str, *, score_thresh: float, topk: int = 0):
-    """:func:`label_images` on a registered data set, loaded as the config says."""
-    loader = build_test_loader(cfg, name)
-    return label_images(model, loader, score_thresh=score_thresh, topk=topk)
 
 
 def quality(
@@ -58,18 +48,13 @@ def quality(
 ) -> list[tuple[float, float, int, int]]:
     """Precision and recall of pseudo-labels against withheld ground truth.
 
-    A box is right if its overlap with an object of its class, not taken by a better-scored box,
-    is above ``iou``. Objects marked "difficult" count neither way.
-
-    Args:
-        annotations: see :func:`label_images`.
-        truth: dataset dicts with annotations.
-        num_classes: K.
-        iou: threshold.
+    A pseudo-label of :func:`label_images` is right if its IoU with an object of its class is above
+    ``iou``, and none with a better score has taken that object. Objects marked "difficult" do not
+    count. The ``truth`` are dataset dicts.
 
     Returns:
-        Per class (precision, recall, number of boxes, number of objects), and last over all
-        classes; a ratio without denominator is nan.
+        (precision, recall, number of boxes, number of objects) of each class and, last, of all
+        classes together. A ratio of nothing to nothing is nan.
     """
     found: dict[tuple, list[Mapping]] = defaultdict(list)
     for box in annotations:
@@ -81,13 +66,11 @@ def quality(
             boxes = sorted(found[sample["image_id"], k], key=lambda b: -b["score"])
             counts[k] += torch.tensor(_match(boxes, objects, iou), dtype=torch.float32)
     counts[-1] = counts.sum(0)
-    right, found_boxes, objects_there = counts.unbind(1)
-    ratios = right / found_boxes, right / objects_there
-    rows = zip(*ratios, found_boxes, objects_there, strict=True)
-    return [(float(p), float(r), int(b), int(o)) for p, r, b, o in rows]
+    return [(float(r / b), float(r / o), int(b), int(o)) for r, b, o in counts]
 
 
 def _match(boxes: Sequence[Mapping], objects: Sequence[Mapping], iou: float) -> list[int]:
+    """The numbers of right boxes, boxes and objects, best boxes first."""
     easy = [not a.get("difficult", 0) for a in objects]
     if not boxes or not objects:
         return [0, len(boxes), sum(easy)]
@@ -103,6 +86,5 @@ def _match(boxes: Sequence[Mapping], objects: Sequence[Mapping], iou: float) -> 
         best = int(row.argmax())
         if row[best] > iou and not taken[best]:
             taken[best] = True
-            right += easy[best]
-            neutral += not easy[best]
+            right, neutral = right + easy[best], neutral + (not easy[best])
     return [right, len(boxes) - neutral, sum(easy)]

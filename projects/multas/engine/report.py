@@ -1,5 +1,6 @@
 """Tables and pictures of finished runs, made from what they left on disk."""
 
+import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,12 @@ from multas.engine.inference import load_model
 
 
 def read_metrics(folder: str) -> dict[int, dict[str, float]]:
-    """iteration -> metrics of a run; of a resumed one the last word on each iteration."""
-    path = os.path.join(folder, "metrics.json")
+    """The metrics of a run by iteration. Of an iteration that was repeated, the last ones count."""
     records: dict[int, dict[str, float]] = {}
-    with open(path) as file:
+    with open(os.path.join(folder, "metrics.json")) as file:
         for line in file:
             try:
-                # A line cut off when the process was killed has the next one behind it.
+                # The next line follows directly on one that was cut off with its process.
                 record = json.loads(line[max(line.rfind("{"), 0) :])
             except json.JSONDecodeError:
                 continue
@@ -32,18 +32,15 @@ def read_metrics(folder: str) -> dict[int, dict[str, float]]:
 
 
 def last_values(folder: str) -> dict[str, float]:
-    """Metrics of a run, each the latest that was written."""
-    latest: dict[str, float] = {}
-    for _, record in sorted(read_metrics(folder).items()):
-        latest.update(record)
-    return latest
+    """The latest value of each metric of a run."""
+    records = sorted(read_metrics(folder).items())
+    return {name: value for _, record in records for name, value in record.items()}
 
 
 def training_seconds(folder: str) -> float:
-    """Time of all iterations, from the time per iteration in the metrics."""
-    records = sorted(read_metrics(folder).items())
+    """The time of all iterations, from the time per iteration in the metrics."""
     seconds, before = 0.0, -1
-    for iteration, record in records:
+    for iteration, record in sorted(read_metrics(folder).items()):
         if "time" in record:
             seconds += record["time"] * (iteration - before)
             before = iteration
@@ -51,7 +48,7 @@ def training_seconds(folder: str) -> float:
 
 
 def plot_paths(folder: str, output: str) -> None:
-    """Draw v, raw loss and v x loss of every path over the iterations of a distillation."""
+    """Draw the weight v, the loss L and v·L of every path over the iterations of a run."""
     records = sorted(read_metrics(folder).items())
     names = sorted({k.split("/", 1)[1] for _, r in records for k in r if k.startswith("path_loss")})
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.6), constrained_layout=True)
@@ -79,50 +76,39 @@ def contact_sheet(
     score_thresh: float = 0.5,
     scale: float = 2.0,
 ) -> None:
-    """Draw the ground truth and the predictions of several models side by side.
+    """Draw the ground truth, and the predictions of models, on the first images of a data set.
 
-    Args:
-        models: name -> (config, weights).
-        dataset: registered, annotated; its first ``count`` images are drawn.
-        output: PNG to write.
-        count: number of images.
-        score_thresh: of the boxes drawn.
-        scale: enlargement.
+    ``models`` are configs and weights by name, and ``output`` is the PNG file to write. Boxes with
+    a score up to ``score_thresh`` are not drawn.
     """
     metadata = MetadataCatalog.get(dataset)
-    rows: dict[str, list[np.ndarray]] = {"ground truth": []}
-    first = next(iter(models.values()))[0]
-    loader = build_test_loader(first, dataset)
-    samples = [batch[0] for _, batch in zip(range(count), loader, strict=False)]
+    first, _ = next(iter(models.values()))
+    samples = [batch[0] for batch in itertools.islice(build_test_loader(first, dataset), count)]
     annotated = {d["file_name"]: d for d in DatasetCatalog.get(dataset)}
 
     def canvas(sample: Mapping) -> Visualizer:
         image = utils.read_image(sample["file_name"], "RGB")
         return Visualizer(image, metadata, scale=scale)
 
-    for sample in samples:
-        drawn = canvas(sample).draw_dataset_dict(annotated[sample["file_name"]])
-        rows["ground truth"].append(drawn.get_image())
+    truth = [canvas(x).draw_dataset_dict(annotated[x["file_name"]]) for x in samples]
+    rows = {"ground truth": [drawn.get_image() for drawn in truth]}
     for name, (cfg, weights) in models.items():
         model = load_model(cfg, weights)
-        rows[name] = []
-        for sample in samples:
-            with torch.no_grad():
-                found = model([sample])[0]["instances"].to("cpu")
-            drawn = canvas(sample).draw_instance_predictions(found[found.scores > score_thresh])
-            rows[name].append(drawn.get_image())
+        with torch.no_grad():
+            found = [model([sample])[0]["instances"].to("cpu") for sample in samples]
+        best = [instances[instances.scores > score_thresh] for instances in found]
+        pairs = zip(samples, best, strict=True)
+        rows[name] = [canvas(x).draw_instance_predictions(y).get_image() for x, y in pairs]
     _draw_grid(rows, output)
 
 
 def _draw_grid(rows: Mapping[str, Sequence[np.ndarray]], output: str) -> None:
-    columns = max(len(images) for images in rows.values())
-    size = (2.4 * columns, 2.5 * len(rows))
-    figure, axes = plt.subplots(
-        len(rows), columns, figsize=size, constrained_layout=True, squeeze=False
-    )
+    shape = len(rows), max(len(images) for images in rows.values())
+    size = (2.4 * shape[1], 2.5 * shape[0])
+    figure, axes = plt.subplots(*shape, figsize=size, constrained_layout=True, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
     for line, (name, images) in zip(axes, rows.items(), strict=True):
-        for axis in line:
-            axis.axis("off")
         for axis, image in zip(line, images, strict=False):
             axis.imshow(image)
         line[0].set_title(name, loc="left", fontsize=10)

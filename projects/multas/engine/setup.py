@@ -20,45 +20,44 @@ logger = logging.getLogger(__name__)
 
 
 def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
-    """A config from a file and KEY VALUE pairs; cards registered, modules imported, not frozen.
+    """A config that is not frozen, with its data cards registered and its modules imported.
 
     Args:
         config_file: a YAML file or the address of a row, FILE#DATA/ROW; "" = the defaults.
         opts: keys and values in turn, which prevail over the file.
 
     Raises:
-        ModuleNotFoundError: a module of IMPORT_MODULES is not on the Python path.
-        KeyError: one of ``opts`` is no key of the config.
-        ValueError: the row does not exist, or a value is wrong.
+        KeyError: The config does not have a key of ``opts``.
+        ValueError: The row does not exist, or a value is wrong.
     """
     cfg = get_cfg()
     add_multas_config(cfg)
     if config_file:
         merge_config(cfg, config_file)
     merge_opts(cfg, opts)
-    # Scripted losses (RetinaNet's focal loss) would change in their last bits once TorchScript has
-    # seen them run and fuses them, so that no resumed run could equal an uninterrupted one.
+    # TorchScript would fuse scripted losses (RetinaNet's focal loss) after some runs and so change
+    # their last bits, and no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # as TorchScript as a whole is
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as a whole is deprecated
         torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
     for module in cfg.IMPORT_MODULES:
         importlib.import_module(module)
     register_cards(cfg.DATASETS.CARDS)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
-        # Detectron2's default; on a machine without a GPU it can only have been meant as such.
+        # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
         cfg.MODEL.DEVICE = "cpu"
     return cfg
 
 
 def setup(args: Namespace) -> CfgNode:
-    """What Detectron2's train_net.py calls ``setup``: config, logging, seed."""
+    """The frozen config of command line arguments; logging and the seed are set up as well."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
-    # Detectron2 prints the file that it is given.
+    # Detectron2 opens and prints the config file.
     file, _, row = args.config_file.partition("#")
     default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
-    # Detectron2 sets up its own loggers alone; ours go to the same console and file.
+    # Detectron2 sets up only its own loggers. Those of multas use the same console and file.
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
     if row:
         logger.info(f"The config is the row {row} of {file}.")

@@ -1,4 +1,4 @@
-"""The hook that learns path weights on validation images (paper B, section 3.3)."""
+"""The hook that learns path weights on validation images (Chennupati et al., section 3.3)."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -24,12 +24,12 @@ _KEY = "MODEL.DISTILLATION.AGGREGATION.DATA"
 
 
 class ValidationWeights(HookBase):
-    """One step of the path weights after every step of training; see :class:`Bilevel`.
+    """Takes a step of the path weights after every step of training; see :class:`Bilevel`.
 
-    Costs one forward and backward pass more, on a batch of validation images.
+    It costs one more forward and backward pass, on a batch of validation images.
 
     Args:
-        path_weights: whose aggregator is a :class:`Bilevel`, with scope "parameters".
+        path_weights: a hook with the aggregator :class:`Bilevel` and the scope "parameters".
         student: the network that is trained.
         validation: batches of annotated images that are not trained on.
     """
@@ -40,18 +40,20 @@ class ValidationWeights(HookBase):
         aggregator, gradients = path_weights.aggregator, path_weights.gradients
         if not isinstance(aggregator, Bilevel) or gradients is None:
             raise ValueError("ValidationWeights is for aggregation bilevel.")
-        gradients.require_whole()
-        self._path_weights = path_weights
+        if not gradients.keeps_whole:
+            raise ValueError(
+                "Aggregation bilevel needs whole path gradients: set MODEL.DISTILLATION.AGGREGATION"
+                ".SCOPE to parameters, SCOPE_LAYERS to [] and LOW_MEMORY to False."
+            )
+        self._path_weights, self._student, self._validation = path_weights, student, validation
         self._aggregator, self._parameters = aggregator, gradients.student_parameters
-        self._student = student
-        self._validation = validation
         self._batches: Iterator[list[dict]] | None = None
 
     @classmethod
     def from_config(
         cls, cfg: CfgNode, path_weights: PathWeights, student: nn.Module
     ) -> "ValidationWeights | None":
-        """The hook that aggregation bilevel needs; None for all others.
+        """The hook for the aggregation bilevel; None for all others.
 
         Raises:
             ValueError: AGGREGATION.DATA names no data sets, or some that are not annotated.
@@ -68,7 +70,7 @@ class ValidationWeights(HookBase):
         own.defrost()
         own.DATASETS.TRAIN = tuple(names)
         own.DATASETS.TASK_BATCHES = []
-        own.DATASETS.PSEUDO_LABELS.FILES = ()  # ground truth is what paths are judged by
+        own.DATASETS.PSEUDO_LABELS.FILES = ()  # paths are judged by the ground truth alone
         loader = build_training_loader(own)
         check_annotations(student, loader, _KEY, every_head=False)
         return cls(path_weights, student, loader)
@@ -84,7 +86,7 @@ class ValidationWeights(HookBase):
 
     def _next_batch(self) -> list[dict]:
         if self._batches is None:
-            # A resumed run goes on with the batch that an uninterrupted one would see.
+            # A resumed run continues with the batch that an uninterrupted one would see.
             if hasattr(self._validation, "start_at"):
                 self._validation.start_at(self.trainer.iter)
             self._batches = iter(self._validation)
@@ -93,7 +95,7 @@ class ValidationWeights(HookBase):
 
 @contextmanager
 def _unchanged(student: nn.Module) -> Iterator[None]:
-    """Validation images leave no trace in statistics, running normalisers and counts."""
+    """Forward passes inside the block change no statistics, running normalisers and counts."""
     counts = dict(getattr(student, "annotated_images", {}))
     norms = [m for m in student.modules() if isinstance(m, _BatchNorm) and m.training]
     normalizers: list[tuple[Any, Any]] = [

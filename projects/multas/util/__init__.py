@@ -1,1 +1,1 @@
-"""What every floor uses: names, ranks, files."""
+"""What all other packages use."""

@@ -1,4 +1,4 @@
-"""What images can be annotated with, and by which names data, models and evaluators know it."""
+"""The kinds of annotations, and their names in data, models and evaluators."""
 
 from dataclasses import dataclass
 
@@ -8,12 +8,12 @@ class Annotation:
     """One kind of annotation, which a head learns from and a data set may have.
 
     Attributes:
-        dataset_key: key of a dataset dict. An image without the key is not annotated.
-        input_key: key of the model input that the mapper makes of it. A key that the mapper does
-            not know reaches the model as it is, so that both keys are then the same.
-        task: how ``annotates`` of a data card calls it.
-        classes_key: key of the metadata with the names of the classes; "" if there are no classes.
-        evaluator: type of the evaluator that judges it by default; "" if there is none.
+        dataset_key: the key of a dataset dict. An image without the key is not annotated.
+        input_key: the key of the model input that the mapper makes of it. A key that the mapper
+            does not know reaches the model as it is, so that both keys are the same.
+        task: its name in ``annotates`` of a data card.
+        classes_key: the key of the metadata with the names of the classes; "" = it has none.
+        evaluator: the type of the evaluator that judges it by default; "" = there is none.
     """
 
     dataset_key: str

@@ -1,4 +1,4 @@
-"""Files that are either as they were or complete, whenever a process is killed."""
+"""Files that are never left half written."""
 
 import os
 from collections.abc import Iterator
@@ -7,10 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def written_whole(path: str | os.PathLike) -> Iterator[str]:
-    """Gives the name to write to; the file takes its place when the block has ended well.
-
-    A block that fails, or a process that is killed in it, leaves what was at ``path``.
-    """
+    """Gives a name to write to. When the block has ended well, that file is moved to ``path``."""
     partial = f"{os.fspath(path)}.{os.getpid()}.partial"  # several processes may write at once
     yield partial
     os.replace(partial, path)

@@ -1,4 +1,4 @@
-"""What is done to any network."""
+"""Modes of networks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Names that a user has written: looked up, checked, and explained where they are wrong."""
+"""Looking up and checking names that a user has written."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,17 +8,13 @@ from fvcore.common.registry import Registry
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
-    """The choice that is most like ``word``, or "" where none is."""
+    """The choice that is most like ``word``, or "" where none is like it."""
     near = difflib.get_close_matches(word, list(choices), n=1, cutoff=cutoff)
     return near[0] if near else ""
 
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
-    """The end of an error message about an unknown ``word``, with the choices.
-
-    Returns:
-        " Did you mean 'x'? Choose from: x, y." or, where none is like it, " Choose from: x, y."
-    """
+    """The end of an error message: " Did you mean 'x'? Choose from: x, y." """
     choices = sorted(choices)
     near = nearest(word, choices, cutoff=0.5)
     hint = f" Did you mean '{near}'?" if near else ""
@@ -29,7 +25,7 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     """Make sure that a config key has one of its values.
 
     Raises:
-        ValueError: it has not; the message names the key and the choices.
+        ValueError: It does not. The message names the key and the choices.
     """
     choices = list(choices)
     if value not in choices:
@@ -37,10 +33,10 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
 
 
 def lookup(registry: Registry, name: str, where: str) -> Any:
-    """The object registered as ``name``; case, "-" and "_" do not matter (hand-tuned, HandTuned).
+    """The object registered as ``name``. Case, "-" and "_" do not matter (hand-tuned, HandTuned).
 
     Raises:
-        ValueError: unknown name; the message starts with ``where`` and gives the choices.
+        ValueError: The name is unknown. The message starts with ``where`` and gives the choices.
     """
 
     def plain(text: str) -> str:

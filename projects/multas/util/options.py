@@ -8,12 +8,7 @@ from multas.util.names import did_you_mean
 
 
 def option_names(cls: type, given: Collection[str] = ()) -> list[str]:
-    """The keyword arguments of a constructor that a config may set.
-
-    Args:
-        cls: a class whose ``__init__`` names all that it takes.
-        given: arguments that its builder sets.
-    """
+    """The arguments that the ``__init__`` of a class names, without those that are ``given``."""
     names = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     return [name for name in names if name not in ("self", *given)]
 
@@ -26,17 +21,17 @@ def parse_options(
     given: Collection[str] = (),
     keys: Collection[str] = (),
 ) -> dict[str, Any]:
-    """The constructor's arguments that a config entry sets: its keys, in lower case.
+    """The constructor's arguments that a config entry sets: its keys in lower case.
 
     Args:
-        cls: the class that the entry is of.
+        cls: the class that the entry describes.
         entry: the mapping in the config, e.g. ``{"TYPE": "FKD", "TEMPERATURE": 0.5}``.
-        where: begins the error message.
-        given: arguments that the builder sets; the entry may not.
-        keys: of the entry that are no options, e.g. ``("TYPE",)``.
+        where: the beginning of the error message.
+        given: arguments that the entry may not set, because the builder does.
+        keys: keys of the entry that are no arguments, e.g. ``("TYPE",)``.
 
     Raises:
-        ValueError: a key that the class does not know; the nearest known one is named.
+        ValueError: The class does not have an argument. The nearest name is given.
     """
     names = option_names(cls, given)
     for key in entry:

@@ -1,4 +1,4 @@
-"""Sums and means over the processes of a data-parallel run; with one process nothing happens."""
+"""Means over the processes of a data-parallel run. With one process they change nothing."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,9 @@ from torch import Tensor
 
 
 def mean_over_ranks(values: Tensor, device: torch.device | None = None) -> Tensor:
-    """The mean of a detached tensor over all ranks, the same bits on each of them.
+    """The mean of a detached tensor over all ranks, equal to the bit on each of them.
 
-    Args:
-        values: of one shape on all ranks.
-        device: where the process group communicates; default: where ``values`` are.
+    ``device`` is where the process group communicates; None = where ``values`` are.
     """
     ranks = comm.get_world_size()
     if ranks == 1:
@@ -24,7 +22,7 @@ def mean_over_ranks(values: Tensor, device: torch.device | None = None) -> Tenso
 
 
 def from_main_rank(values: Tensor, device: torch.device) -> Tensor:
-    """What rank 0 has, on all ranks (``device``: where the process group communicates)."""
+    """The values of rank 0, on all ranks; ``device`` is where the process group communicates."""
     if comm.get_world_size() == 1:
         return values
     sent = values.to(device)
@@ -35,17 +33,10 @@ def from_main_rank(values: Tensor, device: torch.device) -> Tensor:
 def average_gradients(
     rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[Tensor]
 ) -> list[list[Tensor | None]]:
-    """Average gradients over all ranks, one message for each row.
+    """Average gradients over all ranks, with one message for each row (the gradients of a loss).
 
-    A gradient that is None on every rank stays None; elsewhere None counts as zero, so ranks
-    whose batches reach different parameters agree nonetheless.
-
-    Args:
-        rows: gradients of one loss each, in the order of ``parameters``.
-        parameters: what they are gradients of.
-
-    Returns:
-        The averaged rows; the peak of memory is one row above the input.
+    A gradient that is None on every rank stays None. Otherwise None counts as zero, since the
+    batches of the ranks may reach different parameters. This needs the memory of one more row.
     """
     result = [list(row) for row in rows]
     ranks = comm.get_world_size()

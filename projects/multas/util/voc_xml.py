@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-_CORNERS = ("xmin", "ymin", "xmax", "ymax")
-
 
 @dataclass(frozen=True)
 class VocObject:
-    """One object. ``box`` is (xmin, ymin, xmax, ymax) as written: pixels, 1-based, inclusive."""
+    """One object; the box is (xmin, ymin, xmax, ymax) as written: pixels from 1, inclusive."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -21,7 +19,7 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """The content of a file. ``size`` is (width, height) in pixels, None if the file lacks it."""
+    """The content of a file; the size is (width, height) in pixels, None = the file lacks it."""
 
     size: tuple[int, int] | None
     objects: tuple[VocObject, ...]
@@ -34,12 +32,11 @@ def read_voc_xml(
 
     Args:
         file: a path or an open file.
-        classes: the names of the objects to read, None for all. Other objects are passed over,
-            even if they lack their box.
+        classes: the names of the objects to read; None = all. Other objects may be incomplete.
 
     Raises:
-        OSError: if the file is missing or unreadable.
-        ValueError: if it is not an XML file, or an object lacks its name or its box.
+        OSError: The file is missing or unreadable.
+        ValueError: It is not an XML file, or an object lacks its name or its box.
     """
     try:
         root = ElementTree.parse(file).getroot()
@@ -61,11 +58,11 @@ def read_voc_xml(
 
 
 def _read_object(number: int, name: str, node: ElementTree.Element) -> VocObject:
-    # A missing element reads as "", which is no number either.
-    xmin, ymin, xmax, ymax = (node.findtext(f"bndbox/{key}") or "" for key in _CORNERS)
+    corners = ("xmin", "ymin", "xmax", "ymax")
     try:
-        box = (float(xmin), float(ymin), float(xmax), float(ymax))
+        # A missing element reads as "", which is no number either.
+        xmin, ymin, xmax, ymax = (float(node.findtext(f"bndbox/{key}") or "") for key in corners)
         difficult, truncated = (int(node.findtext(key) or 0) for key in ("difficult", "truncated"))
     except ValueError:
         raise ValueError(f"object {number} has no complete <bndbox>") from None
-    return VocObject(name, box, difficult, truncated)
+    return VocObject(name, (xmin, ymin, xmax, ymax), difficult, truncated)

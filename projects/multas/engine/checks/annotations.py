@@ -1,4 +1,4 @@
-"""Whether there is something to learn from, found out before a run has cost time."""
+"""The check that there is something to learn from."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from torch import nn
 from multas.data.loader import SeededDataset, TrainLoader
 from multas.data.mapper import MultasMapper
 from multas.data.task_batches import KEY, TaskLoader
-from multas.distillation import Distillation, Distiller, unwrap
+from multas.distillation import Distiller, unwrap
 from multas.modeling import MultiTaskNetwork
 from multas.util.annotation import STANDARD
 
@@ -27,29 +27,27 @@ def check_annotations(
 
     Args:
         model: the model that is trained.
-        loader: its data. Those of a user's own loader cannot be checked.
-        key: the config key that names the data, for messages.
+        loader: its data, from the config key ``key``. A user's own loader is not checked.
         every_head: whether each head of a network must be taught, and not just one of them.
 
     Raises:
-        ValueError: if nothing is learned from the images or from the mini-batches of a task, if
-            nothing teaches a head, or if a model that needs annotations meets images without.
+        ValueError: Nothing is learned from the images or from the mini-batches of a task, nothing
+            teaches a head, or a model that needs annotations meets images without them.
     """
     student, distillation = unwrap(model)
     if isinstance(student, MultiTaskNetwork):
-        labels = all(m.hard_labels for m in model.modules() if isinstance(m, Distiller))
-        _check_network(student, distillation, loader, labels, key, every_head)
+        _check_network(student, model, loader, key, every_head)
     elif isinstance(loader, TaskLoader):
         raise ValueError(
-            f"{KEY} is for a MultiTaskNetwork, but {type(student).__name__} is "
-            "trained: name its data in DATASETS.TRAIN."
+            f"{KEY} is for a MultiTaskNetwork, but {type(student).__name__} is trained: name its "
+            "data in DATASETS.TRAIN."
         )
     elif (dicts := _joined(loader)) is not None:
         _check_stock_model(student, distillation is not None, dicts, key)
 
 
 def _parts(loader: TrainLoader | TaskLoader, key: str) -> list[tuple[str, str | None, TrainLoader]]:
-    """The parts of the data: their place in the config, their task (None for all), their images."""
+    """The place in the config, the task (None = all) and the images of each part of the data."""
     if not isinstance(loader, TaskLoader):
         return [(key, None, loader)]
     parts = enumerate(zip(loader.tasks, loader.loaders, strict=True))
@@ -57,7 +55,7 @@ def _parts(loader: TrainLoader | TaskLoader, key: str) -> list[tuple[str, str | 
 
 
 def _joined(loader: TrainLoader) -> list[dict] | None:
-    """The dataset dicts with their pseudo-labels; None for a user's own loader."""
+    """The dataset dicts with their pseudo-labels; None = it is a user's own loader."""
     dataset = getattr(loader, "dataset", None)
     if not isinstance(dataset, SeededDataset) or not isinstance(dataset.mapper, MultasMapper):
         return None
@@ -76,7 +74,7 @@ def _check_stock_model(model: nn.Module, distilled: bool, dicts: Sequence[dict],
     synchronised = nn.SyncBatchNorm, NaiveSyncBatchNorm
     if bare and comm.get_world_size() > 1:
         for name, module in model.named_modules():
-            # Annotated and unannotated images pass apart, so ranks differ in their passes.
+            # Annotated and unannotated images pass separately, so that the passes of ranks differ.
             if isinstance(module, synchronised):
                 raise ValueError(
                     f"{key}: {len(bare)} of {len(dicts)} images are not annotated, and "
@@ -96,18 +94,18 @@ def _not_annotated(bare: Sequence[dict], count: int, key: str, reason: str, what
 
 
 def _check_network(
-    model: MultiTaskNetwork,
-    distillation: Distillation | None,
+    network: MultiTaskNetwork,
+    model: nn.Module,
     loader: TrainLoader | TaskLoader,
-    labels: bool,
     key: str,
     every_head: bool,
 ) -> None:
-    annotated_by = {task: kind.dataset_key for task, kind in model.annotations.items()}
+    _, distillation = unwrap(model)
+    labels = all(m.hard_labels for m in model.modules() if isinstance(m, Distiller))
+    annotated_by = {task: kind.dataset_key for task, kind in network.annotations.items()}
     specs = () if distillation is None else distillation.specs
-    taught = {
-        layer.split(".")[1] for s in specs for layer in s.student if layer.startswith("heads.")
-    }
+    layers = [layer for s in specs for layer in s.student if layer.startswith("heads.")]
+    taught = {layer.split(".")[1] for layer in layers}
     for place, task, part in _parts(loader, key):
         dicts = _joined(part)
         if dicts is None:
@@ -127,7 +125,7 @@ def _check_network(
         )
     untaught = [f"'{t}' (no '{wanted}')" for t, wanted in annotated_by.items() if t not in taught]
     where = KEY if isinstance(loader, TaskLoader) else key
-    # All of them: what paths teach is the backbone.
+    # If no head is taught, the paths teach the backbone.
     if every_head and 0 < len(untaught) < len(annotated_by):
         raise ValueError(
             f"{where}: no image is annotated for the task {', '.join(untaught)} and no path taps "

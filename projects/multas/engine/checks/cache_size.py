@@ -1,4 +1,4 @@
-"""How large a teacher's cache will be, said before a run starts."""
+"""The check that a teacher's cache is of use and has room on the disk."""
 
 import logging
 import shutil
@@ -15,15 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader) -> None:
-    """Log the size of MODEL.DISTILLATION.CACHE; make sure that it is of use and has room.
-
-    Args:
-        cfg: of the run.
-        model: that is trained.
-        loader: its data.
+    """Log the expected size of the teachers' cache, and make sure that it is of use and has room.
 
     Raises:
-        ValueError: no image comes back, or the disk is too full.
+        ValueError: No image is shown to the teacher twice, or the disk is too full.
     """
     _, distillation = unwrap(model)
     caches = [] if distillation is None else [t.cache for t in distillation.teachers if t.cache]
@@ -35,8 +30,8 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
         if not dataset.views:
             raise ValueError(
                 f"MODEL.DISTILLATION.CACHE.FOLDER is '{folder}', but INPUT.VIEWS is 0: each "
-                "augmented image is new, and nothing that is kept is found again. Set INPUT.VIEWS "
-                "(4: four augmented views of each image), or FOLDER to ''."
+                "augmented image is new, so that nothing in the cache is ever found. Set "
+                "INPUT.VIEWS (4: four augmented views of each image), or FOLDER to ''."
             )
         count = len(dataset) * dataset.views * max(len(cfg.INPUT.MULTI_SCALE.SIZES), 1)
         size = _bytes_per_image(cfg, distillation, task, dataset)
@@ -55,22 +50,25 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
             "Teacher cache: entries will be dropped before they are used again. Raise "
             f"MODEL.DISTILLATION.CACHE.MAX_GB to {total / 1e9:.1f}, or lower INPUT.VIEWS."
         )
-    if min(total, limit) - there > free:
+    if (wanted := min(total, limit)) - there > free:
         raise ValueError(
-            f"MODEL.DISTILLATION.CACHE.FOLDER '{folder}' is to hold "
-            f"{min(total, limit) / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free on its disk. "
-            "Choose another folder, or lower CACHE.MAX_GB or INPUT.VIEWS."
+            f"MODEL.DISTILLATION.CACHE.FOLDER '{folder}' is to hold {wanted / 1e9:.1f} GB, but "
+            f"{free / 1e9:.1f} GB are free on its disk. Choose another folder, or lower "
+            "CACHE.MAX_GB or INPUT.VIEWS."
         )
 
 
 def _taught(
     distillation: Distillation, loader: TrainLoader | TaskLoader
 ) -> Iterator[tuple[str | None, SeededDataset]]:
-    """The data sets whose images a teacher sees, with their task; not those of a user's loader."""
-    parts = loader.loaders if isinstance(loader, TaskLoader) else [loader]
-    separate = isinstance(loader, TaskLoader) and loader.mode == "separate"
-    tasks = loader.tasks if isinstance(loader, TaskLoader) and separate else [None] * len(parts)
-    for task, part in zip(tasks, parts, strict=True):
+    """The data sets whose images a teacher sees, with their task; a user's loader is left out."""
+    parts: list[tuple[str | None, TrainLoader]]
+    if isinstance(loader, TaskLoader):
+        tasks = loader.tasks if loader.mode == "separate" else [None] * len(loader.tasks)
+        parts = list(zip(tasks, loader.loaders, strict=True))
+    else:
+        parts = [(None, loader)]
+    for task, part in parts:
         dataset = getattr(part, "dataset", None)
         if isinstance(dataset, SeededDataset) and distillation.taps_for(task):
             yield task, dataset
@@ -81,8 +79,5 @@ def _bytes_per_image(
 ) -> int:
     inputs = [dataset[Index(0, 0)]]
     asked = {spec.teacher_id for spec in distillation.specs if spec.applies_to(task)}
-    return sum(
-        teacher.bytes_kept(teacher.inputs(inputs, cfg.INPUT.FORMAT))
-        for i, teacher in enumerate(distillation.teachers)
-        if i in asked
-    )
+    teachers = [distillation.teachers[i] for i in asked]
+    return sum(t.bytes_kept(t.inputs(inputs, cfg.INPUT.FORMAT)) for t in teachers)

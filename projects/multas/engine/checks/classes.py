@@ -1,4 +1,4 @@
-"""Whether data sets and models agree on their classes, found out before a run has cost time."""
+"""The checks that data sets and models agree on their classes."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from multas.evaluation.build import evaluator_types
 from multas.modeling import TaskHead
 from multas.util.annotation import BOXES, MASKS, Annotation
 
-# Detectron2's own heads, and what derives from them: the node of the config, and the annotation.
+# The heads of Detectron2, with the node of their config and the annotation that they learn from.
 _STOCK_HEADS: tuple[tuple[type[nn.Module], str, Annotation], ...] = (
     (RetinaNet, "MODEL.RETINANET", BOXES),
     (ROIHeads, "MODEL.ROI_HEADS", BOXES),
@@ -25,13 +25,7 @@ _STOCK_HEADS: tuple[tuple[type[nn.Module], str, Annotation], ...] = (
 
 
 class _Head(NamedTuple):
-    """A head that learns from annotations.
-
-    Attributes:
-        module: the head.
-        node: the node of the config from which it is built.
-        annotation: what it learns from.
-    """
+    """A head, the node of the config from which it is built, and the annotation it learns from."""
 
     module: Any
     node: str
@@ -39,11 +33,11 @@ class _Head(NamedTuple):
 
 
 def check_test_sets(cfg: CfgNode) -> None:
-    """Load every data set that is evaluated once, so that faults show before training, not after.
+    """Load every data set that is evaluated, so that faults show before training.
 
     Raises:
-        ValueError: if one is not registered, or its files are wrong.
-        KeyError: if there is no evaluator for one.
+        ValueError: A data set is not registered, or its files are wrong.
+        KeyError: There is no evaluator for a data set.
     """
     sets = [("DATASETS.TEST", name) for name in cfg.DATASETS.TEST]
     early = cfg.SOLVER.EARLY_STOPPING
@@ -58,22 +52,18 @@ def check_test_sets(cfg: CfgNode) -> None:
 def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     """Make sure that a model has the classes of the data sets that it meets.
 
-    A wrong number can go unnoticed: Detectron2's RetinaNet takes the class behind its last for
-    background.
-
-    Args:
-        model: the model; of a Distiller, its student counts. Heads without a number of classes are
-            not checked.
-        names: names of loaded data sets. Those without classes, and for each head those that are
-            annotated for other tasks alone, are passed over.
+    A wrong number could go unnoticed: Detectron2's RetinaNet takes the class after its last one for
+    background. ``names`` are those of loaded data sets.
 
     Raises:
-        ValueError: if a head has another number of classes, or two data sets number them
-            differently.
+        ValueError: A head has another number of classes, or two data sets number them differently.
     """
     student, _ = unwrap(model)
     for head in _known_heads(student):
-        count, kind = _num_classes(head.module), head.annotation
+        module, kind = head.module, head.annotation
+        count = getattr(module, "num_classes", None)
+        if isinstance(module, SemSegFPNHead):
+            count = module.predictor.out_channels  # the only place where it has the number
         if count is None or not kind.classes_key:
             continue
         key = f"{head.node}.NUM_CLASSES"
@@ -94,22 +84,16 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
 
 
 def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -> None:
-    """Make sure that all parts that read masks know which pixels are not annotated.
-
-    Args:
-        cfg: config of the run.
-        model: the model that is trained; without a head for masks and without paths there is
-            nothing to check.
-        names: names of the training sets.
+    """Make sure that all that reads masks knows the label of pixels without annotation.
 
     Raises:
-        ValueError: if a data set has another label for them.
+        ValueError: A data set (``names``: those of training) has another label for them.
     """
     student, distillation = unwrap(model)
     heads = [head for head in _known_heads(student) if head.annotation == MASKS]
     values = [(head.node, getattr(head.module, "ignore_value", None)) for head in heads]
     if heads or distillation is not None:
-        # Augmentations and paths look there.
+        # Augmentations and paths read this key.
         values.append(("MODEL.SEMANTIC_FPN_HEAD", cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE))
     for name in names:
         data = MetadataCatalog.get(name)
@@ -126,7 +110,7 @@ def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -
 
 
 def _known_heads(model: nn.Module) -> Iterator[_Head]:
-    """Every head of a network of ours or of Detectron2's."""
+    """The heads of a MultiTaskNetwork, or of a model of Detectron2."""
     heads = getattr(model, "heads", None)
     parts: list[Any] = [model, *(getattr(model, x, None) for x in ("roi_heads", "sem_seg_head"))]
     if isinstance(heads, nn.ModuleDict):
@@ -138,12 +122,6 @@ def _known_heads(model: nn.Module) -> Iterator[_Head]:
         for cls, node, annotation in _STOCK_HEADS:
             if isinstance(part, cls):
                 yield _Head(part, node, annotation)
-
-
-def _num_classes(head: Any) -> int | None:
-    if isinstance(head, SemSegFPNHead):
-        return head.predictor.out_channels  # it does not remember the number
-    return getattr(head, "num_classes", None)
 
 
 def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> None:

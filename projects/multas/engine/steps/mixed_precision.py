@@ -13,18 +13,12 @@ from torch import nn
 class MixedPrecisionTrainer(SimpleTrainer):
     """SOLVER.AMP.ENABLED: float16 with loss scaling on CUDA, bfloat16 elsewhere.
 
-    Args:
-        model, data_loader, optimizer: see Detectron2's SimpleTrainer.
-
     Attributes:
-        grad_scaler: keeps gradients inside the range of float16; does nothing with bfloat16.
+        grad_scaler: keeps gradients inside the range of float16. It does nothing with bfloat16.
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        data_loader: Iterable[list[dict]],
-        optimizer: torch.optim.Optimizer,
+        self, model: nn.Module, data_loader: Iterable[list[dict]], optimizer: torch.optim.Optimizer
     ) -> None:
         super().__init__(model, data_loader, optimizer)
         self._device = next(model.parameters()).device
@@ -33,7 +27,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self.grad_scaler = torch.amp.GradScaler(self._device.type, enabled=half)
 
     def autocast(self) -> AbstractContextManager:
-        """In it a forward pass runs in this precision."""
+        """The context in which a forward pass runs in this precision."""
         return torch.autocast(self._device.type, dtype=self._precision)
 
     def run_step(self) -> None:
@@ -51,7 +45,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self.grad_scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        # Under the key that Detectron2 uses.
+        # The key is Detectron2's.
         return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""From the losses of several tasks to one gradient: MGDA over tasks."""
+"""From the losses of several tasks to one gradient: MGDA over tasks, and the hook that does it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from multas.distillation import unwrap
 from multas.distillation.gradients.gramian import gram_of_rows
 from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
+from multas.engine.loss_hook import LossHook, with_gradient
 from multas.modeling import MultiTaskNetwork
 from multas.util.names import check_choice
 from multas.util.ranks import average_gradients, from_main_rank, mean_over_ranks
@@ -22,17 +23,17 @@ _DISTILLATION = "distillation"
 class TaskGradients:
     """Weighs the gradients of the tasks of a :class:`MultiTaskNetwork` against each other.
 
-    Shared are the parameters that two tasks or more reach: their gradient is T times the min-norm
-    point of the T tasks' gradients; T makes equal weights the plain sum. What one task alone
-    reaches, its head, keeps that task's gradient (Sener and Koltun 2018, algorithm 2). Losses of
-    no task, those of paths weighed by losses, add their own gradient as it is.
+    Parameters are shared if two tasks or more reach them. Their gradient is T times the min-norm
+    point of the T tasks' gradients, where the factor T makes equal weights the plain sum. What only
+    one task reaches (its head) keeps that task's gradient (Sener and Koltun, NeurIPS 2018,
+    algorithm 2). The losses of distillation paths belong to no task, and their gradient is added.
 
     Args:
         model: the network, or a Distiller whose student it is, wrapped or not.
-        normalisation: of the gradients, see MODEL.MULTITASK.NORMALISATION.
+        normalisation: MODEL.MULTITASK.NORMALISATION.
 
     Raises:
-        ValueError: another network, or an unknown normalisation.
+        ValueError: The network is another one, or the normalisation is unknown.
     """
 
     def __init__(self, model: nn.Module, normalisation: str = "l2") -> None:
@@ -43,15 +44,14 @@ class TaskGradients:
                 f"{type(network).__name__}."
             )
         check_choice("MODEL.MULTITASK.NORMALISATION", normalisation, NORMALISATIONS)
-        self._network = network
-        self._normalisation = normalisation
+        self._network, self._normalisation = network, normalisation
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> "TaskGradients | None":
-        """What MODEL.MULTITASK.GRADIENTS asks for; None where the task losses are summed.
+        """The instance that MODEL.MULTITASK describes, or None where the task losses are summed.
 
         Raises:
-            ValueError: unknown value, or tasks of which an iteration has only one.
+            ValueError: GRADIENTS is unknown, or an iteration has only one of the tasks.
         """
         options = cfg.MODEL.MULTITASK
         check_choice("MODEL.MULTITASK.GRADIENTS", options.GRADIENTS, ("sum", "mgda"))
@@ -72,43 +72,35 @@ class TaskGradients:
         *,
         keep_graph: bool = False,
     ) -> Row:
-        """The one gradient of all these losses; the task weights are logged.
+        """The one gradient of all these losses. The task weights are logged.
 
         Args:
-            losses: as the network returned them, scalars with graph.
+            losses: what the network returned, scalars with their graph.
             parameters: what to differentiate with respect to.
-            scale: factor of all gradients (a GradScaler's); the weights do not depend on it.
+            scale: a GradScaler's factor of all gradients. It does not change the weights.
             keep_graph: whether something else is differentiated afterwards.
 
         Returns:
-            For each parameter the gradient, the mean over all ranks; None where no loss reaches.
+            A gradient for each parameter, the mean over all ranks; None where no loss reaches it.
 
         Raises:
-            FloatingPointError: a task's gradient is not finite, and there is no scaler.
+            FloatingPointError: A task's gradient is not finite, and there is no scaler.
         """
         by_task = self._by_task(losses)
-        # Whatever tasks share of the graph is needed until the last of them.
-        rows = [
-            list(
-                torch.autograd.grad(
-                    loss if scale is None else loss * scale,
-                    parameters,
-                    retain_graph=keep_graph or i + 1 < len(by_task),
-                    allow_unused=True,
-                )
-            )
-            for i, loss in enumerate(by_task.values())
-        ]
+        rows: list[Sequence[Tensor | None]] = []
+        for loss in by_task.values():
+            loss = loss if scale is None else loss * scale
+            # What the tasks share of the graph is needed until the last of them.
+            keep = keep_graph or len(rows) + 1 < len(by_task)
+            rows.append(torch.autograd.grad(loss, parameters, retain_graph=keep, allow_unused=True))
         own = dict(zip(by_task, average_gradients(rows, parameters), strict=True))
         distilled = own.pop(_DISTILLATION, [None] * len(parameters))
-        weights = [1.0] * len(own)
-        if len(own) > 1:
-            weights = self._weights(own, by_task, scale is not None)
+        several = len(own) > 1
+        weights = self._weights(own, by_task, scale is not None) if several else [1.0] * len(own)
         combined: Row = []
         for extra, *gradients in zip(distilled, *own.values(), strict=True):
             present = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None]
-            shared = len(present) > 1
-            terms = [g * w if shared else g for w, g in present]
+            terms = [g * w if len(present) > 1 else g for w, g in present]
             terms.extend([] if extra is None else [extra])
             combined.append(reduce(torch.add, terms) if terms else None)
         return combined
@@ -129,9 +121,9 @@ class TaskGradients:
         )
         values = torch.stack([losses[task].detach() for task in rows])
         device, values = values.device, mean_over_ranks(values)
-        # Weights do not change with a factor of all gradients, so a scaler's stays in the matrix.
+        # A scaler's factor stays in the matrix, since the weights do not depend on it.
         if scaled and not torch.isfinite(gram).all():
-            # The scale was too large: the scaler sees that, skips the step and lowers it.
+            # The scale was too large. The scaler finds that, skips the step and lowers the scale.
             return [1.0] * len(rows)
         broken = [t for t, x in zip(rows, gram.diagonal(), strict=True) if not torch.isfinite(x)]
         if broken:
@@ -142,10 +134,32 @@ class TaskGradients:
         weights = from_main_rank(
             mgda_weights(gram, values.cpu().double(), self._normalisation), device
         )
-        # A task without annotated image has the gradient 0, and no say in the scale.
+        # A task without annotated images has the gradient 0, and does not count as a task here.
         active = int((gram.diagonal() > 0).sum())
         result = dict(zip(rows, (active * weights).tolist(), strict=True))
         storage = get_event_storage()
         for task, weight in result.items():
             storage.put_scalar(f"task_weight/{task}", weight, smoothing_hint=False)
         return list(result.values())
+
+
+class TaskWeights(LossHook):
+    """Gives the losses of a model the gradient that MGDA over its tasks makes of them.
+
+    Where paths are weighed by their losses, this hook comes after :class:`PathWeights`. Where they
+    are weighed by gradients, that hook asks ``tasks`` itself. ``more`` are further parameters that
+    the losses depend on (z of an aggregator).
+    """
+
+    def __init__(self, model: nn.Module, tasks: TaskGradients, more: Iterable[Tensor] = ()) -> None:
+        super().__init__(model, reduces=True)
+        self._tasks = tasks
+        self._parameters = [*(p for p in model.parameters() if p.requires_grad), *more]
+
+    def weigh(self, output: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not torch.is_grad_enabled():
+            return dict(output)
+        scale = self.loss_scale()
+        with torch.autocast(self._device.type, enabled=False):
+            row = self._tasks.combine(output, self._parameters, scale)
+        return with_gradient(output, self._parameters, row, scale)

@@ -24,23 +24,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class Progress:
-    """The course of a validation metric, counted in evaluations.
+    """The course of a validation metric, counted in evaluations."""
 
-    Attributes:
-        longest: length of the longest streak without improvement that has ended; at first the
-            patience.
-        best: highest value so far.
-        best_iteration: iteration at which it was measured, -1 = never.
-        since: number of evaluations since then.
-    """
-
-    longest: int
+    longest: int  # length of the longest streak without improvement; at first the patience
     best: float = -math.inf
-    best_iteration: int = -1
-    since: int = 0
+    best_iteration: int = -1  # -1 = nothing was measured
+    since: int = 0  # number of evaluations since the best one
 
     def update(self, value: float, iteration: int, min_delta: float) -> bool:
-        """Record a value and return whether it is an improvement (NaN never is)."""
+        """Record a value, and return whether it is an improvement (NaN never is)."""
         if math.isfinite(value) and value > self.best + min_delta:
             self.longest = max(self.longest, self.since)
             self.best, self.best_iteration, self.since = value, iteration, 0
@@ -49,7 +41,7 @@ class Progress:
         return False
 
     def exhausted(self, rule: str, patience: int) -> bool:
-        """Whether a rule of SOLVER.EARLY_STOPPING.RULE says that nothing better will come."""
+        """Whether nothing better is to be expected, by SOLVER.EARLY_STOPPING.RULE."""
         if rule == "streak":
             return self.since > 1.5 * self.longest
         return rule == "fixed" and self.since >= patience
@@ -58,33 +50,23 @@ class Progress:
 class EarlyStopping(HookBase):
     """Evaluates periodically, keeps the best weights in ``model_best.pth``, and ends training.
 
-    It ends a training by lowering the trainer's ``max_iter``.
-
-    Its state is part of a checkpoint, so a resumed run stops where an uninterrupted one does.
-
-    Args:
-        options: SOLVER.EARLY_STOPPING.
-        evaluate: results on the validation set, on the main process.
-        weights: of the model that ``evaluate`` judges.
-        folder: where the best are written.
-        max_iter: SOLVER.MAX_ITER.
+    It ends training by lowering the trainer's ``max_iter``. Its state is part of a checkpoint, so
+    that a resumed run stops where an uninterrupted one does. ``evaluate`` gives the results on the
+    validation set (on the main process), and ``weights`` the weights that it judges.
     """
 
     def __init__(
         self,
-        options: CfgNode,
-        *,
+        cfg: CfgNode,
         evaluate: Callable[[], Mapping[str, Any]],
         weights: Callable[[], Mapping[str, Tensor]],
-        folder: str,
-        max_iter: int,
     ) -> None:
-        self._options = options
-        self._evaluate = evaluate
-        self._weights = weights
-        self._path = os.path.join(folder, "model_best.pth")
-        self._first = options.START * max_iter
-        self._earliest = options.EARLIEST * max_iter
+        _check_options(cfg)
+        options = self._options = cfg.SOLVER.EARLY_STOPPING
+        self._evaluate, self._weights = evaluate, weights
+        self._path = os.path.join(cfg.OUTPUT_DIR, "model_best.pth")
+        self._first = options.START * cfg.SOLVER.MAX_ITER
+        self._earliest = options.EARLIEST * cfg.SOLVER.MAX_ITER
         self.progress = Progress(longest=options.PATIENCE)
         self.stopped = False
 
@@ -93,21 +75,19 @@ class EarlyStopping(HookBase):
             self.trainer.max_iter = self.trainer.start_iter
 
     def after_step(self) -> None:
-        done = self.trainer.iter + 1
-        last = done == self.trainer.max_iter
-        if not last and (done < self._first or done % self._options.PERIOD):
+        done, options = self.trainer.iter + 1, self._options
+        if done != self.trainer.max_iter and (done < self._first or done % options.PERIOD):
             return
         results = self._evaluate()
-        # The main process alone knows the result; all must come to the same decision.
+        # Only the main process knows the result, but all have to come to the same decision.
         value = comm.all_gather(self._value(results) if comm.is_main_process() else math.nan)[0]
-        if self.progress.update(value, self.trainer.iter, self._options.MIN_DELTA):
+        progress = self.progress
+        if progress.update(value, self.trainer.iter, options.MIN_DELTA):
             self._save()
-        if done >= self._earliest and self.progress.exhausted(
-            self._options.RULE, self._options.PATIENCE
-        ):
+        if done >= self._earliest and progress.exhausted(options.RULE, options.PATIENCE):
             logger.info(
-                f"Early stopping after {done} iterations: best {self.progress.best:.4f} at "
-                f"iteration {self.progress.best_iteration}, {self.progress.since} evaluations ago."
+                f"Early stopping after {done} iterations: the best value, {progress.best:.4f} at "
+                f"iteration {progress.best_iteration}, is {progress.since} evaluations old."
             )
             self.stopped = True
             self.trainer.max_iter = done
@@ -120,9 +100,8 @@ class EarlyStopping(HookBase):
                 f"SOLVER.EARLY_STOPPING.METRICS names {', '.join(missing)}, which the evaluation "
                 f"on '{self._options.DATASET}' does not give. Choose from {', '.join(results)}."
             )
-        values = {name: float(results[name]) for name in self._options.METRICS}
-        for name, value in values.items():
-            self.trainer.storage.put_scalar(f"validation/{name}", value, smoothing_hint=False)
+        values = {f"validation/{name}": float(results[name]) for name in self._options.METRICS}
+        self.trainer.storage.put_scalars(**values, smoothing_hint=False)
         return sum(values.values())
 
     def _save(self) -> None:
@@ -145,21 +124,12 @@ class EarlyStopping(HookBase):
         self.stopped = state["stopped"]
 
 
-def check_options(cfg: CfgNode) -> None:
-    """Check SOLVER.EARLY_STOPPING.
-
-    Raises:
-        ValueError: a key is missing or out of range, or the weights would be selected on the test
-            set although SELECT_ON_TEST does not allow it.
-    """
-    options = cfg.SOLVER.EARLY_STOPPING
-    key = "SOLVER.EARLY_STOPPING"
+def _check_options(cfg: CfgNode) -> None:
+    options, key = cfg.SOLVER.EARLY_STOPPING, "SOLVER.EARLY_STOPPING"
     if not options.DATASET:
         raise ValueError(f"{key}.DATASET is empty; name a registered validation set.")
-    if options.PERIOD <= 0:
-        raise ValueError(
-            f"{key}.PERIOD is {options.PERIOD}; set the number of iterations between evaluations."
-        )
+    if (period := options.PERIOD) <= 0:
+        raise ValueError(f"{key}.PERIOD is {period}; set the iterations between evaluations.")
     check_choice(f"{key}.RULE", options.RULE, RULES)
     if not options.METRICS:
         raise ValueError(f"{key}.METRICS is empty; name at least one, for example 'bbox/AP'.")

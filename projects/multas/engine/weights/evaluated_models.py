@@ -1,4 +1,4 @@
-"""The models of a run that are evaluated by name: sets of weights, and the teachers."""
+"""What is evaluated by name in a run: sets of weights, and the teachers."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,21 +15,16 @@ Weights = Mapping[str, Tensor]
 
 
 def live_weights(model: nn.Module) -> dict[str, Tensor]:
-    """The weights and buffers of a (DDP-wrapped) model, sharing its memory; of a Distiller, its
-    student's."""
+    """The state dict of a model or of a Distiller's student, wrapped or not, sharing its memory."""
     return unwrap(model)[0].state_dict()
 
 
 @contextmanager
 def swapped_weights(model: nn.Module, weights: Weights | None) -> Iterator[None]:
-    """Other weights inside the block, the model's own to the bit after it.
-
-    Args:
-        model: whose weights are replaced, in place.
-        weights: of the same names and shapes; None = the model's own.
+    """Other weights (None = its own) in a model inside the block, and exactly its own after it.
 
     Raises:
-        ValueError: the names differ.
+        ValueError: The weights have other names than the model's.
     """
     if weights is None:
         yield
@@ -58,7 +53,7 @@ def copy_weights(target: Weights, source: Weights) -> None:
 
 @contextmanager
 def undisturbed_training() -> Iterator[None]:
-    """Whatever is evaluated inside draws no random number that training would have drawn."""
+    """Random numbers that are drawn inside the block do not change those drawn after it."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         yield
@@ -68,9 +63,7 @@ def undisturbed_training() -> Iterator[None]:
 class TeacherModel(nn.Module):
     """A teacher that predicts on the student's test images, for Detectron2's evaluators.
 
-    Args:
-        teacher: fixed, or as it is at that moment.
-        input_format: channel order of the student's images.
+    ``input_format`` is the channel order of the student's images.
     """
 
     def __init__(self, teacher: Teacher, input_format: str) -> None:
@@ -80,23 +73,16 @@ class TeacherModel(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         images = self.teacher.inputs(batched_inputs, self._input_format)
-        inputs = [x | image for x, image in zip(batched_inputs, images, strict=True)]
-        return self.teacher.model(inputs)
+        return self.teacher.model([x | y for x, y in zip(batched_inputs, images, strict=True)])
 
 
 class WithTeacherScores(nn.Module):
-    """A classifier whose results also have "teacher_scores", for the agreement of the two.
-
-    Args:
-        model: what is evaluated.
-        teacher: scores the same images.
-    """
+    """A classifier whose results also have "teacher_scores", for the agreement of the two."""
 
     def __init__(self, model: nn.Module, teacher: TeacherModel) -> None:
         super().__init__()
-        self.model = model
-        self.teacher = teacher
-        # Detectron2 puts the mode back that it finds.
+        self.model, self.teacher = model, teacher
+        # Detectron2 restores the mode that it finds.
         self.training = model.training
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
@@ -108,7 +94,7 @@ class WithTeacherScores(nn.Module):
 
 
 def teacher_models(cfg: CfgNode, teachers: Sequence[Teacher]) -> dict[str, TeacherModel]:
-    """Name -> teacher that is evaluated, in order; none unless TEST.EVALUATE_TEACHER asks."""
+    """The teachers that are evaluated, by name; none without TEST.EVALUATE_TEACHER."""
     if not cfg.TEST.EVALUATE_TEACHER:
         return {}
     return {
@@ -120,13 +106,7 @@ def teacher_models(cfg: CfgNode, teachers: Sequence[Teacher]) -> dict[str, Teach
 def with_teacher_scores(
     cfg: CfgNode, model: nn.Module, teachers: Mapping[str, TeacherModel]
 ) -> nn.Module:
-    """The model, beside the first teacher where their agreement can be judged.
-
-    Args:
-        cfg: of the run.
-        model: what is evaluated on DATASETS.TEST.
-        teachers: see :func:`teacher_models`.
-    """
+    """The model, and with it the first teacher where DATASETS.TEST can show their agreement."""
     sets = cfg.DATASETS.TEST
     if "teacher" in teachers and any("classification" in evaluator_types(name) for name in sets):
         return WithTeacherScores(model, teachers["teacher"])

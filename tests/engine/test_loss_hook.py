@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multas.engine.steps.with_gradient import with_gradient
+from multas.engine.loss_hook import with_gradient
 
 DTYPES = [torch.float32, torch.float64]
 
