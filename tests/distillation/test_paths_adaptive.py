@@ -11,12 +11,12 @@ from torch import nn
 
 from multas.distillation.functional.attention import attention_transfer
 from multas.distillation.functional.overhaul import ofd_margin
-from multas.distillation.paths import attention, features, fkd, localization, logits, overhaul
+from multas.distillation.paths import features, fkd, localization, logits, overhaul
 from multas.distillation.paths.base import PATH_REGISTRY, Targets
 from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
-MODULES = (attention, logits, features, overhaul, fkd, localization)
+MODULES = (logits, features, overhaul, fkd, localization)
 # Options of the authors' code where it differs from the papers' texts.
 CODE = {
     "AttentionTransfer": {"REDUCTION": "mean"},

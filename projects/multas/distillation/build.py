@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from multas.distillation.aggregation import boundary_layers
+from multas.distillation.aggregation.build import boundary_layers
 from multas.distillation.distillation import Distillation
 from multas.distillation.gradients.feature_boundary import FeatureBoundary
 from multas.distillation.paths.build import build_path, probe_layers, table_row
@@ -46,7 +46,7 @@ def build_distillation(
         for teacher in teachers:
             teacher.check_network(student, cfg.INPUT.FORMAT)
         probe = probe_layers(student, teachers, specs, cfg)
-        paths = [build_path(spec, probe, teachers[spec.teacher_id].model) for spec in specs]
+        paths = [build_path(*pair) for pair in zip(specs, probe.layers, strict=True)]
     require_heads = getattr(student, "require_heads", None)
     if require_heads is not None:
         require_heads(tapped_heads(specs))
@@ -59,7 +59,7 @@ def build_distillation(
         boundary=FeatureBoundary(student, boundary_layers(cfg)),
         boxes=BoxSource.from_config(cfg),
         input_format=cfg.INPUT.FORMAT,
-        rows=[table_row(spec, path, probe) for spec, path in zip(specs, paths, strict=True)],
+        rows=[table_row(*row) for row in zip(specs, paths, probe.layers, strict=True)],
     )
     return distillation.to(torch.device(cfg.MODEL.DEVICE))
 

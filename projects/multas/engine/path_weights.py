@@ -23,7 +23,8 @@ from multas.distillation import (
     StepLosses,
     unwrap,
 )
-from multas.distillation.aggregation import GradientScope, build_aggregator
+from multas.distillation.aggregation.build import build_aggregator
+from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.paths.build import path_table
 from multas.engine.loss_hook import LossHook
 from multas.engine.steps.path_gradients import PathGradients

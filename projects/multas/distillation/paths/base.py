@@ -7,7 +7,7 @@ neither the aggregation that weighs it nor the task. A new path is one registere
     class MyPath(Path):
         default_name = "mine"
 
-        def __init__(self, *, student_shapes, teacher_shapes, power: float = 2.0): ...
+        def __init__(self, layers, *, power: float = 2.0): ...
 
         def forward(self, student, teacher, targets):
             return {"": (student[0] - teacher[0]).abs().pow(self.power).mean()}
@@ -16,6 +16,7 @@ Options of ``__init__`` are keys of the path's entry in ``MODEL.DISTILLATION.PAT
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fvcore.common.registry import Registry
@@ -27,16 +28,31 @@ from multas.distillation.taps import leaves
 PATH_REGISTRY = Registry("PATH")
 PATH_REGISTRY.__doc__ = "Losses between a tap of the teacher and a tap of the student."
 
-# Shapes of the tensors that one tapped layer returned in the probing forward pass.
-Shapes = Sequence[tuple[int, ...]]
+Shape = tuple[int, ...]
+# Of the tensors that one tapped layer returned.
+Shapes = Sequence[Shape]
+
+
+@dataclass(frozen=True)
+class TappedLayers:
+    """The layers that a path taps, which its adapters are built for.
+
+    Attributes:
+        student: for each tapped layer, the shapes of the tensors that it returned for one image.
+        teacher: the same of the teacher.
+        teacher_model: the teacher, for paths that use its parameters or anchors.
+    """
+
+    student: Sequence[Shapes]
+    teacher: Sequence[Shapes]
+    teacher_model: nn.Module
 
 
 class Path(nn.Module):
     """Base class of all paths.
 
-    Subclasses take ``student_shapes`` and ``teacher_shapes`` (one :data:`Shapes` per tapped
-    layer, to build adapters from) and their own options as keyword arguments, and check there,
-    with :meth:`mismatch`, what must agree.
+    Subclasses take :class:`TappedLayers` and their own options, as keyword arguments, and check
+    there, with :meth:`mismatch`, what must agree.
     """
 
     # How the path is called in logs unless its entry says otherwise.
@@ -85,6 +101,30 @@ def flatten(values: Sequence[Any]) -> list[Tensor]:
     return [leaf for value in values for leaf in leaves(value)]
 
 
-def flatten_shapes(shapes: Sequence[Shapes]) -> list[tuple[int, ...]]:
-    """Shapes of :func:`flatten`'s tensors in the probing pass."""
+def flatten_shapes(shapes: Sequence[Shapes]) -> list[Shape]:
+    """Shapes of :func:`flatten`'s tensors."""
     return [shape for layer in shapes for shape in layer]
+
+
+def paired_shapes(
+    path: Path, layers: TappedLayers, what: str, dims: Sequence[int], cure: str
+) -> list[tuple[Shape, Shape]]:
+    """The shapes of the tensors that a path compares one by one, in pairs of student and teacher.
+
+    Args:
+        path: the path, for the message.
+        layers: its layers.
+        what: how the message calls the tensors.
+        dims: the numbers of dimensions that they may have.
+        cure: what helps.
+
+    Raises:
+        ValueError: teacher and student have different numbers of tensors or of dimensions.
+    """
+    student, teacher = flatten_shapes(layers.student), flatten_shapes(layers.teacher)
+    if len(student) != len(teacher):
+        raise path.mismatch(f"the numbers of {what}", len(student), len(teacher), cure)
+    for s, t in zip(student, teacher, strict=True):
+        if len(s) != len(t) or len(s) not in dims:
+            raise path.mismatch(f"{what} are needed; the shapes", s, t, cure)
+    return list(zip(student, teacher, strict=True))

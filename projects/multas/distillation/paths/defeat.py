@@ -1,6 +1,7 @@
 """Decoupled features (DeFeat) as a path."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -13,8 +14,7 @@ from multas.distillation.functional.foreground import (
     foreground_mask,
     mask_foreground,
 )
-from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets
-from multas.distillation.paths.feature_mse import adapted_maps
+from multas.distillation.paths.base import PATH_REGISTRY, TappedLayers, Targets
 from multas.distillation.paths.layers import LayerPath
 from multas.modeling.matcher import pad_boxes
 
@@ -27,11 +27,10 @@ class DeFeat(LayerPath):
     without boxes is background. In an image with a mask only, objects are pixels of the mask.
 
     Args:
-        student_shapes, teacher_shapes, resize, adapter: see :class:`LayerPath`.
-        foreground_weight: factor of the foreground term.
-        background_weight: factor of the background term.
-        divisor: divides both terms, which sum over the channels: 1, or 256 (the usual width). The
-            code of Lê and Pham (ICCVW 2023) has both.
+        layers, resize, adapter: see :class:`LayerPath`.
+        foreground_weight, background_weight, divisor: see
+            :func:`multas.distillation.functional.feature_imitation.defeat_imitation`. The code of
+            Lê and Pham (ICCVW 2023) has the divisors 1 and 256.
         object_classes: mask labels that are objects; empty: all but 0 (background) and the ignored
             label.
 
@@ -46,9 +45,8 @@ class DeFeat(LayerPath):
 
     def __init__(
         self,
+        layers: TappedLayers,
         *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
         resize: str = "student",
         adapter: str = "conv_always",
         foreground_weight: float = 1.0,
@@ -56,17 +54,15 @@ class DeFeat(LayerPath):
         divisor: float = 1.0,
         object_classes: Sequence[int] = (),
     ) -> None:
-        super().__init__(
-            student_shapes=student_shapes,
-            teacher_shapes=teacher_shapes,
-            resize=resize,
-            adapter=adapter,
-        )
+        super().__init__(layers, resize=resize, adapter=adapter)
         if divisor <= 0:
             raise ValueError(f"DIVISOR is {divisor}; it must be positive.")
-        self.foreground_weight = foreground_weight
-        self.background_weight = background_weight
-        self.divisor = divisor
+        self._loss = partial(
+            defeat_imitation,
+            foreground_weight=foreground_weight,
+            background_weight=background_weight,
+            divisor=divisor,
+        )
         # A buffer is on the device of the masks already.
         self.register_buffer("object_classes", torch.tensor(list(object_classes)), False)
 
@@ -78,23 +74,13 @@ class DeFeat(LayerPath):
     ) -> dict[str, Tensor]:
         if targets.boxes is None:
             raise ValueError("DeFeat needs boxes for every image (Targets.boxes).")
-        ours, theirs = adapted_maps(self, student, teacher)
-        centers = cell_centers(
-            [(level.shape[2], level.shape[3]) for level in ours],
-            targets.padded_size,
-            device=ours[0].device,
-        )
+        ours, theirs = zip(*self.pairs(student, teacher), strict=True)
+        grid = [(level.shape[2], level.shape[3]) for level in ours]
+        centers = cell_centers(grid, targets.padded_size, device=ours[0].device)
         foreground = foreground_mask(*pad_boxes([boxes.tensor for boxes in targets.boxes]), centers)
         if targets.from_masks:
             foreground = foreground | mask_foreground(self._object_masks(targets), centers)
-        return defeat_imitation(
-            ours,
-            theirs,
-            foreground,
-            foreground_weight=self.foreground_weight,
-            background_weight=self.background_weight,
-            divisor=self.divisor,
-        )
+        return self._loss(ours, theirs, foreground)
 
     def _object_masks(self, targets: Targets) -> Tensor:
         """Object pixels (N, H, W) of the padded batch; False for images whose objects are boxes."""

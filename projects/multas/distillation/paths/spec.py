@@ -12,8 +12,6 @@ from multas.util.options import parse_options
 
 KEY = "MODEL.DISTILLATION.PATHS"
 _KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID", "TASKS")
-# Constructor arguments that the builder sets, as opposed to options of an entry.
-_GIVEN = ("student_shapes", "teacher_shapes", "teacher_model")
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def _parse(entry: Mapping[str, Any], where: str) -> PathSpec:
         raise ValueError(f"{where} must be a mapping with the key TYPE, but is {entry!r}.")
     cls: type[Path] = lookup(PATH_REGISTRY, entry["TYPE"], where)
     where = f"{where} ({entry['TYPE']})"
-    options = parse_options(cls, entry, where, given=_GIVEN, keys=_KEYS)
+    options = parse_options(cls, entry, where, given=("layers",), keys=_KEYS)
     student = _names(entry.get("STUDENT", cls.default_student))
     if not student:
         raise ValueError(f"{where}: STUDENT must name the layer(s) to tap.")
