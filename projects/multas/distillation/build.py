@@ -44,7 +44,9 @@ def build_distillation(
         teachers = build_teachers(cfg) if teachers is None else teachers
         check_paths(specs, cfg, len(teachers))
         for teacher in teachers:
-            teacher.check_network(student, cfg.INPUT.FORMAT)
+            if teacher.mean_teacher is not None:
+                own, wanted = (teacher.model, teacher.input_format), (student, cfg.INPUT.FORMAT)
+                teacher.mean_teacher.check_same_network(own, wanted)
         probe = probe_layers(student, teachers, specs, cfg)
         paths = [build_path(*pair) for pair in zip(specs, probe.layers, strict=True)]
     require_heads = getattr(student, "require_heads", None)

@@ -118,10 +118,9 @@ class Distillation(nn.Module):
             return {}, targets
         if not any(self.path_of(spec).needs_boxes for spec in specs):
             return self.teachers[i].record(inputs), targets
-        if not self.boxes.wants_detections(targets):
-            return self.teachers[i].record(inputs), self.boxes.fill(targets, [])
-        record, detected = self.teachers[i].record_with_boxes(inputs, self.boxes.score_thresh)
-        return record, self.boxes.fill(targets, detected)
+        detect = self.boxes.wants_detections(targets)
+        output = self.teachers[i].output_of(inputs, self.boxes.score_thresh if detect else None)
+        return output.record, self.boxes.fill(targets, output.boxes)
 
     def _losses_of(
         self, spec: PathSpec, student: tuple[Any, ...], taught: tuple[Any, ...], targets: Targets

@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from multas.distillation.functional.shapes import check_same
 from multas.modeling.losses import full_precision
 
 _EPS = 1e-12
+_ADAPT = "Adapt the student's features with a 1x1 convolution first."
 
 
 def _unit_channels(features: Tensor) -> Tensor:
@@ -35,8 +37,7 @@ def nst_channel_gram(student: Tensor, teacher: Tensor) -> Tensor:
     differ, the widths may not. The hand-tuned weight 10 belongs to this form.
 
     Args:
-        student: (N, C, Hs, Ws), adapted to the teacher's width.
-        teacher: (N, C, Ht, Wt).
+        student, teacher: (N, C, Hs, Ws) and (N, C, Ht, Wt).
 
     Returns:
         Scalar. A dead channel of the student has gradient 0 (about 1e10 in that code).
@@ -44,7 +45,7 @@ def nst_channel_gram(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the widths differ.
     """
-    _check_width(student, teacher)
+    check_same("numbers of channels", student.shape[1], teacher.shape[1], _ADAPT)
     return (channel_gram(student) - channel_gram(teacher)).square().mean()
 
 
@@ -57,8 +58,7 @@ def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
     needs only matrices over the channels.
 
     Args:
-        student: (N, Cs, H, W).
-        teacher: (N, Ct, H, W).
+        student, teacher: (N, Cs, H, W) and (N, Ct, H, W).
 
     Returns:
         Scalar, the mean over the images. A dead channel has gradient 0.
@@ -66,11 +66,8 @@ def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the maps have different sizes.
     """
-    if student.shape[-2:] != teacher.shape[-2:]:
-        raise ValueError(
-            f"Maps of {tuple(student.shape[-2:])} (student) and {tuple(teacher.shape[-2:])} "
-            "(teacher) have no common kernel; resize one of them or use the channel Gram form."
-        )
+    cure = "Resize one of the maps, or use the channel Gram form."
+    check_same("sizes of the maps", student.shape[-2:], teacher.shape[-2:], cure)
     s, t = _unit_channels(student), _unit_channels(teacher)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -86,8 +83,7 @@ def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
     ``1 / (N C) * sum_{n,c} (mean_hw Fs - mean_hw Ft)^2``.
 
     Args:
-        student: (N, C, Hs, Ws), adapted to the teacher's width.
-        teacher: (N, C, Ht, Wt).
+        student, teacher: (N, C, Hs, Ws) and (N, C, Ht, Wt).
 
     Returns:
         Scalar.
@@ -95,7 +91,7 @@ def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Raises:
         ValueError: the widths differ.
     """
-    _check_width(student, teacher)
+    check_same("numbers of channels", student.shape[1], teacher.shape[1], _ADAPT)
     student, teacher = (full_precision(f).mean(dim=(2, 3)) for f in (student, teacher))
     return (student - teacher).square().mean()
 
@@ -109,7 +105,7 @@ def softmax_regression(
     gradient (the authors' code fills the teacher's gradient buffers).
 
     Args:
-        student: (N, C, H, W), the last feature map, adapted to the teacher's width.
+        student: (N, C, H, W), the last feature map.
         teacher_logits: (N, K).
         weight: (K, C) of the teacher's linear layer.
         bias: (K,) of that layer, if it has one.
@@ -123,11 +119,3 @@ def softmax_regression(
     with torch.autocast(pooled.device.type, enabled=False):
         crossed = F.linear(pooled, weight, bias)
     return (full_precision(teacher_logits) - crossed).square().mean()
-
-
-def _check_width(student: Tensor, teacher: Tensor) -> None:
-    if student.shape[1] != teacher.shape[1]:
-        raise ValueError(
-            f"The student has {student.shape[1]} channels, the teacher {teacher.shape[1]}; adapt "
-            "the student's features with a 1x1 convolution first."
-        )

@@ -20,7 +20,7 @@ def cell_centers(
     Args:
         grid_sizes: (Hi, Wi) of each level.
         padded_size: (height, width) of the batch tensor, pixels.
-        device: device of the result.
+        device: where the result is wanted.
 
     Returns:
         (M, 2) float32: x, y in pixels, the centres of the anchors with an offset of 0.5.

@@ -3,10 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from multas.distillation.functional.shapes import check_same
 from multas.modeling.losses import full_precision
 from multas.util.names import check_choice
 
 L2_REDUCTIONS = ("mean", "sum")
+_CURE = "Both networks need the same classes and output size."
 
 
 def flatten_logits(logits: Tensor) -> Tensor:
@@ -25,8 +27,7 @@ def soft_target(
     ``soft_target(student.flatten(1), teacher.flatten(1))``.)
 
     Args:
-        student: logits (N, C) or (N, C, ...).
-        teacher: logits of the same shape.
+        student, teacher: logits (N, C) or (N, C, ...).
         temperature: T; 4 in the code of Chennupati et al. (their text gives none).
         scale_by_t2: multiply by T^2, so that the size of the gradient does not depend on T.
 
@@ -36,7 +37,7 @@ def soft_target(
     Raises:
         ValueError: the shapes differ.
     """
-    _check_shapes(student, teacher)
+    check_same("shapes of the logits", student.shape, teacher.shape, _CURE)
     student, teacher = (flatten_logits(full_precision(z)) / temperature for z in (student, teacher))
     # log_target: differences of log-softmax stay finite where probabilities underflow.
     divergence = F.kl_div(
@@ -49,8 +50,7 @@ def l2_logits(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> T
     """Squared difference of raw logits (Ba and Caruana, NeurIPS 2014).
 
     Args:
-        student: logits (N, C) or (N, C, ...).
-        teacher: logits of the same shape.
+        student, teacher: logits (N, C) or (N, C, ...).
         reduction: "mean" over samples and classes (the code of Chennupati et al., BMVC 2021, which
             the hand-tuned weight 0.1 belongs to), or "sum" over classes and mean over samples.
 
@@ -61,15 +61,7 @@ def l2_logits(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> T
         ValueError: unknown reduction, or the shapes differ.
     """
     check_choice("REDUCTION", reduction, L2_REDUCTIONS)
-    _check_shapes(student, teacher)
+    check_same("shapes of the logits", student.shape, teacher.shape, _CURE)
     total = (full_precision(student) - full_precision(teacher)).square().sum()
     mean = total / max(student.numel(), 1)
     return mean if reduction == "mean" else mean * student.shape[1]
-
-
-def _check_shapes(student: Tensor, teacher: Tensor) -> None:
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"The logits of the student {tuple(student.shape)} and of the teacher "
-            f"{tuple(teacher.shape)} differ; both need the same classes and output size."
-        )

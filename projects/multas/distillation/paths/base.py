@@ -31,6 +31,8 @@ PATH_REGISTRY.__doc__ = "Losses between a tap of the teacher and a tap of the st
 Shape = tuple[int, ...]
 # Of the tensors that one tapped layer returned.
 Shapes = Sequence[Shape]
+# What each tapped layer of a network returned in a step, in the order of the entry.
+Outputs = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
@@ -68,14 +70,12 @@ class Path(nn.Module):
     # How the start-up table describes the adapter.
     adapter_note: str = "-"
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         """The terms of the loss.
 
         Args:
-            student: what each tapped student layer returned, in the order of the entry.
-            teacher: the same of the teacher; constants (no gradient).
+            student: what the student's layers returned.
+            teacher: what the teacher's layers returned; constants (no gradient).
             targets: what is known of the batch.
 
         Returns:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from multas.distillation.functional.foreground import (
     foreground_mask,
     mask_foreground,
 )
-from multas.distillation.paths.base import PATH_REGISTRY, TappedLayers, Targets
+from multas.distillation.paths.base import PATH_REGISTRY, Outputs, TappedLayers, Targets
 from multas.distillation.paths.layers import LayerPath
 from multas.modeling.matcher import pad_boxes
 
@@ -69,9 +69,7 @@ class DeFeat(LayerPath):
     def labels(self) -> list[str]:
         return ["foreground", "background"]
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         if targets.boxes is None:
             raise ValueError("DeFeat needs boxes for every image (Targets.boxes).")
         ours, theirs = zip(*self.pairs(student, teacher), strict=True)

@@ -1,7 +1,6 @@
 """Paths between feature maps: AT, MSE, NST, FM and SR."""
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from multas.distillation.functional.features import (
 )
 from multas.distillation.paths.base import (
     PATH_REGISTRY,
+    Outputs,
     Path,
     TappedLayers,
     Targets,
@@ -82,9 +82,7 @@ class FeatureMSE(LayerPath):
     ) -> None:
         super().__init__(layers, resize=resize, adapter=adapter)
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         pairs = list(self.pairs(student, teacher))
         entries = max(sum(s.numel() for s, _ in pairs), 1)
         return {
@@ -183,8 +181,6 @@ class SoftmaxRegression(Path):
         self.adapter = Adapter(features[0][1], inner, norm=norm, always=always)
         self.adapter_note = self.adapter.note
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         (features,), (logits,), (layer,) = flatten(student), flatten(teacher), self._classifier
         return {"": softmax_regression(self.adapter(features), logits, layer.weight, layer.bias)}

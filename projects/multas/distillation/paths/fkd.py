@@ -1,7 +1,7 @@
 """Feature-based knowledge distillation for detectors (FKD; Zhang and Ma, ICLR 2021) as a path."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from multas.distillation.functional.fkd import (
 )
 from multas.distillation.paths.base import (
     PATH_REGISTRY,
+    Outputs,
     Path,
     TappedLayers,
     Targets,
@@ -76,10 +77,9 @@ class FKDLevel(nn.Module):
         self,
         student: Tensor,
         teacher: Tensor,
+        mask: Callable[[Tensor, Tensor], Tensor],
         *,
-        temperature: float,
         channel_mask: bool,
-        softmax_of_sum: bool,
         absolute: bool,
     ) -> list[Tensor]:
         """Distances of features, channel attention, spatial attention and relation (scalars)."""
@@ -89,7 +89,7 @@ class FKDLevel(nn.Module):
         pairs = [(spatial_attention(student), spatial_attention(teacher))]
         if channel_mask:
             pairs.append((channel_attention(wide), channel_attention(teacher)))
-        masks = [joint_mask(s, t, temperature, softmax_of_sum=softmax_of_sum) for s, t in pairs]
+        masks = [mask(s, t) for s, t in pairs]
         channel = self.channel(channel_attention(student, absolute=absolute).flatten(1))
         spatial = self.spatial(spatial_attention(student, absolute=absolute))
         relation = self.adapt_relation(self.student_relation(student))
@@ -156,23 +156,17 @@ class FKD(Path):
         self.adapter_note = "1x1, linear, 3x3, non-local"
         self.resize = resize
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
-        self.options = {
-            "temperature": temperature,
-            "channel_mask": channel_mask,
-            "softmax_of_sum": softmax_of_sum,
-            "absolute": absolute,
-        }
+        self._mask = partial(joint_mask, temperature=temperature, softmax_of_sum=softmax_of_sum)
+        self._options = {"channel_mask": channel_mask, "absolute": absolute}
 
     def labels(self) -> list[str]:
         return [str(i) for i in range(len(self.levels))]
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         losses = {}
         maps = zip(self.levels, flatten(student), flatten(teacher), strict=True)
         for i, (level, s, t) in enumerate(maps):
             s, t = match_size(s, t, self.resize)
-            terms = torch.stack(level(s, t, **self.options))
+            terms = torch.stack(level(s, t, self._mask, **self._options))
             losses[str(i)] = (self.weights.to(terms.dtype) * terms).sum()
         return losses

@@ -6,7 +6,14 @@ from typing import Any, ClassVar
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from multas.distillation.paths.base import Path, TappedLayers, Targets, flatten, paired_shapes
+from multas.distillation.paths.base import (
+    Outputs,
+    Path,
+    TappedLayers,
+    Targets,
+    flatten,
+    paired_shapes,
+)
 from multas.util.names import check_choice
 
 RESIZE_RULES = ("student", "teacher", "none")
@@ -122,9 +129,7 @@ class LayerPath(Path):
         for adapter, s, t in zip(self.adapters, flatten(student), flatten(teacher), strict=True):
             yield match_size(adapter(s), t, self.resize)
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         pairs = enumerate(self.pairs(student, teacher))
         return {str(i): self.layer_loss(s, t) for i, (s, t) in pairs}
 

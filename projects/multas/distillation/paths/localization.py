@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor, nn
 
 from multas.distillation.functional.localization import localization_distillation, valuable_region
-from multas.distillation.paths.base import PATH_REGISTRY, Path, TappedLayers, Targets
+from multas.distillation.paths.base import PATH_REGISTRY, Outputs, Path, TappedLayers, Targets
 from multas.modeling.generalized_focal import atss_match
 from multas.modeling.levels import flatten_levels
 
@@ -101,9 +100,7 @@ class LocalizationDistillation(Path):
     def labels(self) -> list[str]:
         return list(self.regions)
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         (logits, sides_s), (_, sides_t) = student[0], teacher[0]
         weights = self._region_weights(logits, sides_s, targets)
         sides_s, sides_t = (

@@ -12,7 +12,13 @@ from multas.distillation.functional.overhaul import (
     ofd_loss,
     ofd_margin,
 )
-from multas.distillation.paths.base import PATH_REGISTRY, TappedLayers, Targets, flatten_shapes
+from multas.distillation.paths.base import (
+    PATH_REGISTRY,
+    Outputs,
+    TappedLayers,
+    Targets,
+    flatten_shapes,
+)
 from multas.distillation.paths.layers import LayerPath
 from multas.util.names import did_you_mean
 
@@ -70,9 +76,7 @@ class Overhaul(LayerPath):
         """One (C,) per map, computed in each step because a mean teacher changes."""
         return [ofd_margin(norm.weight, norm.bias).float() for norm in self._norms]
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         maps = zip(self.pairs(student, teacher), self.margins(), self.layer_weights, strict=True)
         return {
             str(i): ofd_loss(s, margin_relu(t, margin), divisor=self.divisor, weight=weight)

@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
 from multas.distillation.functional.feature_imitation import FEATURE_WEIGHT, pdf_imitation
-from multas.distillation.paths.base import PATH_REGISTRY, TappedLayers, Targets, flatten_shapes
+from multas.distillation.paths.base import (
+    PATH_REGISTRY,
+    Outputs,
+    TappedLayers,
+    Targets,
+    flatten_shapes,
+)
 from multas.distillation.paths.layers import LayerPath
 from multas.distillation.paths.soft_detection import NEEDS_DENSE_HEADS, common_layout
 
@@ -68,9 +73,7 @@ class PDFDistil(LayerPath):
     def labels(self) -> list[str]:
         return ["feature", "cls", "box_reg"]
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         ours, theirs = zip(*self.pairs(student[:-1], teacher[:-1]), strict=True)
         predictions = self.layout.flatten(student[-1]) + self.layout.flatten(teacher[-1])
         return self._loss(ours, theirs, *predictions)

@@ -3,14 +3,21 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor, nn
 
 from multas.distillation.functional.soft_detection import SOFT_CLASS_WEIGHT, soft_detection_loss
-from multas.distillation.paths.base import PATH_REGISTRY, Path, Shape, Shapes, TappedLayers, Targets
+from multas.distillation.paths.base import (
+    PATH_REGISTRY,
+    Outputs,
+    Path,
+    Shape,
+    Shapes,
+    TappedLayers,
+    Targets,
+)
 from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
 
@@ -71,9 +78,7 @@ class SoftDetection(Path):
     def labels(self) -> list[str]:
         return list(DETECTION_TERMS)
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         predictions = self.layout.flatten(student[0]) + self.layout.flatten(teacher[0])
         terms = self._loss(*predictions)
         if not self.score_weighted:

@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass
 class Packed:
-    """One image's share of a record; a tensor is its half times its scale.
+    """The tensors of one image: each is its half, times its scale.
 
     Attributes:
-        halves: float16, of any shapes.
+        halves: float16 tensors of any shapes.
         scales: (number of halves,), powers of two.
-        boxes: (number of boxes, 4), float32, or None.
+        boxes: (number of boxes, 4) float32, or None.
     """
 
     halves: list[Tensor]
@@ -24,21 +24,16 @@ class Packed:
 
 
 def pack(tensors: Sequence[Tensor], boxes: Tensor | None = None) -> bytes:
-    """The tensors in 11 significant bits, whatever their range: relative error at most 2^-11.
+    """Tensors on the CPU in 11 significant bits, whatever their range, and exact boxes.
 
-    Values below 2^-29 of the largest of their tensor are less precise.
-
-    Args:
-        tensors: on the CPU.
-        boxes: kept as they are.
+    The relative error is at most 2^-11, and larger only below 2^-29 of the largest value of a
+    tensor.
     """
     from safetensors.torch import save
 
     scales = [_scale(tensor) for tensor in tensors]
-    named = {
-        str(k): (tensor.float() / scale).half()
-        for k, (tensor, scale) in enumerate(zip(tensors, scales, strict=True))
-    }
+    pairs = enumerate(zip(tensors, scales, strict=True))
+    named = {str(k): (tensor.float() / scale).half() for k, (tensor, scale) in pairs}
     named["scales"] = torch.tensor(scales, dtype=torch.float32)
     if boxes is not None:
         named["boxes"] = boxes.float()
@@ -46,7 +41,7 @@ def pack(tensors: Sequence[Tensor], boxes: Tensor | None = None) -> bytes:
 
 
 def unpack(data: bytes) -> Packed:
-    """What :func:`pack` made; on the CPU."""
+    """The tensors and boxes, on the CPU, of which :func:`pack` made ``data``."""
     from safetensors.torch import load
 
     named = load(data)
