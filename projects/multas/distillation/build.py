@@ -19,19 +19,19 @@ from multas.distillation.teacher.teacher import Teacher, build_teachers
 def build_distillation(
     cfg: CfgNode, student: nn.Module, teachers: Sequence[Teacher] | None = None
 ) -> Distillation | None:
-    """What ``cfg.MODEL.DISTILLATION`` describes, on the device of the config.
+    """Build what ``cfg.MODEL.DISTILLATION`` describes, on the device of the config.
 
     Args:
         cfg: the student's config.
-        student: the student network; only read, through taps.
-        teachers: instead of those that the config names.
+        student: the student network, which is not changed.
+        teachers: the teachers; by default those that the config names.
 
     Returns:
         None when there is nothing to distill (no path, or alpha = 0).
 
     Raises:
-        ValueError: an entry of the config is wrong, naming its key; layers do not exist or do not
-            fit each other; a mean teacher has another network than the student.
+        ValueError: an entry of the config is wrong, layers do not exist or do not fit each other,
+            or a mean teacher has another network than the student. The message names the key.
         FileNotFoundError: a teacher's config or weights are missing.
     """
     options = cfg.MODEL.DISTILLATION
@@ -69,7 +69,7 @@ def build_distillation(
 def _make_fast(
     teachers: Sequence[Teacher], records: Sequence[Mapping[str, Any]], cfg: CfgNode
 ) -> None:
-    """Cache the outputs of the teachers that paths listen to, and fold the networks of all."""
+    """Cache the outputs of the teachers that have taps, and fold the networks of all."""
     cache = cfg.MODEL.DISTILLATION.CACHE
     for teacher, record in zip(teachers, records, strict=True):
         if cache.FOLDER and record:
