@@ -1,7 +1,7 @@
 """What an aggregator is.
 
 An aggregator weighs the K path losses; it knows neither what they measure nor the model. A new
-one is one registered class:
+aggregator is one registered class:
 
     @AGGREGATOR_REGISTRY.register()
     class PowerMean(Aggregator):
@@ -29,11 +29,11 @@ KEY = "MODEL.DISTILLATION.AGGREGATION"
 
 
 class Aggregator(nn.Module):
-    """Base class: v, the weight of each path, and the terms that go into the loss.
+    """Base class: gives v, the weight of each path, and the terms that go into the loss.
 
     Args:
-        names: of the K path losses, in order.
-        hand_tuned: their K hand-tuned weights.
+        names: the names of the K path losses, in order.
+        hand_tuned: the K hand-tuned weights.
     """
 
     hand_tuned: Tensor
@@ -54,8 +54,8 @@ class Aggregator(nn.Module):
             losses: (K,) raw path losses, with graph.
 
         Returns:
-            (K,) weighted losses, and further terms of the objective by name (may be empty).
-            All of them are added to the task loss, times alpha.
+            (K,) weighted losses, and further terms of the objective by name. All of them are
+            added to the task loss, times alpha.
         """
         raise NotImplementedError
 
@@ -64,6 +64,6 @@ class Aggregator(nn.Module):
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser learns, in torch's form; all parameters, without weight decay."""
+        """Parameter groups for the optimiser: by default all parameters, without weight decay."""
         parameters = list(self.parameters())
         return [{"params": parameters, "weight_decay": 0.0}] if parameters else []

@@ -29,14 +29,11 @@ def attention_map(features: Tensor, *, p: float = 2.0, eps: float = 1e-6) -> Ten
 
 
 def attention_transfer(
-    student: Tensor,
-    teacher: Tensor,
-    *,
-    p: float = 2.0,
-    reduction: str = "sum",
-    eps: float = 1e-6,
+    student: Tensor, teacher: Tensor, *, p: float = 2.0, reduction: str = "sum", eps: float = 1e-6
 ) -> Tensor:
-    """Distance between two attention maps, averaged over the images of the batch.
+    """Distance between two attention maps, a scalar: the mean over the images of the batch.
+
+    It is 0 at equality, and does not change (up to ``eps``) when either input is scaled.
 
     Args:
         student, teacher: (N, Cs, H, W) and (N, Ct, H, W).
@@ -45,9 +42,6 @@ def attention_transfer(
             Chennupati et al. (BMVC 2021, section 4); "mean": their code, which the hand-tuned
             weight 1000 belongs to; "norm" of the difference, not squared: Zagoruyko and
             Komodakis (ICLR 2017, eq. 2).
-
-    Returns:
-        Scalar; 0 at equality, and unchanged (up to ``eps``) when either input is scaled.
 
     Raises:
         ValueError: unknown reduction, or maps of different size.

@@ -23,11 +23,7 @@ FEATURE_WEIGHT = 5.0
 def mse_imitation(
     student: Sequence[Tensor], teacher: Sequence[Tensor], *, weight: float = FEATURE_WEIGHT
 ) -> Tensor:
-    """Mean of ``(student - teacher)^2`` over all entries of all levels, times ``weight``.
-
-    Returns:
-        Scalar, 0 for empty tensors.
-    """
+    """``weight`` times the mean of ``(student - teacher)^2`` over all entries; 0 for no entry."""
     entries = sum(level.numel() for level in student)
     return weight * cell_distances(student, teacher).sum() / max(entries, 1)
 
@@ -61,8 +57,7 @@ def pdf_imitation(
         student, teacher: L levels (N, C, Hi, Wi).
         student_logits, teacher_logits: (N, R, K), in the order level, y, x, anchor.
         student_deltas, teacher_deltas: (N, R, 4).
-        weight: factor of the feature term.
-        positive_score: teacher score above which an entry counts as positive.
+        weight, positive_score: see the formula.
 
     Returns:
         ``{"feature", "cls", "box_reg"}``: finite scalars; their sum is the loss.
@@ -87,10 +82,10 @@ def pdf_imitation(
 
 
 def pdf_cell_weights(disagreement: Tensor, num_cells: int) -> Tensor:
-    """Each cell's share of the disagreement in the batch.
+    """Each cell's share of the disagreement in the batch, from squared differences of scores.
 
     Args:
-        disagreement: (N, R, K) squared differences of scores.
+        disagreement: (N, R, K).
         num_cells: M.
 
     Returns:

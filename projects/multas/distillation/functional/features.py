@@ -33,14 +33,11 @@ def channel_gram(features: Tensor) -> Tensor:
 def nst_channel_gram(student: Tensor, teacher: Tensor) -> Tensor:
     """NST as in the code of Chennupati et al. (BMVC 2021): mean squared distance of channel Grams.
 
-    ``1 / (N C^2) * sum (G(Fs) - G(Ft))^2`` with :func:`channel_gram`. The sizes of the maps may
-    differ, the widths may not. The hand-tuned weight 10 belongs to this form.
+    ``1 / (N C^2) * sum (G(Fs) - G(Ft))^2`` with :func:`channel_gram`, a scalar. The hand-tuned
+    weight 10 belongs to this form. A dead channel has gradient 0 (about 1e10 in that code).
 
     Args:
         student, teacher: (N, C, Hs, Ws) and (N, C, Ht, Wt).
-
-    Returns:
-        Scalar. A dead channel of the student has gradient 0 (about 1e10 in that code).
 
     Raises:
         ValueError: the widths differ.
@@ -52,16 +49,13 @@ def nst_channel_gram(student: Tensor, teacher: Tensor) -> Tensor:
 def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
     """NST (Huang and Wang, arXiv 2017): squared MMD with the kernel ``(x^T y)^2``.
 
-    The samples are the channels of one image, normalised over the positions. The widths may
-    differ, the sizes of the maps may not. The loss equals
+    The samples are the channels of one image, normalised over the positions; a dead channel has
+    gradient 0. The loss, a scalar, is the mean over the images. It equals
     ``|| X_s^T X_s / C_s - X_t^T X_t / C_t ||_F^2`` of (HW, HW) matrices, but the expanded kernel
     needs only matrices over the channels.
 
     Args:
         student, teacher: (N, Cs, H, W) and (N, Ct, H, W).
-
-    Returns:
-        Scalar, the mean over the images. A dead channel has gradient 0.
 
     Raises:
         ValueError: the maps have different sizes.
@@ -80,13 +74,10 @@ def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
 def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """FM (Yang et al., ICLR 2021): mean squared difference of the global averages.
 
-    ``1 / (N C) * sum_{n,c} (mean_hw Fs - mean_hw Ft)^2``.
+    ``1 / (N C) * sum_{n,c} (mean_hw Fs - mean_hw Ft)^2``, a scalar.
 
     Args:
         student, teacher: (N, C, Hs, Ws) and (N, C, Ht, Wt).
-
-    Returns:
-        Scalar.
 
     Raises:
         ValueError: the widths differ.
@@ -101,17 +92,13 @@ def softmax_regression(
 ) -> Tensor:
     """SR (Yang et al., ICLR 2021): the student's features through the teacher's classifier.
 
-    ``1 / (N K) * sum (z_t - (GAP(Fs) W_t^T + b_t))^2``. The classifier is a constant and gets no
-    gradient (the authors' code fills the teacher's gradient buffers).
+    ``1 / (N K) * sum (z_t - (GAP(Fs) W_t^T + b_t))^2``, a scalar. The classifier is a constant and
+    gets no gradient (the authors' code fills the teacher's gradient buffers).
 
     Args:
         student: (N, C, H, W), the last feature map.
         teacher_logits: (N, K).
-        weight: (K, C) of the teacher's linear layer.
-        bias: (K,) of that layer, if it has one.
-
-    Returns:
-        Scalar.
+        weight, bias: (K, C) and (K,) of the teacher's linear layer.
     """
     pooled = full_precision(student).mean(dim=(2, 3))
     weight = weight.detach().to(pooled.dtype)

@@ -44,7 +44,7 @@ def localization_distillation(
     weight: Tensor | None = None,
     avg_factor: Tensor | float | None = None,
 ) -> Tensor:
-    """:func:`distribution_kl_elements` reduced to a scalar.
+    """:func:`distribution_kl_elements` reduced to a scalar, 0 for N = 0.
 
     The authors' code weights the four sides of an anchor equally: in the main region by the
     student's confidence with ``avg_factor`` 4, in the valuable region by :func:`valuable_region`
@@ -54,9 +54,6 @@ def localization_distillation(
         student, teacher, temperature, mean_over_bins: see :func:`distribution_kl_elements`.
         weight: (N,) weights of the rows.
         avg_factor: divisor of the sum; None divides by N (not by the sum of the weights).
-
-    Returns:
-        Scalar; 0 with gradient 0 for N = 0.
     """
     elements = distribution_kl_elements(
         student, teacher, temperature=temperature, mean_over_bins=mean_over_bins

@@ -45,13 +45,11 @@ def soft_detection_loss(
     """
     check_same_heads(student_logits, student_deltas, teacher_logits, teacher_deltas)
     weights = None if anchor_weights is None else anchor_weights[..., None]
-    classification = soft_focal_loss(
-        student_logits, teacher_logits, alpha=alpha, gamma=gamma, weights=weights
-    )
+    focal = {"alpha": alpha, "gamma": gamma, "weights": weights}
+    classification = soft_focal_loss(student_logits, teacher_logits, **focal)
     elements = balanced_l1_elements(student_deltas, teacher_deltas.detach())
-    if weights is not None:
-        elements = elements * weights
+    regression = (elements if weights is None else elements * weights).sum()
     return {
         "cls": class_weight * classification,
-        "box_reg": elements.sum() / max(elements.numel(), 1),
+        "box_reg": regression / max(elements.numel(), 1),
     }

@@ -48,7 +48,7 @@ class FeatureBoundary:
 
     Args:
         model: the network; not modified.
-        layers: dotted names of its submodules; none = the graph stays whole.
+        layers: dotted names of its submodules; without any the graph stays whole.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
@@ -80,43 +80,38 @@ class FeatureBoundary:
         """Check that gradients at the boundary can stand for those of what lies in front.
 
         Args:
-            names, losses: the K paths, with graph.
-            features: of the same forward pass.
+            names, losses: the names of the K paths, and their losses with graph.
+            features: the features at the boundary in the same forward pass.
             overlap: (K, K), whether the gradients of two paths have a feature map in common.
 
         Raises:
-            ValueError: they cannot; the message says why and what helps.
+            ValueError: they cannot; the message says why, and what helps.
         """
-        instead = "or set SCOPE to parameters."
+        pairs = list(zip(names, losses, overlap.diagonal(), strict=True))
+        beside = ", ".join(name for name, loss, _ in pairs if bypasses(loss, features))
+        outside = ", ".join(name for name, _, reached in pairs if not reached)
+        why = ""
         if not any(before.requires_grad for before, _ in features):
-            raise ValueError(
-                f"{SCOPE_KEY}: nothing is trained in front of {self._layers}. Name a later layer, "
-                f"{instead}"
+            why = f"nothing is trained in front of {self._layers}. Name a later layer"
+        elif beside:
+            why = (
+                f"the paths {beside} depend on layers in front of {self._layers} not only through "
+                "their features, which then bound nothing. Name an earlier layer"
             )
-        pairs = zip(names, losses, strict=True)
-        beside = [name for name, loss in pairs if bypasses(loss, features)]
-        if beside:
-            raise ValueError(
-                f"{SCOPE_KEY}: the paths {', '.join(beside)} depend on layers in front of "
-                f"{self._layers} not only through their features, which then bound nothing. Name "
-                f"an earlier layer, {instead}"
+        elif outside:
+            why = f"the paths {outside} do not pass through {self._layers}. Name an earlier layer"
+        elif len(names) > 1 and int(overlap.sum()) == len(names):
+            why = (
+                f"each path passes through another feature map of {self._layers}, so no two "
+                "gradients have anything in common: the Gram matrix is diagonal and shows no "
+                "conflict. Name a common ancestor"
             )
-        beside = [n for n, reached in zip(names, overlap.diagonal(), strict=True) if not reached]
-        if beside:
-            raise ValueError(
-                f"{SCOPE_KEY}: the paths {', '.join(beside)} do not pass through {self._layers}. "
-                f"Name an earlier layer, {instead}"
-            )
-        if len(names) > 1 and int(overlap.sum()) == len(names):
-            raise ValueError(
-                f"{SCOPE_KEY}: each path passes through another feature map of {self._layers}, so "
-                "no two gradients have anything in common: the Gram matrix is diagonal and shows "
-                f"no conflict. Name a common ancestor, {instead}"
-            )
+        if why:
+            raise ValueError(f"{SCOPE_KEY}: {why}, or set SCOPE to parameters.")
 
 
 def bypasses(loss: Tensor, features: Sequence[BoundaryFeature]) -> bool:
-    """Whether a loss depends on what lies in front of the boundary not only through it."""
+    """Whether a loss depends on what lies in front of the boundary by another way, too."""
     in_front = _variables([before.grad_fn for before, _ in features])
     in_front -= {id(behind) for _, behind in features}
     return not in_front.isdisjoint(_variables([loss.grad_fn]))
@@ -134,7 +129,7 @@ def gradient_through(
     Args:
         loss: scalar.
         parameters: what to differentiate with respect to.
-        features: of the forward pass of the loss; none = the graph is whole.
+        features: the features at the boundary in the forward pass; without any the graph is whole.
         keep_graph: whether the graph behind the boundary shares a part with the one in front.
 
     Returns:

@@ -27,7 +27,7 @@ class DeFeat(LayerPath):
     without boxes is background. In an image with a mask only, objects are pixels of the mask.
 
     Args:
-        layers, resize, adapter: see :class:`LayerPath`.
+        resize, adapter: see :class:`LayerPath`.
         foreground_weight, background_weight, divisor: see
             :func:`multas.distillation.functional.feature_imitation.defeat_imitation`. The code of
             Lê and Pham (ICCVW 2023) has the divisors 1 and 256.

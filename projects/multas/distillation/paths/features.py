@@ -35,7 +35,7 @@ class AttentionTransfer(LayerPath):
     of the backbone.
 
     Args:
-        layers, resize: see :class:`LayerPath`.
+        resize: see :class:`LayerPath`.
         p, reduction, eps: see
             :func:`multas.distillation.functional.attention.attention_transfer`. The default weight
             1000 belongs to "mean".
@@ -68,9 +68,6 @@ class FeatureMSE(LayerPath):
 
     Each label is the share of one map. The factor 5 in the code of Lê and Pham (ICCVW 2023), who
     project even between equal widths, is the default WEIGHT of the path.
-
-    Args:
-        layers, resize, adapter: see :class:`LayerPath`.
     """
 
     default_name = "mse"
@@ -96,7 +93,7 @@ class NeuronSelectivity(LayerPath):
     """Neuron selectivity transfer: the positions that each channel selects.
 
     Args:
-        layers, adapter: see :class:`LayerPath`.
+        adapter: see :class:`LayerPath`.
         kernel: "polynomial": squared MMD (Huang and Wang, arXiv 2017), for which the student's map
             is resized to the teacher's; "channel_gram": the code of Chennupati et al. (BMVC 2021),
             which the default weight 10 belongs to.
@@ -121,11 +118,7 @@ class NeuronSelectivity(LayerPath):
 
 @PATH_REGISTRY.register()
 class FeatureMap(LayerPath):
-    """Squared difference of the global averages of adapted features (Yang et al., ICLR 2021).
-
-    Args:
-        layers, adapter: see :class:`LayerPath`.
-    """
+    """Squared difference of the global averages of adapted features (Yang et al., ICLR 2021)."""
 
     default_name = "fm"
     any_size = True
@@ -145,7 +138,6 @@ class SoftmaxRegression(Path):
     (N, K).
 
     Args:
-        layers: see :class:`Path`.
         classifier: dotted name of the ``nn.Linear`` in the teacher that computes the logits.
         norm: add a BatchNorm to the adapter.
         always: adapt even if the student has the width of the classifier's input.

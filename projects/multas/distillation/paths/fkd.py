@@ -112,7 +112,6 @@ class FKD(Path):
     The teacher's relation is learned together with the student's, as in all public code.
 
     Args:
-        layers: see :class:`Path`.
         resize: the map to resize if the sizes differ: "student" or "teacher".
         temperature: T of the attention masks; lower values give sharper masks.
         weights: factors of the four distances.

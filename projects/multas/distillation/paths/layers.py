@@ -72,7 +72,6 @@ class LayerPath(Path):
     are paired in order.
 
     Args:
-        layers: see :class:`Path`.
         resize: the map to resize if the sizes differ: "student", "teacher", or "none" (an error).
         adapter: "none", "conv" (1x1 convolution where widths differ), "conv_bn" (with BatchNorm),
             "conv_always" and "conv_bn_always" (even between equal widths).

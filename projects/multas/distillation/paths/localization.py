@@ -28,7 +28,6 @@ class LocalizationDistillation(Path):
     less than positives do, weighted by their IoU.
 
     Args:
-        layers: see :class:`Path`.
         reg_max: a side has reg_max + 1 bins.
         temperature, mean_over_bins: see
             :func:`multas.distillation.functional.localization.distribution_kl_elements`.

@@ -11,11 +11,7 @@ from multas.util.names import check_choice
 
 
 class LogitPath(LayerPath):
-    """A path between logits (N, C), or (N, C, H, W) of a segmentation; there are no adapters.
-
-    Args:
-        layers, resize: see :class:`LayerPath`.
-    """
+    """A path between logits (N, C), or (N, C, H, W) of a segmentation; there are no adapters."""
 
     width_cure = "Both networks need the same classes."
     tensors = ("logits (N, C) or (N, C, H, W)", (2, 4), "Tap logits.")
@@ -29,7 +25,7 @@ class SoftTarget(LogitPath):
     """KL divergence of softened class probabilities (Hinton et al., arXiv 2015).
 
     Args:
-        layers, resize: see :class:`LayerPath`.
+        resize: see :class:`LayerPath`.
         temperature, scale_by_t2: see :func:`multas.distillation.functional.logits.soft_target`.
     """
 
@@ -58,7 +54,7 @@ class L2Logits(LogitPath):
     """Squared difference of raw logits (Ba and Caruana, NeurIPS 2014).
 
     Args:
-        layers, resize: see :class:`LayerPath`.
+        resize: see :class:`LayerPath`.
         reduction: see :func:`multas.distillation.functional.logits.l2_logits`. The default weight
             0.1 belongs to "mean".
     """

@@ -33,7 +33,7 @@ class Overhaul(LayerPath):
     Detectron2's ``Conv2d`` includes its norm, so ``res3.1.conv2`` is the output of a BatchNorm.
 
     Args:
-        layers, resize, adapter: see :class:`LayerPath`. The paper adapts every layer, even between
+        resize, adapter: see :class:`LayerPath`. The paper adapts every layer, even between
             equal widths.
         norms: for each map the dotted name of the teacher's BatchNorm (or of the convolution with
             this ``norm``) that it comes from.

@@ -25,7 +25,7 @@ class PDFDistil(LayerPath):
     itself: ``[backbone, heads.det]`` of a MultiTaskNetwork, ``[backbone, head]`` of a RetinaNet.
 
     Args:
-        layers, adapter: see :class:`LayerPath`.
+        adapter: see :class:`LayerPath`.
         feature_weight, positive_score: see ``weight`` and ``positive_score`` of
             :func:`multas.distillation.functional.feature_imitation.pdf_imitation`.
 

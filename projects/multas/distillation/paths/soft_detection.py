@@ -38,7 +38,6 @@ class SoftDetection(Path):
     entries of all anchors, background included.
 
     Args:
-        layers: see :class:`Path`.
         soft_weight: factor of the classification term; 5e3 in the paper, "to be in the similar
             range with localization".
         alpha, gamma: parameters of the focal loss. The paper gives no gamma, its code has 1.
