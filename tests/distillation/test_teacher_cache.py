@@ -13,9 +13,8 @@ from torch import nn
 
 from multas.distillation import Teacher
 from multas.distillation.taps import leaves
-from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint
+from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, pack, unpack
 from multas.distillation.teacher.mean_teacher import MeanTeacher
-from multas.distillation.teacher.packing import pack, unpack
 from multas.distillation.teacher.precision import multiplies_bfloat16, teacher_precision
 
 CPU = torch.device("cpu")

@@ -59,7 +59,7 @@ def build_distillation(
         student_taps=probe.taps,
         teachers=teachers,
         boundary=FeatureBoundary(student, boundary_layers(cfg)),
-        boxes=BoxSource.from_config(cfg),
+        boxes=BoxSource(options.BOXES, options.BOX_SCORE_THRESH),
         input_format=cfg.INPUT.FORMAT,
         rows=[table_row(*row) for row in zip(specs, paths, probe.layers, strict=True)],
     )

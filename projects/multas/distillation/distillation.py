@@ -69,7 +69,7 @@ class Distillation(nn.Module):
         return cast(Path, self.paths[spec.name])
 
     def _labels_of(self, spec: PathSpec) -> list[str]:
-        return self.path_of(spec).labels() if spec.layerwise else [""]
+        return list(self.path_of(spec).labels) if spec.layerwise else [""]
 
     def taps_for(self, task: str | None) -> list[str]:
         """Student layers tapped by the paths that are active for ``task``."""
@@ -131,7 +131,7 @@ class Distillation(nn.Module):
         path = self.path_of(spec)
         terms = path(student, teacher, targets)
         if spec.layerwise:
-            return [full_precision(terms[label]) for label in path.labels()]
+            return [full_precision(terms[label]) for label in path.labels]
         return [torch.stack([full_precision(term) for term in terms.values()]).sum()]
 
 

@@ -158,10 +158,8 @@ class Distiller(nn.Module):
         return StepLosses(losses, _mean_over_images(parts), boundary)
 
     def _as_on_all_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The student's losses; on a rank without labels zeros of the same names.
-
-        DDP waits for the gradient of every parameter, and the log for every loss of every rank.
-        """
+        """The student's losses; on a rank without labels zeros of the same names."""
+        # DDP waits for the gradient of every parameter, the log for every loss of every rank.
         if not self._loss_names and self.hard_labels:
             self._loss_names = sorted(set().union(*comm.all_gather(sorted(losses))))
         if losses:
@@ -171,12 +169,9 @@ class Distiller(nn.Module):
         return dict.fromkeys(self._loss_names or ["loss_without_labels"], zero)
 
     def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
-        """The batch in parts that the student can take, and whether it learns from their labels.
-
-        Mini-batches of tasks stay apart. A student that handles missing annotations itself gets
-        each of them as a whole. Any other model gets annotated and unannotated images apart, and
-        of the unannotated ones only the taps are computed.
-        """
+        """The batch in parts that the student can take, and whether it learns from their labels."""
+        # Mini-batches of tasks stay apart. A student that handles missing annotations itself gets
+        # each of them as a whole, any other model annotated and unannotated images apart.
         if getattr(self.student, "accepts_unannotated", False):
             yield from ((part, True) for part in mini_batches(batched_inputs))
             return
@@ -219,11 +214,7 @@ class Distiller(nn.Module):
 
 
 def _mean_over_images(parts: list[tuple[int, list[Tensor | None]]]) -> list[Tensor]:
-    """The K path losses of a batch, from those of its parts.
-
-    Args:
-        parts: number of images and K losses of each part; None where a path is not active.
-    """
+    """The K path losses of a batch, from each part's number of images and losses."""
     means = []
     for k in range(len(parts[0][1])):
         own = [(count, loss) for count, losses in parts if (loss := losses[k]) is not None]

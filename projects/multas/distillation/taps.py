@@ -137,11 +137,9 @@ class Taps:
         record.update({name: self._pick(name, results) for name in taps})
 
     def _learn(self, results: Mapping[str, list], versions: Sequence[tuple]) -> None:
-        """Keep how often each module is called, and whose result is overwritten in place later.
-
-        Detectron2's residual blocks add the shortcut in place, so that a tap in front of it would
-        hold the sum. From now on such taps, and no others, are copied.
-        """
+        """Keep how often each module is called, and whose result is overwritten in place later."""
+        # Detectron2's residual blocks add the shortcut in place, so that a tap in front of it would
+        # hold the sum. From now on such taps, and no others, are copied.
         self._calls = {name: len(values) for name, values in results.items()}
         self._rewritten = {name for name, leaf, version in versions if leaf._version != version}
         for tap, (name, keys) in self._resolved.items():
@@ -179,12 +177,11 @@ class Taps:
         return value
 
     def _bad_key(self, name: str, key: str, module: str, value: Any) -> str:
+        has = f"a {type(value).__name__} without entries"
         if isinstance(value, Mapping):
             has = f"the entries {', '.join(map(str, value))}"
         elif isinstance(value, list | tuple):
             has = f"the indices 0 to {len(value) - 1}"
-        else:
-            has = f"a {type(value).__name__} without entries"
         return (
             f"The {self.owner} has no layer '{name}': '{module}' is no parent of '{key}', and it "
             f"returns {has}. {self._near(name)}"

@@ -23,7 +23,6 @@ class Adaptive(Aggregator):
       student or z jump.
 
     Args:
-        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used: all v start at 1).
         max_weighted_loss: the bound; 0 for none, eqs. 5 and 6 to the letter.
         z_weight_decay: weight decay of z. The paper has none; its code uses the network's (1e-4).
         z_momentum: momentum of z; -1 for the network's.

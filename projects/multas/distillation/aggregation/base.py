@@ -1,19 +1,8 @@
-"""What an aggregator is.
+"""What an aggregator is: it weighs the K path losses.
 
-An aggregator weighs the K path losses; it knows neither what they measure nor the model. A new
-aggregator is one registered class:
-
-    @AGGREGATOR_REGISTRY.register()
-    class PowerMean(Aggregator):
-        def __init__(self, *, names, hand_tuned, power: float = 2.0): ...
-
-        def weights(self): ...
-
-        def forward(self, losses):
-            return self.weights() * losses, {}
-
-Options of ``__init__`` are keys of ``MODEL.DISTILLATION.AGGREGATION``, in capitals:
-``{NAME: power_mean, POWER: 3.0}``.
+It knows neither what they measure nor the model. docs/architecture.md shows how to add an
+aggregator, which is one registered class. Options of its constructor are keys of
+``MODEL.DISTILLATION.AGGREGATION``, in capitals: ``{NAME: adaptive, MAX_WEIGHTED_LOSS: 5.0}``.
 """
 
 from collections.abc import Sequence

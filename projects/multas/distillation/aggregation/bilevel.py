@@ -19,7 +19,6 @@ class Bilevel(GradientAggregator):
     then in [-1, 1], without a unit.
 
     Args:
-        names: see :class:`Aggregator`.
         hand_tuned: where v starts; above 0.
         lr: step length in log v, which is its largest change in a step.
     """

@@ -16,7 +16,6 @@ class DWA(Aggregator):
     periods v = 1. A path whose loss stops falling gains weight.
 
     Args:
-        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used).
         temperature: T; large values make the weights equal.
         period: number of steps in a period.
     """

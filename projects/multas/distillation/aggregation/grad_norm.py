@@ -21,7 +21,7 @@ class GradNorm(GradientAggregator):
     original this does not depend on the scale of the losses. The targets are the original's.
 
     Args:
-        names, hand_tuned, task_as_objective: see :class:`GradientAggregator`.
+        task_as_objective: see :class:`GradientAggregator`.
         asymmetry: the exponent a; 0 for equal lengths.
         lr: step length in log v.
     """

@@ -46,7 +46,6 @@ class GradientAggregator(Aggregator):
     The hook :class:`multas.engine.PathWeights` takes the gradients and applies v.
 
     Args:
-        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used).
         task_as_objective: True: the task loss is one more objective, the last, and its gradient is
             weighed like those of the paths, which are multiplied by alpha before. False: alpha
             times the weighted path gradients is added to the task's gradient.

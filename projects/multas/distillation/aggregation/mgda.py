@@ -20,7 +20,7 @@ class MGDA(GradientAggregator):
     AT and ST (1000 : 0.1) the others would not be learned. Hence "l2" is the default.
 
     Args:
-        names, hand_tuned, task_as_objective: see :class:`GradientAggregator`.
+        task_as_objective: see :class:`GradientAggregator`.
         normalisation: "none", "l2", "loss" or "loss+".
     """
 

@@ -47,7 +47,7 @@ class TorchJD(GradientAggregator):
     Weightings that remember former steps (GradVac, PCD) start anew when a run is resumed.
 
     Args:
-        names, hand_tuned, task_as_objective: see :class:`GradientAggregator`.
+        task_as_objective: see :class:`GradientAggregator`.
         weighting: a class from :func:`weighting_named`.
         arguments: the arguments of its constructor.
 

@@ -45,8 +45,9 @@ def soft_detection_loss(
     """
     check_same_heads(student_logits, student_deltas, teacher_logits, teacher_deltas)
     weights = None if anchor_weights is None else anchor_weights[..., None]
-    focal = {"alpha": alpha, "gamma": gamma, "weights": weights}
-    classification = soft_focal_loss(student_logits, teacher_logits, **focal)
+    classification = soft_focal_loss(
+        student_logits, teacher_logits, alpha=alpha, gamma=gamma, weights=weights
+    )
     elements = balanced_l1_elements(student_deltas, teacher_deltas.detach())
     regression = (elements if weights is None else elements * weights).sum()
     return {

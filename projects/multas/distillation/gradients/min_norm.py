@@ -96,7 +96,7 @@ def _check_finite(gram: np.ndarray) -> None:
     if len(rows):
         raise FloatingPointError(
             f"The gradients of the paths in rows {rows.tolist()} are not finite; check these "
-            "paths' losses, lower the learning rate, or skip the step if the loss scaler overflowed."
+            "losses, lower the learning rate, or skip the step if the loss scaler overflowed."
         )
 
 

@@ -1,18 +1,8 @@
-"""What a distillation path is.
+"""What a distillation path is: a loss between named layers of the teacher and of the student.
 
-A path is a loss between named layers of the teacher and named layers of the student. It knows
-neither the aggregation that weighs it nor the task. A new path is one registered class:
-
-    @PATH_REGISTRY.register()
-    class MyPath(Path):
-        default_name = "mine"
-
-        def __init__(self, layers, *, power: float = 2.0): ...
-
-        def forward(self, student, teacher, targets):
-            return {"": (student[0] - teacher[0]).abs().pow(self.power).mean()}
-
-Options of ``__init__`` are keys of the path's entry in ``MODEL.DISTILLATION.PATHS``, in capitals.
+It knows neither the aggregation that weighs it nor the task. docs/architecture.md shows how to add
+a path, which is one registered class. Options of its constructor are keys of the path's entry in
+``MODEL.DISTILLATION.PATHS``, in capitals.
 """
 
 from collections.abc import Sequence
@@ -67,6 +57,8 @@ class Path(nn.Module):
     missing_layer_note: ClassVar[str] = ""
     # Whether ``targets.boxes`` is wanted (the teacher then runs to its detections).
     needs_boxes: ClassVar[bool] = False
+    # Labels of the terms that ``forward`` returns, known when the path is built.
+    labels: Sequence[str] = ("",)
     # How the start-up table describes the adapter.
     adapter_note: str = "-"
 
@@ -79,14 +71,10 @@ class Path(nn.Module):
             targets: what is known of the batch.
 
         Returns:
-            Scalars by label, one per layer or term; their sum is the loss of the path, or each
-            one is a path of its own (``LAYERWISE``). The labels are the same in every step.
+            A scalar for each of ``labels``. Their sum is the loss of the path, or each one is a
+            path of its own (``LAYERWISE``).
         """
         raise NotImplementedError
-
-    def labels(self) -> list[str]:
-        """Labels that :meth:`forward` returns, known at build time (for layer-wise weights)."""
-        return [""]
 
     @classmethod
     def mismatch(cls, what: str, student: Any, teacher: Any, cure: str) -> ValueError:
@@ -109,14 +97,12 @@ def flatten_shapes(shapes: Sequence[Shapes]) -> list[Shape]:
 def paired_shapes(
     path: Path, layers: TappedLayers, what: str, dims: Sequence[int], cure: str
 ) -> list[tuple[Shape, Shape]]:
-    """The shapes of the tensors that a path compares one by one, in pairs of student and teacher.
+    """The shapes of all tensors in a path's layers, in pairs of student and teacher.
 
     Args:
-        path: the path, for the message.
-        layers: its layers.
-        what: how the message calls the tensors.
-        dims: the numbers of dimensions that they may have.
-        cure: what helps.
+        path, layers: the path and its layers.
+        what, cure: what the message calls the tensors, and what helps.
+        dims: the numbers of dimensions that a tensor may have.
 
     Raises:
         ValueError: teacher and student have different numbers of tensors or of dimensions.

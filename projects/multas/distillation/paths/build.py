@@ -1,7 +1,6 @@
 """From checked entries of MODEL.DISTILLATION.PATHS to paths."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,15 +45,17 @@ def probe_layers(
     Raises:
         TapError: a layer does not exist or returns no tensor; the nearest names are given.
     """
-    with _missing_layers_explained(specs):
+    image = [blank_image(student, cfg)]
+    records = []
+    try:
         taps = Taps(student, [name for spec in specs for name in spec.student], "student")
-        image = [blank_image(student, cfg)]
         record = taps.probe(student, image)
-        records = []
         for i, teacher in enumerate(teachers):
             names = [name for spec in specs if spec.teacher_id == i for name in spec.teacher]
             inputs = teacher.inputs(image, cfg.INPUT.FORMAT)
             records.append(teacher.probe(names, inputs) if names else {})
+    except TapError as error:
+        raise TapError(f"{error}{_note_on(specs, str(error))}") from error
     layers = [
         TappedLayers(
             [_shapes(record[name]) for name in spec.student],
@@ -71,11 +72,7 @@ def _shapes(value: Any) -> Shapes:
 
 
 def build_path(spec: PathSpec, layers: TappedLayers) -> Path:
-    """Construct a path.
-
-    Raises:
-        ValueError: the layers do not fit each other, or an option is out of range.
-    """
+    """Construct a path; an error in it names its entry in the config."""
     try:
         return spec.type(layers, **spec.options)
     except ValueError as error:
@@ -104,13 +101,10 @@ def path_table(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]
     return tabulate(whole, _HEADER.split("|"), tablefmt="simple_grid")
 
 
-@contextmanager
-def _missing_layers_explained(specs: Sequence[PathSpec]) -> Iterator[None]:
-    try:
-        yield
-    except TapError as error:
-        for spec in specs:
-            note = spec.type.missing_layer_note
-            if note and any(f"'{layer}'" in str(error) for layer in (*spec.student, *spec.teacher)):
-                raise TapError(f"{error} Path '{spec.name}' taps it. {note}") from error
-        raise
+def _note_on(specs: Sequence[PathSpec], error: str) -> str:
+    """What the path that taps the missing layer has to say about it."""
+    for spec in specs:
+        note = spec.type.missing_layer_note
+        if note and any(f"'{layer}'" in error for layer in (*spec.student, *spec.teacher)):
+            return f" Path '{spec.name}' taps it. {note}"
+    return ""

@@ -57,6 +57,7 @@ class DeFeat(LayerPath):
         super().__init__(layers, resize=resize, adapter=adapter)
         if divisor <= 0:
             raise ValueError(f"DIVISOR is {divisor}; it must be positive.")
+        self.labels = ("foreground", "background")
         self._loss = partial(
             defeat_imitation,
             foreground_weight=foreground_weight,
@@ -65,9 +66,6 @@ class DeFeat(LayerPath):
         )
         # A buffer is on the device of the masks already.
         self.register_buffer("object_classes", torch.tensor(list(object_classes)), False)
-
-    def labels(self) -> list[str]:
-        return ["foreground", "background"]
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         if targets.boxes is None:

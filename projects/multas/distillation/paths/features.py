@@ -56,10 +56,7 @@ class AttentionTransfer(LayerPath):
     ) -> None:
         super().__init__(layers, resize=resize, adapter="none")
         check_choice("REDUCTION", reduction, AT_REDUCTIONS)
-        self._loss = partial(attention_transfer, p=p, reduction=reduction, eps=eps)
-
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self._loss(student, teacher)
+        self.layer_loss = partial(attention_transfer, p=p, reduction=reduction, eps=eps)
 
 
 @PATH_REGISTRY.register()
@@ -108,12 +105,11 @@ class NeuronSelectivity(LayerPath):
     ) -> None:
         super().__init__(layers, adapter=adapter)
         check_choice("KERNEL", kernel, NST_KERNELS)
-        self.kernel = kernel
+        self.layer_loss = nst_channel_gram if kernel == "channel_gram" else _resized_polynomial
 
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if self.kernel == "channel_gram":
-            return nst_channel_gram(student, teacher)
-        return nst_polynomial(*match_size(student, teacher, "student"))
+
+def _resized_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
+    return nst_polynomial(*match_size(student, teacher, "student"))
 
 
 @PATH_REGISTRY.register()
@@ -125,9 +121,7 @@ class FeatureMap(LayerPath):
 
     def __init__(self, layers: TappedLayers, *, adapter: str = "conv_bn") -> None:
         super().__init__(layers, adapter=adapter)
-
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return feature_map_loss(student, teacher)
+        self.layer_loss = feature_map_loss
 
 
 @PATH_REGISTRY.register()

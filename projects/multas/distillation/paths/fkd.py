@@ -152,20 +152,18 @@ class FKD(Path):
             FKDLevel(s[1], t[1], reduction=reduction, pool=p)
             for (s, t), p in zip(pairs, pools, strict=True)
         )
+        self.labels = [str(i) for i in range(len(pairs))]
         self.adapter_note = "1x1, linear, 3x3, non-local"
         self.resize = resize
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self._mask = partial(joint_mask, temperature=temperature, softmax_of_sum=softmax_of_sum)
         self._options = {"channel_mask": channel_mask, "absolute": absolute}
 
-    def labels(self) -> list[str]:
-        return [str(i) for i in range(len(self.levels))]
-
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         losses = {}
-        maps = zip(self.levels, flatten(student), flatten(teacher), strict=True)
-        for i, (level, s, t) in enumerate(maps):
+        maps = zip(self.labels, self.levels, flatten(student), flatten(teacher), strict=True)
+        for label, level, s, t in maps:
             s, t = match_size(s, t, self.resize)
             terms = torch.stack(level(s, t, self._mask, **self._options))
-            losses[str(i)] = (self.weights.to(terms.dtype) * terms).sum()
+            losses[label] = (self.weights.to(terms.dtype) * terms).sum()
         return losses

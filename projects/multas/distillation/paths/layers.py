@@ -1,6 +1,6 @@
 """Paths that compare tensors layer by layer: adapters, sizes, and their base class."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
 import torch.nn.functional as F
@@ -68,8 +68,8 @@ def match_size(student: Tensor, teacher: Tensor, rule: str) -> tuple[Tensor, Ten
 class LayerPath(Path):
     """The sum of one loss per pair of feature maps (N, C, H, W), or of logits.
 
-    Subclasses define :meth:`layer_loss`. The maps of all tapped layers (all levels of a pyramid)
-    are paired in order.
+    Subclasses set ``layer_loss`` in their constructor, or define it as a method. The maps of all
+    tapped layers (all levels of a pyramid) are paired in order.
 
     Args:
         resize: the map to resize if the sizes differ: "student", "teacher", or "none" (an error).
@@ -81,6 +81,8 @@ class LayerPath(Path):
             ``resize="none"``, or the widths differ with ``adapter="none"``.
     """
 
+    # The loss of one pair of maps of equal size, a scalar.
+    layer_loss: Callable[[Tensor, Tensor], Tensor]
     # What helps if the widths differ and there is no adapter; "" if they may.
     width_cure: ClassVar[str] = "Set ADAPTER: conv."
     # Whether the loss takes two maps of different sizes, which are then never resized.
@@ -111,11 +113,9 @@ class LayerPath(Path):
                 raise self.mismatch("channels", s[1], t[1], self.width_cure)
             else:
                 self.adapters.append(nn.Identity())
+        self.labels = [str(i) for i in range(len(self.adapters))]
         notes = [a.note for a in self.adapters if isinstance(a, Adapter) and a.note != "-"]
         self.adapter_note = ", ".join(dict.fromkeys(notes)) or "-"
-
-    def labels(self) -> list[str]:
-        return [str(i) for i in range(len(self.adapters))]
 
     def pairs(
         self, student: Sequence[Any], teacher: Sequence[Any]
@@ -129,9 +129,5 @@ class LayerPath(Path):
             yield match_size(adapter(s), t, self.resize)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
-        pairs = enumerate(self.pairs(student, teacher))
-        return {str(i): self.layer_loss(s, t) for i, (s, t) in pairs}
-
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        """The loss of one pair of maps of equal size, a scalar."""
-        raise NotImplementedError
+        pairs = zip(self.labels, self.pairs(student, teacher), strict=True)
+        return {label: self.layer_loss(s, t) for label, (s, t) in pairs}

@@ -86,7 +86,7 @@ class LocalizationDistillation(Path):
         if temperature <= 0:
             raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
         self.bins = reg_max + 1
-        self.regions = [name for name in REGIONS if name in regions]
+        self.labels = [name for name in REGIONS if name in regions]
         self._loss = partial(
             localization_distillation, temperature=temperature, mean_over_bins=mean_over_bins
         )
@@ -96,9 +96,6 @@ class LocalizationDistillation(Path):
         # In a tuple, so that the teacher's module does not become a submodule of this path.
         self._anchors = (_find_anchors(layers.teacher_model, anchor_generator),)
 
-    def labels(self) -> list[str]:
-        return list(self.regions)
-
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         (logits, sides_s), (_, sides_t) = student[0], teacher[0]
         weights = self._region_weights(logits, sides_s, targets)
@@ -106,7 +103,7 @@ class LocalizationDistillation(Path):
             flatten_levels(maps, SIDES * self.bins).flatten(0, 1) for maps in (sides_s, sides_t)
         )
         losses = {}
-        for name in self.regions:
+        for name in self.labels:
             weight = weights[name].flatten()
             chosen = weight.nonzero().squeeze(1)
             weight = weight[chosen].repeat_interleave(SIDES)
@@ -139,14 +136,11 @@ class LocalizationDistillation(Path):
 
 def _find_anchors(teacher: nn.Module, name: str) -> nn.Module:
     found = {n: m for n, m in teacher.named_modules() if isinstance(m, DefaultAnchorGenerator)}
-    if name and name not in found:
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
         raise ValueError(
-            f"ANCHOR_GENERATOR '{name}' is no anchor generator of the teacher; it has "
-            f"{', '.join(found) or 'none'}."
+            f"ANCHOR_GENERATOR is '{name}', but the teacher, which must be a dense detector, has "
+            f"{len(found)} anchor generators ({', '.join(found)}); name one of them."
         )
-    if not name and len(found) != 1:
-        raise ValueError(
-            f"The teacher has {len(found)} anchor generators ({', '.join(found)}); name one by "
-            "ANCHOR_GENERATOR. LD needs a dense detector."
-        )
-    return found[name] if name else next(iter(found.values()))
+    return found[name]

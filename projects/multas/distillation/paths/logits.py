@@ -2,8 +2,6 @@
 
 from functools import partial
 
-from torch import Tensor
-
 from multas.distillation.functional.logits import L2_REDUCTIONS, l2_logits, soft_target
 from multas.distillation.paths.base import PATH_REGISTRY, TappedLayers
 from multas.distillation.paths.layers import LayerPath
@@ -43,10 +41,7 @@ class SoftTarget(LogitPath):
         super().__init__(layers, resize=resize)
         if temperature <= 0:
             raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
-        self._loss = partial(soft_target, temperature=temperature, scale_by_t2=scale_by_t2)
-
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return self._loss(student, teacher)
+        self.layer_loss = partial(soft_target, temperature=temperature, scale_by_t2=scale_by_t2)
 
 
 @PATH_REGISTRY.register()
@@ -67,7 +62,4 @@ class L2Logits(LogitPath):
     ) -> None:
         super().__init__(layers, resize=resize)
         check_choice("REDUCTION", reduction, L2_REDUCTIONS)
-        self.reduction = reduction
-
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return l2_logits(student, teacher, reduction=self.reduction)
+        self.layer_loss = partial(l2_logits, reduction=reduction)

@@ -55,13 +55,10 @@ class Overhaul(LayerPath):
     ) -> None:
         super().__init__(layers, resize=resize, adapter=adapter)
         count = len(self.adapters)
-        if len(norms) != count:
-            raise ValueError(f"NORMS names {len(norms)} layers for {count} feature maps.")
         self.layer_weights = list(layer_weights) or ofd_layer_weights(count)
-        if len(self.layer_weights) != count:
-            raise ValueError(
-                f"LAYER_WEIGHTS has {len(self.layer_weights)} entries for {count} feature maps."
-            )
+        for key, given in (("NORMS", norms), ("LAYER_WEIGHTS", self.layer_weights)):
+            if len(given) != count:
+                raise ValueError(f"{key} has {len(given)} entries for {count} feature maps.")
         self.divisor = divisor
         # In a tuple, so that the teacher's layers do not become submodules of this path.
         self._norms = tuple(_norm(layers.teacher_model, name) for name in norms)

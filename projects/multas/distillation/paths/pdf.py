@@ -67,11 +67,9 @@ class PDFDistil(LayerPath):
                 )
         features = replace(layers, student=layers.student[:-1], teacher=layers.teacher[:-1])
         super().__init__(features, resize="none", adapter=adapter)
+        self.labels = ("feature", "cls", "box_reg")
         self.layout = layout
         self._loss = partial(pdf_imitation, weight=feature_weight, positive_score=positive_score)
-
-    def labels(self) -> list[str]:
-        return ["feature", "cls", "box_reg"]
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         ours, theirs = zip(*self.pairs(student[:-1], teacher[:-1]), strict=True)

@@ -21,7 +21,6 @@ from multas.distillation.paths.base import (
 from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
 
-DETECTION_TERMS = ("cls", "box_reg")
 NEEDS_DENSE_HEADS = (
     "It compares detections, so both networks need a dense head; between networks of different "
     "tasks use FeatureMSE or DeFeat."
@@ -49,6 +48,7 @@ class SoftDetection(Path):
     default_name = "soft"
     missing_layer_note = NEEDS_DENSE_HEADS
     default_student = ("heads.det",)
+    labels = ("cls", "box_reg")
 
     def __init__(
         self,
@@ -62,20 +62,16 @@ class SoftDetection(Path):
         super().__init__()
         if len(layers.student) != 1 or len(layers.teacher) != 1:
             raise ValueError("SoftDetection taps one layer: a dense head, e.g. heads.det.")
-        unknown = [term for term in score_weighted if term not in DETECTION_TERMS]
-        if isinstance(score_weighted, str) or unknown:
+        if isinstance(score_weighted, str) or not set(score_weighted) <= set(self.labels):
             raise ValueError(
                 f"SCORE_WEIGHTED is {score_weighted!r}; it is a list of none, one or both of "
-                f"{', '.join(DETECTION_TERMS)}."
+                f"{', '.join(self.labels)}."
             )
         self.layout = common_layout(type(self), layers)
         self.score_weighted = tuple(score_weighted)
         self._loss = partial(
             soft_detection_loss, class_weight=soft_weight, alpha=alpha, gamma=gamma
         )
-
-    def labels(self) -> list[str]:
-        return list(DETECTION_TERMS)
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         predictions = self.layout.flatten(student[0]) + self.layout.flatten(teacher[0])
@@ -112,28 +108,12 @@ class DenseLayout:
         return flatten_levels(logits, self.num_classes), flatten_levels(deltas, 4)
 
 
-def dense_layout(shapes: Shapes) -> DenseLayout | None:
-    """Layout from the shapes of (logits, deltas) per level; None for other outputs."""
-    classes, deltas = _dense_widths(shapes)
-    anchors, rest = divmod(deltas, 4)
-    if rest or not anchors or classes % anchors:
-        return None
-    sizes = tuple(shape[2:] for shape in shapes[: len(shapes) // 2])
-    return DenseLayout(sizes, anchors, classes // anchors)
-
-
 def values_per_side(shapes: Shapes, model: nn.Module) -> int:
-    """Number of values that a dense head predicts for each side of a box: 1 for deltas.
+    """Number of values that a model's dense head predicts for each side of a box: 1 for deltas.
 
-    The shapes alone are ambiguous: 17 bins for one anchor and 34 classes look like the deltas of 17
-    anchors and 2 classes. Therefore the model's anchor generators tell the anchors per cell.
-
-    Args:
-        shapes: shapes of the head's outputs.
-        model: the model with this head.
-
-    Returns:
-        Also 1 if the model has no anchors, or none that fit.
+    The shapes of its outputs alone are ambiguous: 17 bins for one anchor and 34 classes look like
+    the deltas of 17 anchors and 2 classes. Therefore the model's anchor generators tell the anchors
+    per cell; 1 is assumed if there are none that fit.
     """
     generators = [m for m in model.modules() if isinstance(m, DefaultAnchorGenerator)]
     counts = {count for generator in generators for count in generator.num_anchors}
@@ -153,7 +133,7 @@ def _dense_widths(shapes: Shapes) -> tuple[int, int]:
 
 
 def common_layout(path: type[Path], layers: TappedLayers) -> DenseLayout:
-    """The layout that the last tapped layers of both networks have.
+    """The layout that the last tapped layers of both networks have in common.
 
     Raises:
         ValueError: one is no dense head, it predicts distributions, or the two differ.
@@ -169,15 +149,17 @@ def common_layout(path: type[Path], layers: TappedLayers) -> DenseLayout:
         )
     layouts = []
     for side, shapes in heads.items():
-        layout = dense_layout(shapes)
-        if layout is None:
+        classes, deltas = _dense_widths(shapes)
+        anchors, rest = divmod(deltas, 4)
+        if rest or not anchors or classes % anchors:
             raise ValueError(
                 f"{path.__name__} compares detections, but the layer tapped in the {side} is no "
                 "dense head, which returns (logits, deltas) with one map (N, A*K, H, W) and "
                 "(N, A*4, H, W) per level. Tap such a head (heads.det of a MultiTaskNetwork, head "
                 "of a RetinaNet); between networks of different tasks use FeatureMSE or DeFeat."
             )
-        layouts.append(layout)
+        sizes = tuple(shape[2:] for shape in shapes[: len(shapes) // 2])
+        layouts.append(DenseLayout(sizes, anchors, classes // anchors))
     if layouts[0] != layouts[1]:
         student, teacher = ([shape[1:] for shape in shapes] for shapes in heads.values())
         cure = "Teacher and student need the same levels, strides, anchors and classes."
