@@ -114,10 +114,8 @@ class Distillation(nn.Module):
     ) -> tuple[Mapping[str, Any], Targets]:
         """What a teacher's taps return, and the targets with the boxes that its paths need."""
         specs = [s for s in self.specs if s.teacher_id == i and s.applies_to(task)]
-        if not specs:
-            return {}, targets
         if not any(self.path_of(spec).needs_boxes for spec in specs):
-            return self.teachers[i].record(inputs), targets
+            return self.teachers[i].record(inputs) if specs else {}, targets
         detect = self.boxes.wants_detections(targets)
         output = self.teachers[i].output_of(inputs, self.boxes.score_thresh if detect else None)
         return output.record, self.boxes.fill(targets, output.boxes)

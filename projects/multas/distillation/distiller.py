@@ -94,10 +94,7 @@ class Distiller(nn.Module):
         }
 
     def prepare(self) -> "Distiller":
-        """Load the teachers and build the adapters, before the optimiser is built.
-
-        A second call does nothing.
-        """
+        """Load the teachers and build the adapters, unless done; before the optimiser is built."""
         if not self.prepared:
             self.distillation = self._build(self.student)
             self.prepared = True

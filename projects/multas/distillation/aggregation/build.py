@@ -8,7 +8,7 @@ from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggre
 from multas.distillation.aggregation.gradient import GradientAggregator, GradientScope
 from multas.distillation.aggregation.torchjd import PREFIX, TorchJD, weighting_named
 from multas.util.names import lookup
-from multas.util.options import option_names, parse_options
+from multas.util.options import parse_options
 
 # Keys that say how an aggregator is used; the others are options of its constructor.
 _KEYS = ("NAME", "SCOPE", "SCOPE_LAYERS", "LOW_MEMORY", "DATA")
@@ -21,10 +21,6 @@ def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[fl
     ``NAME`` is that of a registered class, or ``torchjd:`` and the name of an aggregator of the
     library TorchJD; the other keys are arguments of its constructor, in capitals.
 
-    Args:
-        cfg: the student's config.
-        names, hand_tuned: see :class:`Aggregator`.
-
     Raises:
         ValueError: unknown name or option.
         ImportError: TorchJD is wanted, but not installed.
@@ -36,11 +32,12 @@ def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[fl
         options = parse_options(cls, entry, where, given=_GIVEN, keys=_KEYS)
         return cls(names=names, hand_tuned=hand_tuned, **options)
     weighting = weighting_named(entry.NAME.removeprefix(PREFIX))
-    own = [name.upper() for name in option_names(TorchJD, (*_GIVEN, "weighting", "arguments"))]
-    arguments = parse_options(weighting, entry, where, keys=(*_KEYS, *own))
-    options = {key.lower(): entry[key] for key in own if key in entry}
     return TorchJD(
-        names=names, hand_tuned=hand_tuned, weighting=weighting, arguments=arguments, **options
+        names=names,
+        hand_tuned=hand_tuned,
+        weighting=weighting,
+        arguments=parse_options(weighting, entry, where, keys=(*_KEYS, "TASK_AS_OBJECTIVE")),
+        task_as_objective=entry.get("TASK_AS_OBJECTIVE", False),
     )
 
 

@@ -52,11 +52,7 @@ class GradientAggregator(Aggregator):
     """
 
     def __init__(
-        self,
-        *,
-        names: Sequence[str],
-        hand_tuned: Sequence[float],
-        task_as_objective: bool = False,
+        self, *, names: Sequence[str], hand_tuned: Sequence[float], task_as_objective: bool = False
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         self.task_as_objective = task_as_objective

@@ -82,10 +82,10 @@ def pdf_imitation(
 
 
 def pdf_cell_weights(disagreement: Tensor, num_cells: int) -> Tensor:
-    """Each cell's share of the disagreement in the batch, from squared differences of scores.
+    """Each cell's share of the disagreement in the batch.
 
     Args:
-        disagreement: (N, R, K).
+        disagreement: (N, R, K) squared differences of scores.
         num_cells: M.
 
     Returns:

@@ -17,7 +17,7 @@ from multas.modeling.losses import full_precision
 def distribution_kl_elements(
     student: Tensor, teacher: Tensor, *, temperature: float = 10.0, mean_over_bins: bool = False
 ) -> Tensor:
-    """``T^2 KL(p_t || p_s)`` with ``p = softmax(z / T)`` for every row.
+    """``T^2 KL(p_t || p_s)`` with ``p = softmax(z / T)`` for each of the N rows: (N,).
 
     Args:
         student: (N, B) logits: one row per box side and B bins, or per anchor and B classes.
@@ -25,9 +25,6 @@ def distribution_kl_elements(
         temperature: T; the authors' code uses 10 for boxes and 2 for classes.
         mean_over_bins: divide by B, as the authors' code does; their loss weights (0.25 for boxes,
             10 for classes) belong to this form. The paper writes the sum.
-
-    Returns:
-        (N,).
     """
     student = (full_precision(student) / temperature).log_softmax(dim=1)
     teacher = (full_precision(teacher.detach()) / temperature).log_softmax(dim=1)

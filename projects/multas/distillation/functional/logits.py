@@ -19,7 +19,7 @@ def flatten_logits(logits: Tensor) -> Tensor:
 def soft_target(
     student: Tensor, teacher: Tensor, *, temperature: float = 4.0, scale_by_t2: bool = True
 ) -> Tensor:
-    """KL divergence to the teacher's softened classes (Hinton et al., arXiv 2015).
+    """KL divergence to the teacher's softened classes (Hinton et al., arXiv 2015), a scalar.
 
     ``T^2 * mean_n sum_c p_t (log p_t - log p_s)`` with ``p = softmax(z / T)``. For (N, C, H, W)
     each pixel is a sample. (Chennupati et al., BMVC 2021, section 4, "flatten the semantic
@@ -30,9 +30,6 @@ def soft_target(
         student, teacher: logits (N, C) or (N, C, ...).
         temperature: T; 4 in the code of Chennupati et al. (their text gives none).
         scale_by_t2: multiply by T^2, so that the size of the gradient does not depend on T.
-
-    Returns:
-        Scalar; 0 with gradient 0 for no sample.
 
     Raises:
         ValueError: the shapes differ.
@@ -47,15 +44,12 @@ def soft_target(
 
 
 def l2_logits(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Squared difference of raw logits (Ba and Caruana, NeurIPS 2014).
+    """Squared difference of raw logits (Ba and Caruana, NeurIPS 2014), a scalar; 0 for no sample.
 
     Args:
         student, teacher: logits (N, C) or (N, C, ...).
         reduction: "mean" over samples and classes (the code of Chennupati et al., BMVC 2021, which
             the hand-tuned weight 0.1 belongs to), or "sum" over classes and mean over samples.
-
-    Returns:
-        Scalar; 0 with gradient 0 for no sample.
 
     Raises:
         ValueError: unknown reduction, or the shapes differ.

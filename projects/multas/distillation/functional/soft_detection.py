@@ -50,7 +50,4 @@ def soft_detection_loss(
     )
     elements = balanced_l1_elements(student_deltas, teacher_deltas.detach())
     regression = (elements if weights is None else elements * weights).sum()
-    return {
-        "cls": class_weight * classification,
-        "box_reg": regression / max(elements.numel(), 1),
-    }
+    return {"cls": class_weight * classification, "box_reg": regression / max(elements.numel(), 1)}

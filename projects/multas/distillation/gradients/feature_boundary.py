@@ -5,13 +5,14 @@ layers, of which one feeds the other, is then that of L(Z), as the chain rule ov
 costs no pass through what lies in front. :func:`gradient_through` sends gradients on to the front.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from multas.distillation.taps import map_leaves
 from multas.util.names import did_you_mean
 
 SCOPE_KEY = "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS"
@@ -31,11 +32,7 @@ class BoundaryFeature(NamedTuple):
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """A submodule of the student that SCOPE_LAYERS names.
-
-    Raises:
-        ValueError: there is none; the nearest names are given.
-    """
+    """A submodule of the student that SCOPE_LAYERS names; a ValueError if there is none."""
     modules = dict(model.named_modules())
     if layer not in modules:
         near = did_you_mean(layer, [name for name in modules if name and name.count(".") < 3])
@@ -60,8 +57,14 @@ class FeatureBoundary:
         """Cut what the layers return inside the ``with`` block, in the order of their calls."""
         features: list[BoundaryFeature] = []
 
+        def cut(before: Tensor) -> Tensor:
+            behind = before.detach().requires_grad_()
+            features.append(BoundaryFeature(before, behind))
+            # A copy: the next layer may work in place, which a variable does not allow.
+            return behind.clone()
+
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return _replace(output, features) if torch.is_grad_enabled() else None
+            return map_leaves(cut, output) if torch.is_grad_enabled() else None
 
         handles = [module.register_forward_hook(hook) for module in self._modules]
         try:
@@ -136,9 +139,8 @@ def gradient_through(
         One gradient for each parameter; None where the loss does not depend on it.
     """
     inputs = [*parameters, *(behind for _, behind in features)]
-    row: Row = list(
-        torch.autograd.grad(loss, inputs, retain_graph=keep_graph or None, allow_unused=True)
-    )
+    keep = keep_graph or None
+    row: Row = [*torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True)]
     for i, (before, _) in reversed(list(enumerate(features))):
         gradient = row[len(parameters) + i]
         if gradient is not None and before.requires_grad:
@@ -152,19 +154,6 @@ def gradient_through(
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
-
-
-def _replace(value: Any, features: list[BoundaryFeature]) -> Any:
-    if isinstance(value, Tensor):
-        behind = value.detach().requires_grad_()
-        features.append(BoundaryFeature(value, behind))
-        # A copy: the next layer may work in place, which a variable does not allow.
-        return behind.clone()
-    if isinstance(value, Mapping):
-        return {key: _replace(item, features) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_replace(item, features) for item in value)
-    return value
 
 
 def _variables(nodes: Sequence[Any]) -> set[int]:

@@ -9,11 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from multas.distillation.functional.feature_imitation import defeat_imitation
-from multas.distillation.functional.foreground import (
-    cell_centers,
-    foreground_mask,
-    mask_foreground,
-)
+from multas.distillation.functional.foreground import cell_centers, foreground_mask, mask_foreground
 from multas.distillation.paths.base import PATH_REGISTRY, Outputs, TappedLayers, Targets
 from multas.distillation.paths.layers import LayerPath
 from multas.modeling.matcher import pad_boxes
@@ -33,9 +29,6 @@ class DeFeat(LayerPath):
             Lê and Pham (ICCVW 2023) has the divisors 1 and 256.
         object_classes: mask labels that are objects; empty: all but 0 (background) and the ignored
             label.
-
-    Raises:
-        ValueError: DIVISOR is not positive, or see :class:`LayerPath`.
     """
 
     default_name = "defeat"

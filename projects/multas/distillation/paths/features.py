@@ -150,12 +150,9 @@ class SoftmaxRegression(Path):
             raise ValueError(f"CLASSIFIER '{classifier}' is no Linear layer of the teacher.{hint}")
         features, logits = flatten_shapes(layers.student), flatten_shapes(layers.teacher)
         if len(features) != 1 or len(features[0]) != 4 or len(logits) != 1:
-            raise self.mismatch(
-                "one feature map (N, C, H, W) and logits (N, K) are needed; the shapes",
-                features,
-                logits,
-                "STUDENT is the last feature map, TEACHER the classifier.",
-            )
+            what = "one feature map (N, C, H, W) and logits (N, K) are needed; the shapes"
+            cure = "STUDENT is the last feature map, TEACHER the classifier."
+            raise self.mismatch(what, features, logits, cure)
         # In a tuple, so that the teacher's layer does not become a submodule of this path.
         self._classifier = (linear[classifier],)
         inner, outer = linear[classifier].in_features, linear[classifier].out_features

@@ -67,12 +67,8 @@ class LocalizationDistillation(Path):
         levels = len(layers.student[0]) // 2
         boxes_s, boxes_t = ([shape[1:] for shape in side[0][levels:]] for side in sides)
         if boxes_s != boxes_t:
-            raise self.mismatch(
-                "the shapes of the box distributions",
-                boxes_s,
-                boxes_t,
-                "Teacher and student need the same levels, strides, anchors and bins.",
-            )
+            cure = "Teacher and student need the same levels, strides, anchors and bins."
+            raise self.mismatch("the shapes of the box distributions", boxes_s, boxes_t, cure)
         width = SIDES * (reg_max + 1)
         if any(shape[0] % width for shape in boxes_s):
             raise ValueError(

@@ -48,16 +48,11 @@ def parse_paths(entries: Sequence[Mapping[str, Any]]) -> list[PathSpec]:
 
 
 def check_paths(specs: Sequence[PathSpec], cfg: CfgNode, teachers: int) -> None:
-    """Make sure that the teachers and tasks that paths name exist.
-
-    Args:
-        specs: all paths.
-        cfg: the student's config (DATASETS.TASK_BATCHES and TASK_MODE).
-        teachers: the number of teachers.
+    """Make sure that there are the teachers (their number is given) and tasks that paths name.
 
     Raises:
-        ValueError: one does not, or the tasks are not trained apart; the message names the path and
-            the key to change.
+        ValueError: one is missing, or the tasks are not trained apart; the message names the path
+            and the key to change.
     """
     known = [entry["TASK"] for entry in cfg.DATASETS.TASK_BATCHES]
     for spec in specs:

@@ -45,13 +45,10 @@ class BoxSource:
     Attributes:
         name: MODEL.DISTILLATION.BOXES, one of :data:`BOX_SOURCES`.
         score_thresh: score above which a detection of the teacher counts as an object.
-
-    Raises:
-        ValueError: unknown name.
     """
 
-    name: str = "auto"
-    score_thresh: float = 0.5
+    name: str
+    score_thresh: float
 
     def __post_init__(self) -> None:
         check_choice("MODEL.DISTILLATION.BOXES", self.name, BOX_SOURCES)
@@ -68,9 +65,6 @@ class BoxSource:
         Args:
             targets: targets of the batch.
             detected: the teacher's detections in each image; empty if there are none.
-
-        Raises:
-            ValueError: an image has neither annotation nor detections.
         """
         boxes: list[Boxes] = []
         from_masks: list[int] = []

@@ -1,6 +1,6 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -229,13 +229,8 @@ def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
 
 def build_teachers(cfg: CfgNode) -> list[Teacher]:
     """All teachers that the student's config names: TEACHER, then MORE_TEACHERS."""
-    options = cfg.MODEL.DISTILLATION
-    return [
-        Teacher.from_config(t, cfg) for t in (options.TEACHER, *map(_node, options.MORE_TEACHERS))
-    ]
-
-
-def _node(entry: Mapping[str, Any]) -> CfgNode:
-    node = teacher_node()
-    node.merge_from_other_cfg(CfgNode(dict(entry)))
-    return node
+    nodes = [cfg.MODEL.DISTILLATION.TEACHER]
+    for entry in cfg.MODEL.DISTILLATION.MORE_TEACHERS:
+        nodes.append(teacher_node())
+        nodes[-1].merge_from_other_cfg(CfgNode(dict(entry)))
+    return [Teacher.from_config(node, cfg) for node in nodes]
