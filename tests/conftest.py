@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from hypothesis import settings
 
@@ -29,6 +30,16 @@ def seed():
     np.random.seed(0)
     torch.manual_seed(0)
     return 0
+
+
+@pytest.fixture
+def forget_registered():
+    """Removes from the catalogs what the test added."""
+    before = [set(catalog.list()) for catalog in (DatasetCatalog, MetadataCatalog)]
+    yield
+    for catalog, known in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
+        for name in set(catalog.list()) - known:
+            catalog.remove(name)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from detectron2.utils.events import EventStorage
 from multas.config import add_multas_config, merge_config
 from multas.config.rows import output_dir, read_config
 from multas.data import make_toy
-from multas.distillation import Distiller, Teacher
+from multas.distillation import Distiller, Teacher, unwrap
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
+from multas.engine.path_weights import PathWeights
 from shipped import PLAIN, REPOSITORY, ROWS, row_of, rows
 
 LIMITED = [address for n in range(1, 5) for address in rows(f"configs/limited-data/table{n}.yaml")]
@@ -205,6 +206,8 @@ def test_a_student_trains_on_the_split_that_its_table_says():
 def test_every_row_builds_and_trains_for_two_iterations(file, tiny):
     cfg = tiny(file)
     model = Trainer.build_model(cfg).train()
+    if unwrap(model)[1] is not None:
+        PathWeights.from_config(cfg, model)
     optimizer = Trainer.build_optimizer(cfg, model)
     scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
     batches = iter(Trainer.build_train_loader(cfg))
@@ -248,6 +251,7 @@ def test_self_training_needs_no_annotation_file(card, tiny, tmp_path):
             "MODEL.DISTILLATION.BOX_SCORE_THRESH", 0.0,
         )  # fmt: skip
         model = Trainer.build_model(cfg).train()
+        PathWeights.from_config(cfg, model)
         with EventStorage():
             losses = model(next(iter(Trainer.build_train_loader(cfg))))
         assert sum(losses.values()) > 0

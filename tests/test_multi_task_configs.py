@@ -7,7 +7,9 @@ import torch
 from detectron2.utils.events import EventStorage
 
 from multas.data.task_batches import parse_task_batches
+from multas.distillation import unwrap
 from multas.engine import Trainer
+from multas.engine.path_weights import PathWeights
 from shipped import row_of
 from test_configs import (  # noqa: F401  (fixtures)
     MULTI_TASK,
@@ -43,6 +45,8 @@ def wanted_losses(name: str) -> tuple[set[str], set[str]]:
 def test_every_row_builds_and_trains_for_two_iterations(file, tiny):  # noqa: F811
     cfg = tiny(file)
     model = Trainer.build_model(cfg).train()
+    if unwrap(model)[1] is not None:
+        PathWeights.from_config(cfg, model)
     optimizer = Trainer.build_optimizer(cfg, model)
     batches = iter(Trainer.build_train_loader(cfg))
     with EventStorage():

@@ -22,6 +22,7 @@ from multas.config import add_multas_config
 from multas.data import read_card, register_card
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
 from multas.engine import Trainer, load_config
+from multas.engine.path_weights import PathWeights
 from multas.util.names import lookup
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -135,7 +136,9 @@ def test_three_keys_distill_a_retinanet(tmp_path, monkeypatch):
     args = default_argument_parser().parse_args(arguments)
     Path(args.config_file).write_text(snippet)
 
-    model = Trainer.build_model(load_config(args.config_file, args.opts)).train()
+    cfg = load_config(args.config_file, args.opts)
+    model = Trainer.build_model(cfg).train()
+    PathWeights.from_config(cfg, model)
     instances = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[4.0, 4, 50, 60]])))
     instances.gt_classes = torch.tensor([1])
     with EventStorage():

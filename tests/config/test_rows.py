@@ -9,6 +9,8 @@ from multas.config.rows import output_dir, read_config
 from multas.engine import load_config
 from shipped import ROWS
 
+pytestmark = pytest.mark.usefixtures("forget_registered")
+
 TABLE = """
 name: T1
 paper: On tables

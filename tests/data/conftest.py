@@ -1,7 +1,6 @@
 """A small copy of the embedded set, and catalogs that forget what a test registered."""
 
 import pytest
-from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data import make_toy
 
@@ -13,10 +12,5 @@ def small_toy(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def forget_registered():
-    """Removes from the catalogs what the test added."""
-    before = [set(catalog.list()) for catalog in (DatasetCatalog, MetadataCatalog)]
-    yield
-    for catalog, known in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog.list()) - known:
-            catalog.remove(name)
+def own_catalogs(forget_registered):
+    """No test finds what another registered."""

@@ -101,7 +101,7 @@ def test_two_tasks_of_real_photographs_from_two_cards(
     assert split["main"]([*arguments, "--out", str(tmp_path / "cards" / "coco128_lists")]) == 0
     register_cards(cards)
     cfg = tiny_cfg(
-        "DATASETS.TRAIN", [], "DATASETS.TEST", ["coco128_val"],
+        "DATASETS.TRAIN", [], "DATASETS.TEST", ["coco128_det"],
         "DATASETS.TASK_BATCHES", [
             {"TASK": "det", "TRAIN": ["coco128_det"]},
             {"TASK": "seg", "TRAIN": ["coco128_masks_seg"], "IMS_PER_BATCH": 2},

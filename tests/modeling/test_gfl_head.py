@@ -19,10 +19,11 @@ from gfl_scene import (
     make_head,
     make_instances,
 )
-from multas.distillation import Distiller, Teacher, build_distillation
+from multas.distillation import Teacher
 from multas.modeling.heads import build_task_head
 from multas.modeling.heads.gfl_loss import anchor_places
 from multas.modeling.label_assignment import assign_atss, pad_objects
+from weighing import make_distiller, weighed
 
 # Inference
 
@@ -159,10 +160,7 @@ def test_is_teacher_and_student_of_localization_distillation():
         {"TYPE": "FKD", "STUDENT": "backbone"},
     ]
     teacher = Teacher(build_model(network_cfg(width=16)))
-    distiller = Distiller(
-        student=build_model(cfg), build=lambda s: build_distillation(cfg, s, [teacher])
-    )
-    distiller.prepare().train()
+    distiller = weighed(make_distiller(cfg, teacher)).train()
     with EventStorage():
         losses = distiller([sample(0), sample(1)])
     own = {"loss_cls", "loss_box_reg", "loss_dfl"}
