@@ -113,8 +113,7 @@ def watched_step(step: Step) -> dict[str, float]:
     parts = Parts()
     with ExitStack() as stack:
         for owner, method, name in (
-            (Teacher, "record", "teacher forward"),
-            (Teacher, "record_with_boxes", "teacher forward"),
+            (Teacher, "output_of", "teacher forward"),
             (step.student, "raw_outputs", "student forward"),  # not of the teacher
             (DenseDetectionHead, "losses", "detection losses"),
             (DenseLoss, "assign", "assignment"),

@@ -16,7 +16,7 @@ class CosinePath(Path):
 
     default_name = "cosine"
 
-    def __init__(self, *, student_shapes, teacher_shapes, power: float = 1.0):
+    def __init__(self, layers, *, power: float = 1.0):
         super().__init__()
         self.power = power
 

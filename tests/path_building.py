@@ -3,14 +3,13 @@
 from torch import nn
 
 from multas.distillation.paths import build
+from multas.distillation.paths.base import TappedLayers
 from multas.distillation.paths.spec import parse_paths
+from multas.distillation.taps import leaves
 
 
 def build_path(kind, student, teacher, teacher_model=None, **options):
     """A path from an entry of MODEL.DISTILLATION.PATHS and what its layers returned."""
-    names = [f"layer{i}" for i in range(max(len(student), len(teacher)))]
-    layers = {"STUDENT": names[: len(student)], "TEACHER": names[: len(teacher)]}
-    (spec,) = parse_paths([{"TYPE": kind, **layers} | options])
-    records = [dict(zip(names, values, strict=False)) for values in (student, teacher)]
-    probe = build.Probe(None, records[0], [records[1]])
-    return build.build_path(spec, probe, teacher_model or nn.Module())
+    (spec,) = parse_paths([{"TYPE": kind, "STUDENT": "layer"} | options])
+    shapes = ([[tuple(x.shape) for x in leaves(y)] for y in side] for side in (student, teacher))
+    return build.build_path(spec, TappedLayers(*shapes, teacher_model or nn.Module()))

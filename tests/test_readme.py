@@ -20,7 +20,7 @@ from PIL import Image
 import split
 from multas.config import add_multas_config
 from multas.data import read_card, register_card
-from multas.distillation.aggregation import AGGREGATOR_REGISTRY
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
 from multas.engine import Trainer, load_config
 from multas.engine.path_weights import PathWeights
 from multas.util.names import lookup

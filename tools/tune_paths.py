@@ -29,7 +29,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from multas.config.distillation import aggregation_node
-from multas.distillation.aggregation import Bilevel
+from multas.distillation.aggregation.bilevel import Bilevel
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
 

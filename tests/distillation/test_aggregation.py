@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from multas.distillation.aggregation import Adaptive, Equal, HandTuned, Single
+from multas.distillation.aggregation.adaptive import Adaptive
+from multas.distillation.aggregation.fixed import Equal, HandTuned, Single
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "adaptive"
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from multas.distillation.aggregation import Adaptive, HandTuned
+from multas.distillation.aggregation.adaptive import Adaptive
+from multas.distillation.aggregation.fixed import HandTuned
 from multas.distillation.functional.attention import attention_transfer
 from multas.distillation.functional.features import (
     feature_map_loss,

@@ -186,7 +186,7 @@ def test_the_path_table_names_layers_shapes_and_adapters():
         ({**MSE, "STUDENT": "backbone.bottom_up.res6"}, {}, "Nearest: backbone.bottom_up.res"),
         ({**MSE, "ADAPTER": "none"}, {}, "path 'mse': .*channels differ .*ADAPTER: conv"),
         ({**MSE, "TEACHER": ["backbone.p4", "backbone.p5"], "RESIZE": "none"}, {}, "sizes differ"),
-        ({**MSE, "TEACHER": ["backbone.p4"]}, {}, "numbers of feature maps differ"),
+        ({**MSE, "TEACHER": ["backbone.p4"]}, {}, "numbers of feature maps"),
         ({**MSE, "TEACHER_ID": 3}, {}, "TEACHER_ID is 3, but there are 1 teachers"),
         (MSE, {"AGGREGATION__NAME": "adaptve"}, "Did you mean 'Adaptive'"),
         ({**MSE, "WEIGHT": "much"}, {}, r"PATHS\[0\] \(FeatureMSE\): WEIGHT is 'much'"),

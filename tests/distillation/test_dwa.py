@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from multas.distillation.aggregation import DWA
+from multas.distillation.aggregation.dwa import DWA
 
 
 def dwa(**options) -> DWA:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multas.distillation.aggregation import GradNorm
+from multas.distillation.aggregation.grad_norm import GradNorm
 
 
 def grad_norm(count: int, **options) -> GradNorm:

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multas.distillation.aggregation import MGDA
+from multas.distillation.aggregation.mgda import MGDA
 from multas.distillation.gradients.gramian import gram_of_rows
 from multas.distillation.gradients.min_norm import NORMALISATIONS
 

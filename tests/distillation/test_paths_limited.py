@@ -247,7 +247,7 @@ def refusals():
     yield "SoftDetection", (dense,), (dense,), {"SCORE_WEIGHTED": "cls"}, "is a list of none, one"
     yield "SoftDetection", (dense,), (dense,), {"SCORE_WEIGHTED": ["loc"]}, "SCORE_WEIGHTED is"
     yield "DeFeat", (maps,), (maps,), {"DIVISOR": 0.0}, "DIVISOR is 0.0"
-    yield "DeFeat", (maps,), (maps[:1],), {}, "numbers of feature maps differ"
+    yield "DeFeat", (maps,), (maps[:1],), {}, "numbers of feature maps"
     yield "FeatureMSE", (maps,), (features(**other),), {"RESIZE": "none"}, "sizes differ"
 
 

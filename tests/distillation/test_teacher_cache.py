@@ -13,9 +13,8 @@ from torch import nn
 
 from multas.distillation import Teacher
 from multas.distillation.taps import leaves
-from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint
+from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, pack, unpack
 from multas.distillation.teacher.mean_teacher import MeanTeacher
-from multas.distillation.teacher.packing import pack, unpack
 from multas.distillation.teacher.precision import multiplies_bfloat16, teacher_precision
 
 CPU = torch.device("cpu")
@@ -182,7 +181,7 @@ def test_a_layer_without_a_row_for_each_image_is_refused(tmp_path):
 @pytest.mark.parametrize("value", [torch.ones(2, 3).long(), torch.ones(2, 3) > 0])
 def test_what_is_no_floating_point_number_is_refused(tmp_path, value):
     cache = TeacherCache(str(tmp_path), 10**6, teacher="t", template={}, device=CPU)
-    with pytest.raises(ValueError, match="layer 'ids' returns integers or booleans"):
+    with pytest.raises(ValueError, match="layer 'ids' returned integers or booleans"):
         cache.output_of(inputs((8, 8), (8, 8)), None, lambda *_: TeacherOutput({"ids": value}, []))
 
 

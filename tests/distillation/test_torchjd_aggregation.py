@@ -7,7 +7,8 @@ import torch
 from detectron2.config import get_cfg
 
 from multas.config import add_multas_config
-from multas.distillation.aggregation import TorchJD, build_aggregator
+from multas.distillation.aggregation.build import build_aggregator
+from multas.distillation.aggregation.torchjd import TorchJD
 
 library = pytest.importorskip("torchjd.aggregation")
 

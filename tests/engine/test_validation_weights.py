@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from multas.distillation.aggregation import Bilevel
+from multas.distillation.aggregation.bilevel import Bilevel
 from multas.engine import Trainer
 from multas.engine.validation_weights import ValidationWeights
 from tiny_classifier import PATHS, images, make_distiller

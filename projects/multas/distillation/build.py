@@ -7,7 +7,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import nn
 
-from multas.distillation.aggregation import boundary_layers
+from multas.distillation.aggregation.build import boundary_layers
 from multas.distillation.distillation import Distillation
 from multas.distillation.gradients.feature_boundary import FeatureBoundary
 from multas.distillation.paths.build import build_path, probe_layers, table_row
@@ -19,19 +19,19 @@ from multas.distillation.teacher.teacher import Teacher, build_teachers
 def build_distillation(
     cfg: CfgNode, student: nn.Module, teachers: Sequence[Teacher] | None = None
 ) -> Distillation | None:
-    """What ``cfg.MODEL.DISTILLATION`` describes, on the device of the config.
+    """Build what ``cfg.MODEL.DISTILLATION`` describes, on the device of the config.
 
     Args:
         cfg: the student's config.
-        student: the student network; only read, through taps.
-        teachers: instead of those that the config names.
+        student: the student network, which is not changed.
+        teachers: the teachers; by default those that the config names.
 
     Returns:
         None when there is nothing to distill (no path, or alpha = 0).
 
     Raises:
-        ValueError: an entry of the config is wrong, naming its key; layers do not exist or do not
-            fit each other; a mean teacher has another network than the student.
+        ValueError: an entry of the config is wrong, layers do not exist or do not fit each other,
+            or a mean teacher has another network than the student. The message names the key.
         FileNotFoundError: a teacher's config or weights are missing.
     """
     options = cfg.MODEL.DISTILLATION
@@ -44,9 +44,11 @@ def build_distillation(
         teachers = build_teachers(cfg) if teachers is None else teachers
         check_paths(specs, cfg, len(teachers))
         for teacher in teachers:
-            teacher.check_network(student, cfg.INPUT.FORMAT)
+            if teacher.mean_teacher is not None:
+                own, wanted = (teacher.model, teacher.input_format), (student, cfg.INPUT.FORMAT)
+                teacher.mean_teacher.check_same_network(own, wanted)
         probe = probe_layers(student, teachers, specs, cfg)
-        paths = [build_path(spec, probe, teachers[spec.teacher_id].model) for spec in specs]
+        paths = [build_path(*pair) for pair in zip(specs, probe.layers, strict=True)]
     require_heads = getattr(student, "require_heads", None)
     if require_heads is not None:
         require_heads(tapped_heads(specs))
@@ -57,9 +59,9 @@ def build_distillation(
         student_taps=probe.taps,
         teachers=teachers,
         boundary=FeatureBoundary(student, boundary_layers(cfg)),
-        boxes=BoxSource.from_config(cfg),
+        boxes=BoxSource(options.BOXES, options.BOX_SCORE_THRESH),
         input_format=cfg.INPUT.FORMAT,
-        rows=[table_row(spec, path, probe) for spec, path in zip(specs, paths, strict=True)],
+        rows=[table_row(*row) for row in zip(specs, paths, probe.layers, strict=True)],
     )
     return distillation.to(torch.device(cfg.MODEL.DEVICE))
 
@@ -67,7 +69,7 @@ def build_distillation(
 def _make_fast(
     teachers: Sequence[Teacher], records: Sequence[Mapping[str, Any]], cfg: CfgNode
 ) -> None:
-    """Cache the outputs of the teachers that paths listen to, and fold the networks of all."""
+    """Cache the outputs of the teachers that have taps, and fold the networks of all."""
     cache = cfg.MODEL.DISTILLATION.CACHE
     for teacher, record in zip(teachers, records, strict=True):
         if cache.FOLDER and record:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from multas.distillation.gradients.feature_boundary import FeatureBoundary
-from multas.distillation.paths.base import Path
+from multas.distillation.paths.base import Outputs, Path
 from multas.distillation.paths.spec import PathSpec
 from multas.distillation.paths.targets import BoxSource, Targets
 from multas.distillation.taps import Taps, leaves
@@ -16,24 +16,24 @@ from multas.modeling.losses import full_precision
 
 
 class Distillation(nn.Module):
-    """Computes the path losses of a batch; how they are weighed is the trainer's business.
+    """Computes the path losses of a batch, which :class:`multas.engine.PathWeights` weighs.
 
-    Its parameters are the adapters. The teachers are held, not owned: they are in no state dict.
+    Its parameters are the adapters. The teachers are in no state dict.
 
     Args:
         specs: the entries of the config that the paths were built from.
         paths: the paths, in the order of ``specs``.
         student_taps: taps of the student's layers that the paths name.
-        teachers: the fixed or averaged networks; ``spec.teacher_id`` counts them.
+        teachers: the fixed or averaged networks, in the order of ``spec.teacher_id``.
         boundary: where the student's graph is cut while it is recorded; usually nowhere.
         boxes: where paths that need boxes take them from.
         input_format: channel order of the student's images ("BGR" or "RGB").
-        rows: what the start-up table says of each path, but for its weights.
+        rows: the rows of the start-up table, without the weights.
 
     Attributes:
         labels: (name of the path, label of the term) of each of the K losses; the label is "" where
             a path is one loss.
-        names: how the K losses are called in the log.
+        names: the names of the K losses in the log.
         hand_tuned: the K hand-tuned weights.
     """
 
@@ -47,7 +47,7 @@ class Distillation(nn.Module):
         boundary: FeatureBoundary,
         boxes: BoxSource,
         input_format: str,
-        rows: Sequence[Sequence[str]] = (),
+        rows: Sequence[Sequence[str]],
     ) -> None:
         super().__init__()
         self.specs = tuple(specs)
@@ -69,7 +69,7 @@ class Distillation(nn.Module):
         return cast(Path, self.paths[spec.name])
 
     def _labels_of(self, spec: PathSpec) -> list[str]:
-        return self.path_of(spec).labels() if spec.layerwise else [""]
+        return list(self.path_of(spec).labels) if spec.layerwise else [""]
 
     def taps_for(self, task: str | None) -> list[str]:
         """Student layers tapped by the paths that are active for ``task``."""
@@ -86,13 +86,13 @@ class Distillation(nn.Module):
 
         Args:
             student_record: what the student's taps returned for this batch.
-            batched_inputs: the same images.
-            targets: what is known of them.
+            batched_inputs: the images of this batch.
+            targets: what is known of the images.
             task: the task whose batch this is; paths that are not active for it are left out.
 
         Returns:
-            K raw losses (float32 scalars) in the order of ``names``, None for those left out. They
-            are not stacked: the gradient of one would run, as zeros, through all others.
+            K raw losses (float32 scalars) in the order of ``names``; None for a path left out. They
+            are not stacked, since the gradient of one would then pass all others, as zeros.
         """
         answers = [
             self._ask(i, teacher.inputs(batched_inputs, self.input_format), targets, task)
@@ -103,10 +103,10 @@ class Distillation(nn.Module):
             if not spec.applies_to(task):
                 losses.extend(None for _ in self._labels_of(spec))
                 continue
-            student = tuple(student_record[name] for name in spec.student)
             record, known = answers[spec.teacher_id]
-            taught = tuple(record[name] for name in spec.teacher)
-            losses.extend(self._losses_of(spec, student, taught, known))
+            student = tuple(student_record[name] for name in spec.student)
+            teacher = tuple(record[name] for name in spec.teacher)
+            losses.extend(self._losses_of(spec, student, teacher, known))
         return losses
 
     def _ask(
@@ -114,30 +114,27 @@ class Distillation(nn.Module):
     ) -> tuple[Mapping[str, Any], Targets]:
         """What a teacher's taps return, and the targets with the boxes that its paths need."""
         specs = [s for s in self.specs if s.teacher_id == i and s.applies_to(task)]
-        if not specs:
-            return {}, targets
         if not any(self.path_of(spec).needs_boxes for spec in specs):
-            return self.teachers[i].record(inputs), targets
-        if not self.boxes.wants_detections(targets):
-            return self.teachers[i].record(inputs), self.boxes.fill(targets, [])
-        record, detected = self.teachers[i].record_with_boxes(inputs, self.boxes.score_thresh)
-        return record, self.boxes.fill(targets, detected)
+            return self.teachers[i].record(inputs) if specs else {}, targets
+        detect = self.boxes.wants_detections(targets)
+        output = self.teachers[i].output_of(inputs, self.boxes.score_thresh if detect else None)
+        return output.record, self.boxes.fill(targets, output.boxes)
 
     def _losses_of(
-        self, spec: PathSpec, student: tuple[Any, ...], taught: tuple[Any, ...], targets: Targets
+        self, spec: PathSpec, student: Outputs, teacher: Outputs, targets: Targets
     ) -> list[Tensor]:
         if torch.is_grad_enabled() and spec.name not in self._seen_gradient:
             _check_gradient(spec, student)
             self._seen_gradient.add(spec.name)
         path = self.path_of(spec)
-        terms = path(student, taught, targets)
+        terms = path(student, teacher, targets)
         if spec.layerwise:
-            return [full_precision(terms[label]) for label in path.labels()]
+            return [full_precision(terms[label]) for label in path.labels]
         return [torch.stack([full_precision(term) for term in terms.values()]).sum()]
 
 
-def _check_gradient(spec: PathSpec, student: tuple[Any, ...]) -> None:
-    if not any(leaf.requires_grad for leaf in leaves(list(student))):
+def _check_gradient(spec: PathSpec, student: Outputs) -> None:
+    if not any(leaf.requires_grad for leaf in leaves(student)):
         raise ValueError(
             f"MODEL.DISTILLATION.PATHS, path '{spec.name}': no gradient reaches the student "
             f"from {', '.join(spec.student)}. The layers in front of it are frozen "

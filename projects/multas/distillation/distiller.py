@@ -1,6 +1,5 @@
 """The meta-architecture that holds teacher and student."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,13 +24,13 @@ from multas.util.sizes import round_up
 class StepLosses:
     """What a Distiller returns in training: the losses of one step, before paths are weighed.
 
-    :class:`multas.engine.PathWeights` turns it into the loss dict that a trainer takes.
+    The hook :class:`multas.engine.PathWeights` makes of it the loss dict that a trainer takes.
 
     Attributes:
         task: the student's own losses, scalars by name; empty when no image has labels.
         paths: the K raw path losses, scalars in the order of ``Distillation.names``.
-        boundary: where the student's graph was cut; empty unless gradients are taken with respect
-            to features.
+        boundary: the features at which the student's graph was cut; empty unless gradients are
+            taken with respect to features.
     """
 
     task: dict[str, Tensor]
@@ -39,11 +38,7 @@ class StepLosses:
     boundary: Sequence[BoundaryFeature] = ()
 
     def values(self) -> None:
-        """What a trainer asks for that nobody has told how to weigh the paths.
-
-        Raises:
-            RuntimeError: always.
-        """
+        """Explains to a trainer that takes this for a loss dict which hook is missing."""
         raise RuntimeError(
             "The path losses of a Distiller are to be weighed before the backward pass: register "
             "the hook PathWeights.for_trainer(trainer) (multas.engine.Trainer does so)."
@@ -56,11 +51,10 @@ class Distiller(nn.Module):
 
     Outside of training it *is* the student: same inputs, same outputs, and its state dict is the
     student's, so a checkpoint loads with and without the Distiller, and no teacher is needed.
-    The teachers are loaded by :meth:`prepare`, before the optimiser is built.
 
     Args:
         student: the student network.
-        build: gives the :class:`Distillation` of that student, or None for plain training.
+        build: makes the :class:`Distillation` of the student, or None for plain training.
         hard_labels: whether the student's own losses on annotated images are used.
         ignore_value: label of pixels without annotation in "sem_seg".
 
@@ -100,7 +94,7 @@ class Distiller(nn.Module):
         }
 
     def prepare(self) -> "Distiller":
-        """Load the teachers and build the adapters; once, before the optimiser is built."""
+        """Load the teachers and build the adapters, unless done; before the optimiser is built."""
         if not self.prepared:
             self.distillation = self._build(self.student)
             self.prepared = True
@@ -110,13 +104,9 @@ class Distiller(nn.Module):
     def device(self):
         return self.student.device
 
-    # The student is the product: what a checkpoint holds under "model" is the student alone.
-    def state_dict(  # type: ignore[override]
-        self, *, destination: Any = None, prefix: str = "", keep_vars: bool = False
-    ) -> dict[str, Tensor]:
-        if destination is None:
-            destination = OrderedDict()
-        return self.student.state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
+    # What a checkpoint holds under "model" is the student alone.
+    def state_dict(self, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
+        return self.student.state_dict(**options)
 
     def load_state_dict(self, state_dict, strict: bool = True, assign: bool = False):
         return self.student.load_state_dict(state_dict, strict=strict, assign=assign)
@@ -125,21 +115,19 @@ class Distiller(nn.Module):
         """Losses in training, predictions otherwise.
 
         Args:
-            batched_inputs: dicts with "image" and any subset of the annotations; a missing one
-                means not annotated.
+            batched_inputs: dicts with "image" and any subset of the annotations; where one is
+                missing, the image is not annotated.
 
         Returns:
-            Outside of training what the student returns; in training :class:`StepLosses`, or where
-            there is nothing to distill the student's own losses.
+            In training :class:`StepLosses`; outside of training, and where there is nothing to
+            distill, what the student returns.
         """
-        if not self.training:
-            return self.student(batched_inputs)
-        if not self.prepared:
+        if self.training and not self.prepared:
             raise RuntimeError(
                 "A Distiller trains only after prepare() has loaded its teachers: train with "
                 "multas.engine.Trainer, or register PathWeights.for_trainer(trainer)."
             )
-        if self.distillation is None:
+        if not self.training or self.distillation is None:
             return self.student(batched_inputs)
         return self._distill(self.distillation, batched_inputs)
 
@@ -150,7 +138,7 @@ class Distiller(nn.Module):
         for inputs, learn in self._groups(batched_inputs):
             (task,) = {x.get("task") for x in inputs} if "mini_batch" in inputs[0] else {None}
             taps = distillation.taps_for(task)
-            # In this order: a tap behind the boundary is to see what lies behind it.
+            # In this order, so that a tap at the boundary records the feature behind it.
             with (
                 distillation.boundary.record() as features,
                 distillation.student_taps.record(stop_early=not learn, names=taps) as record,
@@ -167,10 +155,8 @@ class Distiller(nn.Module):
         return StepLosses(losses, _mean_over_images(parts), boundary)
 
     def _as_on_all_ranks(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """On a rank without labels zeros take the place of the student's losses.
-
-        DDP waits for the gradient of every parameter, the log for every loss of every rank.
-        """
+        """The student's losses; on a rank without labels zeros of the same names."""
+        # DDP waits for the gradient of every parameter, the log for every loss of every rank.
         if not self._loss_names and self.hard_labels:
             self._loss_names = sorted(set().union(*comm.all_gather(sorted(losses))))
         if losses:
@@ -180,17 +166,14 @@ class Distiller(nn.Module):
         return dict.fromkeys(self._loss_names or ["loss_without_labels"], zero)
 
     def _groups(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
-        """The batch in parts that the student can take, and whether it learns from their labels.
-
-        Mini-batches of tasks stay apart. A student that handles missing annotations itself gets
-        each of them as a whole. Any other model gets annotated and unannotated images apart; of
-        the latter only the taps are computed.
-        """
+        """The batch in parts that the student can take, and whether it learns from their labels."""
+        # Mini-batches of tasks stay apart. A student that handles missing annotations itself gets
+        # each of them as a whole, any other model annotated and unannotated images apart.
         if getattr(self.student, "accepts_unannotated", False):
             yield from ((part, True) for part in mini_batches(batched_inputs))
             return
+        known = self._annotation_keys()
         for whole in mini_batches(batched_inputs):
-            known = self._annotation_keys()
             annotated = [self.hard_labels and not known.isdisjoint(x) for x in whole]
             for learn in (True, False):
                 part = [x for x, a in zip(whole, annotated, strict=True) if a == learn]
@@ -198,14 +181,14 @@ class Distiller(nn.Module):
                     yield part, learn
 
     def _visible(self, inputs: list[dict]) -> list[dict]:
-        """What the student's own losses may see of each image."""
+        """The images with the annotations that the student's own losses may use."""
         if self.hard_labels:
             return inputs
         hidden = self._annotation_keys()
         return [{k: v for k, v in x.items() if k not in hidden} for x in inputs]
 
     def _annotation_keys(self) -> set[str]:
-        """The keys of a model input that hold annotations, those of a user's own heads included."""
+        """The keys of annotations in a model input, including those of a user's own heads."""
         student = self.student
         own = student.annotations.values() if isinstance(student, MultiTaskNetwork) else ()
         return {annotation.input_key for annotation in (*STANDARD, *own)}
@@ -214,24 +197,21 @@ class Distiller(nn.Module):
         sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
         divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0)
         height, width = (round_up(max(side), divisor) for side in zip(*sizes, strict=True))
-        instances = [x.get("instances") for x in inputs]
-        masks = [x.get("sem_seg") for x in inputs]
-        device = self.device
+        instances, masks = (
+            [x[key].to(self.device) if x.get(key) is not None else None for x in inputs]
+            for key in ("instances", "sem_seg")
+        )
         return Targets(
             image_sizes=sizes,
             padded_size=(height, width),
-            instances=[None if x is None else x.to(device) for x in instances],
-            sem_seg=[None if x is None else x.to(device) for x in masks],
+            instances=instances,
+            sem_seg=masks,
             ignore_value=self.ignore_value,
         )
 
 
 def _mean_over_images(parts: list[tuple[int, list[Tensor | None]]]) -> list[Tensor]:
-    """K path losses of parts of a batch -> those of the batch.
-
-    Args:
-        parts: images and path losses of each part; None where a path does not apply to it.
-    """
+    """The K path losses of a batch, from each part's number of images and losses."""
     means = []
     for k in range(len(parts[0][1])):
         own = [(count, loss) for count, losses in parts if (loss := losses[k]) is not None]
@@ -244,7 +224,7 @@ def unwrap(model: nn.Module) -> tuple[nn.Module, Distillation | None]:
     """The student of a model, and its distillation if it has one.
 
     Args:
-        model: any network, or a Distiller; wrapped in DistributedDataParallel or not.
+        model: any network, or a Distiller; it may be wrapped in DistributedDataParallel.
     """
     model = getattr(model, "module", model)
     return (model.student, model.distillation) if isinstance(model, Distiller) else (model, None)

@@ -40,7 +40,7 @@ def leaves(value: Any) -> list[Tensor]:
 
 
 def map_leaves(function: Callable[[Tensor], Tensor], value: Any) -> Any:
-    """The same nest of dicts, lists and tuples, with a function of each of its tensors."""
+    """The same nested dicts, lists and tuples, with a function applied to each tensor."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, Mapping):
@@ -60,7 +60,7 @@ class Taps:
         owner: how error messages call the model ("student", "teacher").
 
     Raises:
-        TapError: a name has no submodule as its beginning; the nearest valid names are given.
+        TapError: a name does not begin with a submodule; the message has the nearest valid names.
     """
 
     def __init__(self, model: nn.Module, names: Sequence[str], owner: str = "model") -> None:
@@ -88,9 +88,8 @@ class Taps:
     def _near(self, name: str) -> str:
         names = [n for n in self._modules if n]
         near = difflib.get_close_matches(name, names, n=5, cutoff=0.4)
-        if near:
-            return f"Nearest: {', '.join(near)}."
-        return f"Its parts are: {', '.join(n for n in names if '.' not in n)}."
+        parts = [n for n in names if "." not in n]
+        return f"Nearest: {', '.join(near)}." if near else f"Its parts are: {', '.join(parts)}."
 
     @contextmanager
     def record(
@@ -99,9 +98,9 @@ class Taps:
         """Record one forward pass made inside the ``with`` block.
 
         Args:
-            names: of the taps that this pass reaches and that are wanted; None = all.
-            stop_early: end the forward pass as soon as all taps have fired (known from
-                :meth:`probe`): nothing behind the last tap is computed, no output is returned.
+            stop_early: end the forward pass, without an output, as soon as each tap has been
+                reached as often as in :meth:`probe`.
+            names: the taps to record, all of which this pass must reach; None for all.
 
         Yields:
             A dict that holds ``{tap name: value}`` after the block.
@@ -114,9 +113,8 @@ class Taps:
         def hook_of(name: str):
             def hook(_module: nn.Module, _args: Any, output: Any) -> None:
                 nonlocal remaining
-                results[name].append(
-                    map_leaves(Tensor.clone, output) if name in self._rewritten else output
-                )
+                copied = name in self._rewritten
+                results[name].append(map_leaves(Tensor.clone, output) if copied else output)
                 if not self._probed:
                     versions.extend((name, leaf, leaf._version) for leaf in leaves(output))
                 remaining -= 1
@@ -139,26 +137,25 @@ class Taps:
         record.update({name: self._pick(name, results) for name in taps})
 
     def _learn(self, results: Mapping[str, list], versions: Sequence[tuple]) -> None:
-        """Keep how often each module is called and whose result is overwritten in place later.
-
-        Detectron2's residual blocks add the shortcut in place: without a copy a tap in front of
-        it would hold the sum. Only such taps are copied from then on.
-        """
+        """Keep how often each module is called, and whose result is overwritten in place later."""
+        # Detectron2's residual blocks add the shortcut in place, so that a tap in front of it would
+        # hold the sum. From now on such taps, and no others, are copied.
         self._calls = {name: len(values) for name, values in results.items()}
         self._rewritten = {name for name, leaf, version in versions if leaf._version != version}
         for tap, (name, keys) in self._resolved.items():
-            if self._calls[name] == 0:
-                inside = [n for n, _ in self._modules[name].named_children()]
-                if keys:
-                    raise TapError(
-                        f"The {self.owner} has no layer '{tap}': "
-                        f"in '{name}' there is {', '.join(inside[:8]) or 'nothing'}."
-                    )
-                cure = f"Tap what is inside: {', '.join(inside[:8])}." if inside else ""
+            if self._calls[name]:
+                continue
+            inside = ", ".join([n for n, _ in self._modules[name].named_children()][:8])
+            if keys:
                 raise TapError(
-                    f"Layer '{name}' of the {self.owner} ({type(self._modules[name]).__name__}) "
-                    f"is never called in a forward pass. {cure}"
+                    f"The {self.owner} has no layer '{tap}': in '{name}' there is "
+                    f"{inside or 'nothing'}."
                 )
+            cure = f"Tap what is inside: {inside}." if inside else ""
+            raise TapError(
+                f"Layer '{name}' of the {self.owner} ({type(self._modules[name]).__name__}) is "
+                f"never called in a forward pass. {cure}"
+            )
         self._probed = True
 
     def _pick(self, name: str, results: Mapping[str, list]) -> Any:
@@ -180,12 +177,11 @@ class Taps:
         return value
 
     def _bad_key(self, name: str, key: str, module: str, value: Any) -> str:
+        has = f"a {type(value).__name__} without entries"
         if isinstance(value, Mapping):
             has = f"the entries {', '.join(map(str, value))}"
         elif isinstance(value, list | tuple):
             has = f"the indices 0 to {len(value) - 1}"
-        else:
-            has = f"a {type(value).__name__} without entries"
         return (
             f"The {self.owner} has no layer '{name}': '{module}' is no parent of '{key}', and it "
             f"returns {has}. {self._near(name)}"
@@ -193,12 +189,9 @@ class Taps:
 
     @torch.no_grad()
     def probe(self, model: nn.Module, batched_inputs: list[dict]) -> dict[str, Any]:
-        """One full forward pass in eval mode that learns call counts, copies and shapes.
+        """Record one full forward pass in eval mode, and learn from it what :meth:`record` needs.
 
-        Leaves parameters, buffers and modes as they were.
-
-        Returns:
-            The recorded values.
+        Parameters, buffers and modes stay as they were.
         """
         self._probed = False
         self._rewritten = set()
@@ -208,14 +201,11 @@ class Taps:
 
 
 def blank_image(model: nn.Module, cfg: CfgNode) -> dict:
-    """A gray image of the training size, to learn the shapes of a model's layers with.
-
-    Args:
-        model: gives the divisor of its input's sides.
-        cfg: gives INPUT.MIN_SIZE_TRAIN, or where that is empty MIN_SIZE_TEST.
+    """A gray image for a model, of the training size, from which the shapes of layers are learned.
 
     Returns:
-        "image" (3, S, S) float32, with S at most 320: larger ones teach nothing more and cost time.
+        "image" (3, S, S) float32. S is INPUT.MIN_SIZE_TRAIN (MIN_SIZE_TEST if that is empty),
+        rounded up to the model's divisor, and at most 320, since larger images only cost time.
     """
     side = cfg.INPUT.MIN_SIZE_TRAIN[0] if cfg.INPUT.MIN_SIZE_TRAIN else cfg.INPUT.MIN_SIZE_TEST
     divisor = max(getattr(getattr(model, "backbone", None), "size_divisibility", 0), 32)

@@ -13,8 +13,15 @@ from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils import comm
 from torch import Tensor, nn
 
-from multas.distillation import Distillation, Distiller, StepLosses, unwrap
-from multas.distillation.aggregation import GradientAggregator, GradientScope, build_aggregator
+from multas.distillation import (
+    Distillation,
+    Distiller,
+    GradientAggregator,
+    StepLosses,
+    unwrap,
+)
+from multas.distillation.aggregation.build import build_aggregator
+from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.paths.build import path_table
 from multas.engine.alpha import Alpha
 from multas.engine.loss_hook import LossHook, Row, with_gradient

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from multas.data.dataset_dicts import require_registered
 from multas.data.training import build_training_loader
-from multas.distillation.aggregation import Bilevel
+from multas.distillation.aggregation.bilevel import Bilevel
 from multas.distillation.gradients.gramian import gram_of_rows
 from multas.engine.checks.annotations import check_annotations
 from multas.engine.loss_hook import inner_trainer

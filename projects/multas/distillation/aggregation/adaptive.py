@@ -1,4 +1,4 @@
-"""Adaptive distillation (paper B, section 3.5): v = exp(-z) with z learned."""
+"""Adaptive distillation (Chennupati et al., BMVC 2021, section 3.5): v = exp(-z), z is learned."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,21 +13,19 @@ from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggre
 class Adaptive(Aggregator):
     """f_d = sum_i exp(-z_i) L_i + sum_i z_i (eq. 5), z = 0 at the start.
 
-    df_d/dz_i = 1 - exp(-z_i) L_i (eq. 6), so at rest every weighted loss v_i L_i is 1. Two limits
-    that the paper leaves open are bounded here:
+    df_d/dz_i = 1 - exp(-z_i) L_i (eq. 6), so at rest every weighted loss v_i L_i is 1. The paper
+    leaves two cases open:
 
-    * A loss of exactly 0 says nothing of its scale (v = 1/L has no value), yet eq. 6 would drive z
-      to minus infinity. Its z gets no gradient in that step.
-    * A weighted loss above ``max_weighted_loss`` is scaled back to that bound, so neither the
-      student nor z can be thrown by a loss that returns after it had nearly vanished, or by one
-      whose scale z has not reached yet. Up to the bound nothing changes.
+    * A loss of exactly 0 has no scale, and eq. 6 would drive z to minus infinity. Here its z gets
+      no gradient in that step.
+    * A weighted loss above ``max_weighted_loss`` is scaled back to that bound. So no loss that
+      returns after it had nearly vanished, or whose scale z has not reached yet, can make the
+      student or z jump.
 
     Args:
-        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used: all v start at 1).
-        max_weighted_loss: the bound; 0 = none, eqs. 5 and 6 to the letter.
-        z_weight_decay: of z in the optimiser. The paper has none; its code uses the network's
-            (1e-4).
-        z_momentum: of z in the optimiser; -1 = the network's.
+        max_weighted_loss: the bound; 0 for none, eqs. 5 and 6 to the letter.
+        z_weight_decay: weight decay of z. The paper has none; its code uses the network's (1e-4).
+        z_momentum: momentum of z; -1 for the network's.
     """
 
     def __init__(
@@ -58,7 +56,7 @@ class Adaptive(Aggregator):
         return torch.exp(-self.z.detach())
 
     def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        # exp in the precision of z: under autocast the losses may be half, v may not.
+        # Under autocast the losses may be in half precision, but v keeps the precision of z.
         weighted = torch.exp(-self.z) * losses.to(self.z.dtype)
         if self.max_weighted_loss == 0:
             return weighted, {"z": self.z.sum()}

@@ -1,19 +1,8 @@
-"""What an aggregator is.
+"""What an aggregator is: it weighs the K path losses.
 
-An aggregator weighs the K path losses; it knows neither what they measure nor the model. A new
-one is one registered class:
-
-    @AGGREGATOR_REGISTRY.register()
-    class PowerMean(Aggregator):
-        def __init__(self, *, names, hand_tuned, power: float = 2.0): ...
-
-        def weights(self): ...
-
-        def forward(self, losses):
-            return self.weights() * losses, {}
-
-Options of ``__init__`` are keys of ``MODEL.DISTILLATION.AGGREGATION``, in capitals:
-``{NAME: power_mean, POWER: 3.0}``.
+It knows neither what they measure nor the model. docs/architecture.md shows how to add an
+aggregator, which is one registered class. Options of its constructor are keys of
+``MODEL.DISTILLATION.AGGREGATION``, in capitals: ``{NAME: adaptive, MAX_WEIGHTED_LOSS: 5.0}``.
 """
 
 from collections.abc import Sequence
@@ -29,11 +18,11 @@ KEY = "MODEL.DISTILLATION.AGGREGATION"
 
 
 class Aggregator(nn.Module):
-    """Base class: v, the weight of each path, and the terms that go into the loss.
+    """Base class: gives v, the weight of each path, and the terms that go into the loss.
 
     Args:
-        names: of the K path losses, in order.
-        hand_tuned: their K hand-tuned weights.
+        names: the names of the K path losses, in order.
+        hand_tuned: the K hand-tuned weights.
     """
 
     hand_tuned: Tensor
@@ -54,8 +43,8 @@ class Aggregator(nn.Module):
             losses: (K,) raw path losses, with graph.
 
         Returns:
-            (K,) weighted losses, and further terms of the objective by name (may be empty).
-            All of them are added to the task loss, times alpha.
+            (K,) weighted losses, and further terms of the objective by name. All of them are
+            added to the task loss, times alpha.
         """
         raise NotImplementedError
 
@@ -64,6 +53,6 @@ class Aggregator(nn.Module):
         return {}
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser learns, in torch's form; all parameters, without weight decay."""
+        """Parameter groups for the optimiser: by default all parameters, without weight decay."""
         parameters = list(self.parameters())
         return [{"params": parameters, "weight_decay": 0.0}] if parameters else []

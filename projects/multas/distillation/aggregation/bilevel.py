@@ -1,4 +1,4 @@
-"""Weights learned on held-out images (paper B, section 3.3: bilevel optimisation)."""
+"""Weights learned on held-out images: bilevel optimisation (Chennupati et al., BMVC 2021, 3.3)."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,12 @@ class Bilevel(GradientAggregator):
 
     With w' = w - eta (g + alpha sum_i v_i g_i) and the validation gradient h at w', the
     hypergradient is dL_val(w') / du_i = -eta alpha v_i <h, g_i> (one step of unrolling, Luketina et
-    al. 2016; momentum is left out). Divided by eta alpha ||h|| sum_j v_j ||g_j|| it has no unit and
-    lies in [-1, 1]: ``lr`` is the largest change of log v in a step.
-
-    v starts at the paths' hand-tuned weights.
+    al. 2016; momentum is left out). It is divided by eta alpha ||h|| sum_j v_j ||g_j||, and lies
+    then in [-1, 1], without a unit.
 
     Args:
-        names: see :class:`Aggregator`.
         hand_tuned: where v starts; above 0.
-        lr: step length in log v.
+        lr: step length in log v, which is its largest change in a step.
     """
 
     u: Tensor
@@ -46,8 +43,8 @@ class Bilevel(GradientAggregator):
 
         Args:
             gram: (K, K) inner products of the path gradients of the training step.
-            products: (K,) their inner products with the validation gradient after it.
-            squared_norm: of the validation gradient, scalar.
+            products: (K,) inner products of each with the validation gradient after the step.
+            squared_norm: squared norm of the validation gradient, scalar.
         """
         v = self.u.to(gram).exp()
         size = squared_norm.sqrt() * (v * gram.diagonal().sqrt()).sum()

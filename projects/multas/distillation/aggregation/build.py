@@ -8,9 +8,9 @@ from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggre
 from multas.distillation.aggregation.gradient import GradientAggregator, GradientScope
 from multas.distillation.aggregation.torchjd import PREFIX, TorchJD, weighting_named
 from multas.util.names import lookup
-from multas.util.options import option_names, parse_options
+from multas.util.options import parse_options
 
-# Keys that are no options of an aggregator's constructor: they say how it is used.
+# Keys that say how an aggregator is used; the others are options of its constructor.
 _KEYS = ("NAME", "SCOPE", "SCOPE_LAYERS", "LOW_MEMORY", "DATA")
 _GIVEN = ("names", "hand_tuned")
 
@@ -18,12 +18,8 @@ _GIVEN = ("names", "hand_tuned")
 def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[float]) -> Aggregator:
     """The aggregator that ``cfg.MODEL.DISTILLATION.AGGREGATION`` describes.
 
-    ``NAME`` is that of a registered class, or ``torchjd:<name>`` for what the library TorchJD calls
-    so; the other keys are arguments of its constructor, in capitals.
-
-    Args:
-        cfg: the student's config.
-        names, hand_tuned: of the K path losses, see :class:`Aggregator`.
+    ``NAME`` is that of a registered class, or ``torchjd:`` and the name of an aggregator of the
+    library TorchJD; the other keys are arguments of its constructor, in capitals.
 
     Raises:
         ValueError: unknown name or option.
@@ -36,23 +32,25 @@ def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[fl
         options = parse_options(cls, entry, where, given=_GIVEN, keys=_KEYS)
         return cls(names=names, hand_tuned=hand_tuned, **options)
     weighting = weighting_named(entry.NAME.removeprefix(PREFIX))
-    own = [name.upper() for name in option_names(TorchJD, (*_GIVEN, "weighting", "arguments"))]
-    arguments = parse_options(weighting, entry, where, keys=(*_KEYS, *own))
-    options = {key.lower(): entry[key] for key in own if key in entry}
     return TorchJD(
-        names=names, hand_tuned=hand_tuned, weighting=weighting, arguments=arguments, **options
+        names=names,
+        hand_tuned=hand_tuned,
+        weighting=weighting,
+        arguments=parse_options(weighting, entry, where, keys=(*_KEYS, "TASK_AS_OBJECTIVE")),
+        task_as_objective=entry.get("TASK_AS_OBJECTIVE", False),
     )
 
 
 def boundary_layers(cfg: CfgNode) -> tuple[str, ...]:
-    """Student layers at which the graph is cut: those of SCOPE "features" where that counts.
+    """Student layers at which the graph is cut: those of SCOPE "features", for gradients alone.
 
     Raises:
         ValueError: an unknown aggregator or scope, or a scope without layers.
     """
     scope = GradientScope.from_config(cfg)
     cls = _class_named(cfg.MODEL.DISTILLATION.AGGREGATION.NAME)
-    return scope.boundary if issubclass(cls, GradientAggregator) else ()
+    cuts = scope.kind == "features" and issubclass(cls, GradientAggregator)
+    return scope.layers if cuts else ()
 
 
 def _class_named(name: str) -> type[Aggregator]:

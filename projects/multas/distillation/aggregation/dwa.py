@@ -12,13 +12,12 @@ from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggre
 class DWA(Aggregator):
     """v_i = K softmax_i(w_i / T), w_i = L_i(t - 1) / L_i(t - 2) (Liu et al. 2019, eq. 7).
 
-    L_i(t) is the mean loss over a period of steps (there: an epoch); in the first two periods
-    v = 1. A path whose loss stops falling gains weight.
+    L_i(t) is the mean loss over a period of steps (in the paper: an epoch); in the first two
+    periods v = 1. A path whose loss stops falling gains weight.
 
     Args:
-        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used).
         temperature: T; large values make the weights equal.
-        period: steps of a period.
+        period: number of steps in a period.
     """
 
     v: Tensor
@@ -44,11 +43,11 @@ class DWA(Aggregator):
         self.period = period
         count = len(self.names)
         self.register_buffer("v", torch.ones(count))
-        # Sum of the running period, mean of the last one (0 = there was none).
+        # Sums over the current period, and means over the previous one (0: there was none).
         self.register_buffer("sums", torch.zeros(count))
         self.register_buffer("previous", torch.zeros(count))
         self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-        # The count again, where it can be asked without waiting for the device.
+        # A copy of ``steps`` that can be read without waiting for the device.
         self._in_period: int | None = None
 
     def weights(self) -> Tensor:
@@ -69,7 +68,7 @@ class DWA(Aggregator):
         if self._in_period < self.period:
             return
         mean = self.sums / self.period
-        # A mean of 0 has no ratio; such a path counts as standing still.
+        # A mean of 0 has no ratio; such a loss counts as constant.
         ratio = torch.where(self.previous > 0, mean / self.previous, 1.0)
         started = (self.previous > 0).any()
         softmax = len(self.names) * torch.softmax(ratio / self.temperature, dim=0)

@@ -1,4 +1,4 @@
-"""Fixed weights: single path, equal weights, hand-tuned weights (paper B, sections 3.2, 3.3)."""
+"""Fixed weights of a single path, equal and hand-tuned ones (Chennupati et al., 3.2 and 3.3)."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,10 @@ from torch import Tensor
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
 
 
-class _Fixed(Aggregator):
+@AGGREGATOR_REGISTRY.register()
+class HandTuned(Aggregator):
+    """v as given by the WEIGHT of each path."""
+
     def weights(self) -> Tensor:
         return self.hand_tuned
 
@@ -17,12 +20,7 @@ class _Fixed(Aggregator):
 
 
 @AGGREGATOR_REGISTRY.register()
-class HandTuned(_Fixed):
-    """v as given by the WEIGHT of each path."""
-
-
-@AGGREGATOR_REGISTRY.register()
-class Equal(_Fixed):
+class Equal(HandTuned):
     """v = (1, ..., 1)."""
 
     def weights(self) -> Tensor:
@@ -30,7 +28,7 @@ class Equal(_Fixed):
 
 
 @AGGREGATOR_REGISTRY.register()
-class Single(_Fixed):
+class Single(HandTuned):
     """One path with its hand-tuned weight."""
 
     def __init__(self, *, names: Sequence[str], hand_tuned: Sequence[float]) -> None:

@@ -14,16 +14,15 @@ class GradNorm(GradientAggregator):
     """Weights that give all paths gradients of similar length, longer where training lags behind.
 
     With G_i = v_i ||g_i||, its mean G and r_i = (L_i / L_i(0)) over the mean of these ratios, v
-    descends on sum_i |G_i - G r_i^a| with the targets held constant, and is scaled to sum K
+    descends on sum_i |G_i - G r_i^a| with the targets held constant, and is scaled to the sum K
     (Chen et al. 2018, eqs. 1 and 2). As there, a step uses v as it was before its own update.
 
-    Two points are made independent of the scale of the losses, which the original leaves to the
-    user: the step is in log v, so v stays positive, and the objective is in units of G. The
-    targets, and so the resting point, are the original's.
+    The step is in log v, so that v stays positive, and the objective is in units of G: unlike the
+    original this does not depend on the scale of the losses. The targets are the original's.
 
     Args:
-        names, hand_tuned, task_as_objective: see :class:`GradientAggregator`.
-        asymmetry: the exponent a; 0 = equal lengths.
+        task_as_objective: see :class:`GradientAggregator`.
+        asymmetry: the exponent a; 0 for equal lengths.
         lr: step length in log v.
     """
 
@@ -44,7 +43,7 @@ class GradNorm(GradientAggregator):
         self.lr = lr
         count = len(self.objectives)
         self.register_buffer("v", torch.ones(count, dtype=torch.float64))
-        # 0 = not seen yet; a loss of 0 has no ratio to its start.
+        # The first losses; 0 until a loss was above 0, since 0 has no ratio to it.
         self.register_buffer("initial", torch.zeros(count, dtype=torch.float64))
         self._weights = torch.ones(len(self.names))
 
@@ -55,7 +54,7 @@ class GradNorm(GradientAggregator):
         mean = lengths.mean()
         if mean > 0:
             ratios = torch.where(initial == 0, 1.0, losses / initial)
-            # All losses zero: nothing lags behind.
+            # If all losses are zero, none lags behind.
             rates = ratios / ratios.mean() if ratios.mean() > 0 else torch.ones_like(ratios)
             target = mean * rates**self.asymmetry
             new = v * torch.exp(-self.lr * torch.sign(lengths - target) * lengths / mean)

@@ -1,4 +1,4 @@
-"""What an aggregator is that weighs paths by their gradients (paper B, section 3.4)."""
+"""Aggregators that weigh paths by their gradients (Chennupati et al., BMVC 2021, section 3.4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ SCOPES = ("parameters", "features")
 
 @dataclass(frozen=True)
 class GradientScope:
-    """With respect to what the path gradients are taken; keys of MODEL.DISTILLATION.AGGREGATION.
+    """What the path gradients are taken with respect to, and how.
 
     Attributes:
-        kind: "parameters" or "features" (SCOPE).
-        layers: whose parameters or features; no layer = all parameters (SCOPE_LAYERS).
-        low_memory: LOW_MEMORY.
+        kind: "parameters" or "features" (the key SCOPE).
+        layers: the layers that have them; none for all parameters (SCOPE_LAYERS).
+        low_memory: whether to save memory (LOW_MEMORY).
     """
 
     kind: str = "parameters"
@@ -39,36 +39,25 @@ class GradientScope:
             )
         return cls(options.SCOPE, tuple(options.SCOPE_LAYERS), options.LOW_MEMORY)
 
-    @property
-    def boundary(self) -> tuple[str, ...]:
-        """Student layers at whose features the graph is cut."""
-        return self.layers if self.kind == "features" else ()
-
 
 class GradientAggregator(Aggregator):
     """Base class: v from the inner products of the gradients. Subclasses define :meth:`weigh`.
 
-    Which gradients are taken, and what is done with v, is the business of the hook that trains
-    with it (:class:`multas.engine.PathWeights`).
+    The hook :class:`multas.engine.PathWeights` takes the gradients and applies v.
 
     Args:
-        names, hand_tuned: see :class:`Aggregator` (``hand_tuned`` is not used).
-        task_as_objective: the task loss is one more objective (the last one), and its gradient is
-            weighed like those of the paths, which are multiplied by alpha before. Else the task
-            keeps its gradient and alpha times the weighted path gradients is added to it.
+        task_as_objective: True: the task loss is one more objective, the last, and its gradient is
+            weighed like those of the paths, which are multiplied by alpha before. False: alpha
+            times the weighted path gradients is added to the task's gradient.
     """
 
     def __init__(
-        self,
-        *,
-        names: Sequence[str],
-        hand_tuned: Sequence[float],
-        task_as_objective: bool = False,
+        self, *, names: Sequence[str], hand_tuned: Sequence[float], task_as_objective: bool = False
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         self.task_as_objective = task_as_objective
         self.objectives = [*self.names, "task"] if task_as_objective else self.names
-        # On the CPU: it is solved there, once per step.
+        # On the CPU, where the weights are solved for in each step.
         self._weights = torch.full((len(self.names),), 1 / len(self.objectives))
         self._monitors: dict[str, Tensor] = {}
         self._conflicts = torch.zeros(len(self.names))
@@ -78,8 +67,8 @@ class GradientAggregator(Aggregator):
         """The weights of the objectives.
 
         Args:
-            gram: (M, M) inner products of the gradients, float64 on the CPU, finite; M paths, or
-                paths and task.
+            gram: (M, M) inner products of the gradients of the paths, or of paths and task;
+                finite, float64 on the CPU.
             losses: (M,) their losses, float64 on the CPU; means over all ranks.
 
         Returns:
@@ -101,9 +90,9 @@ class GradientAggregator(Aggregator):
         Args:
             gram: (K, K) inner products of the path gradients.
             losses: (K,) path losses.
-            alpha: what path gradients are multiplied with when the task is an objective.
+            alpha: factor of the path gradients when the task is an objective.
             task: (K + 1,) inner products of all gradients with the task's, its own last, and the
-                task loss; None where they are not known.
+                task loss; None if they are not known.
 
         Returns:
             (M,) from :meth:`weigh`.
@@ -125,8 +114,7 @@ class GradientAggregator(Aggregator):
                 raise ValueError("The task is an objective, but its gradient is not given.")
             products, loss = task
             factors = torch.cat([torch.full_like(losses, alpha), losses.new_ones(1)])
-            whole = torch.cat([gram, products[None, :-1]])
-            whole = torch.cat([whole, products[:, None]], dim=1)
+            whole = torch.cat([torch.cat([gram, products[None, :-1]]), products[:, None]], dim=1)
             gram = whole * factors * factors[:, None]
             losses = torch.cat([losses, loss.to(losses)[None]]) * factors
         weights = self.weigh(gram, losses)
@@ -134,7 +122,7 @@ class GradientAggregator(Aggregator):
         return weights
 
     def keep(self, weights: Tensor) -> None:
-        """Log these (M,) weights as those of the step."""
+        """Keep the (M,) weights of the step for the log."""
         self._weights = weights[: len(self.names)].to(torch.float32)
         if self.task_as_objective:
             self._monitors["task_weight"] = weights[-1]
@@ -150,7 +138,7 @@ class GradientAggregator(Aggregator):
     def monitors(self) -> dict[str, Tensor]:
         """Lengths (K,) and cosines (K, K) of the path gradients.
 
-        Where the task's gradient is known, also the fraction (K,) of steps in which a path
-        conflicts with it; where it is an objective, its weight.
+        If the task's gradient is known, also the fraction (K,) of steps in which a path conflicts
+        with it; if it is an objective, also its weight.
         """
         return self._monitors

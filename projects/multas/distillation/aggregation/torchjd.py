@@ -14,7 +14,7 @@ PREFIX = "torchjd:"
 
 
 def weighting_named(name: str) -> type:
-    """TorchJD's weighting that sees only the Gram matrix, by the name of its aggregator.
+    """The weighting of the Gram matrix that belongs to an aggregator of TorchJD.
 
     Raises:
         ImportError: TorchJD is not installed.
@@ -29,11 +29,10 @@ def weighting_named(name: str) -> type:
         ) from error
     found = {}
     for known in library.__all__:
-        kind = getattr(library, known)
-        if inspect.isclass(kind) and issubclass(kind, library.GramianWeightedAggregator):
-            weighting = getattr(library, f"{known}Weighting", None)
-            if weighting is not None:
-                found[known] = weighting
+        kind, weighting = getattr(library, known), getattr(library, f"{known}Weighting", None)
+        from_gram = inspect.isclass(kind) and issubclass(kind, library.GramianWeightedAggregator)
+        if from_gram and weighting is not None:
+            found[known] = weighting
     if name not in found:
         raise ValueError(
             f"{KEY}.NAME: TorchJD has no aggregator '{name}' that works from the Gram matrix."
@@ -48,13 +47,13 @@ class TorchJD(GradientAggregator):
     Weightings that remember former steps (GradVac, PCD) start anew when a run is resumed.
 
     Args:
-        names, hand_tuned, task_as_objective: see :class:`GradientAggregator`.
-        weighting: class from :func:`weighting_named`.
-        arguments: of its constructor.
+        task_as_objective: see :class:`GradientAggregator`.
+        weighting: a class from :func:`weighting_named`.
+        arguments: the arguments of its constructor.
 
     Raises:
-        ImportError: what this weighting needs besides is not installed.
-        ValueError: unfit arguments.
+        ImportError: another library that this weighting needs is not installed.
+        ValueError: the weighting does not take these arguments.
     """
 
     def __init__(
@@ -64,17 +63,17 @@ class TorchJD(GradientAggregator):
         hand_tuned: Sequence[float],
         weighting: Callable[..., Any],
         task_as_objective: bool = False,
-        arguments: Mapping[str, Any] | None = None,
+        arguments: Mapping[str, Any],
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective)
         try:
-            self._weighting = weighting(**(arguments or {}))
+            self._weighting = weighting(**arguments)
         except ImportError as error:
             raise ImportError(f"{KEY}: {weighting.__name__}: {error}") from error
         except TypeError as error:
             raise ValueError(
                 f"{KEY}: {weighting.__name__} takes {inspect.signature(weighting)}, but the "
-                f"options are {dict(arguments or {})}."
+                f"options are {dict(arguments)}."
             ) from error
 
     def weigh(self, gram: Tensor, losses: Tensor) -> Tensor:

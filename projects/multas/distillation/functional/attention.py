@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from multas.distillation.functional.shapes import check_same
 from multas.modeling.losses import full_precision
 from multas.util.names import check_choice
 
@@ -28,38 +29,26 @@ def attention_map(features: Tensor, *, p: float = 2.0, eps: float = 1e-6) -> Ten
 
 
 def attention_transfer(
-    student: Tensor,
-    teacher: Tensor,
-    *,
-    p: float = 2.0,
-    reduction: str = "sum",
-    eps: float = 1e-6,
+    student: Tensor, teacher: Tensor, *, p: float = 2.0, reduction: str = "sum", eps: float = 1e-6
 ) -> Tensor:
-    """Distance between two attention maps, averaged over the images of the batch.
+    """Distance between two attention maps, a scalar: the mean over the images of the batch.
+
+    It is 0 at equality, and does not change (up to ``eps``) when either input is scaled.
 
     Args:
-        student: (N, Cs, H, W).
-        teacher: (N, Ct, H, W).
-        p: see :func:`attention_map`.
+        student, teacher: (N, Cs, H, W) and (N, Ct, H, W).
+        p, eps: see :func:`attention_map`.
         reduction: over the H W positions of one image. "sum" of squared differences: the text of
             Chennupati et al. (BMVC 2021, section 4); "mean": their code, which the hand-tuned
             weight 1000 belongs to; "norm" of the difference, not squared: Zagoruyko and
             Komodakis (ICLR 2017, eq. 2).
-        eps: see :func:`attention_map`.
-
-    Returns:
-        Scalar; 0 at equality, and unchanged (up to ``eps``) when either input is scaled.
 
     Raises:
         ValueError: unknown reduction, or maps of different size.
     """
     check_choice("REDUCTION", reduction, AT_REDUCTIONS)
-    if student.shape[-2:] != teacher.shape[-2:]:
-        raise ValueError(
-            f"Attention maps of {tuple(student.shape[-2:])} (student) and "
-            f"{tuple(teacher.shape[-2:])} (teacher) cannot be compared; tap layers of one "
-            "stride or resize one of them."
-        )
+    cure = "Tap layers of one stride, or resize one of the maps."
+    check_same("sizes of the attention maps", student.shape[-2:], teacher.shape[-2:], cure)
     difference = attention_map(student, p=p, eps=eps) - attention_map(teacher, p=p, eps=eps)
     if reduction == "norm":
         return torch.linalg.vector_norm(difference, dim=(1, 2, 3)).mean()

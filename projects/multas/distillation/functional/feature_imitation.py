@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from multas.distillation.functional.soft_detection import check_same
+from multas.distillation.functional.shapes import check_same, check_same_heads
 from multas.modeling.losses import full_precision
 
 # Factor of the feature terms of MSE and PDF-Distil in the code of Lê and Pham (ICCVW 2023); their
@@ -23,16 +23,7 @@ FEATURE_WEIGHT = 5.0
 def mse_imitation(
     student: Sequence[Tensor], teacher: Sequence[Tensor], *, weight: float = FEATURE_WEIGHT
 ) -> Tensor:
-    """Mean of ``(student - teacher)^2`` over all entries of all levels, times ``weight``.
-
-    Args:
-        student: L levels (N, C, Hi, Wi).
-        teacher: L levels of the same shapes.
-        weight: factor of the mean.
-
-    Returns:
-        Scalar, 0 for empty tensors.
-    """
+    """``weight`` times the mean of ``(student - teacher)^2`` over all entries; 0 for no entry."""
     entries = sum(level.numel() for level in student)
     return weight * cell_distances(student, teacher).sum() / max(entries, 1)
 
@@ -63,12 +54,10 @@ def pdf_imitation(
     classification term becomes too large; set a lower ``positive_score`` then.
 
     Args:
-        student: L levels (N, C, Hi, Wi).
-        teacher: L levels of the same shapes.
+        student, teacher: L levels (N, C, Hi, Wi).
         student_logits, teacher_logits: (N, R, K), in the order level, y, x, anchor.
         student_deltas, teacher_deltas: (N, R, 4).
-        weight: factor of the feature term.
-        positive_score: teacher score above which an entry counts as positive.
+        weight, positive_score: see the formula.
 
     Returns:
         ``{"feature", "cls", "box_reg"}``: finite scalars; their sum is the loss.
@@ -76,8 +65,7 @@ def pdf_imitation(
     Raises:
         ValueError: shapes differ, or R is not a multiple of M.
     """
-    check_same("class logits", student_logits, teacher_logits)
-    check_same("box deltas", student_deltas, teacher_deltas)
+    check_same_heads(student_logits, student_deltas, teacher_logits, teacher_deltas)
     logits, deltas = full_precision(student_logits), full_precision(student_deltas)
     scores = full_precision(teacher_logits).detach().sigmoid()
     disagreement = (scores - logits.detach().sigmoid()).square()
@@ -134,12 +122,10 @@ def defeat_imitation(
         background = sum of (1 - M) d2 / max(1, 2 sum (1 - M)) / N
 
     Args:
-        student: L levels (N, C, Hi, Wi).
-        teacher: L levels of the same shapes.
+        student, teacher: L levels (N, C, Hi, Wi).
         mask: (N, M) bool or float in [0, 1], 1 for foreground; see
             :func:`multas.distillation.functional.foreground.foreground_mask`.
-        foreground_weight: factor of the foreground term.
-        background_weight: factor of the background term.
+        foreground_weight, background_weight: factors of the two terms.
         divisor: divides both terms: 1, or 256 (the usual width) to offset the channel sum.
 
     Returns:
@@ -164,14 +150,11 @@ def cell_distances(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tens
     Raises:
         ValueError: the number of levels or their shapes differ.
     """
-    if len(student) != len(teacher):
-        raise ValueError(f"The student has {len(student)} levels, the teacher {len(teacher)}.")
-    for level, (ours, theirs) in enumerate(zip(student, teacher, strict=True)):
-        check_same(f"features of level {level}", ours, theirs)
-    return torch.cat(
-        [
-            (full_precision(s) - full_precision(t).detach()).square().sum(1).flatten(1)
-            for s, t in zip(student, teacher, strict=True)
-        ],
-        dim=1,
-    )
+    check_same("numbers of levels", len(student), len(teacher), "Tap as many of both.")
+    distances = []
+    for level, (s, t) in enumerate(zip(student, teacher, strict=True)):
+        cure = "Give both models the same levels, and adapt the student's width."
+        check_same(f"shapes of the features of level {level}", s.shape, t.shape, cure)
+        difference = full_precision(s) - full_precision(t).detach()
+        distances.append(difference.square().sum(1).flatten(1))
+    return torch.cat(distances, dim=1)

@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from multas.distillation.functional.shapes import check_same
 from multas.modeling.losses import full_precision
 
 _EPS = 1e-12
+_ADAPT = "Adapt the student's features with a 1x1 convolution first."
 
 
 def _unit_channels(features: Tensor) -> Tensor:
@@ -31,46 +33,35 @@ def channel_gram(features: Tensor) -> Tensor:
 def nst_channel_gram(student: Tensor, teacher: Tensor) -> Tensor:
     """NST as in the code of Chennupati et al. (BMVC 2021): mean squared distance of channel Grams.
 
-    ``1 / (N C^2) * sum (G(Fs) - G(Ft))^2`` with :func:`channel_gram`. The sizes of the maps may
-    differ, the widths may not. The hand-tuned weight 10 belongs to this form.
+    ``1 / (N C^2) * sum (G(Fs) - G(Ft))^2`` with :func:`channel_gram`, a scalar. The hand-tuned
+    weight 10 belongs to this form. A dead channel has gradient 0 (about 1e10 in that code).
 
     Args:
-        student: (N, C, Hs, Ws), adapted to the teacher's width.
-        teacher: (N, C, Ht, Wt).
-
-    Returns:
-        Scalar. A dead channel of the student has gradient 0 (about 1e10 in that code).
+        student, teacher: (N, C, Hs, Ws) and (N, C, Ht, Wt).
 
     Raises:
         ValueError: the widths differ.
     """
-    _check_width(student, teacher)
+    check_same("numbers of channels", student.shape[1], teacher.shape[1], _ADAPT)
     return (channel_gram(student) - channel_gram(teacher)).square().mean()
 
 
 def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
     """NST (Huang and Wang, arXiv 2017): squared MMD with the kernel ``(x^T y)^2``.
 
-    The samples are the channels of one image, normalised over the positions. The widths may
-    differ, the sizes of the maps may not. The loss equals
+    The samples are the channels of one image, normalised over the positions; a dead channel has
+    gradient 0. The loss, a scalar, is the mean over the images. It equals
     ``|| X_s^T X_s / C_s - X_t^T X_t / C_t ||_F^2`` of (HW, HW) matrices, but the expanded kernel
     needs only matrices over the channels.
 
     Args:
-        student: (N, Cs, H, W).
-        teacher: (N, Ct, H, W).
-
-    Returns:
-        Scalar, the mean over the images. A dead channel has gradient 0.
+        student, teacher: (N, Cs, H, W) and (N, Ct, H, W).
 
     Raises:
         ValueError: the maps have different sizes.
     """
-    if student.shape[-2:] != teacher.shape[-2:]:
-        raise ValueError(
-            f"Maps of {tuple(student.shape[-2:])} (student) and {tuple(teacher.shape[-2:])} "
-            "(teacher) have no common kernel; resize one of them or use the channel Gram form."
-        )
+    cure = "Resize one of the maps, or use the channel Gram form."
+    check_same("sizes of the maps", student.shape[-2:], teacher.shape[-2:], cure)
     s, t = _unit_channels(student), _unit_channels(teacher)
 
     def kernel(x: Tensor, y: Tensor) -> Tensor:
@@ -83,19 +74,15 @@ def nst_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
 def feature_map_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """FM (Yang et al., ICLR 2021): mean squared difference of the global averages.
 
-    ``1 / (N C) * sum_{n,c} (mean_hw Fs - mean_hw Ft)^2``.
+    ``1 / (N C) * sum_{n,c} (mean_hw Fs - mean_hw Ft)^2``, a scalar.
 
     Args:
-        student: (N, C, Hs, Ws), adapted to the teacher's width.
-        teacher: (N, C, Ht, Wt).
-
-    Returns:
-        Scalar.
+        student, teacher: (N, C, Hs, Ws) and (N, C, Ht, Wt).
 
     Raises:
         ValueError: the widths differ.
     """
-    _check_width(student, teacher)
+    check_same("numbers of channels", student.shape[1], teacher.shape[1], _ADAPT)
     student, teacher = (full_precision(f).mean(dim=(2, 3)) for f in (student, teacher))
     return (student - teacher).square().mean()
 
@@ -105,17 +92,13 @@ def softmax_regression(
 ) -> Tensor:
     """SR (Yang et al., ICLR 2021): the student's features through the teacher's classifier.
 
-    ``1 / (N K) * sum (z_t - (GAP(Fs) W_t^T + b_t))^2``. The classifier is a constant and gets no
-    gradient (the authors' code fills the teacher's gradient buffers).
+    ``1 / (N K) * sum (z_t - (GAP(Fs) W_t^T + b_t))^2``, a scalar. The classifier is a constant and
+    gets no gradient (the authors' code fills the teacher's gradient buffers).
 
     Args:
-        student: (N, C, H, W), the last feature map, adapted to the teacher's width.
+        student: (N, C, H, W), the last feature map.
         teacher_logits: (N, K).
-        weight: (K, C) of the teacher's linear layer.
-        bias: (K,) of that layer, if it has one.
-
-    Returns:
-        Scalar.
+        weight, bias: (K, C) and (K,) of the teacher's linear layer.
     """
     pooled = full_precision(student).mean(dim=(2, 3))
     weight = weight.detach().to(pooled.dtype)
@@ -123,11 +106,3 @@ def softmax_regression(
     with torch.autocast(pooled.device.type, enabled=False):
         crossed = F.linear(pooled, weight, bias)
     return (full_precision(teacher_logits) - crossed).square().mean()
-
-
-def _check_width(student: Tensor, teacher: Tensor) -> None:
-    if student.shape[1] != teacher.shape[1]:
-        raise ValueError(
-            f"The student has {student.shape[1]} channels, the teacher {teacher.shape[1]}; adapt "
-            "the student's features with a 1x1 convolution first."
-        )

@@ -39,9 +39,8 @@ def joint_mask(
     """Mask from the attention of both networks, without gradient.
 
     Args:
-        student: attention of the student, (N, 1, H, W) or (N, C, 1, 1).
-        teacher: attention of the teacher, same shape.
-        temperature: T.
+        student, teacher: attentions of one shape, (N, 1, H, W) or (N, C, 1, 1).
+        temperature: see :func:`attention_mask`.
         softmax_of_sum: True: one softmax of the summed attentions (the paper); False: the mean of
             the two networks' masks (all public code).
     """

@@ -20,7 +20,7 @@ def cell_centers(
     Args:
         grid_sizes: (Hi, Wi) of each level.
         padded_size: (height, width) of the batch tensor, pixels.
-        device: device of the result.
+        device: where the result is wanted.
 
     Returns:
         (M, 2) float32: x, y in pixels, the centres of the anchors with an offset of 0.5.
@@ -34,17 +34,14 @@ def cell_centers(
 
 
 def foreground_mask(boxes: Tensor, valid: Tensor, centers: Tensor) -> Tensor:
-    """Cells whose centre lies inside or on the border of a box of their image.
+    """Cells, (N, M) bool, whose centre lies in or on the border of a box of their image.
 
     Every box is foreground on all levels.
 
     Args:
         boxes: (N, G, 4) XYXY, pixels: ground truth or detections of the teacher.
         valid: (N, G) bool; False for padding.
-        centers: (M, 2) x, y, pixels; see :func:`cell_centers`.
-
-    Returns:
-        (N, M) bool.
+        centers: (M, 2); see :func:`cell_centers`.
     """
     x, y = centers.unbind(-1)
     x0, y0, x1, y1 = boxes[..., None].unbind(-2)
@@ -53,14 +50,11 @@ def foreground_mask(boxes: Tensor, valid: Tensor, centers: Tensor) -> Tensor:
 
 
 def mask_foreground(masks: Tensor, centers: Tensor) -> Tensor:
-    """Cells whose centre lies on a pixel of an object.
+    """Cells, (N, M) bool, whose centre lies on a pixel of an object.
 
     Args:
         masks: (N, H, W) bool pixels of objects, padded to the batch size.
-        centers: see :func:`foreground_mask`.
-
-    Returns:
-        (N, M) bool.
+        centers: (M, 2); see :func:`cell_centers`.
     """
     x, y = centers.long().unbind(-1)
     return masks[:, y, x]

@@ -17,7 +17,7 @@ from multas.modeling.losses import full_precision
 def distribution_kl_elements(
     student: Tensor, teacher: Tensor, *, temperature: float = 10.0, mean_over_bins: bool = False
 ) -> Tensor:
-    """``T^2 KL(p_t || p_s)`` with ``p = softmax(z / T)`` for every row.
+    """``T^2 KL(p_t || p_s)`` with ``p = softmax(z / T)`` for each of the N rows: (N,).
 
     Args:
         student: (N, B) logits: one row per box side and B bins, or per anchor and B classes.
@@ -25,9 +25,6 @@ def distribution_kl_elements(
         temperature: T; the authors' code uses 10 for boxes and 2 for classes.
         mean_over_bins: divide by B, as the authors' code does; their loss weights (0.25 for boxes,
             10 for classes) belong to this form. The paper writes the sum.
-
-    Returns:
-        (N,).
     """
     student = (full_precision(student) / temperature).log_softmax(dim=1)
     teacher = (full_precision(teacher.detach()) / temperature).log_softmax(dim=1)
@@ -44,7 +41,7 @@ def localization_distillation(
     weight: Tensor | None = None,
     avg_factor: Tensor | float | None = None,
 ) -> Tensor:
-    """:func:`distribution_kl_elements` reduced to a scalar.
+    """:func:`distribution_kl_elements` reduced to a scalar, 0 for N = 0.
 
     The authors' code weights the four sides of an anchor equally: in the main region by the
     student's confidence with ``avg_factor`` 4, in the valuable region by :func:`valuable_region`
@@ -54,9 +51,6 @@ def localization_distillation(
         student, teacher, temperature, mean_over_bins: see :func:`distribution_kl_elements`.
         weight: (N,) weights of the rows.
         avg_factor: divisor of the sum; None divides by N (not by the sum of the weights).
-
-    Returns:
-        Scalar; 0 with gradient 0 for N = 0.
     """
     elements = distribution_kl_elements(
         student, teacher, temperature=temperature, mean_over_bins=mean_over_bins

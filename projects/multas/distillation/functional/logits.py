@@ -3,10 +3,12 @@
 import torch.nn.functional as F
 from torch import Tensor
 
+from multas.distillation.functional.shapes import check_same
 from multas.modeling.losses import full_precision
 from multas.util.names import check_choice
 
 L2_REDUCTIONS = ("mean", "sum")
+_CURE = "Both networks need the same classes and output size."
 
 
 def flatten_logits(logits: Tensor) -> Tensor:
@@ -17,7 +19,7 @@ def flatten_logits(logits: Tensor) -> Tensor:
 def soft_target(
     student: Tensor, teacher: Tensor, *, temperature: float = 4.0, scale_by_t2: bool = True
 ) -> Tensor:
-    """KL divergence to the teacher's softened classes (Hinton et al., arXiv 2015).
+    """KL divergence to the teacher's softened classes (Hinton et al., arXiv 2015), a scalar.
 
     ``T^2 * mean_n sum_c p_t (log p_t - log p_s)`` with ``p = softmax(z / T)``. For (N, C, H, W)
     each pixel is a sample. (Chennupati et al., BMVC 2021, section 4, "flatten the semantic
@@ -25,18 +27,14 @@ def soft_target(
     ``soft_target(student.flatten(1), teacher.flatten(1))``.)
 
     Args:
-        student: logits (N, C) or (N, C, ...).
-        teacher: logits of the same shape.
+        student, teacher: logits (N, C) or (N, C, ...).
         temperature: T; 4 in the code of Chennupati et al. (their text gives none).
         scale_by_t2: multiply by T^2, so that the size of the gradient does not depend on T.
-
-    Returns:
-        Scalar; 0 with gradient 0 for no sample.
 
     Raises:
         ValueError: the shapes differ.
     """
-    _check_shapes(student, teacher)
+    check_same("shapes of the logits", student.shape, teacher.shape, _CURE)
     student, teacher = (flatten_logits(full_precision(z)) / temperature for z in (student, teacher))
     # log_target: differences of log-softmax stay finite where probabilities underflow.
     divergence = F.kl_div(
@@ -46,30 +44,18 @@ def soft_target(
 
 
 def l2_logits(student: Tensor, teacher: Tensor, *, reduction: str = "mean") -> Tensor:
-    """Squared difference of raw logits (Ba and Caruana, NeurIPS 2014).
+    """Squared difference of raw logits (Ba and Caruana, NeurIPS 2014), a scalar; 0 for no sample.
 
     Args:
-        student: logits (N, C) or (N, C, ...).
-        teacher: logits of the same shape.
+        student, teacher: logits (N, C) or (N, C, ...).
         reduction: "mean" over samples and classes (the code of Chennupati et al., BMVC 2021, which
             the hand-tuned weight 0.1 belongs to), or "sum" over classes and mean over samples.
-
-    Returns:
-        Scalar; 0 with gradient 0 for no sample.
 
     Raises:
         ValueError: unknown reduction, or the shapes differ.
     """
     check_choice("REDUCTION", reduction, L2_REDUCTIONS)
-    _check_shapes(student, teacher)
+    check_same("shapes of the logits", student.shape, teacher.shape, _CURE)
     total = (full_precision(student) - full_precision(teacher)).square().sum()
     mean = total / max(student.numel(), 1)
     return mean if reduction == "mean" else mean * student.shape[1]
-
-
-def _check_shapes(student: Tensor, teacher: Tensor) -> None:
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"The logits of the student {tuple(student.shape)} and of the teacher "
-            f"{tuple(teacher.shape)} differ; both need the same classes and output size."
-        )

@@ -15,7 +15,7 @@ _SMALLEST_TAIL = 1e-3
 
 
 def ofd_margin(gamma: Tensor, beta: Tensor) -> Tensor:
-    """Expected negative activation after a BatchNorm (Heo et al., ICCV 2019, eq. 4).
+    """Expected negative activation after a BatchNorm (Heo et al., ICCV 2019, eq. 4), never above 0.
 
     For ``x ~ N(m, s^2)``, ``m = beta``, ``s = |gamma|``, ``P = P(x < 0) = Phi(-m / s)``::
 
@@ -29,7 +29,7 @@ def ofd_margin(gamma: Tensor, beta: Tensor) -> Tensor:
         beta: (C,) shift.
 
     Returns:
-        (C,) float64, never positive.
+        (C,) float64.
     """
     m, s = beta.detach().double(), gamma.detach().double().abs()
     t = m / s.clamp_min(torch.finfo(torch.float64).tiny)
@@ -47,7 +47,7 @@ def margin_relu(features: Tensor, margin: Tensor) -> Tensor:
 def ofd_loss(
     student: Tensor, teacher: Tensor, *, divisor: float = 1000.0, weight: float = 1.0
 ) -> Tensor:
-    """Partial squared distance (Heo et al., ICCV 2019, eq. 5).
+    """Partial squared distance (Heo et al., ICCV 2019, eq. 5), a scalar; 0 for an empty batch.
 
     ``weight / (N divisor) * sum (S - T)^2 [S > T or T > 0]``, summed over channels and positions.
 
@@ -55,10 +55,7 @@ def ofd_loss(
         student: (N, C, H, W) before the ReLU, adapted to the teacher's width.
         teacher: (N, C, H, W), already cut by :func:`margin_relu`.
         divisor: 1000 in the authors' code (the paper has no such constant).
-        weight: of the layer; see :func:`ofd_layer_weights`.
-
-    Returns:
-        Scalar; 0 with gradient 0 for an empty batch.
+        weight: weight of the layer; see :func:`ofd_layer_weights`.
     """
     student, teacher = full_precision(student), full_precision(teacher)
     followed = (student > teacher) | (teacher > 0)

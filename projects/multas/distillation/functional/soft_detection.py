@@ -1,10 +1,12 @@
 """Self-training on dense outputs: the teacher's scores and box deltas are soft labels.
 
-Shapes: N images, R = sum over levels of Hi * Wi * A anchors per image, K classes.
+Shapes: N images, R = sum over levels of Hi * Wi * A anchors per image, K classes. The teacher's
+tensors are constants.
 """
 
 from torch import Tensor
 
+from multas.distillation.functional.shapes import check_same_heads
 from multas.modeling.losses import balanced_l1_elements, soft_focal_loss
 
 # Balances the classification term, about 2e-4 at the start, against localisation, about 1.25.
@@ -29,11 +31,10 @@ def soft_detection_loss(
     entries of all anchors, background included.
 
     Args:
-        student_logits, teacher_logits: (N, R, K); the teacher's are constants.
-        student_deltas, teacher_deltas: (N, R, 4); the teacher's are constants.
+        student_logits, teacher_logits: (N, R, K).
+        student_deltas, teacher_deltas: (N, R, 4).
         class_weight: factor of the classification term.
-        alpha: balance of the focal loss.
-        gamma: exponent of the focal loss; 1 in the authors' code.
+        alpha, gamma: balance and exponent of the focal loss; gamma is 1 in the authors' code.
         anchor_weights: (N, R) factors of the anchors' losses; both means stay over all entries.
 
     Returns:
@@ -42,25 +43,11 @@ def soft_detection_loss(
     Raises:
         ValueError: student and teacher differ in anchors or classes.
     """
-    check_same("class logits", student_logits, teacher_logits)
-    check_same("box deltas", student_deltas, teacher_deltas)
+    check_same_heads(student_logits, student_deltas, teacher_logits, teacher_deltas)
     weights = None if anchor_weights is None else anchor_weights[..., None]
     classification = soft_focal_loss(
         student_logits, teacher_logits, alpha=alpha, gamma=gamma, weights=weights
     )
     elements = balanced_l1_elements(student_deltas, teacher_deltas.detach())
-    if weights is not None:
-        elements = elements * weights
-    return {
-        "cls": class_weight * classification,
-        "box_reg": elements.sum() / max(elements.numel(), 1),
-    }
-
-
-def check_same(what: str, student: Tensor, teacher: Tensor) -> None:
-    """Raise a ValueError unless both tensors have the same shape."""
-    if student.shape != teacher.shape:
-        raise ValueError(
-            f"The shapes of the {what} differ: student {tuple(student.shape)}, teacher "
-            f"{tuple(teacher.shape)}. Give both models the same anchors, levels and classes."
-        )
+    regression = (elements if weights is None else elements * weights).sum()
+    return {"cls": class_weight * classification, "box_reg": regression / max(elements.numel(), 1)}

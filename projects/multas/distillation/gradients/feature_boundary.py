@@ -5,13 +5,14 @@ layers, of which one feeds the other, is then that of L(Z), as the chain rule ov
 costs no pass through what lies in front. :func:`gradient_through` sends gradients on to the front.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from multas.distillation.taps import map_leaves
 from multas.util.names import did_you_mean
 
 SCOPE_KEY = "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS"
@@ -31,11 +32,7 @@ class BoundaryFeature(NamedTuple):
 
 
 def find_layer(model: nn.Module, layer: str) -> nn.Module:
-    """A submodule of the student that SCOPE_LAYERS names.
-
-    Raises:
-        ValueError: there is none; the nearest names are given.
-    """
+    """A submodule of the student that SCOPE_LAYERS names; a ValueError if there is none."""
     modules = dict(model.named_modules())
     if layer not in modules:
         near = did_you_mean(layer, [name for name in modules if name and name.count(".") < 3])
@@ -48,7 +45,7 @@ class FeatureBoundary:
 
     Args:
         model: the network; not modified.
-        layers: dotted names of its submodules; none = the graph stays whole.
+        layers: dotted names of its submodules; without any the graph stays whole.
     """
 
     def __init__(self, model: nn.Module, layers: Sequence[str]) -> None:
@@ -60,8 +57,14 @@ class FeatureBoundary:
         """Cut what the layers return inside the ``with`` block, in the order of their calls."""
         features: list[BoundaryFeature] = []
 
+        def cut(before: Tensor) -> Tensor:
+            behind = before.detach().requires_grad_()
+            features.append(BoundaryFeature(before, behind))
+            # A copy: the next layer may work in place, which a variable does not allow.
+            return behind.clone()
+
         def hook(_module: nn.Module, _args: Any, output: Any) -> Any:
-            return _replace(output, features) if torch.is_grad_enabled() else None
+            return map_leaves(cut, output) if torch.is_grad_enabled() else None
 
         handles = [module.register_forward_hook(hook) for module in self._modules]
         try:
@@ -80,43 +83,38 @@ class FeatureBoundary:
         """Check that gradients at the boundary can stand for those of what lies in front.
 
         Args:
-            names, losses: the K paths, with graph.
-            features: of the same forward pass.
+            names, losses: the names of the K paths, and their losses with graph.
+            features: the features at the boundary in the same forward pass.
             overlap: (K, K), whether the gradients of two paths have a feature map in common.
 
         Raises:
-            ValueError: they cannot; the message says why and what helps.
+            ValueError: they cannot; the message says why, and what helps.
         """
-        instead = "or set SCOPE to parameters."
+        pairs = list(zip(names, losses, overlap.diagonal(), strict=True))
+        beside = ", ".join(name for name, loss, _ in pairs if bypasses(loss, features))
+        outside = ", ".join(name for name, _, reached in pairs if not reached)
+        why = ""
         if not any(before.requires_grad for before, _ in features):
-            raise ValueError(
-                f"{SCOPE_KEY}: nothing is trained in front of {self._layers}. Name a later layer, "
-                f"{instead}"
+            why = f"nothing is trained in front of {self._layers}. Name a later layer"
+        elif beside:
+            why = (
+                f"the paths {beside} depend on layers in front of {self._layers} not only through "
+                "their features, which then bound nothing. Name an earlier layer"
             )
-        pairs = zip(names, losses, strict=True)
-        beside = [name for name, loss in pairs if bypasses(loss, features)]
-        if beside:
-            raise ValueError(
-                f"{SCOPE_KEY}: the paths {', '.join(beside)} depend on layers in front of "
-                f"{self._layers} not only through their features, which then bound nothing. Name "
-                f"an earlier layer, {instead}"
+        elif outside:
+            why = f"the paths {outside} do not pass through {self._layers}. Name an earlier layer"
+        elif len(names) > 1 and int(overlap.sum()) == len(names):
+            why = (
+                f"each path passes through another feature map of {self._layers}, so no two "
+                "gradients have anything in common: the Gram matrix is diagonal and shows no "
+                "conflict. Name a common ancestor"
             )
-        beside = [n for n, reached in zip(names, overlap.diagonal(), strict=True) if not reached]
-        if beside:
-            raise ValueError(
-                f"{SCOPE_KEY}: the paths {', '.join(beside)} do not pass through {self._layers}. "
-                f"Name an earlier layer, {instead}"
-            )
-        if len(names) > 1 and int(overlap.sum()) == len(names):
-            raise ValueError(
-                f"{SCOPE_KEY}: each path passes through another feature map of {self._layers}, so "
-                "no two gradients have anything in common: the Gram matrix is diagonal and shows "
-                f"no conflict. Name a common ancestor, {instead}"
-            )
+        if why:
+            raise ValueError(f"{SCOPE_KEY}: {why}, or set SCOPE to parameters.")
 
 
 def bypasses(loss: Tensor, features: Sequence[BoundaryFeature]) -> bool:
-    """Whether a loss depends on what lies in front of the boundary not only through it."""
+    """Whether a loss depends on what lies in front of the boundary by another way, too."""
     in_front = _variables([before.grad_fn for before, _ in features])
     in_front -= {id(behind) for _, behind in features}
     return not in_front.isdisjoint(_variables([loss.grad_fn]))
@@ -134,16 +132,15 @@ def gradient_through(
     Args:
         loss: scalar.
         parameters: what to differentiate with respect to.
-        features: of the forward pass of the loss; none = the graph is whole.
+        features: the features at the boundary in the forward pass; without any the graph is whole.
         keep_graph: whether the graph behind the boundary shares a part with the one in front.
 
     Returns:
         One gradient for each parameter; None where the loss does not depend on it.
     """
     inputs = [*parameters, *(behind for _, behind in features)]
-    row: Row = list(
-        torch.autograd.grad(loss, inputs, retain_graph=keep_graph or None, allow_unused=True)
-    )
+    keep = keep_graph or None
+    row: Row = [*torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True)]
     for i, (before, _) in reversed(list(enumerate(features))):
         gradient = row[len(parameters) + i]
         if gradient is not None and before.requires_grad:
@@ -157,19 +154,6 @@ def gradient_through(
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
     return other if one is None else one if other is None else one + other
-
-
-def _replace(value: Any, features: list[BoundaryFeature]) -> Any:
-    if isinstance(value, Tensor):
-        behind = value.detach().requires_grad_()
-        features.append(BoundaryFeature(value, behind))
-        # A copy: the next layer may work in place, which a variable does not allow.
-        return behind.clone()
-    if isinstance(value, Mapping):
-        return {key: _replace(item, features) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_replace(item, features) for item in value)
-    return value
 
 
 def _variables(nodes: Sequence[Any]) -> set[int]:

@@ -12,10 +12,7 @@ _CHUNK = {"cpu": 1 << 16, "cuda": 1 << 20}
 
 
 class _Block:
-    """Gram matrix of the rows that share a set of tensors, computed piece by piece.
-
-    The buffer joins small tensors, of which a network has hundreds.
-    """
+    """Gram matrix of the rows that share a set of tensors; its buffer joins small tensors."""
 
     def __init__(self, rows: int, device: torch.device) -> None:
         width = _CHUNK.get(device.type, _CHUNK["cuda"])
@@ -52,7 +49,7 @@ def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tenso
             zero gradient.
 
     Returns:
-        Gram matrix (K, K) float64, and (K, K) bool, whether two rows have a tensor in common; both
+        Gram matrix (K, K) float64, and whether two rows have a tensor in common, (K, K) bool; both
         on the CPU.
     """
     blocks: dict[tuple[int, ...], _Block] = {}

@@ -20,10 +20,9 @@ def min_norm_weights(gram: Tensor, *, skip_zero: bool = False) -> Tensor:
     Args:
         gram: (K, K) symmetric positive semi-definite, any floating dtype and device; it is copied
             to the CPU once.
-        skip_zero: With a zero gradient in the set the optimum is that vertex and the combined
-            direction is zero. True gives zero gradients the weight 0 and solves for the others
-            (any direction leaves a loss with zero gradient unharmed); if all are zero, they share
-            equally.
+        skip_zero: whether zero gradients get the weight 0 (no direction harms their losses), or
+            equal weights if all are zero. Otherwise the optimum is a zero gradient itself, and the
+            combined direction is zero.
 
     Returns:
         (K,) float64 weights on the simplex, on the device of ``gram``. Where the optimum is not
@@ -35,12 +34,11 @@ def min_norm_weights(gram: Tensor, *, skip_zero: bool = False) -> Tensor:
     """
     matrix = gram.detach().double().cpu().numpy()
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
-        raise ValueError(f"a Gram matrix is square and not empty, got shape {matrix.shape}")
+        raise ValueError(f"A Gram matrix is square and not empty, but has shape {matrix.shape}.")
     _check_finite(matrix)
     diagonal = matrix.diagonal()
     if diagonal.min() < 0:
-        row = int(diagonal.argmin())
-        raise ValueError(f"row {row} of the Gram matrix has a negative diagonal")
+        raise ValueError(f"Row {diagonal.argmin()} of the Gram matrix has a negative diagonal.")
     return torch.from_numpy(_solve(matrix, skip_zero)).to(gram.device)
 
 
@@ -64,8 +62,8 @@ def gradient_scales(gram: Tensor, losses: Tensor, normalisation: str) -> Tensor:
         losses = losses.detach().to(gram)
         if (losses < 0).any():
             raise ValueError(
-                f"NORMALISATION '{normalisation}' needs losses >= 0, got {losses.tolist()}; "
-                "use 'l2'."
+                f"NORMALISATION '{normalisation}' needs losses >= 0, but they are "
+                f"{losses.tolist()}; use 'l2'."
             )
         scales = scales * losses
     if normalisation in ("l2", "loss+"):
@@ -93,15 +91,13 @@ def mgda_weights(gram: Tensor, losses: Tensor, normalisation: str) -> Tensor:
 
 
 def _check_finite(gram: np.ndarray) -> None:
-    if np.isfinite(gram).all():
-        return
-    rows = np.flatnonzero(~np.isfinite(gram.diagonal()))
-    if not len(rows):
-        rows = np.flatnonzero(~np.isfinite(gram).all(axis=1))
-    raise FloatingPointError(
-        f"the gradients of the paths in rows {rows.tolist()} are not finite; check these paths' "
-        "losses, lower the learning rate, or skip the step if the loss scaler overflowed"
-    )
+    broken = ~np.isfinite(gram)
+    rows = np.flatnonzero(broken.diagonal() if broken.diagonal().any() else broken.any(axis=1))
+    if len(rows):
+        raise FloatingPointError(
+            f"The gradients of the paths in rows {rows.tolist()} are not finite; check these "
+            "losses, lower the learning rate, or skip the step if the loss scaler overflowed."
+        )
 
 
 def _solve(gram: np.ndarray, skip_zero: bool) -> np.ndarray:

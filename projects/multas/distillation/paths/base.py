@@ -1,21 +1,12 @@
-"""What a distillation path is.
+"""What a distillation path is: a loss between named layers of the teacher and of the student.
 
-A path is a loss between named layers of the teacher and named layers of the student. It knows
-neither the aggregation that weighs it nor the task. A new path is one registered class:
-
-    @PATH_REGISTRY.register()
-    class MyPath(Path):
-        default_name = "mine"
-
-        def __init__(self, *, student_shapes, teacher_shapes, power: float = 2.0): ...
-
-        def forward(self, student, teacher, targets):
-            return {"": (student[0] - teacher[0]).abs().pow(self.power).mean()}
-
-Options of ``__init__`` are keys of the path's entry in ``MODEL.DISTILLATION.PATHS``, in capitals.
+It knows neither the aggregation that weighs it nor the task. docs/architecture.md shows how to add
+a path, which is one registered class. Options of its constructor are keys of the path's entry in
+``MODEL.DISTILLATION.PATHS``, in capitals.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from fvcore.common.registry import Registry
@@ -27,16 +18,33 @@ from multas.distillation.taps import leaves
 PATH_REGISTRY = Registry("PATH")
 PATH_REGISTRY.__doc__ = "Losses between a tap of the teacher and a tap of the student."
 
-# Shapes of the tensors that one tapped layer returned in the probing forward pass.
-Shapes = Sequence[tuple[int, ...]]
+Shape = tuple[int, ...]
+# Of the tensors that one tapped layer returned.
+Shapes = Sequence[Shape]
+# What each tapped layer of a network returned in a step, in the order of the entry.
+Outputs = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class TappedLayers:
+    """The layers that a path taps, which its adapters are built for.
+
+    Attributes:
+        student: for each tapped layer, the shapes of the tensors that it returned for one image.
+        teacher: the same of the teacher.
+        teacher_model: the teacher, for paths that use its parameters or anchors.
+    """
+
+    student: Sequence[Shapes]
+    teacher: Sequence[Shapes]
+    teacher_model: nn.Module
 
 
 class Path(nn.Module):
     """Base class of all paths.
 
-    Subclasses take ``student_shapes`` and ``teacher_shapes`` (one :data:`Shapes` per tapped
-    layer, to build adapters from) and their own options as keyword arguments, and check there,
-    with :meth:`mismatch`, what must agree.
+    Subclasses take :class:`TappedLayers` and their own options, as keyword arguments, and check
+    there, with :meth:`mismatch`, what must agree.
     """
 
     # How the path is called in logs unless its entry says otherwise.
@@ -49,28 +57,24 @@ class Path(nn.Module):
     missing_layer_note: ClassVar[str] = ""
     # Whether ``targets.boxes`` is wanted (the teacher then runs to its detections).
     needs_boxes: ClassVar[bool] = False
+    # Labels of the terms that ``forward`` returns, known when the path is built.
+    labels: Sequence[str] = ("",)
     # How the start-up table describes the adapter.
     adapter_note: str = "-"
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         """The terms of the loss.
 
         Args:
-            student: what each tapped student layer returned, in the order of the entry.
-            teacher: the same of the teacher; constants (no gradient).
+            student: what the student's layers returned.
+            teacher: what the teacher's layers returned; constants (no gradient).
             targets: what is known of the batch.
 
         Returns:
-            Scalars by label, one per layer or term; their sum is the loss of the path, or each
-            one is a path of its own (``LAYERWISE``). The labels are the same in every step.
+            A scalar for each of ``labels``. Their sum is the loss of the path, or each one is a
+            path of its own (``LAYERWISE``).
         """
         raise NotImplementedError
-
-    def labels(self) -> list[str]:
-        """Labels that :meth:`forward` returns, known at build time (for layer-wise weights)."""
-        return [""]
 
     @classmethod
     def mismatch(cls, what: str, student: Any, teacher: Any, cure: str) -> ValueError:
@@ -85,6 +89,28 @@ def flatten(values: Sequence[Any]) -> list[Tensor]:
     return [leaf for value in values for leaf in leaves(value)]
 
 
-def flatten_shapes(shapes: Sequence[Shapes]) -> list[tuple[int, ...]]:
-    """Shapes of :func:`flatten`'s tensors in the probing pass."""
+def flatten_shapes(shapes: Sequence[Shapes]) -> list[Shape]:
+    """Shapes of :func:`flatten`'s tensors."""
     return [shape for layer in shapes for shape in layer]
+
+
+def paired_shapes(
+    path: Path, layers: TappedLayers, what: str, dims: Sequence[int], cure: str
+) -> list[tuple[Shape, Shape]]:
+    """The shapes of all tensors in a path's layers, in pairs of student and teacher.
+
+    Args:
+        path, layers: the path and its layers.
+        what, cure: what the message calls the tensors, and what helps.
+        dims: the numbers of dimensions that a tensor may have.
+
+    Raises:
+        ValueError: teacher and student have different numbers of tensors or of dimensions.
+    """
+    student, teacher = flatten_shapes(layers.student), flatten_shapes(layers.teacher)
+    if len(student) != len(teacher):
+        raise path.mismatch(f"the numbers of {what}", len(student), len(teacher), cure)
+    for s, t in zip(student, teacher, strict=True):
+        if len(s) != len(t) or len(s) not in dims:
+            raise path.mismatch(f"{what} are needed; the shapes", s, t, cure)
+    return list(zip(student, teacher, strict=True))

@@ -1,8 +1,6 @@
 """From checked entries of MODEL.DISTILLATION.PATHS to paths."""
 
-import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,21 +8,12 @@ from detectron2.config import CfgNode
 from tabulate import tabulate
 from torch import nn
 
-from multas.distillation.paths.base import Path, Shapes
+from multas.distillation.paths.base import Path, Shapes, TappedLayers
 from multas.distillation.paths.spec import KEY, PathSpec
 from multas.distillation.taps import TapError, Taps, blank_image, leaves
 from multas.distillation.teacher.teacher import Teacher
 
-_HEADER = (
-    "path",
-    "loss",
-    "student layer",
-    "teacher layer",
-    "student shape",
-    "teacher shape",
-    "adapter",
-    "weight",
-)
+_HEADER = "path|loss|student layer|teacher layer|student shape|teacher shape|adapter|weight"
 
 
 @dataclass(frozen=True)
@@ -32,19 +21,15 @@ class Probe:
     """What the tapped layers of all networks returned for one blank image.
 
     Attributes:
-        taps: of the student.
-        student: tap name -> what the layer returned.
-        teachers: the same of each teacher; empty for one that no path listens to.
+        taps: the taps of the student.
+        layers: the layers of each path.
+        teachers: for each teacher, tap name -> what the layer returned; empty for a teacher that
+            no path listens to.
     """
 
     taps: Taps
-    student: Mapping[str, Any]
+    layers: Sequence[TappedLayers]
     teachers: Sequence[Mapping[str, Any]]
-
-    def shapes(self, spec: PathSpec) -> tuple[list[Shapes], list[Shapes]]:
-        """Shapes in the student's and in the teacher's layers of a path."""
-        teacher = self.teachers[spec.teacher_id]
-        return _shapes(self.student, spec.student), _shapes(teacher, spec.teacher)
 
 
 def probe_layers(
@@ -60,42 +45,48 @@ def probe_layers(
     Raises:
         TapError: a layer does not exist or returns no tensor; the nearest names are given.
     """
-    with _missing_layers_explained(specs):
+    image = [blank_image(student, cfg)]
+    records = []
+    try:
         taps = Taps(student, [name for spec in specs for name in spec.student], "student")
-        image = [blank_image(student, cfg)]
         record = taps.probe(student, image)
-        records = []
         for i, teacher in enumerate(teachers):
             names = [name for spec in specs if spec.teacher_id == i for name in spec.teacher]
             inputs = teacher.inputs(image, cfg.INPUT.FORMAT)
             records.append(teacher.probe(names, inputs) if names else {})
-    return Probe(taps, record, records)
+    except TapError as error:
+        raise TapError(f"{error}{_note_on(specs, str(error))}") from error
+    layers = [
+        TappedLayers(
+            [_shapes(record[name]) for name in spec.student],
+            [_shapes(records[spec.teacher_id][name]) for name in spec.teacher],
+            teachers[spec.teacher_id].model,
+        )
+        for spec in specs
+    ]
+    return Probe(taps, layers, records)
 
 
-def build_path(spec: PathSpec, probe: Probe, teacher_model: nn.Module) -> Path:
-    """Construct a path; only a class that asks for ``teacher_model`` gets the teacher.
+def _shapes(value: Any) -> Shapes:
+    return [tuple(leaf.shape) for leaf in leaves(value)]
 
-    Raises:
-        ValueError: the layers do not fit each other, or an option is out of range.
-    """
-    student, teacher = probe.shapes(spec)
-    given: dict[str, Any] = {"student_shapes": student, "teacher_shapes": teacher}
-    if "teacher_model" in inspect.signature(spec.type.__init__).parameters:
-        given["teacher_model"] = teacher_model
+
+def build_path(spec: PathSpec, layers: TappedLayers) -> Path:
+    """Construct a path; an error in it names its entry in the config."""
     try:
-        return spec.type(**given, **spec.options)
+        return spec.type(layers, **spec.options)
     except ValueError as error:
         raise ValueError(f"{KEY}, path '{spec.name}': {error}") from error
 
 
-def table_row(spec: PathSpec, path: Path, probe: Probe) -> list[str]:
+def table_row(spec: PathSpec, path: Path, layers: TappedLayers) -> list[str]:
     """What the table of paths says of one path, but for its weights."""
-    student, teacher = (
+    shapes = (
         "\n".join("×".join(map(str, shape[1:])) for layer in side for shape in layer)
-        for side in probe.shapes(spec)
+        for side in (layers.student, layers.teacher)
     )
-    layers = "\n".join(spec.student), "\n".join(spec.teacher)
-    return [spec.name, type(path).__name__, *layers, student, teacher, path.adapter_note]
+    names = "\n".join(spec.student), "\n".join(spec.teacher)
+    return [spec.name, type(path).__name__, *names, *shapes, path.adapter_note]
 
 
 def path_table(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]) -> str:
@@ -107,20 +98,13 @@ def path_table(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]
     """
     column = ["\n".join(f"{weight:g}" for weight in own) for own in weights]
     whole = [[*row, cell] for row, cell in zip(rows, column, strict=True)]
-    return tabulate(whole, _HEADER, tablefmt="simple_grid")
+    return tabulate(whole, _HEADER.split("|"), tablefmt="simple_grid")
 
 
-def _shapes(record: Mapping[str, Any], names: Sequence[str]) -> list[Shapes]:
-    return [[tuple(leaf.shape) for leaf in leaves(record[name])] for name in names]
-
-
-@contextmanager
-def _missing_layers_explained(specs: Sequence[PathSpec]) -> Iterator[None]:
-    try:
-        yield
-    except TapError as error:
-        for spec in specs:
-            note = spec.type.missing_layer_note
-            if note and any(f"'{layer}'" in str(error) for layer in (*spec.student, *spec.teacher)):
-                raise TapError(f"{error} Path '{spec.name}' taps it. {note}") from error
-        raise
+def _note_on(specs: Sequence[PathSpec], error: str) -> str:
+    """What the path that taps the missing layer has to say about it."""
+    for spec in specs:
+        note = spec.type.missing_layer_note
+        if note and any(f"'{layer}'" in error for layer in (*spec.student, *spec.teacher)):
+            return f" Path '{spec.name}' taps it. {note}"
+    return ""

@@ -1,20 +1,16 @@
 """Decoupled features (DeFeat) as a path."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from multas.distillation.functional.feature_imitation import defeat_imitation
-from multas.distillation.functional.foreground import (
-    cell_centers,
-    foreground_mask,
-    mask_foreground,
-)
-from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets
-from multas.distillation.paths.feature_mse import adapted_maps
+from multas.distillation.functional.foreground import cell_centers, foreground_mask, mask_foreground
+from multas.distillation.paths.base import PATH_REGISTRY, Outputs, TappedLayers, Targets
 from multas.distillation.paths.layers import LayerPath
 from multas.modeling.matcher import pad_boxes
 
@@ -27,16 +23,12 @@ class DeFeat(LayerPath):
     without boxes is background. In an image with a mask only, objects are pixels of the mask.
 
     Args:
-        student_shapes, teacher_shapes, resize, adapter: see :class:`LayerPath`.
-        foreground_weight: factor of the foreground term.
-        background_weight: factor of the background term.
-        divisor: divides both terms, which sum over the channels: 1, or 256 (the usual width). The
-            code of Lê and Pham (ICCVW 2023) has both.
+        resize, adapter: see :class:`LayerPath`.
+        foreground_weight, background_weight, divisor: see
+            :func:`multas.distillation.functional.feature_imitation.defeat_imitation`. The code of
+            Lê and Pham (ICCVW 2023) has the divisors 1 and 256.
         object_classes: mask labels that are objects; empty: all but 0 (background) and the ignored
             label.
-
-    Raises:
-        ValueError: DIVISOR is not positive, or see :class:`LayerPath`.
     """
 
     default_name = "defeat"
@@ -46,9 +38,8 @@ class DeFeat(LayerPath):
 
     def __init__(
         self,
+        layers: TappedLayers,
         *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
         resize: str = "student",
         adapter: str = "conv_always",
         foreground_weight: float = 1.0,
@@ -56,45 +47,29 @@ class DeFeat(LayerPath):
         divisor: float = 1.0,
         object_classes: Sequence[int] = (),
     ) -> None:
-        super().__init__(
-            student_shapes=student_shapes,
-            teacher_shapes=teacher_shapes,
-            resize=resize,
-            adapter=adapter,
-        )
+        super().__init__(layers, resize=resize, adapter=adapter)
         if divisor <= 0:
             raise ValueError(f"DIVISOR is {divisor}; it must be positive.")
-        self.foreground_weight = foreground_weight
-        self.background_weight = background_weight
-        self.divisor = divisor
+        self.labels = ("foreground", "background")
+        self._loss = partial(
+            defeat_imitation,
+            foreground_weight=foreground_weight,
+            background_weight=background_weight,
+            divisor=divisor,
+        )
         # A buffer is on the device of the masks already.
         self.register_buffer("object_classes", torch.tensor(list(object_classes)), False)
 
-    def labels(self) -> list[str]:
-        return ["foreground", "background"]
-
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         if targets.boxes is None:
             raise ValueError("DeFeat needs boxes for every image (Targets.boxes).")
-        ours, theirs = adapted_maps(self, student, teacher)
-        centers = cell_centers(
-            [(level.shape[2], level.shape[3]) for level in ours],
-            targets.padded_size,
-            device=ours[0].device,
-        )
+        ours, theirs = zip(*self.pairs(student, teacher), strict=True)
+        grid = [(level.shape[2], level.shape[3]) for level in ours]
+        centers = cell_centers(grid, targets.padded_size, device=ours[0].device)
         foreground = foreground_mask(*pad_boxes([boxes.tensor for boxes in targets.boxes]), centers)
         if targets.from_masks:
             foreground = foreground | mask_foreground(self._object_masks(targets), centers)
-        return defeat_imitation(
-            ours,
-            theirs,
-            foreground,
-            foreground_weight=self.foreground_weight,
-            background_weight=self.background_weight,
-            divisor=self.divisor,
-        )
+        return self._loss(ours, theirs, foreground)
 
     def _object_masks(self, targets: Targets) -> Tensor:
         """Object pixels (N, H, W) of the padded batch; False for images whose objects are boxes."""

@@ -1,58 +1,96 @@
-"""Paths between adapted features: NST, FM and SR."""
+"""Paths between feature maps: AT, MSE, NST, FM and SR."""
 
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 from torch import Tensor, nn
 
+from multas.distillation.functional.attention import AT_REDUCTIONS, attention_transfer
+from multas.distillation.functional.feature_imitation import FEATURE_WEIGHT, mse_imitation
 from multas.distillation.functional.features import (
     feature_map_loss,
     nst_channel_gram,
     nst_polynomial,
     softmax_regression,
 )
-from multas.distillation.paths.adapter import Adapter, match_size
 from multas.distillation.paths.base import (
     PATH_REGISTRY,
+    Outputs,
     Path,
-    Shapes,
+    TappedLayers,
     Targets,
     flatten,
     flatten_shapes,
 )
-from multas.distillation.paths.layers import LayerPath
+from multas.distillation.paths.layers import Adapter, LayerPath, match_size
 from multas.util.names import check_choice, did_you_mean
 
 NST_KERNELS = ("polynomial", "channel_gram")
 
 
-class _AnySizePath(LayerPath):
-    """A path whose loss sums over the positions, so that maps are never resized."""
+@PATH_REGISTRY.register()
+class AttentionTransfer(LayerPath):
+    """Distance between the attention maps of each pair of layers, summed over the layers.
+
+    The widths may differ, so there is no adapter. Chennupati et al. (BMVC 2021) tap the four stages
+    of the backbone.
+
+    Args:
+        resize: see :class:`LayerPath`.
+        p, reduction, eps: see
+            :func:`multas.distillation.functional.attention.attention_transfer`. The default weight
+            1000 belongs to "mean".
+    """
+
+    default_name = "at"
+    default_weight = 1000.0
+    width_cure = ""
 
     def __init__(
         self,
+        layers: TappedLayers,
         *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        adapter: str = "conv_bn",
+        resize: str = "student",
+        p: float = 2.0,
+        reduction: str = "sum",
+        eps: float = 1e-6,
     ) -> None:
-        super().__init__(
-            student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
-        )
-
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
-        maps = zip(self.adapters, flatten(student), flatten(teacher), strict=True)
-        return {str(i): self.layer_loss(adapter(s), t) for i, (adapter, s, t) in enumerate(maps)}
+        super().__init__(layers, resize=resize, adapter="none")
+        check_choice("REDUCTION", reduction, AT_REDUCTIONS)
+        self.layer_loss = partial(attention_transfer, p=p, reduction=reduction, eps=eps)
 
 
 @PATH_REGISTRY.register()
-class NeuronSelectivity(_AnySizePath):
+class FeatureMSE(LayerPath):
+    """Mean of (adapted student - teacher)^2 over the entries of all tapped maps together.
+
+    Each label is the share of one map. The factor 5 in the code of Lê and Pham (ICCVW 2023), who
+    project even between equal widths, is the default WEIGHT of the path.
+    """
+
+    default_name = "mse"
+    default_student = ("backbone",)
+    default_weight = FEATURE_WEIGHT
+
+    def __init__(
+        self, layers: TappedLayers, *, resize: str = "student", adapter: str = "conv_always"
+    ) -> None:
+        super().__init__(layers, resize=resize, adapter=adapter)
+
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
+        pairs = list(self.pairs(student, teacher))
+        entries = max(sum(s.numel() for s, _ in pairs), 1)
+        return {
+            str(i): mse_imitation([s], [t], weight=s.numel() / entries)
+            for i, (s, t) in enumerate(pairs)
+        }
+
+
+@PATH_REGISTRY.register()
+class NeuronSelectivity(LayerPath):
     """Neuron selectivity transfer: the positions that each channel selects.
 
     Args:
-        student_shapes, teacher_shapes, adapter: see :class:`LayerPath`.
+        adapter: see :class:`LayerPath`.
         kernel: "polynomial": squared MMD (Huang and Wang, arXiv 2017), for which the student's map
             is resized to the teacher's; "channel_gram": the code of Chennupati et al. (BMVC 2021),
             which the default weight 10 belongs to.
@@ -60,39 +98,30 @@ class NeuronSelectivity(_AnySizePath):
 
     default_name = "nst"
     default_weight = 10.0
+    any_size = True
 
     def __init__(
-        self,
-        *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        adapter: str = "conv_bn",
-        kernel: str = "polynomial",
+        self, layers: TappedLayers, *, adapter: str = "conv_bn", kernel: str = "polynomial"
     ) -> None:
-        super().__init__(
-            student_shapes=student_shapes, teacher_shapes=teacher_shapes, adapter=adapter
-        )
+        super().__init__(layers, adapter=adapter)
         check_choice("KERNEL", kernel, NST_KERNELS)
-        self.kernel = kernel
+        self.layer_loss = nst_channel_gram if kernel == "channel_gram" else _resized_polynomial
 
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        if self.kernel == "channel_gram":
-            return nst_channel_gram(student, teacher)
-        return nst_polynomial(*match_size(student, teacher, self.resize))
+
+def _resized_polynomial(student: Tensor, teacher: Tensor) -> Tensor:
+    return nst_polynomial(*match_size(student, teacher, "student"))
 
 
 @PATH_REGISTRY.register()
-class FeatureMap(_AnySizePath):
-    """Squared difference of the global averages of adapted features (Yang et al., ICLR 2021).
-
-    Args:
-        student_shapes, teacher_shapes, adapter: see :class:`LayerPath`.
-    """
+class FeatureMap(LayerPath):
+    """Squared difference of the global averages of adapted features (Yang et al., ICLR 2021)."""
 
     default_name = "fm"
+    any_size = True
 
-    def layer_loss(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return feature_map_loss(student, teacher)
+    def __init__(self, layers: TappedLayers, *, adapter: str = "conv_bn") -> None:
+        super().__init__(layers, adapter=adapter)
+        self.layer_loss = feature_map_loss
 
 
 @PATH_REGISTRY.register()
@@ -103,8 +132,6 @@ class SoftmaxRegression(Path):
     (N, K).
 
     Args:
-        student_shapes, teacher_shapes: see :class:`Path`.
-        teacher_model: the teacher, which has the classifier.
         classifier: dotted name of the ``nn.Linear`` in the teacher that computes the logits.
         norm: add a BatchNorm to the adapter.
         always: adapt even if the student has the width of the classifier's input.
@@ -113,41 +140,30 @@ class SoftmaxRegression(Path):
     default_name = "sr"
 
     def __init__(
-        self,
-        *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        teacher_model: nn.Module,
-        classifier: str,
-        norm: bool = True,
-        always: bool = False,
+        self, layers: TappedLayers, *, classifier: str, norm: bool = True, always: bool = False
     ) -> None:
         super().__init__()
-        layers = {n: m for n, m in teacher_model.named_modules() if isinstance(m, nn.Linear)}
-        if classifier not in layers:
-            hint = did_you_mean(classifier, layers) if layers else " It has none."
+        modules = layers.teacher_model.named_modules()
+        linear = {name: module for name, module in modules if isinstance(module, nn.Linear)}
+        if classifier not in linear:
+            hint = did_you_mean(classifier, linear) if linear else " It has none."
             raise ValueError(f"CLASSIFIER '{classifier}' is no Linear layer of the teacher.{hint}")
-        features, logits = flatten_shapes(student_shapes), flatten_shapes(teacher_shapes)
+        features, logits = flatten_shapes(layers.student), flatten_shapes(layers.teacher)
         if len(features) != 1 or len(features[0]) != 4 or len(logits) != 1:
-            raise self.mismatch(
-                "one feature map (N, C, H, W) and logits (N, K) are needed; the shapes",
-                features,
-                logits,
-                "STUDENT is the last feature map, TEACHER the classifier.",
-            )
+            what = "one feature map (N, C, H, W) and logits (N, K) are needed; the shapes"
+            cure = "STUDENT is the last feature map, TEACHER the classifier."
+            raise self.mismatch(what, features, logits, cure)
         # In a tuple, so that the teacher's layer does not become a submodule of this path.
-        self._classifier = (layers[classifier],)
-        width = layers[classifier].in_features
-        if logits[0] != (logits[0][0], layers[classifier].out_features):
+        self._classifier = (linear[classifier],)
+        inner, outer = linear[classifier].in_features, linear[classifier].out_features
+        if logits[0][1:] != (outer,):
             raise ValueError(
-                f"TEACHER has the shape {logits[0]}, but CLASSIFIER '{classifier}' makes "
-                f"{layers[classifier].out_features} logits; tap the output of the classifier."
+                f"TEACHER has the shape {logits[0]}, but CLASSIFIER '{classifier}' makes {outer} "
+                "logits; tap the output of the classifier."
             )
-        self.adapter = Adapter(features[0], (0, width, 0, 0), norm=norm, always=always)
+        self.adapter = Adapter(features[0][1], inner, norm=norm, always=always)
         self.adapter_note = self.adapter.note
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         (features,), (logits,), (layer,) = flatten(student), flatten(teacher), self._classifier
         return {"": softmax_regression(self.adapter(features), logits, layer.weight, layer.bias)}

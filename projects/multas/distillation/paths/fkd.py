@@ -1,7 +1,7 @@
 """Feature-based knowledge distillation for detectors (FKD; Zhang and Ma, ICLR 2021) as a path."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +14,16 @@ from multas.distillation.functional.fkd import (
     non_local,
     spatial_attention,
 )
-from multas.distillation.paths.adapter import match_size
 from multas.distillation.paths.base import (
     PATH_REGISTRY,
+    Outputs,
     Path,
-    Shapes,
+    TappedLayers,
     Targets,
     flatten,
-    flatten_shapes,
+    paired_shapes,
 )
+from multas.distillation.paths.layers import LayerPath, match_size
 from multas.util.names import check_choice
 
 
@@ -59,8 +60,7 @@ class FKDLevel(nn.Module):
     """The learned layers and the four distances of one pair of maps.
 
     Args:
-        student: channels of the student's map.
-        teacher: channels of the teacher's map.
+        student, teacher: channels of the maps.
         reduction, pool: see :class:`NonLocalBlock`.
     """
 
@@ -77,10 +77,9 @@ class FKDLevel(nn.Module):
         self,
         student: Tensor,
         teacher: Tensor,
+        mask: Callable[[Tensor, Tensor], Tensor],
         *,
-        temperature: float,
         channel_mask: bool,
-        softmax_of_sum: bool,
         absolute: bool,
     ) -> list[Tensor]:
         """Distances of features, channel attention, spatial attention and relation (scalars)."""
@@ -90,7 +89,7 @@ class FKDLevel(nn.Module):
         pairs = [(spatial_attention(student), spatial_attention(teacher))]
         if channel_mask:
             pairs.append((channel_attention(wide), channel_attention(teacher)))
-        masks = [joint_mask(s, t, temperature, softmax_of_sum=softmax_of_sum) for s, t in pairs]
+        masks = [mask(s, t) for s, t in pairs]
         channel = self.channel(channel_attention(student, absolute=absolute).flatten(1))
         spatial = self.spatial(spatial_attention(student, absolute=absolute))
         relation = self.adapt_relation(self.student_relation(student))
@@ -113,7 +112,6 @@ class FKD(Path):
     The teacher's relation is learned together with the student's, as in all public code.
 
     Args:
-        student_shapes, teacher_shapes: see :class:`Path`.
         resize: the map to resize if the sizes differ: "student" or "teacher".
         temperature: T of the attention masks; lower values give sharper masks.
         weights: factors of the four distances.
@@ -121,19 +119,16 @@ class FKD(Path):
         softmax_of_sum: True: one mask from the summed attentions (paper); False: the mean of both
             networks' masks (code).
         absolute: attentions are means of |F| (paper); False: means of F (code).
-        reduction: see :class:`NonLocalBlock`.
-        pool: see :class:`NonLocalBlock`; one number for all levels or one for each.
+        reduction, pool: see :class:`NonLocalBlock`; ``pool`` may also be one number per level.
     """
 
     default_name = "fkd"
-
     weights: Tensor
 
     def __init__(
         self,
+        layers: TappedLayers,
         *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
         resize: str = "student",
         temperature: float = 0.1,
         weights: Sequence[float] = (4.2e-4, 2.4e-2, 2.4e-2, 4.2e-4),
@@ -144,46 +139,31 @@ class FKD(Path):
         pool: int | Sequence[int] = 1,
     ) -> None:
         super().__init__()
-        s_shapes, t_shapes = flatten_shapes(student_shapes), flatten_shapes(teacher_shapes)
-        if [len(s) for s in s_shapes] != [4] * len(t_shapes) or any(len(t) != 4 for t in t_shapes):
-            raise self.mismatch(
-                "equally many feature maps (N, C, H, W) are needed; the shapes",
-                s_shapes,
-                t_shapes,
-                "Tap stages of the backbone or levels of the pyramid.",
-            )
+        pairs = paired_shapes(self, layers, *LayerPath.tensors)
         check_choice("RESIZE", resize, ("student", "teacher"))
         if len(weights) != 4:
             raise ValueError(f"WEIGHTS has {len(weights)} entries; there are four distances.")
         if temperature <= 0:
             raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
-        pools = [pool] * len(s_shapes) if isinstance(pool, int) else list(pool)
-        if len(pools) != len(s_shapes):
-            raise ValueError(f"POOL has {len(pools)} entries for {len(s_shapes)} feature maps.")
+        pools = [pool] * len(pairs) if isinstance(pool, int) else list(pool)
+        if len(pools) != len(pairs):
+            raise ValueError(f"POOL has {len(pools)} entries for {len(pairs)} feature maps.")
         self.levels = nn.ModuleList(
             FKDLevel(s[1], t[1], reduction=reduction, pool=p)
-            for s, t, p in zip(s_shapes, t_shapes, pools, strict=True)
+            for (s, t), p in zip(pairs, pools, strict=True)
         )
+        self.labels = [str(i) for i in range(len(pairs))]
         self.adapter_note = "1x1, linear, 3x3, non-local"
         self.resize = resize
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
-        self.options = {
-            "temperature": temperature,
-            "channel_mask": channel_mask,
-            "softmax_of_sum": softmax_of_sum,
-            "absolute": absolute,
-        }
+        self._mask = partial(joint_mask, temperature=temperature, softmax_of_sum=softmax_of_sum)
+        self._options = {"channel_mask": channel_mask, "absolute": absolute}
 
-    def labels(self) -> list[str]:
-        return [str(i) for i in range(len(self.levels))]
-
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         losses = {}
-        maps = zip(self.levels, flatten(student), flatten(teacher), strict=True)
-        for i, (level, s, t) in enumerate(maps):
+        maps = zip(self.labels, self.levels, flatten(student), flatten(teacher), strict=True)
+        for label, level, s, t in maps:
             s, t = match_size(s, t, self.resize)
-            terms = torch.stack(level(s, t, **self.options))
-            losses[str(i)] = (self.weights.to(terms.dtype) * terms).sum()
+            terms = torch.stack(level(s, t, self._mask, **self._options))
+            losses[label] = (self.weights.to(terms.dtype) * terms).sum()
         return losses

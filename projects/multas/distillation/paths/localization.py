@@ -1,17 +1,14 @@
 """Localization distillation (LD; Zheng et al., CVPR 2022) of GFL heads as a path."""
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
 import torch
 from detectron2.modeling.anchor_generator import DefaultAnchorGenerator
 from torch import Tensor, nn
 
-from multas.distillation.functional.localization import (
-    localization_distillation,
-    valuable_region,
-)
-from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
+from multas.distillation.functional.localization import localization_distillation, valuable_region
+from multas.distillation.paths.base import PATH_REGISTRY, Outputs, Path, TappedLayers, Targets
 from multas.modeling.generalized_focal import atss_match
 from multas.modeling.levels import flatten_levels
 
@@ -31,12 +28,10 @@ class LocalizationDistillation(Path):
     less than positives do, weighted by their IoU.
 
     Args:
-        student_shapes, teacher_shapes: see :class:`Path`.
-        teacher_model: the teacher, which has the anchor generator.
         reg_max: a side has reg_max + 1 bins.
-        temperature: T.
+        temperature, mean_over_bins: see
+            :func:`multas.distillation.functional.localization.distribution_kl_elements`.
         regions: "main", "valuable" or both.
-        mean_over_bins: average over the bins (code) instead of summing (paper).
         normalise: divide by the sum of the region's weights. False: divide by the constants 4
             (main) and 16 (valuable) of the authors' code, so that the loss grows with the number
             of objects.
@@ -51,10 +46,8 @@ class LocalizationDistillation(Path):
 
     def __init__(
         self,
+        layers: TappedLayers,
         *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        teacher_model: nn.Module,
         reg_max: int = 16,
         temperature: float = 10.0,
         regions: Sequence[str] = REGIONS,
@@ -65,26 +58,21 @@ class LocalizationDistillation(Path):
         anchor_generator: str = "",
     ) -> None:
         super().__init__()
-        if len(student_shapes) != 1 or len(teacher_shapes) != 1 or len(student_shapes[0]) % 2:
+        sides = layers.student, layers.teacher
+        if any(len(side) != 1 for side in sides) or len(layers.student[0]) % 2:
             raise ValueError(
                 "LocalizationDistillation taps one layer: a dense head that returns (logits, "
                 "distributions), each with one map per level."
             )
-        levels = len(student_shapes[0]) // 2
-        boxes_s, boxes_t = (
-            [shape[1:] for shape in side[0][levels:]] for side in (student_shapes, teacher_shapes)
-        )
+        levels = len(layers.student[0]) // 2
+        boxes_s, boxes_t = ([shape[1:] for shape in side[0][levels:]] for side in sides)
         if boxes_s != boxes_t:
-            raise self.mismatch(
-                "the shapes of the box distributions",
-                boxes_s,
-                boxes_t,
-                "Teacher and student need the same levels, strides, anchors and bins.",
-            )
-        side = SIDES * (reg_max + 1)
-        if any(shape[0] % side for shape in boxes_s):
+            cure = "Teacher and student need the same levels, strides, anchors and bins."
+            raise self.mismatch("the shapes of the box distributions", boxes_s, boxes_t, cure)
+        width = SIDES * (reg_max + 1)
+        if any(shape[0] % width for shape in boxes_s):
             raise ValueError(
-                f"REG_MAX is {reg_max}, so the channels must be a multiple of {side}, but "
+                f"REG_MAX is {reg_max}, so the channels must be a multiple of {width}, but "
                 f"the head returns {[shape[0] for shape in boxes_s]}; LD needs a head that "
                 "predicts distributions (generalized focal loss)."
             )
@@ -94,43 +82,33 @@ class LocalizationDistillation(Path):
         if temperature <= 0:
             raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
         self.bins = reg_max + 1
-        self.temperature = temperature
-        self.regions = [name for name in REGIONS if name in regions]
-        self.mean_over_bins = mean_over_bins
+        self.labels = [name for name in REGIONS if name in regions]
+        self._loss = partial(
+            localization_distillation, temperature=temperature, mean_over_bins=mean_over_bins
+        )
         self.normalise = normalise
         self.topk = topk
         self.gamma = gamma
         # In a tuple, so that the teacher's module does not become a submodule of this path.
-        self._anchors = (_find_anchors(teacher_model, anchor_generator),)
+        self._anchors = (_find_anchors(layers.teacher_model, anchor_generator),)
 
-    def labels(self) -> list[str]:
-        return list(self.regions)
-
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         (logits, sides_s), (_, sides_t) = student[0], teacher[0]
         weights = self._region_weights(logits, sides_s, targets)
         sides_s, sides_t = (
             flatten_levels(maps, SIDES * self.bins).flatten(0, 1) for maps in (sides_s, sides_t)
         )
         losses = {}
-        for name in self.regions:
+        for name in self.labels:
             weight = weights[name].flatten()
             chosen = weight.nonzero().squeeze(1)
             weight = weight[chosen].repeat_interleave(SIDES)
-            divisor: Tensor | float
-            if self.normalise:
-                divisor = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
-            else:
-                divisor = CODE_DIVISORS[name]
-            losses[name] = localization_distillation(
+            total = weight.sum().clamp_min(torch.finfo(weight.dtype).tiny)
+            losses[name] = self._loss(
                 sides_s[chosen].reshape(-1, self.bins),
                 sides_t[chosen].reshape(-1, self.bins),
-                temperature=self.temperature,
-                mean_over_bins=self.mean_over_bins,
                 weight=weight,
-                avg_factor=divisor,
+                avg_factor=total if self.normalise else CODE_DIVISORS[name],
             )
         return losses
 
@@ -154,14 +132,11 @@ class LocalizationDistillation(Path):
 
 def _find_anchors(teacher: nn.Module, name: str) -> nn.Module:
     found = {n: m for n, m in teacher.named_modules() if isinstance(m, DefaultAnchorGenerator)}
-    if name and name not in found:
+    if not name and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
         raise ValueError(
-            f"ANCHOR_GENERATOR '{name}' is no anchor generator of the teacher; it has "
-            f"{', '.join(found) or 'none'}."
+            f"ANCHOR_GENERATOR is '{name}', but the teacher, which must be a dense detector, has "
+            f"{len(found)} anchor generators ({', '.join(found)}); name one of them."
         )
-    if not name and len(found) != 1:
-        raise ValueError(
-            f"The teacher has {len(found)} anchor generators ({', '.join(found)}); name one by "
-            "ANCHOR_GENERATOR. LD needs a dense detector."
-        )
-    return found[name] if name else next(iter(found.values()))
+    return found[name]

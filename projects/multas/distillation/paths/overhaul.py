@@ -12,12 +12,11 @@ from multas.distillation.functional.overhaul import (
     ofd_loss,
     ofd_margin,
 )
-from multas.distillation.paths.adapter import match_size
 from multas.distillation.paths.base import (
     PATH_REGISTRY,
-    Shapes,
+    Outputs,
+    TappedLayers,
     Targets,
-    flatten,
     flatten_shapes,
 )
 from multas.distillation.paths.layers import LayerPath
@@ -34,9 +33,8 @@ class Overhaul(LayerPath):
     Detectron2's ``Conv2d`` includes its norm, so ``res3.1.conv2`` is the output of a BatchNorm.
 
     Args:
-        student_shapes, teacher_shapes, resize, adapter: see :class:`LayerPath`. The paper adapts
-            every layer, even between equal widths.
-        teacher_model: the teacher, which has the BatchNorms.
+        resize, adapter: see :class:`LayerPath`. The paper adapts every layer, even between
+            equal widths.
         norms: for each map the dotted name of the teacher's BatchNorm (or of the convolution with
             this ``norm``) that it comes from.
         layer_weights: one per map; empty: 1/2^(L-1), ..., 1/2, 1 from first to last.
@@ -47,34 +45,25 @@ class Overhaul(LayerPath):
 
     def __init__(
         self,
+        layers: TappedLayers,
         *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        teacher_model: nn.Module,
         norms: Sequence[str],
         layer_weights: Sequence[float] = (),
         divisor: float = 1000.0,
         resize: str = "student",
         adapter: str = "conv_bn_always",
     ) -> None:
-        super().__init__(
-            student_shapes=student_shapes,
-            teacher_shapes=teacher_shapes,
-            resize=resize,
-            adapter=adapter,
-        )
+        super().__init__(layers, resize=resize, adapter=adapter)
         count = len(self.adapters)
-        if len(norms) != count:
-            raise ValueError(f"NORMS names {len(norms)} layers for {count} feature maps.")
         self.layer_weights = list(layer_weights) or ofd_layer_weights(count)
-        if len(self.layer_weights) != count:
-            given = len(self.layer_weights)
-            raise ValueError(f"LAYER_WEIGHTS has {given} entries for {count} feature maps.")
+        for key, given in (("NORMS", norms), ("LAYER_WEIGHTS", self.layer_weights)):
+            if len(given) != count:
+                raise ValueError(f"{key} has {len(given)} entries for {count} feature maps.")
         self.divisor = divisor
         # In a tuple, so that the teacher's layers do not become submodules of this path.
-        self._norms = tuple(_norm(teacher_model, name) for name in norms)
-        for i, (name, norm) in enumerate(zip(norms, self._norms, strict=True)):
-            width = flatten_shapes(teacher_shapes)[i][1]
+        self._norms = tuple(_norm(layers.teacher_model, name) for name in norms)
+        shapes = flatten_shapes(layers.teacher)
+        for name, norm, (_, width, *_) in zip(norms, self._norms, shapes, strict=True):
             if len(norm.weight) != width:
                 raise ValueError(
                     f"NORMS: '{name}' has {len(norm.weight)} channels, but its map has {width}."
@@ -84,21 +73,12 @@ class Overhaul(LayerPath):
         """One (C,) per map, computed in each step because a mean teacher changes."""
         return [ofd_margin(norm.weight, norm.bias).float() for norm in self._norms]
 
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
-        margins = self.margins()
-        maps = zip(self.adapters, flatten(student), flatten(teacher), strict=True)
-        losses = {}
-        for i, (adapter, s, t) in enumerate(maps):
-            s, t = match_size(adapter(s), t, self.resize)
-            losses[str(i)] = ofd_loss(
-                s,
-                margin_relu(t, margins[i]),
-                divisor=self.divisor,
-                weight=self.layer_weights[i],
-            )
-        return losses
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
+        maps = zip(self.pairs(student, teacher), self.margins(), self.layer_weights, strict=True)
+        return {
+            str(i): ofd_loss(s, margin_relu(t, margin), divisor=self.divisor, weight=weight)
+            for i, ((s, t), margin, weight) in enumerate(maps)
+        }
 
 
 def _norm(teacher: nn.Module, name: str) -> Any:

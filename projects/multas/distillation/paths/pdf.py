@@ -1,13 +1,18 @@
 """PDF-Distil (Zhang et al., BMVC 2021) as a path."""
 
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from functools import partial
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from multas.distillation.functional.feature_imitation import FEATURE_WEIGHT, pdf_imitation
-from multas.distillation.paths.base import PATH_REGISTRY, Shapes, Targets, flatten_shapes
-from multas.distillation.paths.feature_mse import adapted_maps
+from multas.distillation.paths.base import (
+    PATH_REGISTRY,
+    Outputs,
+    TappedLayers,
+    Targets,
+    flatten_shapes,
+)
 from multas.distillation.paths.layers import LayerPath
 from multas.distillation.paths.soft_detection import NEEDS_DENSE_HEADS, common_layout
 
@@ -20,12 +25,9 @@ class PDFDistil(LayerPath):
     itself: ``[backbone, heads.det]`` of a MultiTaskNetwork, ``[backbone, head]`` of a RetinaNet.
 
     Args:
-        student_shapes, teacher_shapes: see :class:`Path`.
-        teacher_model: the teacher, whose anchor generator tells the number of anchors per cell.
-        feature_weight: factor of the feature term.
-        positive_score: teacher score above which an entry counts in the divisor of the
-            classification term; lower it for a weak teacher.
         adapter: see :class:`LayerPath`.
+        feature_weight, positive_score: see ``weight`` and ``positive_score`` of
+            :func:`multas.distillation.functional.feature_imitation.pdf_imitation`.
 
     Raises:
         ValueError: the last layer is not a dense head, the heads differ in levels, anchors or
@@ -38,17 +40,15 @@ class PDFDistil(LayerPath):
 
     def __init__(
         self,
+        layers: TappedLayers,
         *,
-        student_shapes: Sequence[Shapes],
-        teacher_shapes: Sequence[Shapes],
-        teacher_model: nn.Module,
         feature_weight: float = FEATURE_WEIGHT,
         positive_score: float = 0.5,
         adapter: str = "conv_always",
     ) -> None:
         if not 0 <= positive_score < 1:
             raise ValueError(f"POSITIVE_SCORE is {positive_score}; it must be in [0, 1).")
-        sides = {"student": student_shapes, "teacher": teacher_shapes}
+        sides = {"student": layers.student, "teacher": layers.teacher}
         for side, shapes in sides.items():
             if len(shapes) < 2:
                 raise ValueError(
@@ -56,7 +56,7 @@ class PDFDistil(LayerPath):
                     f"{side} only one layer is named. Name both, e.g. [backbone, heads.det]; "
                     "between networks of different tasks use FeatureMSE or DeFeat."
                 )
-        layout = common_layout(type(self), student_shapes[-1], teacher_shapes[-1], teacher_model)
+        layout = common_layout(type(self), layers)
         for side, shapes in sides.items():
             sizes = tuple(tuple(shape[2:]) for shape in flatten_shapes(shapes[:-1]))
             if sizes != layout.sizes:
@@ -65,26 +65,13 @@ class PDFDistil(LayerPath):
                     f"maps of its dense head {list(layout.sizes)}. Tap all levels of the features "
                     "that enter the dense head, and no others."
                 )
-        super().__init__(
-            student_shapes=student_shapes[:-1],
-            teacher_shapes=teacher_shapes[:-1],
-            resize="none",
-            adapter=adapter,
-        )
+        features = replace(layers, student=layers.student[:-1], teacher=layers.teacher[:-1])
+        super().__init__(features, resize="none", adapter=adapter)
+        self.labels = ("feature", "cls", "box_reg")
         self.layout = layout
-        self.feature_weight = feature_weight
-        self.positive_score = positive_score
+        self._loss = partial(pdf_imitation, weight=feature_weight, positive_score=positive_score)
 
-    def labels(self) -> list[str]:
-        return ["feature", "cls", "box_reg"]
-
-    def forward(
-        self, student: tuple[Any, ...], teacher: tuple[Any, ...], targets: Targets
-    ) -> dict[str, Tensor]:
-        return pdf_imitation(
-            *adapted_maps(self, student[:-1], teacher[:-1]),
-            *self.layout.flatten(student[-1]),
-            *self.layout.flatten(teacher[-1]),
-            weight=self.feature_weight,
-            positive_score=self.positive_score,
-        )
+    def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
+        ours, theirs = zip(*self.pairs(student[:-1], teacher[:-1]), strict=True)
+        predictions = self.layout.flatten(student[-1]) + self.layout.flatten(teacher[-1])
+        return self._loss(ours, theirs, *predictions)

@@ -1,7 +1,7 @@
 """Checked entries of MODEL.DISTILLATION.PATHS."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -12,8 +12,6 @@ from multas.util.options import parse_options
 
 KEY = "MODEL.DISTILLATION.PATHS"
 _KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID", "TASKS")
-# Constructor arguments that the builder sets, as opposed to options of an entry.
-_GIVEN = ("student_shapes", "teacher_shapes", "teacher_model")
 
 
 @dataclass(frozen=True)
@@ -25,10 +23,10 @@ class PathSpec:
     student: tuple[str, ...]
     teacher: tuple[str, ...]
     weight: float
-    layerwise: bool = False
-    teacher_id: int = 0
-    tasks: tuple[str, ...] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
+    layerwise: bool
+    teacher_id: int
+    tasks: tuple[str, ...]
+    options: Mapping[str, Any]
 
     def applies_to(self, task: str | None) -> bool:
         """Whether the path is active for images of ``task`` (None: for images of no task)."""
@@ -50,16 +48,11 @@ def parse_paths(entries: Sequence[Mapping[str, Any]]) -> list[PathSpec]:
 
 
 def check_paths(specs: Sequence[PathSpec], cfg: CfgNode, teachers: int) -> None:
-    """Make sure that the teachers and tasks that paths name exist.
-
-    Args:
-        specs: all paths.
-        cfg: the student's config (DATASETS.TASK_BATCHES and TASK_MODE).
-        teachers: how many there are.
+    """Make sure that there are the teachers (their number is given) and tasks that paths name.
 
     Raises:
-        ValueError: one does not, or tasks do not pass through the network one by one; the message
-            names the path and the key to change.
+        ValueError: one is missing, or the tasks are not trained apart; the message names the path
+            and the key to change.
     """
     known = [entry["TASK"] for entry in cfg.DATASETS.TASK_BATCHES]
     for spec in specs:
@@ -69,12 +62,12 @@ def check_paths(specs: Sequence[PathSpec], cfg: CfgNode, teachers: int) -> None:
                 f"{where}: TEACHER_ID is {spec.teacher_id}, but there are {teachers} teachers "
                 "(counted from 0)."
             )
-        for task in spec.tasks:
-            if task not in known:
-                raise ValueError(
-                    f"{where}: TASKS names '{task}', but DATASETS.TASK_BATCHES has "
-                    f"{', '.join(known) or 'no entries'}."
-                )
+        unknown = [task for task in spec.tasks if task not in known]
+        if unknown:
+            raise ValueError(
+                f"{where}: TASKS names '{unknown[0]}', but DATASETS.TASK_BATCHES has "
+                f"{', '.join(known) or 'no entries'}."
+            )
         if spec.tasks and cfg.DATASETS.TASK_MODE != "separate":
             raise ValueError(
                 f"{where}: TASKS needs every mini-batch in every iteration and on its own: set "
@@ -84,12 +77,9 @@ def check_paths(specs: Sequence[PathSpec], cfg: CfgNode, teachers: int) -> None:
 
 def tapped_heads(specs: Sequence[PathSpec]) -> set[str]:
     """The tasks whose heads are tapped by a path that is also active for other tasks."""
-    taps = [(name.split("."), spec) for spec in specs for name in spec.student]
-    return {
-        parts[1]
-        for parts, spec in taps
-        if len(parts) > 1 and parts[0] == "heads" and spec.tasks != (parts[1],)
-    }
+    taps = [(name.split("."), spec.tasks) for spec in specs for name in spec.student]
+    heads = [(parts[1], tasks) for parts, tasks in taps if parts[0] == "heads" and len(parts) > 1]
+    return {head for head, tasks in heads if tasks != (head,)}
 
 
 def _parse(entry: Mapping[str, Any], where: str) -> PathSpec:
@@ -97,7 +87,7 @@ def _parse(entry: Mapping[str, Any], where: str) -> PathSpec:
         raise ValueError(f"{where} must be a mapping with the key TYPE, but is {entry!r}.")
     cls: type[Path] = lookup(PATH_REGISTRY, entry["TYPE"], where)
     where = f"{where} ({entry['TYPE']})"
-    options = parse_options(cls, entry, where, given=_GIVEN, keys=_KEYS)
+    options = parse_options(cls, entry, where, given=("layers",), keys=_KEYS)
     student = _names(entry.get("STUDENT", cls.default_student))
     if not student:
         raise ValueError(f"{where}: STUDENT must name the layer(s) to tap.")

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 
 import torch
-from detectron2.config import CfgNode
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
@@ -21,13 +20,13 @@ class Targets:
     Attributes:
         image_sizes: (height, width) of each image, pixels, without padding.
         padded_size: (height, width) of the batch tensor that the student saw, pixels.
-        instances: ground truth of each image in network coordinates (pixels); None where the
-            image is not annotated.
-        boxes: boxes of the objects of each image (pixels), as :class:`BoxSource` says; empty for
-            the images in ``from_masks``. None unless a path ``needs_boxes``.
+        instances: ground truth of each image in pixels of the network input; None where the image
+            is not annotated.
+        boxes: boxes of the objects in each image (pixels), from a :class:`BoxSource`; empty for the
+            images in ``from_masks``. None unless a path ``needs_boxes``.
         sem_seg: labels of each image, (height, width) integers; None where it has none.
         ignore_value: label of pixels without annotation in ``sem_seg``.
-        from_masks: indices of images without boxes whose objects are to be seen in ``sem_seg``.
+        from_masks: indices of images without boxes whose ``sem_seg`` shows the objects.
     """
 
     image_sizes: list[tuple[int, int]]
@@ -46,24 +45,16 @@ class BoxSource:
     Attributes:
         name: MODEL.DISTILLATION.BOXES, one of :data:`BOX_SOURCES`.
         score_thresh: score above which a detection of the teacher counts as an object.
-
-    Raises:
-        ValueError: unknown name.
     """
 
-    name: str = "auto"
-    score_thresh: float = 0.5
+    name: str
+    score_thresh: float
 
     def __post_init__(self) -> None:
         check_choice("MODEL.DISTILLATION.BOXES", self.name, BOX_SOURCES)
 
-    @classmethod
-    def from_config(cls, cfg: CfgNode) -> "BoxSource":
-        """From MODEL.DISTILLATION.BOXES and BOX_SCORE_THRESH."""
-        return cls(cfg.MODEL.DISTILLATION.BOXES, cfg.MODEL.DISTILLATION.BOX_SCORE_THRESH)
-
     def wants_detections(self, targets: Targets) -> bool:
-        """Whether a teacher has to detect the objects, because an image is not annotated."""
+        """Whether a teacher has to detect the objects of some image."""
         pairs = zip_longest(targets.instances, targets.sem_seg)
         known = all(instances is not None or mask is not None for instances, mask in pairs)
         return self.name == "teacher" or (self.name == "auto" and not known)
@@ -72,16 +63,12 @@ class BoxSource:
         """The targets with ``boxes`` and ``from_masks``.
 
         Args:
-            targets: of the batch.
-            detected: the teacher's detections in each image; empty if it was not asked.
-
-        Raises:
-            ValueError: an image has neither annotation nor detections.
+            targets: targets of the batch.
+            detected: the teacher's detections in each image; empty if there are none.
         """
         boxes: list[Boxes] = []
         from_masks: list[int] = []
-        pairs = zip_longest(targets.instances, targets.sem_seg)
-        for i, (instances, mask) in enumerate(pairs):
+        for i, (instances, mask) in enumerate(zip_longest(targets.instances, targets.sem_seg)):
             if self.name != "teacher" and instances is not None:
                 boxes.append(instances.gt_boxes)
             elif self.name != "teacher" and mask is not None:

@@ -1,14 +1,14 @@
 """What a teacher said of images, kept on disk, so that no image is shown to it twice.
 
-An entry is found by the content of the image, so it is right whatever made the image; that images
-come back at all is the work of INPUT.VIEWS. It is also found by the size that the image is padded
-to in its batch, which with the image decides what a network in eval mode returns for it.
+An entry is found by the content of the image and by the size that it is padded to in its batch,
+which decide what a network in eval mode returns for it. INPUT.VIEWS makes images come back.
 
 What is returned has passed through half precision even when the teacher has just said it, so that
-a run does not depend on which entries were there before it, as long as none is dropped.
+a run does not depend on the entries that were there before it, as long as none is dropped.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 import multas
 from multas.distillation.taps import leaves, map_leaves
-from multas.distillation.teacher.packing import Packed, pack, unpack
 from multas.util.sizes import round_up
 
 _KEY = "MODEL.DISTILLATION.CACHE.FOLDER"
@@ -32,26 +31,41 @@ class TeacherOutput:
 
     Attributes:
         record: tap name -> what the layer returned.
-        boxes: of each image, in pixels of the network input; empty where they were not asked for.
+        boxes: detections in each image, in pixels of the network input; empty if not wanted.
     """
 
     record: dict[str, Any]
     boxes: list[Boxes]
 
 
+@dataclass
+class Packed:
+    """The tensors of one image: each is its half, times its scale.
+
+    Attributes:
+        halves: float16 tensors of any shapes.
+        scales: (number of halves,), powers of two.
+        boxes: (number of boxes, 4) float32, or None.
+    """
+
+    halves: list[Tensor]
+    scales: Tensor
+    boxes: Tensor | None
+
+
 Run = Callable[[list[dict], float | None], TeacherOutput]
 
 
 class TeacherCache:
-    """Outputs of a teacher, in half precision, the least recently used dropped at a limit.
+    """Outputs of a teacher in half precision; at a limit the least recently used ones are dropped.
 
     Args:
-        folder: where they are kept; may be shared by processes of one machine, and by runs.
-        max_bytes: of all entries together.
-        teacher: names the teacher, its taps and its number format; see :func:`fingerprint`.
-        template: a record of the teacher, for the nest that its tensors are in.
+        folder: where they are kept; runs and processes of one machine may share it.
+        max_bytes: size limit of all entries together.
+        teacher: identifies the teacher, its taps and its number format; see :func:`fingerprint`.
+        template: a record of the teacher, which shows how its tensors are nested.
         device: where outputs are wanted.
-        divisor: of the padded size (Detectron2's ``size_divisibility``).
+        divisor: what sides of a padded batch are multiples of (``size_divisibility``).
 
     Raises:
         ImportError: a library is missing.
@@ -86,27 +100,27 @@ class TeacherCache:
         self._template = map_leaves(lambda tensor: tensor.new_empty(0), template)
         self._device = device
         self._divisor = max(divisor, 1)
-        # Images that were found, and that were not, since someone last looked.
+        # Images that were found and not found since the counters were last set to 0.
         self.hits = 0
         self.misses = 0
 
     @property
     def folder(self) -> str:
-        """Where entries are, with ``~`` and variables replaced."""
+        """The folder of the entries, with ``~`` and variables replaced."""
         return self._store.directory
 
     @property
     def held(self) -> int:
-        """Bytes of all entries that are there."""
+        """Bytes of all entries in the folder."""
         return self._store.volume()
 
     def output_of(self, inputs: list[dict], score_thresh: float | None, run: Run) -> TeacherOutput:
-        """What the teacher says of a batch; it is run on images that are new to it alone.
+        """What the teacher says of a batch; it is run only on images that are new to it.
 
         Args:
-            inputs: of the teacher, "image" (C, H, W).
-            score_thresh: of its boxes; None = they are not wanted.
-            run: the teacher itself.
+            inputs: inputs of the teacher, "image" (C, H, W).
+            score_thresh: lowest score of its boxes; None if they are not wanted.
+            run: runs the teacher on such inputs.
         """
         images = [x["image"] for x in inputs]
         padded = self._padded_size(images)
@@ -116,7 +130,7 @@ class TeacherCache:
         self.hits += len(images) - len(new)
         self.misses += len(new)
         if new:
-            # Alone they may be padded less than in the batch, and would be seen differently.
+            # Alone, new images may be padded less than in the batch, which changes the outputs.
             alone = self._padded_size([images[i] for i in new]) == padded
             shown = new if alone else list(range(len(images)))
             output = run([inputs[i] for i in shown], score_thresh)
@@ -156,24 +170,57 @@ class TeacherCache:
         return tensor.to(self._device, non_blocking=True)
 
 
+def pack(tensors: Sequence[Tensor], boxes: Tensor | None = None) -> bytes:
+    """Tensors on the CPU in 11 significant bits, whatever their range, and exact boxes.
+
+    The relative error is at most 2^-11, and larger only below 2^-29 of the largest value of a
+    tensor.
+    """
+    from safetensors.torch import save
+
+    scales = [_scale(tensor) for tensor in tensors]
+    pairs = enumerate(zip(tensors, scales, strict=True))
+    named = {str(k): (tensor.float() / scale).half() for k, (tensor, scale) in pairs}
+    named["scales"] = torch.tensor(scales, dtype=torch.float32)
+    if boxes is not None:
+        named["boxes"] = boxes.float()
+    return save({name: tensor.contiguous() for name, tensor in named.items()})
+
+
+def unpack(data: bytes) -> Packed:
+    """The tensors and boxes, on the CPU, of which :func:`pack` made ``data``."""
+    from safetensors.torch import load
+
+    named = load(data)
+    scales, boxes = named.pop("scales"), named.pop("boxes", None)
+    return Packed([named[str(k)] for k in range(len(named))], scales, boxes)
+
+
+def _scale(tensor: Tensor) -> float:
+    """The power of two that takes the largest value just below the largest float16."""
+    largest = tensor.abs().max().item() if tensor.numel() else 0.0
+    if not 0 < largest < math.inf:
+        return 1.0
+    # Divisors below 2^-100 would leave float32.
+    return 2.0 ** max(math.frexp(largest)[1] - 15, -100)
+
+
 def split(output: TeacherOutput, count: int) -> Iterable[bytes]:
     """The entries of a batch of ``count`` images.
 
     Raises:
-        ValueError: a layer's results are not one row of numbers for each image.
+        ValueError: a layer's results are not one row of floating-point numbers for each image.
     """
     for name, value in output.record.items():
-        shapes = [tuple(tensor.shape) for tensor in leaves(value)]
+        shapes, why = [tuple(tensor.shape) for tensor in leaves(value)], ""
         if any(not shape or shape[0] != count for shape in shapes):
+            why = f"the shapes {shapes} for {count} images; only what has one row for each image"
+        elif not all(tensor.is_floating_point() for tensor in leaves(value)):
+            why = "integers or booleans; only floating point numbers"
+        if why:
             raise ValueError(
-                f"{_KEY}: the teacher's layer '{name}' returned the shapes {shapes} for {count} "
-                "images; only what has one row for each image can be kept. Tap another layer, or "
-                "set FOLDER to ''."
-            )
-        if not all(tensor.is_floating_point() for tensor in leaves(value)):
-            raise ValueError(
-                f"{_KEY}: the teacher's layer '{name}' returns integers or booleans; only floating "
-                "point numbers can be kept. Tap another layer, or set FOLDER to ''."
+                f"{_KEY}: the teacher's layer '{name}' returned {why} can be kept. Tap another "
+                "layer, or set FOLDER to ''."
             )
     tensors = [tensor.cpu() for tensor in leaves(output.record)]
     for i in range(count):
@@ -190,9 +237,9 @@ def _only_tensors(value: Any) -> bool:
 
 
 def fingerprint(model: nn.Module, *about: object) -> str:
-    """A name for what a network computes: by its weights, its structure and ``about``.
+    """Identifies what a network computes by its weights, structure, and ``about``.
 
-    Code is known by the versions of libraries alone.
+    Of its code only the versions of libraries count.
     """
     versions = [module.__version__ for module in (multas, detectron2, torch)]
     digest = hashlib.sha256(repr((str(model), versions, *about)).encode())

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+_KEY = "MODEL.DISTILLATION.TEACHER"
+
 
 @dataclass(frozen=True)
 class MeanTeacher:
@@ -13,13 +15,13 @@ class MeanTeacher:
     Tarvainen and Valpola, NeurIPS 2017, section 2; with a burn-in for detectors, Liu et al.
     (unbiased teacher), ICLR 2021.
 
-    Args:
+    Attributes:
         decay: d after the burn-in, in [0, 1).
         start: iterations of the burn-in.
-        from_student: starts as a copy of the student, else from weights of its own.
+        from_student: whether it starts as a copy of the student, else from weights of its own.
 
     Raises:
-        ValueError: decay or start out of range, naming the key.
+        ValueError: decay or start is out of range; the message names the key.
     """
 
     decay: float
@@ -29,13 +31,11 @@ class MeanTeacher:
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
             raise ValueError(
-                f"MODEL.DISTILLATION.TEACHER.EMA_DECAY is {self.decay}; give 0.0 (a fixed teacher) "
-                "or a number below 1 (0.9996: an average over 2500 iterations)."
+                f"{_KEY}.EMA_DECAY is {self.decay}; give 0.0 (a fixed teacher) or a number below 1 "
+                "(0.9996: an average over 2500 iterations)."
             )
         if self.start < 0:
-            raise ValueError(
-                f"MODEL.DISTILLATION.TEACHER.EMA_START is {self.start}; give 0 or more iterations."
-            )
+            raise ValueError(f"{_KEY}.EMA_START is {self.start}; give 0 or more iterations.")
 
     def __str__(self) -> str:
         role = "its copy" if self.from_student else "loaded"
@@ -43,39 +43,35 @@ class MeanTeacher:
         return f"follows the student, decay {self.decay:g}{burn_in}"
 
     def decay_at(self, update: int) -> float:
-        """d of update k = 1, 2, …: in the burn-in 0 (a copy of the student) or 1 (stays)."""
+        """d of update k = 1, 2, …; in the burn-in 0 (copies the student) or 1 (does not change)."""
         if update > self.start:
             return self.decay
         return 0.0 if self.from_student else 1.0
 
+    def check_same_network(
+        self, teacher: tuple[nn.Module, str], student: tuple[nn.Module, str]
+    ) -> None:
+        """Make sure that weights of the student make sense in the teacher.
 
-def check_same_network(
-    decay: float, teacher: tuple[nn.Module, str], student: tuple[nn.Module, str]
-) -> None:
-    """Make sure that weights of the student make sense in a teacher that follows it.
+        Args:
+            teacher: the teacher's network, and the channel order of its images.
+            student: the same of the network that is followed.
 
-    Args:
-        decay: of the teacher, for the message.
-        teacher: its network, and the channel order of its images.
-        student: the same of the network whose weights are averaged.
-
-    Raises:
-        ValueError: naming the first difference and the keys to change.
-    """
-    own, wanted = _anatomy(*teacher), _anatomy(*student)
-    for name in wanted | own:
-        if own.get(name) != wanted.get(name):
-            raise ValueError(
-                f"MODEL.DISTILLATION.TEACHER.EMA_DECAY is {decay}: a teacher "
-                "that follows the student must have its network, but "
-                f"{name} is {own.get(name, 'absent')} in the teacher and "
-                f"{wanted.get(name, 'absent')} in the student. Set TEACHER.CONFIG_FILE to "
-                "'' (the student's own network; see also TEACHER.OPTS), or EMA_DECAY to 0.0 "
-                "(a fixed teacher)."
-            )
+        Raises:
+            ValueError: they differ; the message names the first difference and the keys to change.
+        """
+        own, wanted = _anatomy(*teacher), _anatomy(*student)
+        for name in wanted | own:
+            if own.get(name) != wanted.get(name):
+                raise ValueError(
+                    f"{_KEY}.EMA_DECAY is {self.decay}: a teacher that follows the student must "
+                    f"have its network, but {name} is {own.get(name, 'absent')} in the teacher and "
+                    f"{wanted.get(name, 'absent')} in the student. Set TEACHER.CONFIG_FILE to "
+                    "'' (the student's own network; see also TEACHER.OPTS), or EMA_DECAY to 0.0 "
+                    "(a fixed teacher)."
+                )
 
 
 def _anatomy(model: nn.Module, input_format: str) -> dict[str, Any]:
-    """What two networks must share so that weights of one make sense in the other."""
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     return {"INPUT.FORMAT": input_format} | shapes

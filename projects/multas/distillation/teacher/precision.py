@@ -8,14 +8,7 @@ _FORMATS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
 def teacher_precision(name: str, device: torch.device) -> torch.dtype | None:
-    """What MODEL.DISTILLATION.TEACHER.PRECISION means on a device.
-
-    Args:
-        name: see the key.
-        device: of the teacher.
-
-    Returns:
-        None: no format of its own.
+    """What MODEL.DISTILLATION.TEACHER.PRECISION means on a device; None for the student's format.
 
     Raises:
         ValueError: unknown name.
@@ -31,19 +24,18 @@ def teacher_precision(name: str, device: torch.device) -> torch.dtype | None:
 
 
 def cast_convolutions_(model: nn.Module, precision: torch.dtype) -> None:
-    """Keep the weights of plain convolutions in the format that autocast gives them anyway.
+    """Store plain convolutions in the format that autocast gives them anyway, which saves memory.
 
-    The model then runs under autocast alone, in less memory.
+    From then on the model runs only under autocast.
     """
     for module in model.modules():
         if type(module) in (nn.Conv2d, Conv2d):
-            module.weight.data = module.weight.data.to(precision)
-            if module.bias is not None:
-                module.bias.data = module.bias.data.to(precision)
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(precision)
 
 
 def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware has instructions for it; elsewhere it is no faster than float32."""
+    """Whether the hardware has instructions for bfloat16, which is no faster than float32 else."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "cpu" and (

@@ -1,7 +1,8 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,43 +16,42 @@ from multas.config import add_multas_config, merge_config, merge_opts
 from multas.config.distillation import teacher_node
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
-from multas.distillation.teacher.mean_teacher import MeanTeacher, check_same_network
+from multas.distillation.teacher.mean_teacher import MeanTeacher
 from multas.distillation.teacher.precision import cast_convolutions_, teacher_precision
 from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.memory_format import channels_last_
 from multas.modeling.strict_loading import is_file, load_strictly
 
+_KEY = "MODEL.DISTILLATION.TEACHER"
 
+
+@dataclass(eq=False)
 class Teacher:
     """A network in eval mode without gradients.
 
     Not an ``nn.Module``, so that it is no part of the student's parameters, checkpoint, optimiser
     or DDP wrapper, and no ``train()`` can reach it.
 
-    Args:
+    Attributes:
         model: the network, on its device.
-        input_format: channel order it expects ("BGR" or "RGB").
-        mean_teacher: how its weights follow the student's (the trainer's work); None = fixed.
-        precision: of its convolutions and products; None = the student's.
-        description: of the network, as far as its weights do not tell; for :attr:`cache`.
+        input_format: channel order that it expects ("BGR" or "RGB").
+        mean_teacher: how the trainer lets its weights follow the student's; None for a fixed
+            teacher.
+        precision: number format of its convolutions and matrix products; None for the student's.
+        description: what :attr:`cache` must know of the network besides its weights.
+        cache: where outputs for images are looked up before the network is run; None for no cache.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        input_format: str = "BGR",
-        mean_teacher: MeanTeacher | None = None,
-        precision: torch.dtype | None = None,
-        description: str = "",
-    ) -> None:
-        self.model = model.eval().requires_grad_(False)
-        self.input_format = input_format
-        self.mean_teacher = mean_teacher
-        self.precision = precision
-        self.description = description
-        self.taps = Taps(model, [], owner="teacher")
-        # Where to look for what it said of an image, instead of running it.
-        self.cache: TeacherCache | None = None
+    model: nn.Module
+    input_format: str = "BGR"
+    mean_teacher: MeanTeacher | None = None
+    precision: torch.dtype | None = None
+    description: str = ""
+    cache: TeacherCache | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self.model.eval().requires_grad_(False)
+        self.taps = Taps(self.model, [], owner="teacher")
 
     @classmethod
     def from_config(cls, options: CfgNode, student_cfg: CfgNode) -> "Teacher":
@@ -63,7 +63,7 @@ class Teacher:
                 follows the student and has no config of its own.
 
         Raises:
-            FileNotFoundError: no such config or weights, naming the key.
+            FileNotFoundError: the config or the weights are missing; the message names the key.
             ValueError: the weights do not fit the config, or a key is out of range.
         """
         mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
@@ -71,9 +71,8 @@ class Teacher:
         for key, path in files.items():
             if not is_file(path) and (path or not mean_teacher.decay):
                 raise FileNotFoundError(
-                    f"MODEL.DISTILLATION.TEACHER.{key} is '{path}': no such file. Give the "
-                    "teacher's own config and its trained weights (train it first with "
-                    "train_net.py --config-file)."
+                    f"{_KEY}.{key} is '{path}': no such file. Give the teacher's own config and "
+                    "its trained weights (train it first with train_net.py --config-file)."
                 )
         if options.CONFIG_FILE:
             cfg = cls.load_config(options.CONFIG_FILE, options.OPTS)
@@ -90,15 +89,11 @@ class Teacher:
             except ValueError as error:
                 raise ValueError(
                     f"The teacher's weights do not fit its config: {error}. Check "
-                    "MODEL.DISTILLATION.TEACHER.CONFIG_FILE, WEIGHTS and OPTS."
+                    f"{_KEY}.CONFIG_FILE, WEIGHTS and OPTS."
                 ) from error
-        return cls(
-            model,
-            cfg.INPUT.FORMAT,
-            mean_teacher if mean_teacher.decay else None,
-            teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE)),
-            cfg.dump(),
-        )
+        precision = teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE))
+        follows = mean_teacher if mean_teacher.decay else None
+        return cls(model, cfg.INPUT.FORMAT, follows, precision, cfg.dump())
 
     @staticmethod
     def load_config(config_file: str, opts: Sequence) -> CfgNode:
@@ -108,20 +103,6 @@ class Teacher:
         merge_config(cfg, config_file)
         merge_opts(cfg, opts)
         return cfg
-
-    def check_network(self, student: nn.Module, input_format: str) -> None:
-        """Make sure that a teacher that follows the student has the student's network.
-
-        Args:
-            student: the network whose weights are averaged.
-            input_format: channel order of its images.
-
-        Raises:
-            ValueError: naming the first difference and the keys to change.
-        """
-        if self.mean_teacher is not None:
-            own, wanted = (self.model, self.input_format), (student, input_format)
-            check_same_network(self.mean_teacher.decay, own, wanted)
 
     def inputs(self, batched_inputs: Sequence[dict], input_format: str) -> list[dict]:
         """The images alone (no annotation reaches the teacher), in its channel order."""
@@ -135,18 +116,16 @@ class Teacher:
             return self.taps.probe(self.model, inputs)
 
     def optimize_for_inference(self, evaluated: bool = False) -> None:
-        """Make a fixed network faster, with the same results; nothing else may train it later.
+        """Make a fixed network faster, with the same results; it cannot be trained afterwards.
 
-        Batch norms are folded into their convolutions, but for those whose own results are tapped
-        or that have no statistics but each batch's; weights are stored channels last, and in
-        :attr:`precision`.
+        Batch norms are folded into their convolutions, except those that are tapped or that use
+        the statistics of each batch. Weights are stored channels last, and in :attr:`precision`.
 
         Args:
-            evaluated: whether its network is also run by others, without autocast.
+            evaluated: whether the network is also run without autocast, to evaluate it.
         """
         if self.mean_teacher is None:
-            keep = [*self.taps.modules, *self._norms_by_the_batch()]
-            fold_batch_norm_(self.model, keep)
+            fold_batch_norm_(self.model, [*self.taps.modules, *self._norms_by_the_batch()])
             if self.precision is not None and not evaluated:
                 cast_convolutions_(self.model, self.precision)
             channels_last_(self.model)
@@ -159,24 +138,27 @@ class Teacher:
         """Use a :class:`TeacherCache` from now on.
 
         Args:
-            folder: of the cache.
-            max_bytes: its limit.
+            folder: folder of the cache.
+            max_bytes: size limit of the cache.
             template: what :meth:`probe` returned.
 
         Raises:
             ValueError: the teacher changes from step to step, or sees images of a batch together.
         """
+        why = ""
         if self.mean_teacher is not None:
-            raise ValueError(
-                "MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher follows the student "
-                f"(EMA_DECAY {self.mean_teacher.decay}): what it said before is out of date. Set "
-                "FOLDER to ''."
+            why = (
+                f"follows the student (EMA_DECAY {self.mean_teacher.decay}): what it said before "
+                "is out of date"
             )
-        if self._norms_by_the_batch():
+        elif self._norms_by_the_batch():
+            why = (
+                "has a BatchNorm without running statistics: what it says of an image depends on "
+                "the rest of the batch"
+            )
+        if why:
             raise ValueError(
-                "MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher has a BatchNorm without "
-                "running statistics: what it says of an image depends on the rest of the batch. "
-                "Set FOLDER to ''."
+                f"MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher {why}. Set FOLDER to ''."
             )
         about = list(template), self.input_format, self.precision, self.description
         self.cache = TeacherCache(
@@ -195,21 +177,15 @@ class Teacher:
         return sum(map(len, split(self._run(inputs, None), len(inputs))))
 
     def record(self, inputs: list[dict]) -> dict[str, Any]:
-        """What the taps returned; nothing behind the last tap is computed."""
-        return self._output_of(inputs, None).record
+        """What the taps returned; the network is run only as far as the last tap."""
+        return self.output_of(inputs, None).record
 
-    def record_with_boxes(
-        self, inputs: list[dict], score_thresh: float
-    ) -> tuple[dict[str, Any], list[Boxes]]:
-        """Taps and detections above ``score_thresh`` (pixels of the network input).
+    def output_of(self, inputs: list[dict], score_thresh: float | None) -> TeacherOutput:
+        """What the taps returned, with the detections above ``score_thresh`` unless it is None.
 
         Raises:
-            ValueError: this teacher detects no objects.
+            ValueError: detections are wanted, but this teacher detects no objects.
         """
-        output = self._output_of(inputs, score_thresh)
-        return output.record, output.boxes
-
-    def _output_of(self, inputs: list[dict], score_thresh: float | None) -> TeacherOutput:
         if self.cache is None:
             return self._run(inputs, score_thresh)
         return self.cache.output_of(inputs, score_thresh, self._run)
@@ -253,13 +229,8 @@ def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
 
 def build_teachers(cfg: CfgNode) -> list[Teacher]:
     """All teachers that the student's config names: TEACHER, then MORE_TEACHERS."""
-    options = cfg.MODEL.DISTILLATION
-    return [
-        Teacher.from_config(t, cfg) for t in (options.TEACHER, *map(_node, options.MORE_TEACHERS))
-    ]
-
-
-def _node(entry: Mapping[str, Any]) -> CfgNode:
-    node = teacher_node()
-    node.merge_from_other_cfg(CfgNode(dict(entry)))
-    return node
+    nodes = [cfg.MODEL.DISTILLATION.TEACHER]
+    for entry in cfg.MODEL.DISTILLATION.MORE_TEACHERS:
+        nodes.append(teacher_node())
+        nodes[-1].merge_from_other_cfg(CfgNode(dict(entry)))
+    return [Teacher.from_config(node, cfg) for node in nodes]

@@ -8,7 +8,7 @@ from detectron2.utils import comm
 from torch import Tensor, nn
 
 from multas.distillation import Distillation, GradientAggregator, StepLosses
-from multas.distillation.aggregation import GradientScope
+from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.gradients.feature_boundary import (
     SCOPE_KEY,
     BoundaryFeature,
