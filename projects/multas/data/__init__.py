@@ -16,8 +16,7 @@ from multas.data.splits.make import (
     mask_counts,
     write_splits,
 )
-from multas.data.toy.classes import make_toy_classes
-from multas.data.toy.devkit import check_toy, make_toy
+from multas.data.toy.make import check_toy, make_toy, make_toy_classes
 from multas.data.transforms.augmentation import AUGMENTATION_REGISTRY
 
 __all__ = [
