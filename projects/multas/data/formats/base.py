@@ -1,4 +1,7 @@
-"""What a data format is: one registered class, which reads the splits of a data card."""
+"""What a data format is: one registered class, which reads the splits of a data card.
+
+The simplest of them, :class:`Images`, stands here, too.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +13,12 @@ from detectron2.utils.registry import Registry
 
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetIssues
-from multas.util.annotation import Annotation
+from multas.util.annotation import BOXES, Annotation
 
 DATA_FORMAT_REGISTRY = Registry("DATA_FORMAT")
 DATA_FORMAT_REGISTRY.__doc__ = """
 Subclasses of :class:`DataFormat`. The name of a class in lower case is the ``format`` of a data
-card: ``Voc`` is registered for ``format: voc``.
+card: ``Voc`` reads the cards with ``format: voc``.
 """
 
 # The dataset dicts of a split, and the metadata that were found while they were read.
@@ -118,3 +121,23 @@ class DataFormat:
         """
         kinds = [kind for kind in self.can_annotate if kind.task in self.annotates]
         return {"evaluator_type": [kind.evaluator for kind in kinds if kind.evaluator]}
+
+
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Images(DataFormat):
+    """All images of a folder, or those of a list; ``suffix`` stands between id and extension."""
+
+    default_splits = {"all": {}}  # noqa: RUF012
+
+    suffix: str = ""
+
+    def load(self, source: Source) -> Loaded:
+        return self.load_unlabeled(source)
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
+
+    def class_metadata(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The classes of the boxes that pseudo-labels may give to the images."""
+        return {BOXES.classes_key: list(classes)}

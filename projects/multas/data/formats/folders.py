@@ -34,9 +34,9 @@ class Folders(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         classes = source.classes or _find_classes(source)
-        folder = source.root / self.images
+        folder, file = source.root / self.images, source.root / self.labels
         if self.labels:
-            records = _read_labels(folder, classes, source.issues, source.root / self.labels)
+            records = _read_labels(folder, classes, source.issues, file)
         else:
             records = _read_class_folders(folder, classes, source.issues)
         return select_records(records, folder, source), self.class_metadata(classes)

@@ -8,8 +8,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 from detectron2.structures import BoxMode
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
@@ -88,13 +89,12 @@ def _select_classes(source: Source) -> tuple[str, ...]:
     known = tuple(CLASSES.values())
     for name in source.classes or ():
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise DatasetError(f"{source.where}: VEDAI has no class {name!r}.{hint}")
+            what = f"VEDAI has no class {name!r}.{did_you_mean(name, known)}"
+            raise DatasetError(f"{source.where}: {what}")
     return known if source.classes is None else source.classes
 
 
-@dataclass(frozen=True)
-class VedaiObject:
+class VedaiObject(NamedTuple):
     """One object of class ``name``.
 
     ``box`` is (xmin, ymin, xmax, ymax) of its four corners, in pixels. ``contained`` says whether
@@ -121,18 +121,16 @@ def parse_object(words: Sequence[str]) -> VedaiObject:
     if not all(math.isfinite(value) for value in values):
         raise ValueError("not all numbers are finite")
     if values[3] not in CLASSES:
-        known = ", ".join(map(str, CLASSES))
-        raise ValueError(f"unknown class number {values[3]:g}, VEDAI has {known}")
+        raise ValueError(f"unknown class number {values[3]:g}, VEDAI has {str([*CLASSES])[1:-1]}")
     xs, ys = values[6:10], values[10:]
     box = (min(xs), min(ys), max(xs), max(ys))
     return VedaiObject(CLASSES[int(values[3])], box, contained=values[4] != 0)
 
 
-def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> list[float]:
     """The part of an object's box inside an image of (width, height), if it has an area."""
-    xmin, ymin, xmax, ymax = entry.box
-    box = (max(xmin, 0.0), max(ymin, 0.0), min(xmax, float(size[0])), min(ymax, float(size[1])))
-    if not (box[2] > box[0] and box[3] > box[1]):
+    xmin, ymin, xmax, ymax = box = np.clip(entry.box, 0, [*size, *size]).tolist()
+    if not (xmax > xmin and ymax > ymin):
         corners = ",".join(f"{value:g}" for value in entry.box)
         raise ValueError(
             f"{entry.name}, box {corners} has no area in the image of {size[0]}x{size[1]}"
@@ -186,7 +184,7 @@ def _convert(
             annotations.append(
                 {
                     "category_id": class_ids[entry.name],
-                    "bbox": list(box),
+                    "bbox": box,
                     "bbox_mode": BoxMode.XYXY_ABS,
                     "difficult": 0,
                     "truncated": int(not entry.contained),

@@ -9,7 +9,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
-from multas.data.formats.masks import NO_MASK, MaskFolders, find_masks, read_mask
+from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
 from multas.data.issues import DatasetIssues, or_rather
 from multas.util.annotation import BOXES, MASKS
 from multas.util.voc_xml import read_voc_xml
@@ -54,7 +54,7 @@ class Voc(DataFormat):
         folder = source.root / self.annotations if BOXES.task in self.annotates else None
         masks = None
         if MASKS.task in self.annotates:
-            masks = find_masks(self.masks, source, 1 + len(classes))
+            masks = MaskFolders(self.masks, source, 1 + len(classes))
         wanted = [kind.dataset_key for kind in self.can_annotate if kind.task in self.annotates]
         enough = all if self.only_complete else any
         issues = source.issues
@@ -130,15 +130,13 @@ def _find_classes(source: Source) -> list[str]:
 def _lacking(image_id: str, file: Path | None, masks: MaskFolders | None) -> str | None:
     if file is not None and not file.is_file():
         return _NO_BOXES
-    if masks is not None and image_id not in masks:
-        return NO_MASK
-    return None
+    return NO_MASK if masks is not None and image_id not in masks else None
 
 
 def _is_boxless(record: dict, masks: MaskFolders) -> bool:
-    if record.get("annotations") != [] or "sem_seg_file_name" not in record:
-        return False
-    return bool(masks.foreground(record["image_id"]))
+    """Whether the mask of an image shows objects, but its annotation file has none."""
+    boxless = record.get("annotations") == [] and "sem_seg_file_name" in record
+    return boxless and bool(masks.foreground(record["image_id"]))
 
 
 def _read_boxes(
@@ -152,21 +150,17 @@ def _read_boxes(
         return None
     size = (record["width"], record["height"])
     if annotation.size is not None and annotation.size != size:
-        issues.add(
-            str(file),
-            "says {}x{}, but the image is {}x{}".format(*annotation.size, *size),
-        )
+        what = "says {}x{}, but the image is {}x{}"
+        issues.add(str(file), what.format(*annotation.size, *size))
         return None
     annotations, faulty = [], 0
     for number, entry in enumerate(annotation.objects):
-        where = f"object {number} ({entry.name})"
+        where = f"{file}: object {number} ({entry.name})"
         if entry.name not in class_ids:
-            hint = or_rather(entry.name, class_ids)
-            issues.add(str(file), f"{where}: class not among the card's{hint}")
+            issues.add(where, f"class not among the card's{or_rather(entry.name, class_ids)}")
             continue
-        fault = box_fault(entry.box, size)
-        if fault:
-            issues.add(str(file), f"{where}: {fault}")
+        if fault := box_fault(entry.box, size):
+            issues.add(where, fault)
             faulty += 1
             continue
         xmin, ymin, xmax, ymax = entry.box
