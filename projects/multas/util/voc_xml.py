@@ -2,15 +2,13 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-@dataclass(frozen=True)
-class VocObject:
+class VocObject(NamedTuple):
     """One object. ``box`` is (xmin, ymin, xmax, ymax) as written: pixels, 1-based, inclusive."""
 
     name: str
@@ -19,23 +17,19 @@ class VocObject:
     truncated: int
 
 
-@dataclass(frozen=True)
-class VocAnnotation:
+class VocAnnotation(NamedTuple):
     """The content of a file. ``size`` is (width, height) in pixels, None if the file lacks it."""
 
     size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
+    objects: list[VocObject]
 
 
 def read_voc_xml(
     file: str | Path | BinaryIO, classes: Collection[str] | None = None
 ) -> VocAnnotation:
-    """Read one annotation file.
+    """Read one annotation file, a path or an open file.
 
-    Args:
-        file: a path or an open file.
-        classes: the names of the objects to read, None for all. Other objects are passed over,
-            even if they lack their box.
+    With ``classes``, objects of other names are passed over, even if they lack their box.
 
     Raises:
         OSError: if the file is missing or unreadable.
@@ -57,7 +51,7 @@ def read_voc_xml(
         size = (int(root.findtext("size/width") or ""), int(root.findtext("size/height") or ""))
     except ValueError:
         size = None
-    return VocAnnotation(size, tuple(objects))
+    return VocAnnotation(size, objects)
 
 
 def _read_object(number: int, name: str, node: ElementTree.Element) -> VocObject:
