@@ -137,11 +137,9 @@ class BatchSampler:
                 buckets[group] = []
 
     def _stream(self) -> Iterator[tuple[int, int]]:
-        positions = itertools.count()
         for epoch in itertools.count():
             order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            for image in order.tolist():
-                yield next(positions), image
+            yield from enumerate(order.tolist(), start=epoch * self.size)
 
 
 @dataclass(eq=False)

@@ -169,10 +169,10 @@ def load_pseudo_labels(
     topk: int = 0,
     empty: str = "background",
 ) -> PseudoLabels:
-    """Read files of pseudo-labels for training.
+    """Read files of pseudo-labels, written by :func:`save_pseudo_labels`, for training.
 
     Args:
-        files: paths of files written by :func:`save_pseudo_labels`.
+        files: their paths.
         classes: classes of the training set; the files must have the same, in the same order.
         score_thresh: score below which boxes are dropped.
         class_score_thresh: a further threshold for each class, or nothing.

@@ -54,9 +54,9 @@ class Cifar10(DataFormat):
         records = []
         for number, (pixels, label) in enumerate(zip(content.data, content.targets, strict=True)):
             image_id = f"{self.part}/{number:05d}"
+            height, width = pixels.shape[:2]
             record = {"file_name": str(root / image_id), "image_id": image_id, "pixels": pixels}
-            record |= dict(zip(("height", "width"), pixels.shape[:2], strict=True))
-            records.append({**record, "label": int(label)})
+            records.append({**record, "height": height, "width": width, "label": int(label)})
         return select_records(records, root, source), self.class_metadata(content.classes)
 
     def load_unlabeled(self, source: Source) -> Loaded:

@@ -103,10 +103,9 @@ def _read_json(file: str) -> dict:
 def _match_classes(
     names: Mapping[int, str], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
 ) -> tuple[Sequence[str], dict[int, int]]:
-    """The classes in the order of the card, else in that of the file's category ids.
+    """Names of the classes, in the order of the card or else of the file's category ids.
 
-    Returns:
-        Their names, and the index of each category id of the file among them.
+    Returns also the index of each category id of the file among them.
     """
     ids = {name: number for number, name in names.items()}
     wanted = tuple(ids) if wanted is None else wanted

@@ -126,10 +126,9 @@ class MaskFolders:
     """The mask folders of a split; each mask is checked while the data set is read.
 
     Args:
-        names: folders below the root, whose files are named like the images; an earlier folder
-            goes before a later one.
-        source: of the split. Its ``ignore_label`` is always a valid value.
-        num_values: valid values are 0 … num_values - 1.
+        names: folders below the root of ``source``, whose files are named like the images; an
+            earlier folder goes before a later one.
+        num_values: valid values are 0 … num_values - 1, and the ignore label of ``source``.
         suffix: what the names of the masks have between id and extension.
 
     Raises:

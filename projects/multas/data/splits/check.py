@@ -44,13 +44,11 @@ def read_lists(folder: str | Path) -> Lists:
     """
     folder = Path(folder)
     base = folder / "ImageSets" if (folder / "ImageSets").is_dir() else folder
-    lists = {
-        f"{file.parent.name}/{file.stem}": [
-            line.split()[0] for line in file.read_text().splitlines() if line.strip()
-        ]
-        for file in sorted(base.glob("*/*.txt"))
-        if file.stem in PARTS
-    }
+    lists: Lists = {}
+    for file in sorted(base.glob("*/*.txt")):
+        if file.stem in PARTS:
+            lines = [line.split() for line in file.read_text().splitlines()]
+            lists[f"{file.parent.name}/{file.stem}"] = [words[0] for words in lines if words]
     if not lists:
         raise FileNotFoundError(f"no lists like Half/trainval.txt or Main/test.txt below {base}")
     return lists

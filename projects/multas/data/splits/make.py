@@ -31,24 +31,21 @@ def make_splits(
 ) -> dict[str, list[str]]:
     """Divide images into nested parts and their complements.
 
-    Each part starts as a random draw from the next larger part and is then improved by swaps until
-    no swap brings the classes' shares (of objects, and of images that show the class) nearer to the
-    fraction.
+    Each part starts as a random draw from the next larger part. Swaps then bring the classes'
+    shares (of objects, and of images that show the class) nearer to the fraction.
 
     Args:
         counts: for each image id, how many objects of each class the image shows; ``{}`` for an
-            image without objects.
-        fractions: shares of all images, each in (0, 1); every smaller part lies within the next
-            larger one.
-        seed: seed of the random draw; the order of ``counts`` does not matter.
+            image without objects. Their order does not matter.
+        fractions: shares of all images, each in (0, 1); a smaller part lies within a larger one.
+        seed: seed of the random draw.
 
     Returns:
         Lists of sorted ids by name: for each fraction a part and its complement, named by
         :func:`split_names`, with sizes rounded half up.
 
     Raises:
-        ValueError: if a fraction lies outside (0, 1), is given twice, or gives a part without an
-            image.
+        ValueError: if a fraction lies outside (0, 1), comes twice, or gives a part without images.
     """
     shares = sorted({_as_fraction(fraction) for fraction in fractions}, reverse=True)
     if len(shares) != len(fractions) or not all(0 < share < 1 for share in shares):
@@ -77,15 +74,13 @@ def make_partial_splits(
     Args:
         counts, seed: see :func:`make_splits`.
         tasks: names of the lists, which share no image and are of one size (or one image more).
-        nested: 2 also gives half of each list; 4 gives a quarter, which lies within the half if
-            there is one.
+        nested: 2 also gives half of each list, 4 a quarter, which lies within the half.
 
     Returns:
         Lists of sorted ids: ``det`` for the task "det", ``det2`` for the half of it.
 
     Raises:
-        ValueError: if a name would stand for two lists, or if a part is not a fraction or has no
-            image.
+        ValueError: if two lists have one name, or a part is not a fraction or has no image.
     """
     names = [f"{task}{part}" for task in tasks for part in ("", *nested)]
     if not tasks or len(set(names)) != len(names) or not all(part >= 2 for part in nested):
@@ -105,8 +100,7 @@ def make_partial_splits(
             size = (2 * count + part) // (2 * part)
             inside = _balanced_part(features, inside, size, 1 / (part * len(tasks)), rng)
             splits[f"{task}{part}"] = [ids[i] for i in inside]
-    empty = [name for name, members in splits.items() if not members]
-    if empty:
+    if empty := [name for name, members in splits.items() if not members]:
         raise ValueError(f"{len(ids)} images are too few: {', '.join(empty)} would have none")
     return splits
 
