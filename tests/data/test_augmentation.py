@@ -12,9 +12,9 @@ from multas.config import add_multas_config
 from multas.data import AUGMENTATION_REGISTRY, MultasMapper
 from multas.data.transforms.augmentation import (
     PhotometricDistortion,
-    PhotometricTransform,
     ResizeToSquare,
     build_augmentations,
+    distort_colours,
 )
 from multas.data.transforms.crops import CropOrExpand
 
@@ -66,43 +66,45 @@ def test_stretch_keeps_the_channels_of_a_gray_image():
 
 @pytest.mark.parametrize("image_format", ["BGR", "RGB"])
 def test_brightness_and_contrast_are_clipped_after_each_step(image_format):
-    change = PhotometricTransform(32, 1.5, 0, 1.0, image_format)
+    rgb = image_format == "RGB"
     values = noise().astype(float)
     expected = np.clip(np.rint(np.clip(values + 32, 0, 255) * 1.5), 0, 255)
-    assert (change.apply_image(noise()) == expected).all()
+    assert (distort_colours(noise(), rgb=rgb, brightness=32, contrast=1.5) == expected).all()
 
 
 def test_hue_and_saturation_follow_the_channel_order():
-    change = {f: PhotometricTransform(0, 1.0, 15, 0.6, f) for f in ("BGR", "RGB")}
     bgr, rgb = noise(), noise()[:, :, ::-1].copy()
-    turned = change["RGB"].apply_image(rgb)[:, :, ::-1]
-    assert (change["BGR"].apply_image(bgr) == turned).all()
+    changed = distort_colours(bgr, rgb=False, hue=15, saturation=0.6)
+    turned = distort_colours(rgb, rgb=True, hue=15, saturation=0.6)[:, :, ::-1]
+    assert (changed == turned).all()
     hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV).astype(int)
     hsv[..., 0] = (hsv[..., 0] + 15) % 180
     hsv[..., 1] = np.rint(hsv[..., 1] * 0.6)
     expected = cv2.cvtColor(hsv.astype(np.uint8), cv2.COLOR_HSV2BGR)
-    assert (change["BGR"].apply_image(bgr) == expected).all()
+    assert (changed == expected).all()
 
 
 def test_colours_leave_masks_and_boxes_alone():
-    change = PhotometricTransform(20, 0.7, 9, 1.3, "BGR")
     mask = noise()[..., 0]
-    assert (change.apply_segmentation(mask) == mask).all()
-    assert change.apply_box(np.array([[1.0, 2, 3, 4]])).tolist() == [[1, 2, 3, 4]]
+    data = T.AugInput(noise(), boxes=np.array([[1.0, 2, 3, 4]]), sem_seg=mask.copy())
+    T.AugmentationList([PhotometricDistortion("BGR")] * 5)(data)
+    assert (data.image != noise()).any()
+    assert (data.sem_seg == mask).all()
+    assert data.boxes.tolist() == [[1, 2, 3, 4]]
 
 
 def test_distortions_have_the_ranges_of_the_recipe():
     aug = PhotometricDistortion("BGR")
-    drawn = [aug.get_transform(noise()) for _ in range(1000)]
+    drawn = [aug.get_transform(noise()).op.keywords for _ in range(1000)]
     neutral = {"brightness": 0, "contrast": 1, "hue": 0, "saturation": 1}
     ranges = {"brightness": (-32, 32), "contrast": (0.5, 1.5), "hue": (-18, 18),
               "saturation": (0.5, 1.5)}  # fmt: skip
     for name, (low, high) in ranges.items():
-        values = np.array([getattr(transform, name) for transform in drawn])
+        values = np.array([changes.get(name, neutral[name]) for changes in drawn])
         assert 0.43 < (values != neutral[name]).mean() < 0.57, name
         assert low <= values.min() < low + (high - low) / 20, name
         assert high - (high - low) / 20 < values.max() <= high, name
-    assert any(t.hue == 18 for t in drawn)
+    assert any(changes.get("hue") == 18 for changes in drawn)
     with pytest.raises(ValueError, match=r"INPUT\.FORMAT is 'L'"):
         PhotometricDistortion("L")
 

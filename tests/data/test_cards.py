@@ -15,7 +15,8 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator, Se
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from multas.data import DatasetError, read_card, read_mask, register_card, register_cards
+from multas.data import DatasetError, read_card, register_card, register_cards
+from multas.data.formats.masks import read_mask
 from multas.data.toy.scene import CLASSES
 
 

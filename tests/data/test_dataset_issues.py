@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_files import HEIGHT, WIDTH, write_image
-from multas.data import DatasetError, DatasetIssues, read_mask, register_card
-from multas.data.formats.masks import voc_palette
+from multas.data import DatasetError, register_card
+from multas.data.formats.masks import read_mask, voc_palette
 from multas.data.formats.voc import box_fault
+from multas.data.issues import DatasetIssues
 from multas.util.voc_xml import read_voc_xml
 
 

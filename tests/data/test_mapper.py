@@ -10,8 +10,9 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from multas.config import add_multas_config
-from multas.data import MultasMapper, PseudoLabels
+from multas.data import MultasMapper
 from multas.data.formats.masks import voc_palette
+from multas.data.pseudo_labels import PseudoLabels
 
 BOX = {"bbox": [10.0, 5.0, 30.0, 25.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 2}
 

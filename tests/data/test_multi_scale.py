@@ -7,7 +7,7 @@ import pytest
 from detectron2.config import get_cfg
 
 from multas.config import add_multas_config
-from multas.data.transforms.multi_scale import build_batch_sizes
+from multas.data.loader import build_batch_sizes
 
 
 def config(*opts):

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import split as split_tool
-from multas.data import make_partial_splits, mask_counts, register_card, register_cards
+from multas.data import register_card, register_cards
 from multas.data.splits.check import read_lists
-from multas.data.splits.make import class_counts
+from multas.data.splits.make import class_counts, make_partial_splits, mask_counts
 
 images = st.dictionaries(
     st.integers(0, 9999).map(lambda i: f"{i:04d}"),

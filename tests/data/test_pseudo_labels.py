@@ -11,8 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multas.config import add_multas_config
-from multas.data import MultasMapper, PseudoLabels, load_pseudo_labels, save_pseudo_labels
-from multas.data.pseudo_labels import Header, file_sha256, read_pseudo_labels
+from multas.data import MultasMapper
+from multas.data.pseudo_labels import (
+    Header,
+    PseudoLabels,
+    file_sha256,
+    load_pseudo_labels,
+    read_pseudo_labels,
+    save_pseudo_labels,
+)
 
 CLASSES = ["cat", "dog"]
 

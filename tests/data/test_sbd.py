@@ -10,7 +10,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from scipy.io import savemat
 
-from multas.data import DatasetError, MultasMapper, read_card, read_mask, register_card
+from multas.data import DatasetError, MultasMapper, read_card, register_card
+from multas.data.formats.masks import read_mask
 from multas.data.image_files import read_ids
 from multas.data.issues import DatasetIssues
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator

@@ -10,15 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import split as split_tool
-from multas.data import (
-    check_splits,
-    class_counts,
-    make_splits,
-    make_toy_classes,
-    write_splits,
-)
-from multas.data.splits.check import read_lists
-from multas.data.splits.make import split_names
+from multas.data import make_toy_classes
+from multas.data.splits.check import check_splits, read_lists
+from multas.data.splits.make import class_counts, make_splits, split_names, write_splits
 
 NAMES = ("Half", "Half2", "Quarter", "3Quarter", "Eighth", "7Eighth")
 

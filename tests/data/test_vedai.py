@@ -11,7 +11,8 @@ from PIL import Image
 
 import split
 from multas.config import add_multas_config
-from multas.data import DatasetError, Source, register_card
+from multas.data import DatasetError, register_card
+from multas.data.formats.base import Source
 from multas.data.formats.vedai import CLASSES, Vedai, parse_object, read_whole_file
 from multas.data.issues import DatasetIssues
 from multas.evaluation.build import build_evaluator

@@ -35,13 +35,7 @@ _CARD_KEYS = ("name", "format", "root", "splits", "classes", "ignore_label", "st
 
 @dataclass(frozen=True)
 class Card:
-    """A checked card.
-
-    Attributes:
-        name, format, root, splits, classes, ignore_label, strictness: see the keys of a card.
-        source: the file of the card or "<dict>".
-        folder: where relative paths start.
-    """
+    """A checked card; see its keys above."""
 
     name: str
     format: str
@@ -50,8 +44,8 @@ class Card:
     classes: tuple[str, ...] | None
     ignore_label: int
     strictness: str
-    source: str = field(compare=False)
-    folder: Path
+    source: str = field(compare=False)  # the file of the card or "<dict>"
+    folder: Path  # where relative paths start
 
     def find_root(self) -> Path:
         """The folder of the data.
@@ -61,14 +55,14 @@ class Card:
         """
         path = Path(self.root).expanduser()
         datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
-        tried = [Path(os.path.normpath(base / path)) for base in (self.folder, datasets)]
-        tried = [path] if path.is_absolute() else tried
-        for path in tried:
-            if path.is_dir():
-                return path
+        places = [Path(os.path.normpath(base / path)) for base in (self.folder, datasets)]
+        tried = [path] if path.is_absolute() else places
+        for folder in tried:
+            if folder.is_dir():
+                return folder
         raise DatasetError(
             f"card {self.source}: root {self.root!r} is not a folder, tried "
-            + " and ".join(str(path) for path in tried)
+            + " and ".join(map(str, tried))
             + "; correct `root`, or set DETECTRON2_DATASETS to the folder that holds it"
         )
 
@@ -86,9 +80,9 @@ class Card:
         for file in tried:
             if file.is_file():
                 return file
+        places = ", ".join(map(str, tried))
         raise DatasetError(
-            f"card {self.source}: split {split.name!r}: no id list {split.ids!r}, tried "
-            + ", ".join(str(file) for file in tried)
+            f"card {self.source}: split {split.name!r}: no id list {split.ids!r}, tried {places}"
         )
 
 
@@ -160,9 +154,8 @@ def _parse_split(
     for key in given:
         if key not in _keys(cls):
             users = ", ".join(other for other in formats if key in _keys(formats[other]))
-            raise DatasetError(
-                f"{where}: format {kind} has no use for `{key}` ({users} have), drop it"
-            )
+            what = f"format {kind} has no use for `{key}` ({users} have), drop it"
+            raise DatasetError(f"{where}: {what}")
     types = get_type_hints(cls)
     try:
         split = cls(name=name, **{key: _convert(key, v, types[key]) for key, v in given.items()})
@@ -170,9 +163,8 @@ def _parse_split(
         raise DatasetError(f"{where}: {error}") from None
     allowed = [annotation.task for annotation in cls.can_annotate]
     if not set(split.annotates) <= set(allowed):
-        raise DatasetError(
-            f"{where}: annotates {list(split.annotates)}, but format {kind} can give {allowed}"
-        )
+        what = f"annotates {list(split.annotates)}, but format {kind} can give {allowed}"
+        raise DatasetError(f"{where}: {what}")
     return split
 
 
@@ -206,8 +198,7 @@ def _class_names(classes: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(classes, (list, tuple)):
         raise ValueError(f"classes must be a list of names, got {classes!r}")
-    names = tuple(str(name) for name in classes)
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
+    names = tuple(map(str, classes))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"classes lists {', '.join(twice)} twice")
     return names

@@ -32,9 +32,8 @@ def register_card(card: str | os.PathLike | dict) -> list[str]:
     names = []
     for split in parsed.splits:
         for suffix in ("", UNLABELED):
-            name = f"{parsed.name}_{split.name}{suffix}"
-            _register(name, parsed, split, unlabeled=bool(suffix))
-            names.append(name)
+            names.append(f"{parsed.name}_{split.name}{suffix}")
+            _register(names[-1], parsed, split, unlabeled=bool(suffix))
     return names
 
 

@@ -10,11 +10,7 @@ from multas.util.names import nearest
 
 
 def require_registered(names: Sequence[str], key: str) -> None:
-    """Make sure that all names are registered data sets.
-
-    Args:
-        names: names of data sets.
-        key: the config key that holds them, for the message.
+    """Make sure that the names in the config key ``key`` are registered data sets.
 
     Raises:
         ValueError: if one is not registered; the message has similar names.
@@ -34,14 +30,11 @@ def require_registered(names: Sequence[str], key: str) -> None:
 def load_training_dicts(
     names: Sequence[str], filter_empty: bool, key: str = "DATASETS.TRAIN"
 ) -> list[dict]:
-    """Dataset dicts of several data sets.
+    """Dataset dicts of the data sets that the config key ``key`` names.
 
-    Args:
-        names: registered data sets.
-        filter_empty: DATALOADER.FILTER_EMPTY_ANNOTATIONS: whether to drop images that are annotated
-            with boxes alone and have none. Images that are not annotated, or annotated with
-            something else as well, always stay.
-        key: the config key that holds the names, for messages.
+    With ``filter_empty`` (DATALOADER.FILTER_EMPTY_ANNOTATIONS), images that are annotated with
+    boxes alone and have none are dropped. Images that are not annotated, or annotated with
+    something else as well, always stay.
 
     Raises:
         ValueError: if no image is left, or if the data sets disagree on their classes.

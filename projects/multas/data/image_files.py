@@ -4,7 +4,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from multas.data.issues import DatasetError, DatasetIssues
 
@@ -20,14 +20,10 @@ def read_ids(file: str | Path, issues: DatasetIssues) -> list[str]:
     """
     seen: dict[str, int] = {}
     for number, line in enumerate(Path(file).read_text().splitlines(), start=1):
-        words = line.split()
-        if not words:
-            continue
-        if words[0] in seen:
-            first = seen[words[0]]
-            issues.add(str(file), f"line {number}: {words[0]} is listed twice (line {first})")
-        else:
-            seen[words[0]] = number
+        for word in line.split()[:1]:
+            first = seen.setdefault(word, number)
+            if first != number:
+                issues.add(str(file), f"line {number}: {word} is listed twice (line {first})")
     return list(seen)
 
 
@@ -55,28 +51,19 @@ def index_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -
     return found
 
 
-def image_size(file: str | Path) -> tuple[int, int]:
-    """(width, height) in pixels as Detectron2 will read the image, from the header alone.
-
-    Raises:
-        OSError: if the file is missing, unreadable or not an image.
-    """
-    with Image.open(file) as image:
-        width, height = image.size
-        # Detectron2 turns photographs upright when it reads them.
-        if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
-            width, height = height, width
-    return width, height
-
-
 def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict | None:
     """The dict of an image without annotations: file_name, image_id, height, width.
 
+    The size is that with which Detectron2 will read the image, in pixels, from the header alone.
     If the file cannot be read, this is reported, and there is no dict.
     """
     try:
-        width, height = image_size(file)
-    except (UnidentifiedImageError, OSError) as error:
+        with Image.open(file) as image:
+            width, height = image.size
+            # Detectron2 turns photographs upright when it reads them.
+            if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
+                width, height = height, width
+    except OSError as error:  # also of Pillow, for what is no image
         issues.add(file, f"not a readable image ({error.__class__.__name__})")
         return None
     return {"file_name": file, "image_id": image_id, "height": height, "width": width}
@@ -85,7 +72,7 @@ def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict 
 def load_images(
     image_dir: str | Path, ids: Sequence[str] | None, issues: DatasetIssues, suffix: str = ""
 ) -> list[dict]:
-    """Detectron2 dicts of unlabelled images; no other file is opened.
+    """The dicts of unlabelled images; no other file is opened.
 
     Args:
         image_dir: folder of the images, which is searched with its sub-folders.

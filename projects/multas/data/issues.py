@@ -61,14 +61,13 @@ class DatasetIssues:
         """
         if self.left_out:
             logger.warning("%s", self._report_left_out())
-        if not self.lines:
-            return
-        if self.strictness == "stop":
+        if self.lines and self.strictness == "stop":
             raise DatasetError(
                 f"{self.report()}\nMend the files, or set `strictness: skip` in the card to go on "
                 "without the objects and images named here."
             )
-        logger.warning("%s\nLeft out because of `strictness: skip`.", self.report())
+        if self.lines:
+            logger.warning("%s\nLeft out because of `strictness: skip`.", self.report())
 
     def _report_left_out(self) -> str:
         lines = []

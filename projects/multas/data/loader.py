@@ -1,14 +1,15 @@
 """Batches for training, in an order that an interrupted run can take up exactly.
 
-The n-th batch is a function of the seed and n alone: which images, in which order, with which
-augmentation. So there is no sampler state to save: a resumed run starts at batch n, whatever the
-number of workers.
+The n-th batch is a function of the seed and n alone: which images, in which order and size, with
+which augmentation. So there is no sampler state to save: a resumed run starts at batch n, whatever
+the number of workers.
 """
 
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -20,21 +21,17 @@ from torch.utils.data import DataLoader, Dataset
 
 from multas.data.mapper import MultasMapper
 
+# Keeps the sizes independent of the order of the images, which is drawn from the same seed.
+_SIZES = 0x5CA1E
+
 
 class Index(NamedTuple):
-    """Names one sample of the endless stream of training images.
+    """Names one sample of the endless stream of training images."""
 
-    Attributes:
-        position: place in the stream.
-        image: index of the image.
-        batch: number of its batch.
-        copy: number of the augmented copy, from 0.
-    """
-
-    position: int
-    image: int
-    batch: int = 0
-    copy: int = 0
+    position: int  # place in the stream
+    image: int  # index of the image
+    batch: int = 0  # number of its batch
+    copy: int = 0  # number of the augmented copy
 
 
 @dataclass(eq=False)
@@ -93,7 +90,7 @@ class SeededDataset(Dataset):
     def _view(self, index: Index) -> list[int]:
         """Numbers that tell this augmentation from all others of the run."""
         if not self.views:
-            return [index.position, *([index.copy] if index.copy else [])]
+            return [index.position, *filter(None, [index.copy])]
         epoch = index.position // len(self.dicts)
         return [index.image, (epoch * self.copies + index.copy) % self.views]
 
@@ -131,7 +128,7 @@ class BatchSampler:
         buckets: dict[int, list[tuple[int, int]]] = {}
         numbers = itertools.count()
         for position, image in itertools.islice(self._stream(), self.rank, None, self.world):
-            group = self.groups[image] if self.groups is not None else 0
+            group = 0 if self.groups is None else self.groups[image]
             bucket = buckets.setdefault(group, [])
             bucket.append((position, image))
             if len(bucket) == self.batch_size:
@@ -140,24 +137,19 @@ class BatchSampler:
                 buckets[group] = []
 
     def _stream(self) -> Iterator[tuple[int, int]]:
-        positions = itertools.count()
         for epoch in itertools.count():
             order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            for image in order.tolist():
-                yield next(positions), image
+            yield from enumerate(order.tolist(), start=epoch * self.size)
 
 
 @dataclass(eq=False)
 class TrainLoader:
-    """An iterable of batches (list of model inputs) that starts at ``start`` when first iterated.
+    """An iterable of batches, each a list of model inputs.
 
-    Args:
-        dataset: the samples, by :data:`Index`.
-        sampler: gives the batches.
-        num_workers: number of loading processes; 0 to load in the training process.
+    ``num_workers`` processes load the samples; with 0 the training process does it itself.
     """
 
-    dataset: Dataset
+    dataset: SeededDataset
     sampler: BatchSampler
     num_workers: int
 
@@ -195,14 +187,12 @@ def build_train_loader(
     """Compose a :class:`TrainLoader`.
 
     Args:
-        dicts: dataset dicts; identical on all ranks.
-        mapper: makes model inputs of them.
+        dicts, mapper, seed, batch_sizes, views: see :class:`SeededDataset`. The dicts and the seed
+            must be the same on all ranks.
         total_batch_size: number of images of all ranks together.
-        seed: seed of the run; identical on all ranks.
         num_workers: loading processes per rank.
         group_by_aspect: whether landscape and portrait images must not share a batch.
         copies: number of independently augmented copies of every image (INPUT.COPIES).
-        batch_sizes, views: see :class:`SeededDataset`.
         batch_size_key: the config key that holds the batch size, for messages.
 
     Raises:
@@ -228,3 +218,31 @@ def build_train_loader(
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Detectron2's test loader, with images stretched where INPUT.SQUARE_SIZE says so."""
     return build_detection_test_loader(cfg, dataset_name, mapper=MultasMapper(cfg, is_train=False))
+
+
+def build_batch_sizes(cfg: CfgNode, seed: int) -> Callable[[int], int] | None:
+    """The function of INPUT.MULTI_SCALE from the number of a batch to its size, if it has SIZES.
+
+    Raises:
+        ValueError: if the size of the final iterations is missing.
+    """
+    options = cfg.INPUT.MULTI_SCALE
+    if not options.SIZES:
+        return None
+    if not cfg.INPUT.SQUARE_SIZE:
+        raise ValueError(
+            f"INPUT.MULTI_SCALE.SIZES is {list(options.SIZES)}, but INPUT.SQUARE_SIZE is 0; set "
+            "it to the size of the final iterations and of testing."
+        )
+    final_from = round((1 - options.FINAL_FRACTION) * cfg.SOLVER.MAX_ITER)
+    sizes, final = tuple(options.SIZES), cfg.INPUT.SQUARE_SIZE
+    return partial(_size_of_batch, sizes=sizes, final=final, final_from=final_from, seed=seed)
+
+
+def _size_of_batch(
+    batch: int, *, sizes: Sequence[int], final: int, final_from: int, seed: int
+) -> int:
+    """One of the sizes, equally likely; from batch ``final_from`` on the final one."""
+    if batch >= final_from:
+        return final
+    return sizes[int(np.random.default_rng([seed, _SIZES, batch]).integers(len(sizes)))]

@@ -35,9 +35,8 @@ class MultasMapper:
         augmentations: Detectron2 augmentations, in order.
         square_size: side in pixels of the square to which images are stretched after them; 0 to
             leave their size.
-        image_format: see INPUT.FORMAT.
+        image_format, instance_mask_format: see INPUT.FORMAT and INPUT.MASK_FORMAT.
         use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
-        instance_mask_format: see INPUT.MASK_FORMAT.
         pseudo_labels: boxes for unannotated images.
     """
 
@@ -63,8 +62,7 @@ class MultasMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        options = cfg.DATASETS.PSEUDO_LABELS
-        pseudo_labels = None
+        options, pseudo_labels = cfg.DATASETS.PSEUDO_LABELS, None
         classes = _training_classes(cfg.DATASETS.TRAIN) if is_train and options.FILES else None
         if classes is not None:
             pseudo_labels = load_pseudo_labels(
@@ -106,11 +104,10 @@ class MultasMapper:
         mask = None if mask_file is None else read_mask(mask_file)
         boxes = None if annotations is None else _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
-        size = size or self.square_size
-        last = [ResizeToSquare(size)] if size else []
+        last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
         transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
-        image = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
-        dataset_dict["image"] = torch.as_tensor(image)
+        pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        dataset_dict["image"] = torch.as_tensor(pixels)
         if mask is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype("long"))
         if annotations is not None:
@@ -133,8 +130,8 @@ class MultasMapper:
         moved = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
         instances = utils.annotations_to_instances(moved, size, self.instance_mask_format)
         scores = [a.get("score", 1.0) for a in kept]
-        instances.gt_scores = torch.tensor(scores, dtype=torch.float32)
         pseudo = [bool(a.get("pseudo", 0)) for a in kept]
+        instances.gt_scores = torch.tensor(scores, dtype=torch.float32)
         instances.gt_pseudo = torch.tensor(pseudo, dtype=torch.bool)
         return utils.filter_empty_instances(instances)
 
@@ -146,15 +143,13 @@ def _training_classes(names: Sequence[str]) -> Sequence[str] | None:
     result is None: such images take no boxes.
     """
     metadata = [MetadataCatalog.get(name) for name in names]
-    for data in metadata:
-        if classes := data.get(BOXES.classes_key):
-            return classes
-    if all(_is_for_other_tasks(data) for data in metadata):
-        return None
-    raise ValueError(
-        f"DATASETS.TRAIN {tuple(names)}: none of them has class names, which "
-        "DATASETS.PSEUDO_LABELS.FILES needs. Give `classes` in the card."
-    )
+    known = [classes for data in metadata if (classes := data.get(BOXES.classes_key))]
+    if not known and not all(_is_for_other_tasks(data) for data in metadata):
+        raise ValueError(
+            f"DATASETS.TRAIN {tuple(names)}: none of them has class names, which "
+            "DATASETS.PSEUDO_LABELS.FILES needs. Give `classes` in the card."
+        )
+    return known[0] if known else None
 
 
 def _is_for_other_tasks(data: Metadata) -> bool:

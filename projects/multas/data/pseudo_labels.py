@@ -22,33 +22,21 @@ from detectron2.utils.file_io import PathManager
 from multas.util.files import written_whole
 from multas.util.names import check_choice
 
-EMPTY_RULES = ("background", "skip")
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Header:
-    """Where a file of pseudo-labels comes from.
+    """Where a file of pseudo-labels comes from."""
 
-    Attributes:
-        dataset: name of the split whose images were labelled.
-        classes: names of the classes in the order of category_id.
-        image_ids: ids of all images that were labelled, also of those without a box.
-        score_thresh: lowest score of the boxes that were kept.
-        topk: largest number of boxes of an image; 0 if all were kept.
-        teacher_config, teacher_weights: files of the teacher.
-        teacher_sha256: hash of the file of its weights.
-    """
-
-    dataset: str
-    classes: list[str]
-    image_ids: list[Any]
-    score_thresh: float
-    topk: int
-    teacher_config: str = ""
-    teacher_weights: str = ""
-    teacher_sha256: str = ""
+    dataset: str  # name of the split whose images were labelled
+    classes: list[str]  # names of the classes in the order of category_id
+    image_ids: list[Any]  # of all images that were labelled, also of those without a box
+    score_thresh: float  # lowest score of the boxes that were kept
+    topk: int  # largest number of boxes of an image; 0 if all were kept
+    teacher_config: str = ""  # file of the teacher's config
+    teacher_weights: str = ""  # file of its weights
+    teacher_sha256: str = ""  # hash of that file
     version: int = 1
 
 
@@ -76,9 +64,8 @@ class PseudoLabels:
         if "annotations" in dataset_dict or image_id not in self.boxes:
             return dataset_dict
         boxes = self.boxes[image_id]
-        if not boxes and self.empty == "skip":
-            return dataset_dict
-        return {**dataset_dict, "annotations": boxes}
+        is_skipped = not boxes and self.empty == "skip"
+        return dataset_dict if is_skipped else {**dataset_dict, "annotations": boxes}
 
     def check(
         self, dicts: Sequence[Mapping], names: Sequence[str], training_key: str = "DATASETS.TRAIN"
@@ -135,18 +122,13 @@ def _leaves(box: Sequence[float], sample: Mapping) -> bool:
 
 def file_sha256(path: str) -> str:
     """SHA-256 of a file, hexadecimal."""
-    digest = hashlib.sha256()
     with PathManager.open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_pseudo_labels(path: str, header: Header, annotations: Sequence[Mapping]) -> None:
     """Write a file of pseudo-labels; an interrupted write leaves the old file."""
-    folder = os.path.dirname(path)
-    if folder:
-        PathManager.mkdirs(folder)
+    PathManager.mkdirs(os.path.dirname(path) or ".")
     with written_whole(path) as partial, open(partial, "w") as file:
         json.dump({"header": asdict(header), "annotations": list(annotations)}, file)
 
@@ -163,11 +145,11 @@ def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
             f"DATASETS.PSEUDO_LABELS.FILES names '{path}': no such file. "
             "tools/pseudo_label.py writes it."
         )
-    with PathManager.open(path) as file:
-        try:
+    try:
+        with PathManager.open(path) as file:
             content = json.load(file)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path} is not JSON ({error}). Write it again.") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON ({error}). Write it again.") from error
     if not isinstance(content, dict) or not {"header", "annotations"} <= content.keys():
         raise ValueError(
             f"{path} is not a file of pseudo-labels: it must have 'header' and 'annotations', as "
@@ -187,10 +169,10 @@ def load_pseudo_labels(
     topk: int = 0,
     empty: str = "background",
 ) -> PseudoLabels:
-    """Read files of pseudo-labels for training.
+    """Read files of pseudo-labels, written by :func:`save_pseudo_labels`, for training.
 
     Args:
-        files: paths of files written by :func:`save_pseudo_labels`.
+        files: their paths.
         classes: classes of the training set; the files must have the same, in the same order.
         score_thresh: score below which boxes are dropped.
         class_score_thresh: a further threshold for each class, or nothing.
@@ -202,7 +184,7 @@ def load_pseudo_labels(
         ValueError: if a file is not one of pseudo-labels, has other classes or a category_id
             without class, or labels an image again; if the number of thresholds is wrong.
     """
-    check_choice("DATASETS.PSEUDO_LABELS.EMPTY", empty, EMPTY_RULES)
+    check_choice("DATASETS.PSEUDO_LABELS.EMPTY", empty, ("background", "skip"))
     if class_score_thresh and len(class_score_thresh) != len(classes):
         raise ValueError(
             f"DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH has {len(class_score_thresh)} thresholds, "
@@ -213,14 +195,15 @@ def load_pseudo_labels(
     source: dict[Any, str] = {}
     headers: dict[str, Header] = {}
     for path in files:
-        header, annotations = read_pseudo_labels(path)
-        headers[path] = header
-        _check_classes(path, header, annotations, classes)
+        headers[path], annotations = read_pseudo_labels(path)
+        _check_classes(path, headers[path], annotations, classes)
         found = defaultdict(list)
         for box in sorted(annotations, key=lambda a: -a["score"]):
             if box["score"] >= thresholds[box["category_id"]]:
-                found[box["image_id"]].append(_annotation(box))
-        for image_id in header.image_ids:
+                annotation = {key: box[key] for key in ("bbox", "category_id", "score")}
+                annotation |= {"bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0, "pseudo": 1}
+                found[box["image_id"]].append(annotation)
+        for image_id in headers[path].image_ids:
             if image_id in source:
                 raise ValueError(
                     f"DATASETS.PSEUDO_LABELS.FILES: image '{image_id}' is labelled in "
@@ -245,14 +228,3 @@ def _check_classes(
             f"{path}: category_id {min(wrong)} is none of 0 to {len(classes) - 1}, the positions "
             f"of the {len(classes)} classes. Label again with a teacher of these classes."
         )
-
-
-def _annotation(box: Mapping) -> dict:
-    return {
-        "bbox": box["bbox"],
-        "bbox_mode": BoxMode.XYWH_ABS,
-        "category_id": box["category_id"],
-        "iscrowd": 0,
-        "score": box["score"],
-        "pseudo": 1,
-    }

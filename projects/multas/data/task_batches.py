@@ -1,7 +1,7 @@
 """One mini-batch per task: which data each gets, and how an iteration combines them."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
@@ -21,29 +21,17 @@ _NOT_OPTS = ("INPUT.FORMAT", "DATALOADER.SAMPLER_TRAIN")
 
 @dataclass(frozen=True)
 class TaskBatch:
-    """One checked entry of DATASETS.TASK_BATCHES; see the key.
+    """One checked entry of DATASETS.TASK_BATCHES; see the key."""
 
-    Attributes:
-        key: the config key of this entry, for messages.
-        task: name of a task of the network.
-        batch_size_key: the config key that holds its number of images, for messages.
-        cfg: the config of the run as it holds for these images.
-        seed: seed of the order and the augmentation of these images.
-    """
-
-    key: str
-    task: str
-    batch_size_key: str
-    cfg: CfgNode
-    seed: int
+    key: str  # the config key of this entry, for messages
+    task: str  # name of a task of the network
+    batch_size_key: str  # the config key that holds its number of images, for messages
+    cfg: CfgNode  # the config of the run as it holds for these images
+    seed: int  # seed of the order and the augmentation of these images
 
 
 def parse_task_batches(cfg: CfgNode, seed: int) -> list[TaskBatch]:
-    """The entries of DATASETS.TASK_BATCHES.
-
-    Args:
-        cfg: config of the run.
-        seed: seed of the run.
+    """The entries of DATASETS.TASK_BATCHES in a run with this seed.
 
     Raises:
         ValueError: if a key or value is wrong, or DATASETS.TRAIN is given as well.
@@ -59,7 +47,7 @@ def parse_task_batches(cfg: CfgNode, seed: int) -> list[TaskBatch]:
         )
     batches = [_parse(cfg, seed, number, entry) for number, entry in enumerate(entries)]
     for task in cfg.MODEL.MULTITASK.TASKS:
-        if all(batch.task != task for batch in batches):
+        if task not in [batch.task for batch in batches]:
             raise ValueError(
                 f"{KEY} has no entry for '{task}' of MODEL.MULTITASK.TASKS: its head would never "
                 "be trained. Add one, or drop the task."
@@ -120,6 +108,7 @@ def training_sets(cfg: CfgNode) -> list[str]:
     return sets
 
 
+@dataclass(eq=False)
 class TaskLoader:
     """Batches that are put together from one mini-batch per task.
 
@@ -131,20 +120,17 @@ class TaskLoader:
         mode: see DATASETS.TASK_MODE.
     """
 
-    def __init__(self, tasks: Sequence[str], loaders: Sequence[TrainLoader], mode: str) -> None:
-        self.tasks = list(tasks)
-        self.loaders = list(loaders)
-        self.mode = mode
-        self._start = 0
+    tasks: Sequence[str]
+    loaders: Sequence[TrainLoader]
+    mode: str
+    _start: int = field(default=0, init=False)
 
     def start_at(self, iteration: int) -> None:
         """Skip the images of the iterations before ``iteration``."""
         self._start = iteration
         for number, loader in enumerate(self.loaders):
-            if self.mode == "alternate":
-                loader.start_at(len(range(number, iteration, len(self.loaders))))
-            else:
-                loader.start_at(iteration)
+            own = range(number, iteration, len(self.loaders))
+            loader.start_at(len(own) if self.mode == "alternate" else iteration)
 
     def __iter__(self) -> Iterator[list[dict]]:
         streams = [iter(loader) for loader in self.loaders]
@@ -156,7 +142,5 @@ class TaskLoader:
             yield [x for i, stream in enumerate(streams) for x in self._named(i, next(stream))]
 
     def _named(self, number: int, batch: list[dict]) -> list[dict]:
-        extra: dict[str, Any] = {"task": self.tasks[number]}
-        if self.mode == "separate":
-            extra["mini_batch"] = number
-        return [x | extra for x in batch]
+        extra = {"mini_batch": number} if self.mode == "separate" else {}
+        return [{**x, "task": self.tasks[number], **extra} for x in batch]

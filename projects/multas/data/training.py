@@ -7,10 +7,9 @@ from detectron2.config import CfgNode
 from detectron2.utils import comm
 
 from multas.data.dataset_dicts import load_training_dicts
-from multas.data.loader import SeededDataset, TrainLoader, build_train_loader
+from multas.data.loader import TrainLoader, build_batch_sizes, build_train_loader
 from multas.data.mapper import MultasMapper
-from multas.data.task_batches import KEY, TaskLoader, parse_task_batches
-from multas.data.transforms.multi_scale import build_batch_sizes
+from multas.data.task_batches import KEY, TaskBatch, TaskLoader, parse_task_batches
 
 
 def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
@@ -25,68 +24,67 @@ def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
             "which resumes exactly, knows 'TrainingSampler' only."
         )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
-    batches = parse_task_batches(cfg, seed)
-    if not batches:
-        loader = _build_loader(cfg, seed, "DATASETS.TRAIN", "SOLVER.IMS_PER_BATCH")
-        _check_pseudo_labels([cfg], [loader], "DATASETS.TRAIN")
-        return loader
-    loaders = [
-        _build_loader(batch.cfg, batch.seed, f"{batch.key}.TRAIN", batch.batch_size_key)
-        for batch in batches
-    ]
-    _check_pseudo_labels([batch.cfg for batch in batches], loaders, KEY)
-    return TaskLoader([batch.task for batch in batches], loaders, cfg.DATASETS.TASK_MODE)
+    parts = _parts(cfg, seed)
+    loaders = [_build_loader(part) for part in parts]
+    _check_pseudo_labels(parts, loaders)
+    if not cfg.DATASETS.TASK_BATCHES:
+        return loaders[0]
+    return TaskLoader([part.task for part in parts], loaders, cfg.DATASETS.TASK_MODE)
 
 
 def mini_batches(cfg: CfgNode) -> list[tuple[int, int]]:
     """Of each mini-batch of an iteration: the images of its data, and how many it has itself.
 
-    Images that the loader leaves out are not counted, copies count once.
+    Images that the loader leaves out are not counted, and copies count once.
 
     Raises:
-        ValueError: a data set or value that is wrong, naming the key.
+        ValueError: if a data set or value is wrong; the message names the key.
     """
-    own = [(batch.cfg, f"{batch.key}.TRAIN") for batch in parse_task_batches(cfg, seed=0)]
-    return [
-        (len(_load_dicts(batch_cfg, key)), batch_cfg.SOLVER.IMS_PER_BATCH)
-        for batch_cfg, key in own or [(cfg, "DATASETS.TRAIN")]
-    ]
+    parts = _parts(cfg, seed=0)
+    return [(len(_load_dicts(part)), part.cfg.SOLVER.IMS_PER_BATCH) for part in parts]
 
 
-def _load_dicts(cfg: CfgNode, key: str) -> list[dict]:
-    return load_training_dicts(cfg.DATASETS.TRAIN, cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS, key)
+def _parts(cfg: CfgNode, seed: int) -> list[TaskBatch]:
+    """The entries of DATASETS.TASK_BATCHES, or DATASETS.TRAIN as the only one, of no task."""
+    whole = TaskBatch("DATASETS", "", "SOLVER.IMS_PER_BATCH", cfg, seed)
+    return parse_task_batches(cfg, seed) or [whole]
 
 
-def _build_loader(cfg: CfgNode, seed: int, key: str, batch_size_key: str) -> TrainLoader:
+def _load_dicts(part: TaskBatch) -> list[dict]:
+    filter_empty = part.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
+    return load_training_dicts(part.cfg.DATASETS.TRAIN, filter_empty, f"{part.key}.TRAIN")
+
+
+def _build_loader(part: TaskBatch) -> TrainLoader:
+    cfg = part.cfg
     return build_train_loader(
-        _load_dicts(cfg, key),
+        _load_dicts(part),
         MultasMapper(cfg, is_train=True),
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
-        batch_size_key=batch_size_key,
-        seed=seed,
+        batch_size_key=part.batch_size_key,
+        seed=part.seed,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         group_by_aspect=cfg.DATALOADER.ASPECT_RATIO_GROUPING,
         copies=cfg.INPUT.COPIES,
-        batch_sizes=build_batch_sizes(cfg, seed),
+        batch_sizes=build_batch_sizes(cfg, part.seed),
         views=cfg.INPUT.VIEWS,
     )
 
 
-def _check_pseudo_labels(cfgs: Sequence[CfgNode], loaders: Sequence[TrainLoader], key: str) -> None:
-    """Make sure that each file of pseudo-labels has labels for images of at least one task."""
-    for files in {tuple(cfg.DATASETS.PSEUDO_LABELS.FILES) for cfg in cfgs}:
-        own = [
-            (cfg.DATASETS.TRAIN, cast(SeededDataset, loader.dataset))
-            for cfg, loader in zip(cfgs, loaders, strict=True)
-            if files and tuple(cfg.DATASETS.PSEUDO_LABELS.FILES) == files
-        ]
-        names = [name for train, _ in own for name in train]
-        read = [cast(MultasMapper, dataset.mapper).pseudo_labels for _, dataset in own]
-        used = [labels for labels in read if labels.headers]
-        if own and not used:
+def _check_pseudo_labels(parts: Sequence[TaskBatch], loaders: Sequence[TrainLoader]) -> None:
+    """Make sure that each file of pseudo-labels has labels for images of at least one part."""
+    key = KEY if parts[0].task else "DATASETS.TRAIN"
+    own = [
+        (tuple(part.cfg.DATASETS.PSEUDO_LABELS.FILES), part.cfg.DATASETS.TRAIN) for part in parts
+    ]
+    for files in {files for files, _ in own if files}:
+        names = [name for theirs, train in own if theirs == files for name in train]
+        data = [x.dataset for x, (theirs, _) in zip(loaders, own, strict=True) if theirs == files]
+        read = [cast(MultasMapper, dataset.mapper).pseudo_labels for dataset in data]
+        labels = next((labels for labels in read if labels.headers), None)
+        if labels is None:
             raise ValueError(
                 f"{key} {tuple(names)}: none of them has classes of boxes, which "
                 "DATASETS.PSEUDO_LABELS.FILES needs."
             )
-        for labels in used[:1]:
-            labels.check([sample for _, dataset in own for sample in dataset.dicts], names, key)
+        labels.check([sample for dataset in data for sample in dataset.dicts], names, key)

@@ -1,29 +1,30 @@
-"""The kinds of annotations, and their names in data, models and evaluators."""
+"""What images can be annotated with, and by which names data, models and evaluators know it."""
 
 from dataclasses import dataclass
+
+from detectron2.structures import BoxMode
 
 
 @dataclass(frozen=True)
 class Annotation:
-    """One kind of annotation, which a head learns from and a data set may have.
+    """One kind of annotation, which a head learns from and a data set may have."""
 
-    Attributes:
-        dataset_key: the key of a dataset dict. An image without the key is not annotated.
-        input_key: the key of the model input that the mapper makes of it. A key that the mapper
-            does not know reaches the model as it is, so that both keys are the same.
-        task: its name in ``annotates`` of a data card.
-        classes_key: the key of the metadata with the names of the classes; "" = it has none.
-        evaluator: the type of the evaluator that judges it by default; "" = there is none.
-    """
-
-    dataset_key: str
+    dataset_key: str  # key of a dataset dict; an image without the key is not annotated
+    # Key of the model input that the mapper makes of it. What the mapper does not know reaches the
+    # model under its own key, so that both keys are then the same.
     input_key: str
-    task: str
-    classes_key: str = ""
-    evaluator: str = ""
+    task: str  # how ``annotates`` of a data card calls it
+    classes_key: str = ""  # key of the metadata with the names of the classes; "" without classes
+    evaluator: str = ""  # type of the evaluator that judges it by default; "" if there is none
 
 
 BOXES = Annotation("annotations", "instances", "det", "thing_classes", "coco")
 MASKS = Annotation("sem_seg_file_name", "sem_seg", "seg", "stuff_classes", "sem_seg")
 LABELS = Annotation("label", "label", "cls", "label_classes", "classification")
 STANDARD = (BOXES, MASKS, LABELS)
+
+
+def box_annotation(category_id: int, box: list[float], difficult: int, truncated: int) -> dict:
+    """Detectron2's annotation of an object; ``box`` is (xmin, ymin, xmax, ymax) in pixels."""
+    flags = {"difficult": difficult, "truncated": truncated}
+    return {"category_id": category_id, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS, **flags}

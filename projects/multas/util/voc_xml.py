@@ -2,14 +2,14 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Collection
-from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
+
+_CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
-@dataclass(frozen=True)
-class VocObject:
-    """One object; the box is (xmin, ymin, xmax, ymax) as written: pixels from 1, inclusive."""
+class VocObject(NamedTuple):
+    """One object. ``box`` is (xmin, ymin, xmax, ymax) as written: pixels, 1-based, inclusive."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -17,26 +17,23 @@ class VocObject:
     truncated: int
 
 
-@dataclass(frozen=True)
-class VocAnnotation:
-    """The content of a file; the size is (width, height) in pixels, None = the file lacks it."""
+class VocAnnotation(NamedTuple):
+    """The content of a file. ``size`` is (width, height) in pixels, None if the file lacks it."""
 
     size: tuple[int, int] | None
-    objects: tuple[VocObject, ...]
+    objects: list[VocObject]
 
 
 def read_voc_xml(
     file: str | Path | BinaryIO, classes: Collection[str] | None = None
 ) -> VocAnnotation:
-    """Read one annotation file.
+    """Read one annotation file, a path or an open file.
 
-    Args:
-        file: a path or an open file.
-        classes: the names of the objects to read; None = all. Other objects may be incomplete.
+    With ``classes``, objects of other names are passed over, even if they lack their box.
 
     Raises:
-        OSError: The file is missing or unreadable.
-        ValueError: It is not an XML file, or an object lacks its name or its box.
+        OSError: if the file is missing or unreadable.
+        ValueError: if it is not an XML file, or an object lacks its name or its box.
     """
     try:
         root = ElementTree.parse(file).getroot()
@@ -54,15 +51,15 @@ def read_voc_xml(
         size = (int(root.findtext("size/width") or ""), int(root.findtext("size/height") or ""))
     except ValueError:
         size = None
-    return VocAnnotation(size, tuple(objects))
+    return VocAnnotation(size, objects)
 
 
 def _read_object(number: int, name: str, node: ElementTree.Element) -> VocObject:
-    corners = ("xmin", "ymin", "xmax", "ymax")
+    # A missing element reads as "", which is no number either.
+    xmin, ymin, xmax, ymax = (node.findtext(f"bndbox/{key}") or "" for key in _CORNERS)
     try:
-        # A missing element reads as "", which is no number either.
-        xmin, ymin, xmax, ymax = (float(node.findtext(f"bndbox/{key}") or "") for key in corners)
+        box = (float(xmin), float(ymin), float(xmax), float(ymax))
         difficult, truncated = (int(node.findtext(key) or 0) for key in ("difficult", "truncated"))
     except ValueError:
         raise ValueError(f"object {number} has no complete <bndbox>") from None
-    return VocObject(name, (xmin, ymin, xmax, ymax), difficult, truncated)
+    return VocObject(name, box, difficult, truncated)

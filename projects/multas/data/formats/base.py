@@ -1,4 +1,7 @@
-"""What a data format is: one registered class, which reads the splits of a data card."""
+"""What a data format is: one registered class, which reads the splits of a data card.
+
+The simplest of them, :class:`Images`, stands here, too.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,12 +13,12 @@ from detectron2.utils.registry import Registry
 
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetIssues
-from multas.util.annotation import Annotation
+from multas.util.annotation import BOXES, Annotation
 
 DATA_FORMAT_REGISTRY = Registry("DATA_FORMAT")
 DATA_FORMAT_REGISTRY.__doc__ = """
 Subclasses of :class:`DataFormat`. The name of a class in lower case is the ``format`` of a data
-card: ``Voc`` is registered for ``format: voc``.
+card: ``Voc`` reads the cards with ``format: voc``.
 """
 
 # The dataset dicts of a split, and the metadata that were found while they were read.
@@ -24,26 +27,15 @@ Loaded = tuple[list[dict], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Source:
-    """What a format gets to read a split.
+    """What a format gets to read a split."""
 
-    Attributes:
-        where: names the card and the split, for messages.
-        root: folder of the data.
-        ids: ids of the images, in order; None for all images.
-        classes: names of the classes; None if the card does not give them.
-        ignore_label: value of the pixels of a mask that do not count.
-        issues: receives the faults of the data.
-        splits: all splits of the card, for what they have in common.
-        ids_of: the ids of one of these splits.
-    """
-
-    where: str
-    root: Path
-    ids: Sequence[str] | None
-    classes: tuple[str, ...] | None
-    ignore_label: int
-    issues: DatasetIssues
-    splits: Sequence["DataFormat"] = ()
+    where: str  # names the card and the split, for messages
+    root: Path  # folder of the data
+    ids: Sequence[str] | None  # ids of the images, in order; None for all images
+    classes: tuple[str, ...] | None  # names of the classes; None if the card does not give them
+    ignore_label: int  # value of the pixels of a mask that do not count
+    issues: DatasetIssues  # receives the faults of the data
+    splits: Sequence["DataFormat"] = ()  # all splits of the card, for what they have in common
     ids_of: Callable[["DataFormat"], Sequence[str] | None] = lambda split: None
 
 
@@ -55,25 +47,16 @@ class DataFormat:
     split may have, with their defaults; a field without default is a key that a card must have.
     Their types are ``str``, ``int``, ``bool`` and ``tuple[str, ...]`` (in a card: one word or a
     list). A ``ValueError`` of ``__post_init__`` is reported with the names of card and split.
-
-    Attributes:
-        main_key: the key that is meant if a card gives a split one value instead of a table.
-        can_annotate: what the images of the format can be annotated with.
-        default_splits: the splits of a card that names none; empty if it has to.
-        name: name of the split.
-        ids: file that lists the ids of the images; None for all images.
-        images: folder of the images below the root.
-        annotates: what the images of this split are annotated with, as ``Annotation.task``.
     """
 
-    main_key: ClassVar[str] = "ids"
-    can_annotate: ClassVar[tuple[Annotation, ...]] = ()
-    default_splits: ClassVar[Mapping[str, Any]] = {}
+    main_key: ClassVar[str] = "ids"  # the key of a split that a card gives one value, not a table
+    can_annotate: ClassVar[tuple[Annotation, ...]] = ()  # what its images can be annotated with
+    default_splits: ClassVar[Mapping[str, Any]] = {}  # where a card names none; empty if it must
 
-    name: str
-    ids: str | None = None
-    images: str = "."
-    annotates: tuple[str, ...] = ()
+    name: str  # of the split
+    ids: str | None = None  # file that lists the ids of the images; None for all images
+    images: str = "."  # folder of the images below the root
+    annotates: tuple[str, ...] = ()  # the ``task`` of each annotation that the images have
 
     @classmethod
     def format_name(cls) -> str:
@@ -118,3 +101,23 @@ class DataFormat:
         """
         kinds = [kind for kind in self.can_annotate if kind.task in self.annotates]
         return {"evaluator_type": [kind.evaluator for kind in kinds if kind.evaluator]}
+
+
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Images(DataFormat):
+    """All images of a folder, or those of a list; ``suffix`` stands between id and extension."""
+
+    default_splits = {"all": {}}  # noqa: RUF012
+
+    suffix: str = ""
+
+    def load(self, source: Source) -> Loaded:
+        return self.load_unlabeled(source)
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
+
+    def class_metadata(self, classes: Sequence[str]) -> dict[str, Any]:
+        """The classes of the boxes that pseudo-labels may give to the images."""
+        return {BOXES.classes_key: list(classes)}

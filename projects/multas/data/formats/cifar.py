@@ -29,9 +29,7 @@ class Cifar10(DataFormat):
 
     def __post_init__(self) -> None:
         if self.part not in ("train", "test"):
-            raise ValueError(
-                f"format {self.__class__.__name__.lower()} has the splits train and test"
-            )
+            raise ValueError(f"format {self.format_name()} has the splits train and test")
 
     @classmethod
     def parse_classes(cls, classes: Any) -> Any:
@@ -51,24 +49,14 @@ class Cifar10(DataFormat):
         try:
             content = dataset(root.parent, train=self.part == "train", download=False)
         except RuntimeError:
-            name = self.__class__.__name__.lower()
-            raise DatasetError(
-                f"{root} lacks files of {name}, or they are damaged: {cure}"
-            ) from None
+            lacking = f"{root} lacks files of {self.format_name()}, or they are damaged"
+            raise DatasetError(f"{lacking}: {cure}") from None
         records = []
         for number, (pixels, label) in enumerate(zip(content.data, content.targets, strict=True)):
             image_id = f"{self.part}/{number:05d}"
             height, width = pixels.shape[:2]
-            records.append(
-                {
-                    "file_name": str(root / image_id),
-                    "image_id": image_id,
-                    "pixels": pixels,
-                    "height": height,
-                    "width": width,
-                    "label": int(label),
-                }
-            )
+            record = {"file_name": str(root / image_id), "image_id": image_id, "pixels": pixels}
+            records.append({**record, "height": height, "width": width, "label": int(label)})
         return select_records(records, root, source), self.class_metadata(content.classes)
 
     def load_unlabeled(self, source: Source) -> Loaded:

@@ -13,8 +13,8 @@ from multas.data.image_files import image_record
 from multas.data.issues import DatasetError, DatasetIssues, or_rather
 from multas.util.annotation import BOXES
 
-# COCO's own boxes are rounded to 1/100 pixel and may overshoot by as much; a whole pixel is no
-# slip.
+# COCO's own boxes are rounded to 1/100 pixel and may leave the image by as much. What leaves it by
+# more than a whole pixel is an error.
 _OVERSHOOT = 1.0
 
 
@@ -43,12 +43,16 @@ class Coco(DataFormat):
         objects = _objects_by_image(content, file, issues)
         records = []
         for entry in _select(content["images"], source.ids, file, issues):
-            image = str(source.root / self.images / entry["file_name"])
             where = f"{file}: {entry['file_name']}"
+            image = str(source.root / self.images / entry["file_name"])
             record = image_record(entry["id"], image, issues)
-            if record is None or not _has_listed_size(record, entry, where, issues):
+            if record is None:
                 continue
-            size = (record["width"], record["height"])
+            listed, size = (entry["width"], entry["height"]), (record["width"], record["height"])
+            if listed != size:
+                what = "listed as {}x{}, but the image is {}x{}"
+                issues.add(where, what.format(*listed, *size))
+                continue
             own = _convert_all(objects[entry["id"]], names, class_ids, size, where, issues)
             if own is not None:
                 records.append({**record, "annotations": own})
@@ -99,14 +103,12 @@ def _read_json(file: str) -> dict:
 def _match_classes(
     names: Mapping[int, str], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
 ) -> tuple[Sequence[str], dict[int, int]]:
-    """The classes in the order of the card, else in that of the file's category ids.
+    """Names of the classes, in the order of the card or else of the file's category ids.
 
-    Returns:
-        Their names, and the index of each category id of the file among them.
+    Returns also the index of each category id of the file among them.
     """
     ids = {name: number for number, name in names.items()}
-    if wanted is None:
-        wanted = tuple(ids)
+    wanted = tuple(ids) if wanted is None else wanted
     for name in wanted:
         if name not in ids:
             issues.add(file, f"has no category {name!r}{or_rather(name, ids)}")
@@ -115,11 +117,10 @@ def _match_classes(
             issues.add(file, f"category {name!r} is not among the card's classes")
     in_file = [name for name in ids if name in wanted]
     in_card = [name for name in wanted if name in ids]
-    for ours, theirs in zip(in_card, in_file, strict=True):
-        if ours != theirs:
-            where = "the category ids have"
-            issues.add(file, f"class order: the card has {ours!r} where {where} {theirs!r}")
-            break
+    pairs = zip(in_card, in_file, strict=True)
+    for ours, theirs in [pair for pair in pairs if pair[0] != pair[1]][:1]:
+        what = f"the card has {ours!r} where the category ids have {theirs!r}"
+        issues.add(file, f"class order: {what}")
     return wanted, {ids[name]: index for index, name in enumerate(wanted) if name in ids}
 
 
@@ -132,14 +133,6 @@ def _objects_by_image(content: dict, file: str, issues: DatasetIssues) -> dict[i
         else:
             issues.add(file, f"annotation {annotation['id']}: there is no image {image_id}")
     return objects
-
-
-def _has_listed_size(record: dict, entry: dict, where: str, issues: DatasetIssues) -> bool:
-    listed = "{}x{}".format(entry["width"], entry["height"])
-    actual = "{}x{}".format(record["width"], record["height"])
-    if listed != actual:
-        issues.add(where, f"listed as {listed}, but the image is {actual}")
-    return listed == actual
 
 
 def _select(
@@ -178,8 +171,7 @@ def _convert_all(
         if category not in names:
             issues.add(place, f"unknown category id {category}")
         elif category in class_ids:
-            fault = _annotation_fault(annotation, size)
-            if fault:
+            if fault := _annotation_fault(annotation, size):
                 issues.add(f"{place} ({names[category]})", fault)
                 faulty = True
             else:
@@ -193,8 +185,7 @@ def _annotation_fault(annotation: dict, size: tuple[int, int]) -> str | None:
     text = f"box x {x:g}, y {y:g}, w {width:g}, h {height:g}"
     if not (width > 0 and height > 0):
         return f"{text} has no area"
-    beyond = max(-x, -y, x + width - size[0], y + height - size[1])
-    if beyond > _OVERSHOOT:
+    if max(-x, -y, x + width - size[0], y + height - size[1]) > _OVERSHOOT:
         return f"{text} leaves the image of {size[0]}x{size[1]}"
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list) and segmentation and not _valid_polygons(segmentation):

@@ -34,11 +34,11 @@ class Folders(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         classes = source.classes or _find_classes(source)
-        folder = source.root / self.images
+        folder, issues = source.root / self.images, source.issues
         if self.labels:
-            records = _read_labels(folder, classes, source.issues, source.root / self.labels)
+            records = _read_labels(folder, classes, issues, source.root / self.labels)
         else:
-            records = _read_class_folders(folder, classes, source.issues)
+            records = _read_class_folders(folder, classes, issues)
         return select_records(records, folder, source), self.class_metadata(classes)
 
     def load_unlabeled(self, source: Source) -> Loaded:
@@ -82,11 +82,9 @@ def _read_class_folders(
     image_dir: Path, class_names: Sequence[str], issues: DatasetIssues
 ) -> list[dict]:
     """Records of the images in class folders; folders of other classes are passed over."""
-    numbers = {}
-    for number, name in enumerate(class_names):
-        if (image_dir / name).is_dir():
-            numbers[name] = number
-        else:
+    numbers = {n: i for i, n in enumerate(class_names) if (image_dir / n).is_dir()}
+    for name in class_names:
+        if name not in numbers:
             issues.add(str(image_dir / name), "no such folder, so this class has no image")
     if not numbers:
         return []
@@ -100,7 +98,7 @@ def _read_labels(
 ) -> list[dict]:
     """Records of the images that a text file lists; unknown classes and images are reported."""
     try:
-        lines = [line.split() for line in labels.read_text().splitlines() if line.strip()]
+        lines = [words for line in labels.read_text().splitlines() if (words := line.split())]
     except (OSError, ValueError) as error:
         raise DatasetError(f"{labels}: not a readable list of labels ({error})") from None
     numbers = {name: number for number, name in enumerate(class_names)}
@@ -108,13 +106,13 @@ def _read_labels(
     records = []
     for count, words in enumerate(lines, start=1):
         image_id = os.path.splitext(words[0])[0]
-        if len(words) < 2 or words[1] not in numbers:
-            name = words[1] if len(words) > 1 else ""
+        name = words[1] if len(words) > 1 else ""
+        if name not in numbers:
             issues.add(str(labels), f"line {count}: unknown class {name!r} of {words[0]}")
         elif image_id not in found:
             issues.add(str(labels), f"line {count}: no image {words[0]} in {image_dir}")
         else:
-            records.append(_record(found[image_id], image_id, numbers[words[1]]))
+            records.append(_record(found[image_id], image_id, numbers[name]))
     return records
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from scipy.io import loadmat
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
@@ -50,7 +50,7 @@ class Masks(DataFormat):
         return _fill_gaps(classes) if isinstance(classes, dict) else classes
 
     def load(self, source: Source) -> Loaded:
-        masks = find_masks(self.masks, source, len(source.classes or ()), self.mask_suffix)
+        masks = MaskFolders(self.masks, source, len(source.classes or ()), self.mask_suffix)
         records = []
         for record in self.load_unlabeled(source)[0]:
             image_id = record["image_id"]
@@ -80,14 +80,9 @@ def _fill_gaps(classes: dict) -> list[str]:
 
 def voc_palette() -> list[int]:
     """The 256 colours of VOC's masks as 768 integers: the bits of the index, spread over RGB."""
-    palette = []
-    for index in range(256):
-        for channel in range(3):
-            value = 0
-            for bit in range(8):
-                value |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-            palette.append(value)
-    return palette
+    index, channels = np.arange(256)[:, None], np.arange(3)
+    bits = [((index >> (3 * bit + channels)) & 1) << (7 - bit) for bit in range(8)]
+    return np.sum(bits, axis=0).reshape(-1).tolist()
 
 
 def read_mask(file: str | Path) -> np.ndarray:
@@ -128,24 +123,28 @@ def _read_sbd(file: str | Path) -> np.ndarray:
 
 
 class MaskFolders:
-    """Folders of masks, each of which is checked while a data set is read.
+    """The mask folders of a split; each mask is checked while the data set is read.
 
     Args:
-        folders: of the masks, named like the images; an earlier folder goes before a later one.
-        num_values: valid values are 0 … num_values - 1, and ``ignore_label``.
-        ignore_label: value of pixels that do not count.
+        names: folders below the root of ``source``, whose files are named like the images; an
+            earlier folder goes before a later one.
+        num_values: valid values are 0 … num_values - 1, and the ignore label of ``source``.
         suffix: what the names of the masks have between id and extension.
 
     Raises:
         DatasetError: if a folder does not exist.
     """
 
-    def __init__(
-        self, folders: Sequence[str | Path], num_values: int, ignore_label: int, suffix: str = ""
-    ):
-        self.place = " or ".join(str(folder) for folder in folders)
+    def __init__(self, names: Sequence[str], source: Source, num_values: int, suffix: str = ""):
+        # By name alone: where root is a link, "../SBD" lies beside the link, not its target.
+        folders = [Path(os.path.normpath(source.root / name)) for name in names]
+        for folder in folders:
+            if not folder.is_dir():
+                cure = "put the masks there, or correct `masks`"
+                raise DatasetError(f"{source.where}: no mask folder {folder}; {cure}")
+        self.place = " or ".join(map(str, folders))
         self.num_values = num_values
-        self.ignore_label = ignore_label
+        self.ignore_label = source.ignore_label
         self._files = {
             stem.removesuffix(suffix): file
             for folder in reversed(folders)
@@ -166,7 +165,7 @@ class MaskFolders:
         file = self._files[image_id]
         try:
             self._foreground[image_id] = self._check(read_mask(file), record)
-        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        except (OSError, SyntaxError) as error:
             issues.add(file, f"not a readable mask ({error.__class__.__name__})")
             return None
         except ValueError as error:
@@ -176,10 +175,9 @@ class MaskFolders:
 
     def _check(self, mask: np.ndarray, record: dict) -> frozenset[int]:
         """The foreground values of a mask that fits its image."""
-        height, width = mask.shape
-        size = f"{record['width']}x{record['height']}"
-        if f"{width}x{height}" != size:
-            raise ValueError(f"is {width}x{height}, but the image is {size}")
+        size, own = (record["width"], record["height"]), mask.shape[::-1]
+        if own != size:
+            raise ValueError("is {}x{}, but the image is {}x{}".format(*own, *size))
         values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {self.ignore_label}
         beyond = sorted(value for value in values if value >= self.num_values)
         if beyond:
@@ -189,26 +187,3 @@ class MaskFolders:
     def foreground(self, image_id: str) -> frozenset[int]:
         """Values other than 0 and ``ignore_label`` in a mask that :meth:`find` accepted."""
         return self._foreground[image_id]
-
-
-def find_masks(
-    names: Sequence[str], source: Source, num_values: int, suffix: str = ""
-) -> MaskFolders:
-    """The mask folders of a split.
-
-    Args:
-        names: of the folders, relative to the root.
-        source: of the split.
-        num_values, suffix: see :class:`MaskFolders`.
-
-    Raises:
-        DatasetError: if a folder does not exist.
-    """
-    # By name alone: where root is a link, "../SBD" lies beside the link and not beside its target.
-    folders = [Path(os.path.normpath(source.root / name)) for name in names]
-    for folder in folders:
-        if not folder.is_dir():
-            raise DatasetError(
-                f"{source.where}: no mask folder {folder}; put the masks there, or correct `masks`"
-            )
-    return MaskFolders(folders, num_values, source.ignore_label, suffix)

@@ -8,14 +8,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from detectron2.structures import BoxMode
+import numpy as np
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetError, DatasetIssues
-from multas.util.annotation import BOXES
+from multas.util.annotation import BOXES, box_annotation
 from multas.util.names import did_you_mean
 
 CLASSES = {
@@ -88,29 +88,21 @@ def _select_classes(source: Source) -> tuple[str, ...]:
     known = tuple(CLASSES.values())
     for name in source.classes or ():
         if name not in known:
-            hint = did_you_mean(name, known)
-            raise DatasetError(f"{source.where}: VEDAI has no class {name!r}.{hint}")
+            what = f"VEDAI has no class {name!r}.{did_you_mean(name, known)}"
+            raise DatasetError(f"{source.where}: {what}")
     return known if source.classes is None else source.classes
 
 
-@dataclass(frozen=True)
-class VedaiObject:
-    """One object of class ``name``.
+class VedaiObject(NamedTuple):
+    """One object."""
 
-    ``box`` is (xmin, ymin, xmax, ymax) of its four corners, in pixels. ``contained`` says whether
-    the image shows all of it; if not, corners lie outside of the image.
-    """
-
-    name: str
-    box: tuple[float, float, float, float]
-    contained: bool
+    name: str  # of its class
+    box: tuple[float, float, float, float]  # (xmin, ymin, xmax, ymax) of its corners, in pixels
+    contained: bool  # whether the image shows all of it; if not, corners lie outside
 
 
 def parse_object(words: Sequence[str]) -> VedaiObject:
-    """Read a line of an image's own file.
-
-    Args:
-        words: xc yc orientation class contained occluded x1 x2 x3 x4 y1 y2 y3 y4.
+    """Read the words xc yc orientation class contained occluded x1 … x4 y1 … y4 of an object.
 
     Raises:
         ValueError: if these are not 14 finite numbers, or the class number is none of VEDAI's.
@@ -121,18 +113,16 @@ def parse_object(words: Sequence[str]) -> VedaiObject:
     if not all(math.isfinite(value) for value in values):
         raise ValueError("not all numbers are finite")
     if values[3] not in CLASSES:
-        known = ", ".join(map(str, CLASSES))
-        raise ValueError(f"unknown class number {values[3]:g}, VEDAI has {known}")
+        raise ValueError(f"unknown class number {values[3]:g}, VEDAI has {sorted(CLASSES)}")
     xs, ys = values[6:10], values[10:]
     box = (min(xs), min(ys), max(xs), max(ys))
     return VedaiObject(CLASSES[int(values[3])], box, contained=values[4] != 0)
 
 
-def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, float, float, float]:
+def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> list[float]:
     """The part of an object's box inside an image of (width, height), if it has an area."""
-    xmin, ymin, xmax, ymax = entry.box
-    box = (max(xmin, 0.0), max(ymin, 0.0), min(xmax, float(size[0])), min(ymax, float(size[1])))
-    if not (box[2] > box[0] and box[3] > box[1]):
+    xmin, ymin, xmax, ymax = box = np.clip(entry.box, 0, [*size, *size]).tolist()
+    if not (xmax > xmin and ymax > ymin):
         corners = ",".join(f"{value:g}" for value in entry.box)
         raise ValueError(
             f"{entry.name}, box {corners} has no area in the image of {size[0]}x{size[1]}"
@@ -140,12 +130,12 @@ def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> tuple[float, floa
     return box
 
 
-def _read_lines(file: str | Path) -> list[list[str]]:
+def _read_lines(file: Path) -> list[list[str]]:
     """The words of each line that is not empty."""
-    return [line.split() for line in Path(file).read_text().splitlines() if line.strip()]
+    return [words for line in file.read_text().splitlines() if (words := line.split())]
 
 
-def read_whole_file(file: str | Path) -> dict[str, list[list[str]]]:
+def read_whole_file(file: Path) -> dict[str, list[list[str]]]:
     """Read the file with the objects of all images.
 
     Its lines are: id xc yc orientation x1 … x4 y1 … y4 class contained occluded.
@@ -183,14 +173,7 @@ def _convert(
             faulty = True
             continue
         if entry.name in class_ids:
-            annotations.append(
-                {
-                    "category_id": class_ids[entry.name],
-                    "bbox": list(box),
-                    "bbox_mode": BoxMode.XYXY_ABS,
-                    "difficult": 0,
-                    "truncated": int(not entry.contained),
-                }
-            )
+            label, truncated = class_ids[entry.name], int(not entry.contained)
+            annotations.append(box_annotation(label, box, 0, truncated))
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations

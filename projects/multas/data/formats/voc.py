@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detectron2.structures import BoxMode
-
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
-from multas.data.formats.masks import NO_MASK, MaskFolders, find_masks, read_mask
+from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
 from multas.data.issues import DatasetIssues, or_rather
-from multas.util.annotation import BOXES, MASKS
+from multas.util.annotation import BOXES, MASKS, box_annotation
 from multas.util.voc_xml import read_voc_xml
 
 _NO_BOXES = "no boxes"
@@ -52,18 +50,15 @@ class Voc(DataFormat):
         classes = source.classes or _find_classes(source)
         class_ids = {name: i for i, name in enumerate(classes)}
         folder = source.root / self.annotations if BOXES.task in self.annotates else None
-        masks = None
-        if MASKS.task in self.annotates:
-            masks = find_masks(self.masks, source, 1 + len(classes))
+        has_masks = MASKS.task in self.annotates
+        masks = MaskFolders(self.masks, source, 1 + len(classes)) if has_masks else None
         wanted = [kind.dataset_key for kind in self.can_annotate if kind.task in self.annotates]
-        enough = all if self.only_complete else any
-        issues = source.issues
+        enough, issues = all if self.only_complete else any, source.issues
         records = []
         for record in self.load_unlabeled(source)[0]:
             image_id = record["image_id"]
             file = folder and folder / f"{image_id}.xml"
-            lacking = _lacking(image_id, file, masks) if self.only_complete else None
-            if lacking:
+            if self.only_complete and (lacking := _lacking(image_id, file, masks)):
                 issues.leave_out(image_id, lacking)
                 continue
             if file and (boxes := _read_boxes(file, record, class_ids, issues)) is not None:
@@ -111,10 +106,7 @@ def _main_split(file: Path, root: Path) -> str:
 
 
 def _find_classes(source: Source) -> list[str]:
-    """Sorted names of all objects in all splits, so that each of them gets the same order.
-
-    Files that cannot be read do not count.
-    """
+    """Sorted names of all objects in all splits; files that cannot be read do not count."""
     names: set[str] = set()
     for split in source.splits:
         assert isinstance(split, Voc)
@@ -130,15 +122,13 @@ def _find_classes(source: Source) -> list[str]:
 def _lacking(image_id: str, file: Path | None, masks: MaskFolders | None) -> str | None:
     if file is not None and not file.is_file():
         return _NO_BOXES
-    if masks is not None and image_id not in masks:
-        return NO_MASK
-    return None
+    return NO_MASK if masks is not None and image_id not in masks else None
 
 
 def _is_boxless(record: dict, masks: MaskFolders) -> bool:
-    if record.get("annotations") != [] or "sem_seg_file_name" not in record:
-        return False
-    return bool(masks.foreground(record["image_id"]))
+    """Whether the mask of an image shows objects, but its annotation file has none."""
+    boxless = record.get("annotations") == [] and "sem_seg_file_name" in record
+    return boxless and bool(masks.foreground(record["image_id"]))
 
 
 def _read_boxes(
@@ -147,38 +137,27 @@ def _read_boxes(
     try:
         annotation = read_voc_xml(file)
     except (OSError, ValueError) as error:
-        what = "missing or unreadable" if isinstance(error, OSError) else str(error)
-        issues.add(str(file), what)
+        is_unread = isinstance(error, OSError)
+        issues.add(str(file), "missing or unreadable" if is_unread else str(error))
         return None
     size = (record["width"], record["height"])
     if annotation.size is not None and annotation.size != size:
-        issues.add(
-            str(file),
-            "says {}x{}, but the image is {}x{}".format(*annotation.size, *size),
-        )
+        what = "says {}x{}, but the image is {}x{}"
+        issues.add(str(file), what.format(*annotation.size, *size))
         return None
-    annotations, faulty = [], 0
+    annotations, faulty = [], False
     for number, entry in enumerate(annotation.objects):
-        where = f"object {number} ({entry.name})"
+        where = f"{file}: object {number} ({entry.name})"
         if entry.name not in class_ids:
-            hint = or_rather(entry.name, class_ids)
-            issues.add(str(file), f"{where}: class not among the card's{hint}")
-            continue
-        fault = box_fault(entry.box, size)
-        if fault:
-            issues.add(str(file), f"{where}: {fault}")
-            faulty += 1
-            continue
-        xmin, ymin, xmax, ymax = entry.box
-        annotations.append(
-            {
-                "category_id": class_ids[entry.name],
-                "bbox": [xmin - 1.0, ymin - 1.0, xmax, ymax],
-                "bbox_mode": BoxMode.XYXY_ABS,
-                "difficult": entry.difficult,
-                "truncated": entry.truncated,
-            }
-        )
+            issues.add(where, f"class not among the card's{or_rather(entry.name, class_ids)}")
+        elif fault := box_fault(entry.box, size):
+            issues.add(where, fault)
+            faulty = True
+        else:
+            xmin, ymin, xmax, ymax = entry.box
+            box = [xmin - 1.0, ymin - 1.0, xmax, ymax]
+            label = class_ids[entry.name]
+            annotations.append(box_annotation(label, box, entry.difficult, entry.truncated))
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations
 

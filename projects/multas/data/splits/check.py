@@ -3,20 +3,18 @@
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
+
+from tabulate import tabulate
 
 from multas.data.splits.make import NAMES
 
 PARTS = ("train", "val", "trainval", "test")
 
-_SHARES = {
-    name: (share, rest)
-    for share, pair in NAMES.items()
-    for name, rest in zip(pair, (False, True), strict=True)
-}
+_SHARES = {pair[rest]: (share, bool(rest)) for share, pair in NAMES.items() for rest in (0, 1)}
 
 # VOC2012 repeats images of VOC2007 under a longer name.
 _VOC2007_COPY = re.compile(r"2007_(\d{6})")
@@ -28,23 +26,14 @@ Lists = dict[str, list[str]]  # "<name>/<part>" -> ids as listed
 class SplitReport:
     """The result of :func:`check_splits`: tables of sizes and overlaps, and a line per issue."""
 
-    sizes: list[str] = field(default_factory=list)
-    overlaps: list[str] = field(default_factory=list)
-    issues: list[str] = field(default_factory=list)
+    sizes: str
+    overlaps: str
+    issues: list[str]
 
     def __str__(self) -> str:
-        return "\n".join(
-            [
-                "Sizes (distinct ids)",
-                *self.sizes,
-                "",
-                "Images in common",
-                *self.overlaps,
-                "",
-                f"Issues: {len(self.issues)}",
-                *([f"  {line}" for line in self.issues] or ["  none"]),
-            ]
-        )
+        issues = "\n  ".join([f"Issues: {len(self.issues)}", *(self.issues or ["none"])])
+        tables = f"Sizes (distinct ids)\n{self.sizes}\n\nImages in common\n{self.overlaps}"
+        return f"{tables}\n\n{issues}"
 
 
 def read_lists(folder: str | Path) -> Lists:
@@ -55,13 +44,11 @@ def read_lists(folder: str | Path) -> Lists:
     """
     folder = Path(folder)
     base = folder / "ImageSets" if (folder / "ImageSets").is_dir() else folder
-    lists = {
-        f"{file.parent.name}/{file.stem}": [
-            line.split()[0] for line in file.read_text().splitlines() if line.strip()
-        ]
-        for file in sorted(base.glob("*/*.txt"))
-        if file.stem in PARTS
-    }
+    lists: Lists = {}
+    for file in sorted(base.glob("*/*.txt")):
+        if file.stem in PARTS:
+            lines = [line.split() for line in file.read_text().splitlines()]
+            lists[f"{file.parent.name}/{file.stem}"] = [words[0] for words in lines if words]
     if not lists:
         raise FileNotFoundError(f"no lists like Half/trainval.txt or Main/test.txt below {base}")
     return lists
@@ -83,7 +70,6 @@ def check_splits(sources: dict[str, Lists], tests: Sequence[str] = ()) -> SplitR
     Raises:
         ValueError: if one of ``tests`` does not exist.
     """
-    report = SplitReport()
     names = _ordered({name for lists in sources.values() for name in lists})
     for name in tests:
         if name not in names:
@@ -92,14 +78,12 @@ def check_splits(sources: dict[str, Lists], tests: Sequence[str] = ()) -> SplitR
         name: {image_key(i) for lists in sources.values() for i in lists.get(name, ())}
         for name in names
     }
-    report.sizes = _size_table(sources, names)
-    report.overlaps = _overlap_tables(together)
-    report.issues += _repetitions(sources, names)
+    issues = list(_repetitions(sources, names))
     for source, lists in sources.items():
         sets = {name: set(ids) for name, ids in lists.items()}
-        report.issues += [f"{source}: {line}" for line in _relations(sets)]
-    report.issues += _leaks(together, tests)
-    return report
+        issues += [f"{source}: {line}" for line in _relations(sets)]
+    issues += _leaks(together, tests)
+    return SplitReport(_size_table(sources, names), _overlap_tables(together), issues)
 
 
 def _ordered(names: set[str]) -> list[str]:
@@ -122,45 +106,36 @@ def _share(name: str) -> tuple[Fraction, bool] | None:
     return (share, False) if share <= Fraction(1, 2) else (1 - share, True)
 
 
-def _size_table(sources: dict[str, Lists], names: Sequence[str]) -> list[str]:
-    width = max(map(len, names))
-    columns = [max(len(source), 7) for source in sources]
-    heads = [source.rjust(column) for source, column in zip(sources, columns, strict=True)]
-    rows = [" " * width + "  " + "  ".join(heads) + "      sum"]
+def _size_table(sources: dict[str, Lists], names: Sequence[str]) -> str:
+    rows: list[list] = []
     for name in names:
         counts = [len(set(lists[name])) if name in lists else None for lists in sources.values()]
-        cells = [
-            ("-" if count is None else str(count)).rjust(column)
-            for count, column in zip(counts, columns, strict=True)
-        ]
-        total = sum(count or 0 for count in counts)
-        rows.append(f"{name:<{width}}  {'  '.join(cells)}  {total:7d}")
-    return rows
+        rows.append([name, *counts, sum(filter(None, counts))])
+    return _table(rows, ["", *sources, "sum"])
 
 
-def _overlap_tables(together: dict[str, set[str]]) -> list[str]:
-    rows: list[str] = []
+def _overlap_tables(together: dict[str, set[str]]) -> str:
+    tables = []
     for part in PARTS:
-        names = [name.split("/")[0] for name in together if name.endswith(f"/{part}")]
-        if len(names) < 2:
-            continue
-        width = max(map(len, names))
-        rows.append(f"{part:<{width}}  " + "  ".join(name.rjust(5) for name in names))
-        for i, row in enumerate(names):
-            cells = [
-                str(len(together[f"{row}/{part}"] & together[f"{column}/{part}"])) if j >= i else ""
-                for j, column in enumerate(names)
-            ]
-            padded = [cell.rjust(max(len(n), 5)) for cell, n in zip(cells, names, strict=True)]
-            rows.append(f"{row:<{width}}  " + "  ".join(padded).rstrip())
-    return rows
+        sets = _of_part(together, part)
+        rows = [
+            [name, *[""] * i, *(len(own & other) for other in list(sets.values())[i:])]
+            for i, (name, own) in enumerate(sets.items())
+        ]
+        if len(rows) > 1:
+            tables.append(_table(rows, [part, *sets]))
+    return "\n".join(tables)
+
+
+def _table(rows: list[list], heads: list[str]) -> str:
+    align = ["left", *["right"] * (len(heads) - 1)]
+    return tabulate(rows, heads, "plain", missingval="-", disable_numparse=True, colalign=align)
 
 
 def _repetitions(sources: dict[str, Lists], names: Sequence[str]) -> Iterator[str]:
     for source, lists in sources.items():
         for name, ids in lists.items():
-            again = [image_id for image_id, count in Counter(ids).items() if count > 1]
-            if again:
+            if again := [image_id for image_id, count in Counter(ids).items() if count > 1]:
                 yield (
                     f"{source}: {name} has {len(again)} ids more than once "
                     f"({len(ids)} lines, first {again[0]})"
@@ -170,8 +145,7 @@ def _repetitions(sources: dict[str, Lists], names: Sequence[str]) -> Iterator[st
         for source, lists in sources.items():
             for image_id in lists.get(name, ()):
                 spelled.setdefault(image_key(image_id), set()).add(f"{source} {image_id}")
-        twice = [places for places in spelled.values() if len(places) > 1]
-        if twice:
+        if twice := [places for places in spelled.values() if len(places) > 1]:
             example = " = ".join(sorted(min(twice, key=sorted)))
             yield f"{name}: {len(twice)} images under two names ({example})"
 
@@ -179,39 +153,34 @@ def _repetitions(sources: dict[str, Lists], names: Sequence[str]) -> Iterator[st
 def _relations(sets: dict[str, set[str]]) -> Iterator[str]:
     """Lines on lists that are not nested or complementary, and on images in train and val."""
     for part in PARTS[:3]:
-        known = {name[: -len(part) - 1] for name in sets if name.endswith(f"/{part}")}
-        shares = {name: share for name in known if (share := _share(name)) is not None}
+        own = _of_part(sets, part)
+        shares = {name: share for name in own if (share := _share(name)) is not None}
         shares = dict(sorted(shares.items(), key=lambda item: item[1], reverse=True))
         small = [name for name, (_, rest) in shares.items() if not rest]
         large = [name for name, (_, rest) in shares.items() if rest]
         for outer, inner in [*pairwise(small), *((b, a) for a, b in pairwise(large))]:
-            outside = sets[f"{inner}/{part}"] - sets[f"{outer}/{part}"]
-            if outside:
+            if outside := own[inner] - own[outer]:
                 yield f"{inner}/{part} has {_some(outside)} outside {outer}/{part}"
-        for name in small:
-            for rest in large:
-                shared = sets[f"{name}/{part}"] & sets[f"{rest}/{part}"]
-                if shared and shares[name][0] <= shares[rest][0]:
-                    yield f"{name}/{part} and {rest}/{part} have {_some(shared)} in common"
-        wholes = {
-            f"{name} + {rest} ({part})": sets[f"{name}/{part}"] | sets[f"{rest}/{part}"]
-            for name in small
-            for rest in large
-            if shares[name][0] == shares[rest][0]
-        }
-        if wholes and f"Main/{part}" in sets:
-            wholes = {f"Main/{part}": sets[f"Main/{part}"], **wholes}
-        for whole in list(wholes)[1:]:
-            reference = next(iter(wholes))
+        wholes = {f"Main/{part}": own["Main"]} if "Main" in own else {}
+        for name, rest in product(small, large):
+            shared = own[name] & own[rest]
+            if shared and shares[name][0] <= shares[rest][0]:
+                yield f"{name}/{part} and {rest}/{part} have {_some(shared)} in common"
+            if shares[name][0] == shares[rest][0]:
+                wholes[f"{name} + {rest} ({part})"] = own[name] | own[rest]
+        reference, *others = wholes or [""]
+        for whole in others:
             for lacking, other in ((whole, reference), (reference, whole)):
-                missing = wholes[other] - wholes[lacking]
-                if missing:
+                if missing := wholes[other] - wholes[lacking]:
                     yield f"{lacking} lacks {_some(missing)} of {other}"
-    for name in sorted(sets):
-        folder, part = name.split("/")
-        shared = sets[name] & sets.get(f"{folder}/val", set())
-        if part == "train" and shared:
+    for folder, ids in sorted(_of_part(sets, "train").items()):
+        if shared := ids & sets.get(f"{folder}/val", set()):
             yield f"{folder}/train and {folder}/val have {_some(shared)} in common"
+
+
+def _of_part(sets: dict[str, set[str]], part: str) -> dict[str, set[str]]:
+    """The sets of ``<name>/<part>`` by name."""
+    return {name.split("/")[0]: ids for name, ids in sets.items() if name.endswith(f"/{part}")}
 
 
 def _leaks(together: dict[str, set[str]], tests: Sequence[str]) -> Iterator[str]:
@@ -221,15 +190,12 @@ def _leaks(together: dict[str, set[str]], tests: Sequence[str]) -> Iterator[str]
     for name in scored:
         groups.setdefault(frozenset(together[name]), []).append(name)
     for name, ids in together.items():
-        if name in scored:
-            continue
         found = []
         for content, same in groups.items():
-            shared = ids & content
-            if shared:
+            if shared := ids & content:
                 alike = f" (and {len(same) - 1} equal lists)" if len(same) > 1 else ""
                 found.append(f"{_some(shared)} in {same[0]}{alike}")
-        if found:
+        if found and name not in scored:
             yield f"leak: {name} has {'; '.join(found)}"
 
 

@@ -1,11 +1,12 @@
 """Split lists for limited-data experiments: nested, complementary, class-balanced, seeded.
 
 The lists have the names and relations of those used with VOC in the paper "Self-training and
-multi-task learning for limited data" (Le and Pham, ICCVW 2023), section 4.1: Eighth within Quarter
-within Half, and Half2, 3Quarter, 7Eighth as their exact complements. For its section 4.4 each image
-belongs to one task alone.
+multi-task learning for limited data" (Lê and Pham, ICCVW 2023), section 4.1: Eighth lies within
+Quarter and Quarter within Half, and Half2, 3Quarter, 7Eighth are their exact complements. For its
+section 4.4 each image belongs to one task alone.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -15,13 +16,12 @@ import numpy as np
 from multas.data.formats.masks import read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 
-FRACTIONS = (Fraction(1, 2), Fraction(1, 4), Fraction(1, 8))
-
 NAMES = {
     Fraction(1, 2): ("Half", "Half2"),
     Fraction(1, 4): ("Quarter", "3Quarter"),
     Fraction(1, 8): ("Eighth", "7Eighth"),
 }
+FRACTIONS = tuple(NAMES)
 
 Counts = Mapping[str, Mapping[str, int]]
 
@@ -31,42 +31,36 @@ def make_splits(
 ) -> dict[str, list[str]]:
     """Divide images into nested parts and their complements.
 
-    Each part starts as a random draw from the next larger part and is then improved by swaps until
-    no swap brings the classes' shares (of objects, and of images that show the class) nearer to the
-    fraction.
+    Each part starts as a random draw from the next larger part. Swaps then bring the classes'
+    shares (of objects, and of images that show the class) nearer to the fraction.
 
     Args:
         counts: for each image id, how many objects of each class the image shows; ``{}`` for an
-            image without objects.
-        fractions: shares of all images, each in (0, 1); every smaller part lies within the next
-            larger one.
-        seed: seed of the random draw; the order of ``counts`` does not matter.
+            image without objects. Their order does not matter.
+        fractions: shares of all images, each in (0, 1); a smaller part lies within a larger one.
+        seed: seed of the random draw.
 
     Returns:
         Lists of sorted ids by name: for each fraction a part and its complement, named by
         :func:`split_names`, with sizes rounded half up.
 
     Raises:
-        ValueError: if a fraction lies outside (0, 1), is given twice, or gives a part without an
-            image.
+        ValueError: if a fraction lies outside (0, 1), comes twice, or gives a part without images.
     """
     shares = sorted({_as_fraction(fraction) for fraction in fractions}, reverse=True)
     if len(shares) != len(fractions) or not all(0 < share < 1 for share in shares):
         raise ValueError(f"fractions must differ and lie between 0 and 1, got {list(fractions)}")
-    ids = sorted(counts)
-    features = _features([counts[image_id] for image_id in ids])
-    rng = np.random.default_rng(seed)
+    ids, features, rng = sorted(counts), _features(counts), np.random.default_rng(seed)
     inside = np.arange(len(ids))
     splits: dict[str, list[str]] = {}
     for share in shares:
         size = int(len(ids) * share + Fraction(1, 2))
         if not 0 < size < len(ids):
             raise ValueError(f"{share} of {len(ids)} images is {size}: no such split can be made")
-        inside = np.sort(_balanced_part(features, inside, size, float(share), rng))
-        chosen = set(inside.tolist())
+        inside = _balanced_part(features, inside, size, float(share), rng)
         part, rest = split_names(share)
         splits[part] = [ids[i] for i in inside]
-        splits[rest] = [image_id for i, image_id in enumerate(ids) if i not in chosen]
+        splits[rest] = sorted(counts.keys() - set(splits[part]))
     return splits
 
 
@@ -80,15 +74,13 @@ def make_partial_splits(
     Args:
         counts, seed: see :func:`make_splits`.
         tasks: names of the lists, which share no image and are of one size (or one image more).
-        nested: 2 also gives half of each list; 4 gives a quarter, which lies within the half if
-            there is one.
+        nested: 2 also gives half of each list, 4 a quarter, which lies within the half.
 
     Returns:
         Lists of sorted ids: ``det`` for the task "det", ``det2`` for the half of it.
 
     Raises:
-        ValueError: if a name would stand for two lists, or if a part is not a fraction or has no
-            image.
+        ValueError: if two lists have one name, or a part is not a fraction or has no image.
     """
     names = [f"{task}{part}" for task in tasks for part in ("", *nested)]
     if not tasks or len(set(names)) != len(names) or not all(part >= 2 for part in nested):
@@ -96,24 +88,19 @@ def make_partial_splits(
             f"tasks must have names of their own and nested parts be 2 or more, got {list(tasks)} "
             f"and {list(nested)}"
         )
-    ids = sorted(counts)
-    features = _features([counts[image_id] for image_id in ids])
-    rng = np.random.default_rng(seed)
+    ids, features, rng = sorted(counts), _features(counts), np.random.default_rng(seed)
     rest = np.arange(len(ids))
     splits: dict[str, list[str]] = {}
     for number, task in enumerate(tasks):
-        own = _balanced_part(
-            features, rest, len(rest) // (len(tasks) - number), 1 / len(tasks), rng
-        )
-        rest = np.setdiff1d(rest, own)
-        splits[task] = [ids[i] for i in np.sort(own)]
-        inside = np.sort(own)
+        count = len(rest) // (len(tasks) - number)
+        inside = _balanced_part(features, rest, count, 1 / len(tasks), rng)
+        rest = np.setdiff1d(rest, inside)
+        splits[task] = [ids[i] for i in inside]
         for part in sorted(nested):
-            size = (2 * len(own) + part) // (2 * part)
-            inside = np.sort(_balanced_part(features, inside, size, 1 / (part * len(tasks)), rng))
+            size = (2 * count + part) // (2 * part)
+            inside = _balanced_part(features, inside, size, 1 / (part * len(tasks)), rng)
             splits[f"{task}{part}"] = [ids[i] for i in inside]
-    empty = [name for name, members in splits.items() if not members]
-    if empty:
+    if empty := [name for name, members in splits.items() if not members]:
         raise ValueError(f"{len(ids)} images are too few: {', '.join(empty)} would have none")
     return splits
 
@@ -121,22 +108,18 @@ def make_partial_splits(
 def split_names(fraction: float | Fraction) -> tuple[str, str]:
     """Names of a part and its complement, like Half and Half2, or 10pct and 90pct."""
     share = _as_fraction(fraction)
-    if share in NAMES:
-        return NAMES[share]
-    return f"{float(100 * share):g}pct", f"{float(100 * (1 - share)):g}pct"
+    percent = f"{float(100 * share):g}pct", f"{float(100 * (1 - share)):g}pct"
+    return NAMES.get(share, percent)
 
 
 def write_splits(
     splits: Mapping[str, Sequence[str]], folder: str | Path, part: str = "trainval"
-) -> list[Path]:
-    """Write ``<folder>/<name>/<part>.txt``, one id per line; returns the files."""
-    files = []
+) -> None:
+    """Write ``<folder>/<name>/<part>.txt`` for each list, one id per line."""
     for name, ids in splits.items():
-        file = Path(folder) / name / f"{part}.txt"
+        file = Path(folder, name, f"{part}.txt")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(f"{image_id}\n" for image_id in ids))
-        files.append(file)
-    return files
 
 
 def class_counts(
@@ -152,14 +135,10 @@ def class_counts(
     """
     counts: dict[str, dict[str, int]] = {}
     for record in records:
-        if LABELS.dataset_key in record:
-            image_id = _new_id(record, image_root, counts, LABELS)
-            counts[image_id] = {class_names[record[LABELS.dataset_key]]: 1}
-            continue
-        own = counts[_new_id(record, image_root, counts, BOXES)] = {}
-        for annotation in record["annotations"]:
-            name = class_names[annotation["category_id"]]
-            own[name] = own.get(name, 0) + 1
+        is_label = LABELS.dataset_key in record
+        image_id = _new_id(record, image_root, counts, LABELS if is_label else BOXES)
+        objects = [{"category_id": record["label"]}] if is_label else record["annotations"]
+        counts[image_id] = Counter(class_names[entry["category_id"]] for entry in objects)
     return counts
 
 
@@ -177,16 +156,15 @@ def mask_counts(
     """
     counts: dict[str, dict[str, int]] = {}
     for record in records:
-        own = counts[_new_id(record, image_root, counts, MASKS)] = {}
-        for value in np.unique(read_mask(record["sem_seg_file_name"])).tolist():
-            if value == ignore_label:
-                continue
-            if value >= len(class_names):
-                raise ValueError(
-                    f"{record['sem_seg_file_name']}: value {value} is beyond the "
-                    f"{len(class_names)} classes and not the ignore label {ignore_label}"
-                )
-            own[class_names[value]] = 1
+        image_id = _new_id(record, image_root, counts, MASKS)
+        file = record["sem_seg_file_name"]
+        values = np.setdiff1d(read_mask(file), ignore_label).tolist()
+        if values and values[-1] >= len(class_names):
+            raise ValueError(
+                f"{file}: value {values[-1]} is beyond the {len(class_names)} classes and not the "
+                f"ignore label {ignore_label}"
+            )
+        counts[image_id] = {class_names[value]: 1 for value in values}
     return counts
 
 
@@ -210,15 +188,15 @@ def _as_fraction(value: float | Fraction) -> Fraction:
     return Fraction(value).limit_denominator(10_000)
 
 
-def _features(counts: Sequence[Mapping[str, int]]) -> np.ndarray:
-    """(images, 2 x classes + 1) float64, where each column sums to 1.
+def _features(counts: Counts) -> np.ndarray:
+    """(images, 2 x classes + 1) float64, images sorted by id, where each column sums to 1.
 
     They are an image's share of the objects of each class, of the images that show the class, and
     of the images that show none.
     """
-    names = sorted({name for own in counts for name in own})
-    objects = np.array([[own.get(name, 0) for name in names] for own in counts], np.float64)
-    objects = objects.reshape(len(counts), len(names))
+    names = sorted({name for own in counts.values() for name in own})
+    rows = [[counts[image_id].get(name, 0) for name in names] for image_id in sorted(counts)]
+    objects = np.array(rows, np.float64).reshape(len(counts), len(names))
     empty = ~objects.any(axis=1, keepdims=True)
     columns = np.concatenate([objects, objects > 0, empty], axis=1)
     return columns / np.maximum(columns.sum(axis=0), 1)
@@ -227,11 +205,11 @@ def _features(counts: Sequence[Mapping[str, int]]) -> np.ndarray:
 def _balanced_part(
     features: np.ndarray, pool: np.ndarray, size: int, share: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Indices (size,) out of ``pool`` whose features sum to about ``share`` in every column."""
+    """Sorted indices (size,) of ``pool`` whose features sum to about ``share`` in every column."""
     order = rng.permutation(pool)
     chosen, others = order[:size].copy(), order[size:].copy()
     if not len(others):
-        return chosen
+        return np.sort(chosen)
     target = share * (features.sum(axis=0) > 0)
     error = features[chosen].sum(axis=0) - target
     best = float(error @ error)
@@ -243,4 +221,4 @@ def _balanced_part(
         if costs[swap] < best * (1 - 1e-9) - 1e-18:
             best, error = float(costs[swap]), candidates[swap]
             chosen[position], others[swap] = others[swap], chosen[position]
-    return chosen
+    return np.sort(chosen)

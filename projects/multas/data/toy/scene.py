@@ -3,7 +3,7 @@
 The classes come in pairs of similar outlines (disc/hexagon, ring/crescent, star/cross,
 square/triangle) that are easily confused when small, turned or partly hidden. In most objects the
 colour narrows the class down to a pair; only the outline tells which of the two it is. Textures,
-and the colours of distractors, say nothing.
+and the colours of distractors, tell nothing.
 
 Everything about scene ``index`` of data set ``seed`` is drawn from one generator seeded with both,
 so that any single image can be made again without the others.
@@ -23,7 +23,7 @@ SIZES = ((128, 128),) * 6 + ((112, 128), (128, 112))
 TRUNCATED_BELOW = 0.95  # visible share under which a box does not show the whole object
 DIFFICULT_BELOW = 0.4  # visible share under which an object is mostly hidden
 DIFFICULT_PIXELS = 80  # visible area (pixels) under which it is tiny
-# Visible share and area (pixels) below which a person cannot tell an object: it is not placed.
+# Visible share and area (pixels) below which a person cannot recognise an object: it is not placed.
 HIDDEN_BELOW, HIDDEN_PIXELS = 0.2, 36
 
 # The hue that most objects of a class have, the same for the two of a pair, and the share of them.
@@ -64,7 +64,7 @@ def draw_scene(seed: int, index: int) -> Scene:
     rng = np.random.default_rng([seed, index])
     height, width = SIZES[rng.integers(len(SIZES))]
     image = _background(rng, height, width)
-    layers = _place_layers(rng, index, image)
+    layers = _place_layers(rng, index, (height, width))
     owner = np.full((height, width), -1, np.int16)
     soft = np.zeros((height, width), bool)
     for number, layer in enumerate(layers):
@@ -75,12 +75,11 @@ def draw_scene(seed: int, index: int) -> Scene:
     mask = np.zeros((height, width), np.uint8)
     objects = []
     for number, layer in enumerate(layers):
-        if layer.class_index is None:
-            continue
-        visible = owner == number
-        mask[visible] = layer.class_index + 1
-        objects.append(_annotate(layer, CLASSES[layer.class_index], visible))
-    # Half-covered pixels outside every object count for nobody, like the borders of VOC's masks.
+        if layer.class_index is not None:
+            visible = owner == number
+            mask[visible] = layer.class_index + 1
+            objects.append(_annotate(layer, CLASSES[layer.class_index], visible))
+    # Half-covered pixels outside every object count for no class, like the borders of VOC's masks.
     mask[soft & (owner < 0)] = 255
     return Scene(_light(rng, image), mask, tuple(objects))
 
@@ -94,7 +93,7 @@ class _Layer:
     texture: np.ndarray  # (H, W, 3) float32
 
 
-def _place_layers(rng: np.random.Generator, index: int, background: np.ndarray) -> list[_Layer]:
+def _place_layers(rng: np.random.Generator, index: int, size: tuple[int, int]) -> list[_Layer]:
     """Objects and distractors from back to front; every object can be recognised."""
     count = int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.3, 0.25, 0.15, 0.1]))
     wanted: list[int | None] = [int(rng.integers(len(CLASSES))) for _ in range(count)]
@@ -103,7 +102,7 @@ def _place_layers(rng: np.random.Generator, index: int, background: np.ndarray) 
     layers: list[_Layer] = []
     for position in rng.permutation(len(wanted)):
         for _ in range(12):
-            candidate = _draw_layer(rng, wanted[position], background)
+            candidate = _draw_layer(rng, wanted[position], size)
             if _all_recognisable([*layers, candidate]):
                 layers.append(candidate)
                 break
@@ -121,10 +120,8 @@ def _all_recognisable(layers: list[_Layer]) -> bool:
     return True
 
 
-def _draw_layer(
-    rng: np.random.Generator, class_index: int | None, background: np.ndarray
-) -> _Layer:
-    height, width = background.shape[:2]
+def _draw_layer(rng: np.random.Generator, class_index: int | None, size: tuple[int, int]) -> _Layer:
+    height, width = size
     contours = _distractor(rng) if class_index is None else _SHAPES[CLASSES[class_index]]
     radius = float(np.exp(rng.uniform(np.log(10), np.log(34))))
     stretch = np.exp(rng.uniform(-0.12, 0.12))
@@ -134,9 +131,8 @@ def _draw_layer(
     margin = 0.35 * radius  # a centre near the border cuts the object, one outside would hide it
     centre = np.array([rng.uniform(margin, width - margin), rng.uniform(margin, height - margin)])
     canvas = np.zeros((height + 2 * _PAD, width + 2 * _PAD), np.uint8)
-    places = [(contour @ scale.T + centre + _PAD) * 2**_SHIFT for contour in contours]
-    points = [np.round(place).astype(np.int32) for place in places]
-    cv2.fillPoly(canvas, points, 255, lineType=cv2.LINE_AA, shift=_SHIFT)
+    places = [np.round((c @ scale.T + centre + _PAD) * 2**_SHIFT) for c in contours]
+    cv2.fillPoly(canvas, [p.astype(np.int32) for p in places], 255, cv2.LINE_AA, _SHIFT)
     inside = canvas[_PAD : _PAD + height, _PAD : _PAD + width]
     return _Layer(
         class_index=class_index,
@@ -173,14 +169,8 @@ def _regular(corners: int) -> np.ndarray:
     return _arc(0, 2 * np.pi, corners)
 
 
-def _star() -> np.ndarray:
-    points = _regular(10)
-    points[1::2] *= 0.45
-    return points
-
-
-def _cross(arm: float = 0.34) -> np.ndarray:
-    quarter = np.array([[1, -arm], [1, arm], [arm, arm]])
+def _cross() -> np.ndarray:
+    quarter = np.array([[1, -0.34], [1, 0.34], [0.34, 0.34]])
     turn = np.array([[0, 1], [-1, 0]])
     return np.concatenate([quarter @ np.linalg.matrix_power(turn, k) for k in range(4)])
 
@@ -189,8 +179,7 @@ def _crescent() -> np.ndarray:
     # Two circles through the same two points: the unit circle and one shifted to the right.
     shift, inner = 0.5, 0.8
     x = (1 - inner**2 + shift**2) / (2 * shift)
-    outer_angle = np.arccos(x)
-    inner_angle = np.arccos((x - shift) / inner)
+    outer_angle, inner_angle = np.arccos(x), np.arccos((x - shift) / inner)
     outer = _arc(outer_angle, 2 * np.pi - outer_angle, 28)
     back = _arc(2 * np.pi - inner_angle, inner_angle, 28, inner) + np.array([shift, 0])
     return np.concatenate([outer, back])
@@ -200,7 +189,7 @@ _SHAPES = {
     "disc": [_regular(40)],
     "square": [_regular(4)],
     "triangle": [_regular(3)],
-    "star": [_star()],
+    "star": [_regular(10) * np.where(np.arange(10) % 2, 0.45, 1)[:, None]],
     "ring": [_regular(40), 0.55 * _regular(40)],
     "cross": [_cross()],
     "crescent": [_crescent()],
@@ -225,13 +214,13 @@ def _distractor(rng: np.random.Generator) -> list[np.ndarray]:
 
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
-    """(H, W) float32 in about [0, 1], varying over `cells` cells per side."""
+    """(H, W) float32 in about [0, 1], varying over ``cells`` cells per side."""
     grid = rng.uniform(0, 1, (cells, cells)).astype(np.float32)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
 def _vivid_colour(rng: np.random.Generator, class_index: int | None) -> np.ndarray:
-    """(3,) RGB of an object, or of a distractor (None); see the head of this file."""
+    """(3,) RGB of an object of a class, or of a distractor (None)."""
     hue = rng.uniform(0, 1)
     if class_index is not None and rng.random() < _TYPICAL:
         hue = _HUES[CLASSES[class_index]] + rng.normal(0, 0.05)

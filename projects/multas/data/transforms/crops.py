@@ -72,7 +72,6 @@ class CropOrExpand(T.Augmentation):
         aspect: range of a factor u: with probability 1/2 each, the relative width is the relative
             height times u or divided by u.
         centre: range of the centre of the crop, as a share of the size of the image.
-        forbidden, min_labelled: see above.
         shapes, positions: number of shapes that are tried, and of positions of each.
         image_value: fill value of images.
         mask_value: fill value of masks, and the value of their unlabelled pixels.
@@ -160,15 +159,11 @@ class ShiftedCrop(T.Augmentation):
 
 
 class RandomAreaCrop(T.Augmentation):
-    """A crop of 8 to 100 % of the area whose width is 3/4 to 4/3 of its height.
-
-    Szegedy et al., CVPR 2015.
-    """
+    """A crop of 8 to 100 % of the area, 3/4 to 4/3 as wide as high (Szegedy et al., CVPR 2015)."""
 
     def get_transform(self, image: np.ndarray) -> T.Transform:
         size = torch.empty(1, *image.shape[:2])
-        crop = RandomResizedCrop.get_params(size, scale=[0.08, 1.0], ratio=[3 / 4, 4 / 3])
-        y, x, height, width = crop
+        y, x, height, width = RandomResizedCrop.get_params(size, [0.08, 1.0], [3 / 4, 4 / 3])
         return T.CropTransform(x, y, width, height)
 
 
