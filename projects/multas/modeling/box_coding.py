@@ -39,9 +39,7 @@ def encode_boxes(
 
 
 def decode_boxes(
-    deltas: Tensor,
-    anchors: Tensor,
-    weights: tuple[float, float, float, float] = BOX_WEIGHTS,
+    deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = BOX_WEIGHTS
 ) -> Tensor:
     """Apply box deltas to anchors; the boxes are not clipped to the image.
 

@@ -51,12 +51,7 @@ def balanced_l1_elements(
     return torch.where(error < beta, inlier, outlier)
 
 
-def balanced_l1_loss(
-    pred: Tensor,
-    target: Tensor,
-    *,
-    weights: Tensor | None = None,
-) -> Tensor:
+def balanced_l1_loss(pred: Tensor, target: Tensor, *, weights: Tensor | None = None) -> Tensor:
     """Reduce :func:`balanced_l1_elements` to a scalar.
 
     Args:
