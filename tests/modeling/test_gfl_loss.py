@@ -21,7 +21,8 @@ from gfl_scene import (
 )
 from multas.modeling.generalized_focal import atss_match
 from multas.modeling.heads import GFLLoss
-from multas.modeling.label_assignment import assign_atss, pad_objects
+from multas.modeling.label_assignment import assign_atss
+from multas.modeling.matcher import pad_objects
 
 # The paper's formulas in loops over plain numbers
 

@@ -12,8 +12,8 @@ from detectron2.structures import Boxes, Instances
 import golden_cases
 from multas.modeling import matcher
 from multas.modeling.heads.dense_loss import DenseLoss
-from multas.modeling.label_assignment import PaddedObjects, assign_iou, assign_mutual_guidance
-from multas.modeling.matcher import match_iou, match_mutual_guidance, pad_objects
+from multas.modeling.label_assignment import assign_iou, assign_mutual_guidance
+from multas.modeling.matcher import PaddedObjects, match_iou, match_mutual_guidance, pad_objects
 
 DTYPES = [torch.float64, torch.float32]
 

@@ -8,12 +8,8 @@ import torch
 from detectron2.structures import Boxes, Instances
 
 from multas.modeling.box_coding import decode_boxes
-from multas.modeling.label_assignment import (
-    PaddedObjects,
-    assign_iou,
-    assign_mutual_guidance,
-    pad_objects,
-)
+from multas.modeling.label_assignment import assign_iou, assign_mutual_guidance
+from multas.modeling.matcher import PaddedObjects, pad_objects
 
 
 def naive_iou(a, b):

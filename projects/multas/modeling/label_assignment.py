@@ -17,19 +17,7 @@ from multas.modeling.matcher import (
     by_images,
     match_iou,
     match_mutual_guidance,
-    pad_objects,
 )
-
-__all__ = [
-    "DenseTargets",
-    "PaddedObjects",
-    "assign_atss",
-    "assign_iou",
-    "assign_mutual_guidance",
-    "object_scores",
-    "pad_objects",
-    "scores_at",
-]
 
 
 class DenseTargets(NamedTuple):
@@ -58,7 +46,7 @@ def assign_iou(
 
     Args:
         objects: padded objects of N images.
-        anchors: (A, 4) XYXY, pixels.
+        anchors: (A, 4).
         num_classes: K.
         positive_overlap: smallest IoU of a positive anchor.
         negative_overlap: background anchors have a smaller IoU.
@@ -82,21 +70,15 @@ def assign_atss(
 ) -> DenseTargets:
     """Assign by ATSS, see :func:`multas.modeling.generalized_focal.atss_match`.
 
-    Args:
-        objects: padded objects of N images.
-        level_anchors: (Ai, 4) XYXY per level, pixels.
-        num_classes: K.
-        topk: candidates of an object per level.
-
     Returns:
         DenseTargets with targets and weights of 0 or 1; no anchor is ignored.
     """
     anchors = torch.cat(list(level_anchors))
-    index, _ = by_images(
-        lambda group: atss_match(level_anchors, group.boxes.to(anchors.dtype), topk=topk),
-        len(anchors),
-        objects,
-    )
+
+    def match(group: PaddedObjects) -> tuple[Tensor, ...]:
+        return atss_match(level_anchors, group.boxes.to(anchors.dtype), topk=topk)
+
+    index, _ = by_images(match, len(anchors), objects)
     positive = (index >= 0).to(anchors.dtype)
     classes = _spread(objects.classes, index.clamp(min=0), positive, num_classes)
     mask = torch.ones_like(classes, dtype=torch.bool)
@@ -117,9 +99,7 @@ def assign_mutual_guidance(
 ) -> DenseTargets:
     """Assign by mutual guidance, see :func:`multas.modeling.matcher.match_mutual_guidance`.
 
-    Args:
-        objects, anchors, logits, deltas, topk, sigma, box_weights: see there.
-        soft: class targets are the IoU of the predicted box (for the quality focal loss), not 1.
+    If ``soft``, class targets are the IoU of the predicted box (for the quality focal loss), not 1.
 
     Returns:
         DenseTargets; ``box_weights`` are the amplified overlaps of the positives. No anchor is

@@ -3,6 +3,10 @@
 Shapes: N images, A anchors per image (all levels), K classes, C segmentation channels. Losses are
 computed in float32 for half-precision inputs and in float64 for float64. They are finite for finite
 inputs, and always have a gradient, which is 0 if nothing is positive, selected or annotated.
+
+Where a loss has them, ``mask`` is bool, and False removes an element from sum and divisor;
+``weights`` are factors of the elements that do not change the divisor. Both are broadcastable to
+the logits.
 """
 
 import math
@@ -33,14 +37,10 @@ def balanced_l1_elements(
     above beta).
 
     Args:
-        pred: box deltas, any shape.
-        target: same shape.
-        alpha: growth of the inlier gradient.
+        pred, target: box deltas of one shape, which is that of the result.
+        alpha: growth of the inlier gradient; the gradient at exactly zero error is 0.
         gamma: slope of the outlier part.
         beta: error at which the outlier part begins, in the unit of ``pred``.
-
-    Returns:
-        Tensor of the shape of ``pred``; the gradient at exactly zero error is 0.
     """
     error = (full_precision(pred) - full_precision(target)).abs()
     b = math.exp(gamma / alpha) - 1.0
@@ -51,17 +51,16 @@ def balanced_l1_elements(
     return torch.where(error < beta, inlier, outlier)
 
 
-def balanced_l1_loss(pred: Tensor, target: Tensor, *, weights: Tensor | None = None) -> Tensor:
+def balanced_l1_loss(
+    pred: Tensor,
+    target: Tensor,
+    *,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Reduce :func:`balanced_l1_elements` to a scalar.
 
-    Args:
-        pred: any shape, e.g. deltas (N, A, 4).
-        target: same shape.
-        weights: broadcastable to ``pred``, e.g. (N, A, 1); they must already be normalised.
-
-    Returns:
-        Scalar: without ``weights`` the mean over all elements (0 for empty tensors), with them the
-            sum of ``weights * l``.
+    Without ``weights`` it is the mean over all elements (0 for empty tensors), with them the sum of
+    ``weights * l``: they are broadcastable to ``pred`` and must already be normalised.
     """
     elements = balanced_l1_elements(pred, target)
     if weights is None:
@@ -95,14 +94,9 @@ def quality_focal_loss(
         logits: (..., K), e.g. (N, A, K).
         targets: same shape, in [0, 1]: the quality (IoU) of the prediction for positives, or 1.
             Ignored where ``mask`` is False.
-        mask: bool, broadcastable to ``logits``; False removes an element from sum and divisor.
         gamma: exponent of the distance to the target.
         weight: factor of the loss.
-        weights: factor of each element, broadcastable to ``logits``; does not change the divisor.
         normalizer: divisor to use instead of the count, e.g. its mean over the processes.
-
-    Returns:
-        Scalar.
     """
     targets = _hide(targets, mask)
     elements = quality_focal_elements(_hide(logits, mask), targets, gamma=gamma)
@@ -142,13 +136,8 @@ def focal_loss(
     Args:
         logits: (..., K), e.g. (N, A, K).
         targets: same shape, 0 or 1. Ignored where ``mask`` is False.
-        mask: bool, broadcastable to ``logits``; False removes an element from sum and divisor.
         alpha: balance of positives against negatives.
         gamma: focusing exponent; 2 in the paper, 1 in the code of Lê and Pham (ICCVW 2023).
-        weights: factor of each element, broadcastable to ``logits``; does not change the divisor.
-
-    Returns:
-        Scalar.
     """
     targets = _hide(targets, mask)
     elements = focal_elements(_hide(logits, mask), targets, alpha=alpha, gamma=gamma)
@@ -165,14 +154,8 @@ def soft_focal_loss(
 ) -> Tensor:
     """Focal loss with the teacher's sigmoid scores as targets, averaged over all elements.
 
-    Args:
-        student_logits: (..., K).
-        teacher_logits: same shape; no gradient.
-        alpha, gamma: see :func:`focal_elements`.
-        weights: factor of each element, broadcastable; the divisor stays the number of elements.
-
-    Returns:
-        Scalar, 0 for empty tensors. At equality it is the entropy of the scores, not 0.
+    Both logits are (..., K); those of the teacher have no gradient. The loss is 0 for empty
+    tensors. At equality it is the entropy of the scores, not 0.
     """
     targets = full_precision(teacher_logits).detach().sigmoid()
     elements = focal_elements(student_logits, targets, alpha=alpha, gamma=gamma)
@@ -186,16 +169,11 @@ def semantic_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_value: int 
 
     Args:
         logits: (N, C, H, W); C includes the background.
-        labels: (N, H, W) integers in [0, C) or ``ignore_value``.
-        ignore_value: label of pixels without annotation.
-
-    Returns:
-        Scalar; 0 with gradient 0 if no pixel is annotated.
+        labels: (N, H, W) integers in [0, C), or ``ignore_value`` for pixels without annotation.
     """
     labels = labels.long()
-    total = F.cross_entropy(
-        full_precision(logits), labels, ignore_index=ignore_value, reduction="sum"
-    )
+    logits = full_precision(logits)
+    total = F.cross_entropy(logits, labels, ignore_index=ignore_value, reduction="sum")
     return total / (labels != ignore_value).sum().clamp(min=1)
 
 

@@ -8,6 +8,7 @@ of several objects goes to the object with the highest index.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -48,7 +49,7 @@ def pad_objects(instances: Sequence[Instances]) -> PaddedObjects:
         instances: one Detectron2 ``Instances`` per image with ``gt_boxes`` and ``gt_classes``.
 
     Returns:
-        PaddedObjects with G of at least 1, on the device of the instances.
+        PaddedObjects on the device of the instances.
 
     Raises:
         ValueError: ``instances`` is empty.
@@ -61,10 +62,7 @@ def pad_objects(instances: Sequence[Instances]) -> PaddedObjects:
 
 
 def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Pad the boxes of several images to the same number.
-
-    Args:
-        boxes: (Gi, 4) finite boxes of each of N images, N at least 1.
+    """Pad the finite boxes (Gi, 4) of each of N images, N at least 1, to the same number.
 
     Returns:
         Boxes (N, G, 4), zeros for padding, and bool (N, G), False for padding; G is the largest
@@ -80,9 +78,7 @@ def pad_boxes(boxes: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 def match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
     """Match each anchor with the object of the highest IoU, and each object with its best anchor.
 
-    Args:
-        objects: padded objects of N images. Objects that overlap no anchor match nothing.
-        anchors: (A, 4) XYXY.
+    Objects that overlap no anchor match nothing.
 
     Returns:
         Match without IoU thresholds. ``positive`` marks the best anchor of an object, whose
@@ -93,9 +89,8 @@ def match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
 
 
 def _match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
-    overlaps = _mask_padding(
-        pairwise_overlaps(full_precision(objects.boxes), anchors), objects.valid
-    )
+    overlaps = pairwise_overlaps(full_precision(objects.boxes), anchors)
+    overlaps = _mask_padding(overlaps, objects.valid)
     quality, index = overlaps.max(1)
     reached, best_anchor = overlaps.max(2)
     places = torch.arange(reached.shape[1], device=anchors.device).expand_as(best_anchor)
@@ -128,9 +123,9 @@ def match_mutual_guidance(
 
     Args:
         objects: padded objects of N images.
-        anchors: (A, 4) XYXY.
-        logits: (N, A, K) class logits.
-        deltas: (N, A, 4) box deltas.
+        anchors: (A, 4).
+        logits: (N, A, K).
+        deltas: (N, A, 4).
         topk: number of values that are summed.
         sigma: damping of the amplification by the score.
         box_weights: factors of dx, dy, dw, dh.
@@ -141,18 +136,13 @@ def match_mutual_guidance(
     anchors = full_precision(anchors)
     predicted = decode_boxes(full_precision(deltas), anchors, box_weights)
     gain = (full_precision(logits).sigmoid() / sigma).exp()
-    matches = by_images(
-        lambda group, *dense: _match_mutual(group, anchors, dense[0], dense[1], topk),
-        len(anchors),
-        objects,
-        predicted,
-        gain.transpose(1, 2),
-    )
+    match = partial(_match_mutual, anchors=anchors, topk=topk)
+    matches = by_images(match, len(anchors), objects, predicted, gain.transpose(1, 2))
     return Match(*matches[:3]), Match(*matches[3:])
 
 
 def _match_mutual(
-    objects: PaddedObjects, anchors: Tensor, predicted: Tensor, gain: Tensor, topk: int
+    objects: PaddedObjects, predicted: Tensor, gain: Tensor, *, anchors: Tensor, topk: int
 ) -> tuple[Tensor, ...]:
     """Both matches from predicted boxes (N, A, 4) and amplification factors (N, K, A)."""
     boxes = full_precision(objects.boxes)
@@ -198,23 +188,15 @@ def by_images(
 ) -> tuple[Tensor, ...]:
     """Call ``match`` on groups of images with at most MAX_PAIRS pairs, and join the results.
 
-    Args:
-        match: function of padded objects and the tensors ``dense``, returns tensors (N, ...).
-        num_anchors: A.
-        objects: padded objects of N images.
-        dense: further arguments of ``match``, (N, ...).
+    ``match`` takes padded objects and the tensors ``dense``, (N, ...), and returns tensors of the
+    same kind; ``num_anchors`` is A.
     """
     num_images, num_objects = objects.valid.shape
     group = max(1, MAX_PAIRS // max(1, num_objects * num_anchors))
     if num_images <= group:
         return match(objects, *dense)
-    parts = [
-        match(
-            PaddedObjects(*(field[i : i + group] for field in objects)),
-            *(x[i : i + group] for x in dense),
-        )
-        for i in range(0, num_images, group)
-    ]
+    split = zip(*(x.split(group) for x in (*objects, *dense)), strict=True)
+    parts = [match(PaddedObjects(*x[:3]), *x[3:]) for x in split]
     return tuple(torch.cat(fields) for fields in zip(*parts, strict=True))
 
 

@@ -13,14 +13,13 @@ from torch import Tensor
 from multas.modeling.box_coding import BOX_WEIGHTS, encode_boxes
 from multas.modeling.label_assignment import (
     DenseTargets,
-    PaddedObjects,
     assign_iou,
     assign_mutual_guidance,
     object_scores,
-    pad_objects,
     scores_at,
 )
 from multas.modeling.losses import balanced_l1_loss, focal_loss, full_precision, quality_focal_loss
+from multas.modeling.matcher import PaddedObjects, pad_objects
 from multas.util.names import check_choice
 
 CHOICES = {

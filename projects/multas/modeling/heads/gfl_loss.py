@@ -18,14 +18,13 @@ from multas.modeling.generalized_focal import (
 )
 from multas.modeling.label_assignment import (
     DenseTargets,
-    PaddedObjects,
     assign_atss,
     assign_iou,
     object_scores,
-    pad_objects,
     scores_at,
 )
 from multas.modeling.losses import full_precision, quality_focal_loss
+from multas.modeling.matcher import PaddedObjects, pad_objects
 from multas.util.names import check_choice
 from multas.util.ranks import mean_over_ranks
 
