@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from multas.config.modeling import add_modeling_config
-from multas.modeling import build_resnet
+from multas.modeling.backbone import build_resnet
 
 RGB = ShapeSpec(channels=3)
 STAGES = ["res2", "res3", "res4", "res5"]

@@ -7,7 +7,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import FPN
 
 from convert_weights import convert, main
-from multas.modeling import build_resnet
+from multas.modeling.backbone import build_resnet
 
 STAGES = ["res2", "res3", "res4", "res5"]
 

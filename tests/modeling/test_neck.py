@@ -10,8 +10,10 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from multas.config.modeling import add_modeling_config
-from multas.modeling import ContextPyramid, MultiTaskNetwork, build_resnet, fold_batch_norm
-from multas.modeling.neck import ContextEnhancement
+from multas.modeling import MultiTaskNetwork
+from multas.modeling.backbone import build_resnet
+from multas.modeling.fold import fold_batch_norm
+from multas.modeling.neck import ContextEnhancement, ContextPyramid
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multas" / "architecture.json"
 MODELS = json.loads(GOLDEN.read_text())["models"]

@@ -1,35 +1,51 @@
 """The two sub-networks of a dense detector: class logits and box deltas for each anchor."""
 
 import math
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
-from multas.modeling.layers import BatchNorm2d, Norm, SyncBatchNorm, conv_block
+from multas.modeling.layers import Norm, conv_block, norm_factory
+
+Maps = tuple[list[Tensor], list[Tensor]]  # logits and box predictions of each level
 
 
-def anchors_per_place(anchor_generator: Any, levels: list[str]) -> int:
-    """The number of anchors per place, which must be the same on all levels.
+def predictor_options(
+    head: CfgNode, shapes: list[ShapeSpec], anchors: list[int], levels: list[str]
+) -> dict[str, Any]:
+    """The arguments of a predictor, from the config of its head.
+
+    Args:
+        head: node with NUM_CLASSES, NUM_CONVS, NORM and PRIOR_PROB.
+        shapes: shapes of the maps on the levels.
+        anchors: number of anchors per place on the levels.
+        levels: names of the levels, for the message.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the numbers of anchors differ.
     """
-    counts = anchor_generator.num_anchors
-    if len(set(counts)) != 1:
+    if len(set(anchors)) != 1:
         raise ValueError(
-            f"MODEL.ANCHOR_GENERATOR gives {counts} anchors per place on the levels {levels}: "
+            f"MODEL.ANCHOR_GENERATOR gives {anchors} anchors per place on the levels {levels}: "
             "SIZES x ASPECT_RATIOS must be equally many on each."
         )
-    return counts[0]
+    return {
+        "input_shape": shapes,
+        "num_classes": head.NUM_CLASSES,
+        "num_anchors": anchors[0],
+        "conv_dims": [shapes[0].channels] * head.NUM_CONVS,
+        "norm": head.NORM,
+        "prior_prob": head.PRIOR_PROB,
+    }
 
 
 class LevelwisePredictor(nn.Module):
-    """Paper A's head: each level has its own sub-networks of blocks and a 1x1 convolution.
+    """Own sub-networks of blocks and a 1x1 convolution for each level (Lê and Pham, ICCVW 2023).
 
     Args:
         input_shape: one ``ShapeSpec`` per level.
@@ -62,14 +78,9 @@ class LevelwisePredictor(nn.Module):
             for level in input_shape
         )
 
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Predict as Detectron2's RetinaNet head does.
-
-        Args:
-            features: for each level (N, D, Hi, Wi).
-
-        Returns:
-            For each level the logits (N, A*K, Hi, Wi), and for each the deltas (N, A*4, Hi, Wi).
+    def forward(self, features: list[Tensor]) -> Maps:
+        """As Detectron2's RetinaNet head: for each level a map (N, D, Hi, Wi) -> for each level the
+        logits (N, A*K, Hi, Wi), and for each the deltas (N, A*4, Hi, Wi).
         """
         logits = [net(x) for net, x in zip(self.cls_subnets, features, strict=True)]
         deltas = [net(x) for net, x in zip(self.box_subnets, features, strict=True)]
@@ -102,22 +113,19 @@ def shared_predictor(
     its own statistics, as in Detectron2; "GN" has 32 groups, or fewer if the width is not a
     multiple of 64.
     """
-    own = {"BN": BatchNorm2d, "SyncBN": SyncBatchNorm}
-    per_level: Norm = _group_norm if norm == "GN" else norm
-    if norm in own:
-        per_level = partial(_cycled_norm, len(input_shape), own[norm])
+
+    def cycled(channels: int) -> CycleBatchNormList:
+        return CycleBatchNormList(len(input_shape), norm_factory(norm), num_features=channels)
+
+    own: dict[str, Norm] = {"BN": cycled, "SyncBN": cycled, "GN": _group_norm}
     return RetinaNetHead(
         input_shape=input_shape,
         num_classes=num_classes,
         num_anchors=num_anchors,
         conv_dims=conv_dims,
-        norm=per_level,
+        norm=own.get(norm, norm),
         prior_prob=prior_prob,
     )
-
-
-def _cycled_norm(length: int, norm: type[nn.Module], channels: int) -> CycleBatchNormList:
-    return CycleBatchNormList(length, norm, num_features=channels)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

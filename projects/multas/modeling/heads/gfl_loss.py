@@ -28,23 +28,22 @@ from multas.modeling.matcher import PaddedObjects, pad_objects
 from multas.util.names import check_choice
 from multas.util.ranks import mean_over_ranks
 
-ASSIGNMENTS = ("atss", "iou")
-
 
 def anchor_places(level_anchors: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """The places where the distances of box sides start, and their unit.
+    """The places where the distances of box sides start, and their unit, all in pixels.
 
     Args:
-        level_anchors: (Ri, 4) XYXY for each level, pixels.
-        strides: strides of the levels, pixels.
+        level_anchors: (Ri, 4) XYXY for each level.
+        strides: strides of the levels.
 
     Returns:
-        (R, 3): x and y of the centre of each anchor, pixels, and the stride of its level.
+        (R, 3): x and y of the centre of each anchor, and the stride of its level.
     """
-    return torch.cat([
+    places = [
         torch.cat([(a[:, :2] + a[:, 2:]) / 2.0, torch.full_like(a[:, :1], stride)], dim=1)
         for a, stride in zip(level_anchors, strides, strict=True)
-    ])  # fmt: skip
+    ]
+    return torch.cat(places)
 
 
 def decode_sides(sides: Tensor, places: Tensor, reg_max: int) -> Tensor:
@@ -56,11 +55,8 @@ def decode_sides(sides: Tensor, places: Tensor, reg_max: int) -> Tensor:
 def divisors(positive: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The divisors of the losses: means over the processes, so that each object counts equally.
 
-    Every process has to call it in every step, as the others wait for its numbers.
-
-    Args:
-        positive: bool of any shape; empty if no image is annotated.
-        weight: the weights in the same shape, detached.
+    Every process has to call it in every step, as the others wait for its numbers. ``positive``,
+    bool, and the detached ``weight`` have one shape; they are empty if no image is annotated.
 
     Returns:
         Scalars: the number of positives, at least 1, and the sum of the weights, or 1 if it is 0.
@@ -107,7 +103,7 @@ class GFLLoss:
     use_scores: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("MODEL.GFL_HEAD.ASSIGNMENT", self.assignment, ASSIGNMENTS)
+        check_choice("MODEL.GFL_HEAD.ASSIGNMENT", self.assignment, ("atss", "iou"))
 
     def __call__(
         self,
@@ -174,11 +170,7 @@ class GFLLoss:
         """The targets of each anchor, without gradient."""
         if self.assignment == "atss":
             return assign_atss(objects, level_anchors, self.num_classes, topk=self.atss_topk)
-        low, high = self.iou_thresholds
+        anchors, (low, high) = torch.cat(list(level_anchors)), self.iou_thresholds
         return assign_iou(
-            objects,
-            torch.cat(list(level_anchors)),
-            self.num_classes,
-            positive_overlap=high,
-            negative_overlap=low,
+            objects, anchors, self.num_classes, positive_overlap=high, negative_overlap=low
         )
