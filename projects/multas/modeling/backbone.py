@@ -3,6 +3,8 @@
 Blocks and parameter names are those of Detectron2's ResNet and FPN, so weights are exchangeable.
 """
 
+from typing import Any
+
 import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -42,15 +44,9 @@ class Stem(CNNBlockBase):
     ) -> None:
         super().__init__(in_channels, out_channels, 2 * stride if max_pool else stride)
         self.max_pool = max_pool
-        self.conv1 = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            bias=False,
-            norm=get_norm(norm, out_channels),
-        )
+        norm = get_norm(norm, out_channels)
+        options = {"padding": kernel_size // 2, "bias": False, "norm": norm}
+        self.conv1 = Conv2d(in_channels, out_channels, kernel_size, stride, **options)
         weight_init.c2_msra_fill(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -85,8 +81,7 @@ def build_resnet(
         width_per_group, num_groups, stride_in_1x1: for bottleneck blocks only (from 50 layers).
         max_pool: whether the stem ends with the max-pooling. With it res2 … res5 have the strides
             4 … 32, without it 2 … 16.
-        stem_kernel: odd kernel size of the stem's convolution.
-        stem_stride: its stride; 1 halves all strides once more.
+        stem_kernel, stem_stride: of the stem's convolution; stride 1 halves all strides once more.
         freeze_at: number of frozen stages, the stem being the first.
 
     Raises:
@@ -102,31 +97,18 @@ def build_resnet(
             "kernel must be odd (7, or 3 for CIFAR), the stride 2 (or 1 for CIFAR)."
         )
     norm = norm_factory(norm)
-    basic = depth < 50
-    channels = res2_channels or (64 if basic else 256)
-    bottleneck = num_groups * width_per_group
+    channels = res2_channels or (64 if depth < 50 else 256)
+    options: dict[str, Any] = {"block_class": BasicBlock, "norm": norm}
+    if depth >= 50:
+        options |= {"block_class": BottleneckBlock, "num_groups": num_groups}
+        options["stride_in_1x1"] = stride_in_1x1
     stages, previous = [], stem_channels
     for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
-        options = (
-            {"block_class": BasicBlock}
-            if basic
-            else {
-                "block_class": BottleneckBlock,
-                "bottleneck_channels": bottleneck << index,
-                "num_groups": num_groups,
-                "stride_in_1x1": stride_in_1x1,
-            }
-        )
-        stages.append(
-            ResNet.make_stage(
-                num_blocks=num_blocks,
-                stride_per_block=[1 if index == 0 else 2] + [1] * (num_blocks - 1),
-                in_channels=previous,
-                out_channels=channels << index,
-                norm=norm,
-                **options,
-            )
-        )
+        if depth >= 50:
+            options["bottleneck_channels"] = num_groups * width_per_group << index
+        options["stride_per_block"] = [2 if index else 1] + [1] * (num_blocks - 1)
+        shape = {"in_channels": previous, "out_channels": channels << index}
+        stages.append(ResNet.make_stage(num_blocks=num_blocks, **shape, **options))
         previous = channels << index
     stem = Stem(in_channels, stem_channels, norm, max_pool, stem_kernel, stem_stride)
     return ResNet(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
@@ -171,18 +153,12 @@ class ExtraLevels(nn.Module):
     """
 
     def __init__(
-        self,
-        in_feature: str,
-        in_channels: int,
-        out_channels: int,
-        num_levels: int,
-        first_level: int,
+        self, in_feature: str, in_channels: int, out_channels: int, names: list[str]
     ) -> None:
         super().__init__()
-        self.num_levels = num_levels
-        self.in_feature = in_feature
-        self.names = [f"p{first_level + i}" for i in range(num_levels)]
-        for i, name in enumerate(self.names):
+        self.in_feature, self.num_levels = in_feature, len(names)  # FPN reads them
+        self.names = names
+        for i, name in enumerate(names):
             conv = nn.Conv2d(out_channels if i else in_channels, out_channels, 3, 2, 1)
             weight_init.c2_xavier_fill(conv)
             self.add_module(name, conv)
@@ -212,15 +188,9 @@ def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             f"MODEL.RESNETS.OUT_FEATURES, which is {list(shapes)}."
         )
     last = fpn.IN_FEATURES[-1]
-    extra = None
-    if fpn.NUM_EXTRA_LEVELS:
-        extra = ExtraLevels(
-            last,
-            shapes[last].channels,
-            fpn.OUT_CHANNELS,
-            fpn.NUM_EXTRA_LEVELS,
-            first_level=shapes[last].stride.bit_length(),
-        )
+    first_level = shapes[last].stride.bit_length()
+    names = [f"p{first_level + i}" for i in range(fpn.NUM_EXTRA_LEVELS)]
+    extra = ExtraLevels(last, shapes[last].channels, fpn.OUT_CHANNELS, names) if names else None
     return FPN(
         bottom_up,
         fpn.IN_FEATURES,

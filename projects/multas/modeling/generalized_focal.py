@@ -10,25 +10,7 @@ import torch
 from torch import Tensor
 
 from multas.modeling.box_coding import pairwise_overlaps
-from multas.modeling.losses import full_precision
-
-
-def weighted_sum(
-    loss: Tensor, weight: Tensor | None = None, avg_factor: Tensor | float | None = None
-) -> Tensor:
-    """``sum(weight * loss) / avg_factor``, or the mean of ``weight * loss`` without ``avg_factor``.
-
-    Args:
-        loss: (N,).
-        weight: (N,); None counts as 1.
-        avg_factor: divisor > 0, e.g. the number of positives.
-
-    Returns:
-        Scalar; 0 for N = 0.
-    """
-    if weight is not None:
-        loss = loss * weight
-    return loss.sum() / (max(loss.numel(), 1) if avg_factor is None else avg_factor)
+from multas.modeling.losses import full_precision, weighted_sum
 
 
 def integral(logits: Tensor) -> Tensor:

@@ -65,16 +65,9 @@ def conv_block(
         A Detectron2 ``Conv2d`` with ``norm`` and ``activation``. As in the code of Lê and Pham
         (ICCVW 2023), it has PyTorch's default initialisation.
     """
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        bias=True,
-        norm=get_norm(norm_factory(norm), out_channels),
-        activation=None if leaky_slope is None else nn.LeakyReLU(leaky_slope, inplace=True),
-    )
+    activation = None if leaky_slope is None else nn.LeakyReLU(leaky_slope, inplace=True)
+    options = {"norm": get_norm(norm_factory(norm), out_channels), "activation": activation}
+    return Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, **options)
 
 
 def connected_zero(tensor: Tensor) -> Tensor:

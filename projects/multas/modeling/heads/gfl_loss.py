@@ -80,12 +80,9 @@ class GFLLoss:
         reg_max: largest bin of a side.
         assignment: "atss" (GFL) or "iou" (RetinaNet).
         atss_topk: number of candidates of an object on each level.
-        iou_thresholds: with "iou", anchors are background below the first, positive from the second
-            on, and ignored in between.
         beta: exponent of QFL.
         cls_weight, box_weight, dfl_weight: factors of QFL, GIoU and DFL (mean of four sides).
-        use_scores: whether positives count in proportion to the field ``gt_scores`` of their object
-            (pseudo-labels); objects without the field count fully.
+        iou_thresholds, use_scores: as of :class:`multas.modeling.heads.dense_loss.DenseLoss`.
 
     Raises:
         ValueError: if the assignment is unknown.
