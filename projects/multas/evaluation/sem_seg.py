@@ -25,15 +25,11 @@ _logger = logging.getLogger(__name__)
 def confusion_matrix(
     prediction: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int
 ) -> np.ndarray:
-    """Count pixels by predicted and true class.
-
-    Args:
-        prediction: (...) integers in [0, K).
-        truth: same shape, integers in [0, K) or ``ignore_label``.
+    """Count pixels by predicted and true class, integers of one shape in [0, K).
 
     Returns:
-        (K+1, K+1) int64: rows are predicted classes, columns true ones, the last column ignored
-        pixels.
+        (K+1, K+1) int64: rows are predicted classes, columns true ones, the last column the pixels
+        that ``truth`` gives the ``ignore_label``.
 
     Raises:
         ValueError: a label is not one of the classes.

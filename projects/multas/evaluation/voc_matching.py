@@ -100,8 +100,7 @@ def classify_detections(
 
     Args:
         overlap, index: (D,) from :func:`best_overlaps`.
-        difficult: (G,) bool.
-        thresholds: (T,) float64.
+        difficult, thresholds: (G,) bool and (T,) float64.
 
     Returns:
         true_positive, duplicate, unmatched: (T, D) bool.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from multas.modeling.box_coding import pairwise_overlaps
-from multas.modeling.losses import full_precision, weighted_sum
+from multas.modeling.losses import full_precision
 
 
 def integral(logits: Tensor) -> Tensor:
@@ -53,17 +53,6 @@ def distribution_focal_elements(logits: Tensor, targets: Tensor) -> Tensor:
     right_share = targets.to(log_p.dtype) - left
     near = log_p.gather(1, torch.stack([left, left + 1], dim=1))
     return -((1.0 - right_share) * near[:, 0] + right_share * near[:, 1])
-
-
-def distribution_focal_loss(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    weight: Tensor | None = None,
-    avg_factor: Tensor | float | None = None,
-) -> Tensor:
-    """:func:`distribution_focal_elements` reduced by :func:`weighted_sum`."""
-    return weighted_sum(distribution_focal_elements(logits, targets), weight, avg_factor)
 
 
 def iou_and_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,7 @@ from multas.modeling.label_assignment import (
     DenseTargets,
     assign_iou,
     assign_mutual_guidance,
-    object_scores,
-    scores_at,
+    score_weights,
 )
 from multas.modeling.losses import balanced_l1_loss, focal_loss, full_precision, quality_focal_loss
 from multas.modeling.matcher import PaddedObjects, pad_objects
@@ -78,8 +77,7 @@ class DenseLoss:
         """Losses of n annotated images.
 
         Args:
-            logits: (n, R, K).
-            deltas: (n, R, 4).
+            logits, deltas: (n, R, K) and (n, R, 4).
             anchors: (R, 4) XYXY, pixels.
             instances: ``gt_boxes`` and ``gt_classes`` of each image, on the device of ``logits``.
 
@@ -93,9 +91,8 @@ class DenseLoss:
         # The divisor is the sum without the scores, so that uncertain labels shrink the loss.
         total = 4.0 * box_weights.sum()
         if self.use_scores:
-            scores = object_scores(objects, instances)
-            cls_weights = scores_at(targets.class_index, scores)[..., None]
-            box_weights = box_weights * scores_at(targets.box_index, scores)
+            cls_weights, scores = score_weights(targets, objects, instances)
+            box_weights = box_weights * scores
         box_weights = box_weights / torch.where(total > 0, total, 1.0)
         return {
             "loss_cls": self._classification(logits, targets, cls_weights),

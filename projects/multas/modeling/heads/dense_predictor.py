@@ -18,16 +18,10 @@ Maps = tuple[list[Tensor], list[Tensor]]  # logits and box predictions of each l
 def predictor_options(
     head: CfgNode, shapes: list[ShapeSpec], anchors: list[int], levels: list[str]
 ) -> dict[str, Any]:
-    """The arguments of a predictor, from the config of its head.
-
-    Args:
-        head: node with NUM_CLASSES, NUM_CONVS, NORM and PRIOR_PROB.
-        shapes: shapes of the maps on the levels.
-        anchors: number of anchors per place on the levels.
-        levels: names of the levels, for the message.
+    """The arguments of a predictor, from the config node of its head and what each level has.
 
     Raises:
-        ValueError: if the numbers of anchors differ.
+        ValueError: if the numbers of anchors per place differ; the message names the levels.
     """
     if len(set(anchors)) != 1:
         raise ValueError(
@@ -48,9 +42,8 @@ class LevelwisePredictor(nn.Module):
     """Own sub-networks of blocks and a 1x1 convolution for each level (Lê and Pham, ICCVW 2023).
 
     Args:
-        input_shape: one ``ShapeSpec`` per level.
-        num_classes: K.
-        num_anchors: A, the number of anchors per place.
+        input_shape: shape of the map of each level.
+        num_classes, num_anchors: K, and A, the number of anchors per place.
         conv_dims: output channels of each block of a sub-network.
         norm, slope: norm and LeakyReLU slope of the blocks.
         prior_prob: initial score of each class at each anchor.
@@ -69,18 +62,16 @@ class LevelwisePredictor(nn.Module):
     ) -> None:
         super().__init__()
         bias = -math.log((1 - prior_prob) / prior_prob)
-        self.cls_subnets = nn.ModuleList(
-            _subnet(level.channels, conv_dims, num_anchors * num_classes, norm, slope, bias)
-            for level in input_shape
-        )
+        widths = [[level.channels, *conv_dims] for level in input_shape]
+        num_scores = num_anchors * num_classes
+        self.cls_subnets = nn.ModuleList(_subnet(w, num_scores, norm, slope, bias) for w in widths)
         self.box_subnets = nn.ModuleList(
-            _subnet(level.channels, conv_dims, num_anchors * 4, norm, slope, 0.0)
-            for level in input_shape
+            _subnet(w, num_anchors * 4, norm, slope, 0.0) for w in widths
         )
 
     def forward(self, features: list[Tensor]) -> Maps:
-        """As Detectron2's RetinaNet head: for each level a map (N, D, Hi, Wi) -> for each level the
-        logits (N, A*K, Hi, Wi), and for each the deltas (N, A*4, Hi, Wi).
+        """A map (N, D, Hi, Wi) of each level -> logits (N, A*K, Hi, Wi) and deltas (N, A*4, Hi, Wi)
+        of each, as Detectron2's RetinaNet head.
         """
         logits = [net(x) for net, x in zip(self.cls_subnets, features, strict=True)]
         deltas = [net(x) for net, x in zip(self.box_subnets, features, strict=True)]
@@ -88,9 +79,8 @@ class LevelwisePredictor(nn.Module):
 
 
 def _subnet(
-    in_channels: int, conv_dims: list[int], out_channels: int, norm: Norm, slope: float, bias: float
+    widths: list[int], out_channels: int, norm: Norm, slope: float, bias: float
 ) -> nn.Sequential:
-    widths = [in_channels, *conv_dims]
     blocks = [conv_block(a, b, norm=norm, leaky_slope=slope) for a, b in pairwise(widths)]
     last = nn.Conv2d(widths[-1], out_channels, 1)
     nn.init.normal_(last.weight, std=0.01)
@@ -98,34 +88,19 @@ def _subnet(
     return nn.Sequential(*blocks, last)
 
 
-def shared_predictor(
-    *,
-    input_shape: list[ShapeSpec],
-    num_classes: int,
-    num_anchors: int,
-    conv_dims: list[int],
-    norm: str,
-    prior_prob: float = 0.01,
-) -> RetinaNetHead:
+def shared_predictor(*, input_shape: list[ShapeSpec], norm: str, **options: Any) -> RetinaNetHead:
     """Detectron2's own RetinaNet head: one pair of sub-networks (ReLU) for all levels.
 
-    The arguments are those of :class:`LevelwisePredictor`. With "BN" and "SyncBN" each level has
-    its own statistics, as in Detectron2; "GN" has 32 groups, or fewer if the width is not a
-    multiple of 64.
+    The arguments are those of :class:`LevelwisePredictor` but for ``slope``. With "BN" and "SyncBN"
+    each level has its own statistics, as in Detectron2; "GN" has 32 groups, or fewer if the width
+    is not a multiple of 64.
     """
 
     def cycled(channels: int) -> CycleBatchNormList:
         return CycleBatchNormList(len(input_shape), norm_factory(norm), num_features=channels)
 
     own: dict[str, Norm] = {"BN": cycled, "SyncBN": cycled, "GN": _group_norm}
-    return RetinaNetHead(
-        input_shape=input_shape,
-        num_classes=num_classes,
-        num_anchors=num_anchors,
-        conv_dims=conv_dims,
-        norm=own.get(norm, norm),
-        prior_prob=prior_prob,
-    )
+    return RetinaNetHead(input_shape=input_shape, norm=own.get(norm, norm), **options)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

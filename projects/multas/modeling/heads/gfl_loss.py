@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multas.modeling.generalized_focal import (
     decode_logits,
-    distribution_focal_loss,
+    distribution_focal_elements,
     encode_distances,
     iou_and_giou,
 )
@@ -20,10 +20,9 @@ from multas.modeling.label_assignment import (
     DenseTargets,
     assign_atss,
     assign_iou,
-    object_scores,
-    scores_at,
+    score_weights,
 )
-from multas.modeling.losses import full_precision, quality_focal_loss
+from multas.modeling.losses import full_precision, quality_focal_loss, weighted_sum
 from multas.modeling.matcher import PaddedObjects, pad_objects
 from multas.util.names import check_choice
 from multas.util.ranks import mean_over_ranks
@@ -31,10 +30,6 @@ from multas.util.ranks import mean_over_ranks
 
 def anchor_places(level_anchors: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
     """The places where the distances of box sides start, and their unit, all in pixels.
-
-    Args:
-        level_anchors: (Ri, 4) XYXY for each level.
-        strides: strides of the levels.
 
     Returns:
         (R, 3): x and y of the centre of each anchor, and the stride of its level.
@@ -113,10 +108,8 @@ class GFLLoss:
         """Losses of n annotated images.
 
         Args:
-            logits: (n, R, K).
-            sides: (n, R, 4 B).
-            level_anchors: (Ri, 4) XYXY for each level, pixels.
-            strides: strides of the levels, pixels.
+            logits, sides: (n, R, K) and (n, R, 4 B).
+            level_anchors, strides: (Ri, 4) XYXY and a number for each level, pixels.
             instances: ``gt_boxes`` and ``gt_classes`` of each image, on the device of ``logits``.
 
         Returns:
@@ -138,9 +131,9 @@ class GFLLoss:
         weight = weight / total
         cls_weights = None
         if self.use_scores:
-            scores = object_scores(objects, instances).to(weight.dtype)
-            cls_weights = scores_at(targets.class_index, scores)[..., None]
-            weight = weight * scores_at(targets.box_index, scores)
+            weights = score_weights(targets, objects, instances)
+            cls_weights, box_weights = (x.to(weight.dtype) for x in weights)
+            weight = weight * box_weights
         distances = encode_distances(centres, wanted, self.reg_max)
         loss_cls = quality_focal_loss(
             logits,
@@ -151,12 +144,9 @@ class GFLLoss:
             weights=cls_weights,
             normalizer=count,
         )
-        loss_dfl = distribution_focal_loss(
-            sides.reshape(-1, self.reg_max + 1),
-            distances.flatten(),
-            weight=weight.flatten().repeat_interleave(4),
-            avg_factor=4.0,
-        )
+        bins = sides.reshape(-1, self.reg_max + 1)
+        dfl = distribution_focal_elements(bins, distances.flatten())
+        loss_dfl = weighted_sum(dfl, weight.flatten().repeat_interleave(4), 4.0)
         return {
             "loss_cls": loss_cls,
             "loss_box_reg": self.box_weight * (weight * (1.0 - giou)).sum(),

@@ -1,6 +1,7 @@
 """The semantic segmentation head of Panoptic FPN, as in the code of Lê and Pham (ICCVW 2023)."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -68,6 +69,7 @@ class SemanticFPNHead(TaskHead):
         self.num_classes = num_classes
         self.ignore_value = ignore_value
         self.branches = nn.ModuleList()
+        block = partial(conv_block, out_channels=channels, norm=norm, leaky_slope=slope)
         for name, shape in zip(in_features, input_shape, strict=True):
             steps = math.log2(shape.stride / common_stride)
             if steps < 0 or not steps.is_integer():
@@ -78,17 +80,12 @@ class SemanticFPNHead(TaskHead):
                 )
             branch: list[nn.Module] = []
             for i in range(max(1, int(steps))):
-                width = channels if i else shape.channels
-                branch.append(conv_block(width, channels, norm=norm, leaky_slope=slope))
+                branch.append(block(channels if i else shape.channels))
                 if steps:
                     branch.append(nn.Upsample(scale_factor=2, mode="nearest"))
             self.branches.append(nn.Sequential(*branch))
         self.upsample = nn.Upsample(scale_factor=common_stride, mode="nearest")
-        final = (
-            conv_block(channels, channels, norm=norm, leaky_slope=slope)
-            for _ in range(num_final_convs)
-        )
-        self.final = nn.Sequential(*final)
+        self.final = nn.Sequential(*(block(channels) for _ in range(num_final_convs)))
         self.predictor = nn.Conv2d(channels, num_classes, 1, bias=False)
         nn.init.normal_(self.predictor.weight, std=0.01)
 
