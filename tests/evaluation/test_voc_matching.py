@@ -9,9 +9,9 @@ from multas.evaluation import voc_matching
 from multas.evaluation.average_precision import (
     average_precision_11point,
     average_precision_area,
+    precision_recall,
 )
-from multas.evaluation.rounding import round_as_printed
-from multas.evaluation.voc_matching import best_overlaps, classify_detections, precision_recall
+from multas.evaluation.voc_matching import best_overlaps, classify_detections, round_as_printed
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "multas"
 

@@ -9,7 +9,7 @@ from detectron2.structures import Boxes, Instances
 from detectron2.utils.events import EventStorage
 
 from multas.config.modeling import add_modeling_config
-from multas.modeling import build_resnet
+from small_resnet import build_resnet
 
 RGB = ShapeSpec(channels=3)
 STAGES = ["res2", "res3", "res4", "res5"]
@@ -61,7 +61,7 @@ def test_outputs_equal_detectron2s_with_the_same_weights(depth):
 @pytest.mark.parametrize("max_pool", [True, False])
 def test_strides_with_and_without_max_pooling(depth, max_pool):
     with torch.device("meta"):
-        resnet = build_resnet(depth, ["stem", *STAGES], max_pool=max_pool).eval()
+        resnet = build_resnet(depth, ["stem", *STAGES], STEM_MAX_POOL=max_pool).eval()
     features = resnet(torch.zeros(1, 3, 64, 96, device="meta"))
     first = 4 if max_pool else 2
     strides = dict(zip(["stem", *STAGES], [first, *(first << i for i in range(4))], strict=True))
@@ -89,7 +89,7 @@ def test_the_stem_of_cifar_keeps_the_size(depth):
 @pytest.mark.parametrize(("kernel", "stride"), [(4, 2), (3, 3)])
 def test_a_stem_that_does_not_fit_its_stride_is_refused(kernel, stride):
     with pytest.raises(ValueError, match=rf"STEM_KERNEL_SIZE is {kernel} and STEM_STRIDE {stride}"):
-        build_resnet(18, STAGES, stem_kernel=kernel, stem_stride=stride)
+        build_resnet(18, STAGES, STEM_KERNEL_SIZE=kernel, STEM_STRIDE=stride)
 
 
 @pytest.mark.parametrize(("depth", "width"), [(18, 8), (34, 6), (50, 4)])
@@ -105,12 +105,12 @@ def test_narrow_variants_train(depth, width):
 
 
 def test_a_stem_of_another_width_gets_a_projection():
-    resnet = build_resnet(18, ["res2"], stem_channels=8, res2_channels=12)
+    resnet = build_resnet(18, ["res2"], STEM_OUT_CHANNELS=8, RES2_OUT_CHANNELS=12)
     assert resnet(torch.randn(1, 3, 32, 32))["res2"].shape == (1, 12, 8, 8)
 
 
 def test_freezing_stops_the_first_stages_and_their_norms():
-    resnet = build_resnet(18, STAGES, stem_channels=4, res2_channels=4, freeze_at=2)
+    resnet = build_resnet(18, STAGES, STEM_OUT_CHANNELS=4, RES2_OUT_CHANNELS=4, freeze_at=2)
     trained = {name.split(".")[0] for name, p in resnet.named_parameters() if p.requires_grad}
     assert trained == {"res3", "res4", "res5"}
     assert not list(resnet.res2[0].conv1.norm.parameters())

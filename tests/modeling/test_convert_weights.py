@@ -7,7 +7,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import FPN
 
 from convert_weights import convert, main
-from multas.modeling import build_resnet
+from small_resnet import build_resnet
 
 STAGES = ["res2", "res3", "res4", "res5"]
 
@@ -41,7 +41,7 @@ def test_a_converted_resnet_computes_what_the_original_computes(tmp_path, depth,
     original = torchvision_resnet(depth, max_pool)
     torch.save(original.state_dict(), tmp_path / "in.pth")
     main([str(tmp_path / "in.pth"), str(tmp_path / f"out{suffix}")])
-    ours = build_resnet(depth, STAGES, max_pool=max_pool).eval()
+    ours = build_resnet(depth, STAGES, STEM_MAX_POOL=max_pool).eval()
     DetectionCheckpointer(ours).load(str(tmp_path / f"out{suffix}"))
     image = torch.randn(1, 3, 64, 32)
     with torch.no_grad():
@@ -55,7 +55,7 @@ def test_names_match_at_any_depth_of_the_model(tmp_path):
     original = torchvision_resnet(18, True)
     torch.save({"state_dict": original.state_dict()}, tmp_path / "in.pth")
     main([str(tmp_path / "in.pth"), str(tmp_path / "out.pth")])
-    resnet = build_resnet(18, STAGES, norm="FrozenBN", freeze_at=2)
+    resnet = build_resnet(18, STAGES, NORM="FrozenBN", freeze_at=2)
     fpn = FPN(resnet, ["res4", "res5"], 8)
     DetectionCheckpointer(fpn).load(str(tmp_path / "out.pth"))
     expected = convert(original.state_dict())

@@ -6,7 +6,8 @@ from detectron2.modeling import build_backbone
 from torch import nn
 
 from multas.config.modeling import add_modeling_config
-from multas.modeling import MultiTaskNetwork, fold_batch_norm
+from multas.modeling import MultiTaskNetwork
+from multas.modeling.fold import fold_batch_norm
 
 
 def make_cfg(backbone: str, norm: str = "BN"):

@@ -20,7 +20,7 @@ from gfl_scene import (
     random_outputs,
 )
 from multas.modeling.generalized_focal import atss_match
-from multas.modeling.heads import GFLLoss
+from multas.modeling.heads.gfl_loss import GFLLoss
 from multas.modeling.label_assignment import assign_atss
 from multas.modeling.matcher import pad_objects
 

@@ -11,8 +11,10 @@ from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.structures import Boxes, Instances
 
 from multas.config.modeling import add_modeling_config
-from multas.modeling.heads import DenseInference, DenseLoss, LevelwisePredictor, build_task_head
-from multas.modeling.heads.dense_predictor import shared_predictor
+from multas.modeling.heads import build_task_head
+from multas.modeling.heads.dense_inference import DenseInference
+from multas.modeling.heads.dense_loss import DenseLoss
+from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multas"
 SHAPES = {f"p{i}": ShapeSpec(channels=8, stride=2**i) for i in (3, 4, 5)}

@@ -10,8 +10,10 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from multas.config.modeling import add_modeling_config
-from multas.modeling import ContextPyramid, MultiTaskNetwork, build_resnet, fold_batch_norm
-from multas.modeling.neck import ContextEnhancement
+from multas.modeling import MultiTaskNetwork
+from multas.modeling.fold import fold_batch_norm
+from multas.modeling.neck import ContextEnhancement, ContextPyramid
+from small_resnet import build_resnet
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multas" / "architecture.json"
 MODELS = json.loads(GOLDEN.read_text())["models"]
@@ -174,8 +176,8 @@ def test_paper_ratio_of_teacher_and_student():
 
 
 def small_pyramid(bottom_up_path: bool, norm: str = "BN") -> ContextPyramid:
-    resnet = build_resnet(18, ["res4", "res5"], stem_channels=4, norm=norm, max_pool=False,
-                          res2_channels=4)  # fmt: skip
+    resnet = build_resnet(18, ["res4", "res5"], STEM_OUT_CHANNELS=4, NORM=norm, STEM_MAX_POOL=False,
+                          RES2_OUT_CHANNELS=4)  # fmt: skip
     return ContextPyramid(
         resnet, ["res4", "res5"], channels=8, norm=norm, bottom_up_path=bottom_up_path
     )
@@ -254,7 +256,7 @@ def test_one_image_trains_with_running_statistics_where_it_has_a_single_value(no
 
 
 def test_unfit_stages_are_refused_with_the_strides():
-    resnet = build_resnet(18, ["res3", "res5"], stem_channels=4, res2_channels=4)
+    resnet = build_resnet(18, ["res3", "res5"], STEM_OUT_CHANNELS=4, RES2_OUT_CHANNELS=4)
     for names in (["res3", "res5"], ["res5", "res3"], ["res3"], ["res3", "res4"]):
         with pytest.raises(ValueError, match=r"IN_FEATURES.*'res3': 8"):
             ContextPyramid(resnet, names)

@@ -28,7 +28,7 @@ from multas.engine.weights.ema import MeanTeachers
 from multas.engine.weights.final_weights import FinalWeights
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
-from multas.modeling.memory_format import channels_last_
+from multas.modeling.layers import channels_last_
 
 
 class EndOfTraining(BaseException):

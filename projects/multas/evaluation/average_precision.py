@@ -1,6 +1,8 @@
-"""Average precision from recall and precision, with both metrics of PASCAL VOC.
+"""Recall, precision, and average precision with both metrics of PASCAL VOC.
 
-Shapes: ``...`` any leading dimensions (e.g. IoU thresholds), D detections by descending score.
+Shapes: ``...`` stands for any leading dimensions (e.g. IoU thresholds), D for detections by
+descending score. Recall and precision are (..., D) float64 in [0, 1], finite; recall does not
+decrease along the last dimension.
 """
 
 import numpy as np
@@ -10,15 +12,24 @@ import numpy as np
 RECALL_POINTS = np.arange(0.0, 1.1, 0.1)
 
 
-def precision_envelope(precision: np.ndarray) -> np.ndarray:
-    """Best precision at each recall or a higher one.
+def precision_recall(
+    true_positive: np.ndarray, false_positive: np.ndarray, num_objects: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cumulative recall and precision, both (..., D).
 
     Args:
-        precision: (..., D) float64.
-
-    Returns:
-        (..., D) float64, not increasing along the last dimension.
+        true_positive, false_positive: (..., D) bool, by descending score.
+        num_objects: number of objects that are not difficult; recall is 0 if it is 0.
     """
+    positives = np.cumsum(true_positive, axis=-1, dtype=np.float64)
+    negatives = np.cumsum(false_positive, axis=-1, dtype=np.float64)
+    # Both counts are 0 while all detections are of difficult objects.
+    precision = positives / np.maximum(positives + negatives, np.finfo(np.float64).eps)
+    return positives / max(num_objects, 1), precision
+
+
+def _envelope(precision: np.ndarray) -> np.ndarray:
+    """Best precision (..., D) at each recall or a higher one."""
     return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
 
 
@@ -27,15 +38,11 @@ def average_precision_11point(recall: np.ndarray, precision: np.ndarray) -> np.n
 
     Everingham et al., IJCV 2010, eq. 1 and 2. The precision at a recall that is not reached is 0.
 
-    Args:
-        recall: (..., D) float64 in [0, 1], finite, not decreasing along the last dimension.
-        precision: (..., D) float64 in [0, 1].
-
     Returns:
         (...) float64 in [0, 1]; 0 where D is 0.
     """
     unreached = np.zeros((*precision.shape[:-1], 1))
-    envelope = np.concatenate([precision_envelope(precision), unreached], axis=-1)
+    envelope = np.concatenate([_envelope(precision), unreached], axis=-1)
     total = np.zeros(recall.shape[:-1])
     for point in RECALL_POINTS:
         first = np.count_nonzero(recall < point, axis=-1)
@@ -48,12 +55,7 @@ def average_precision_area(recall: np.ndarray, precision: np.ndarray) -> np.ndar
 
     Everingham et al., IJCV 2015, section 3.1.
 
-    Args:
-        recall: (..., D) float64 in [0, 1], finite, not decreasing along the last dimension.
-        precision: (..., D) float64 in [0, 1].
-
     Returns:
         (...) float64 in [0, 1]; 0 where D is 0.
     """
-    steps = np.diff(recall, axis=-1, prepend=0.0)
-    return (steps * precision_envelope(precision)).sum(-1)
+    return (np.diff(recall, axis=-1, prepend=0.0) * _envelope(precision)).sum(-1)

@@ -1,4 +1,4 @@
-"""Choosing the evaluators of a data set from its metadata."""
+"""The evaluators of a data set, chosen by its metadata."""
 
 import os
 
@@ -14,18 +14,13 @@ from multas.util.names import check_choice
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
-Functions ``(cfg, dataset_name, output_folder) -> DatasetEvaluator``, registered below the
-``evaluator_type`` that a data set's metadata names.
+Functions ``(cfg, dataset_name, output_folder) -> DatasetEvaluator``, registered under the
+``evaluator_type`` that the metadata of a data set names.
 """
 
 # Types that Detectron2's own registrations use. The Cityscapes figures are computed from the
 # registered labels: the official scripts behind Detectron2's evaluators need a GPU.
-_SAME_AS = {
-    "voc": "pascal_voc",
-    "cityscapes_instance": "coco",
-    "cityscapes_sem_seg": "sem_seg",
-}
-_BOX_EVALUATORS = ("pascal_voc", "coco")
+_SAME_AS = {"voc": "pascal_voc", "cityscapes_instance": "coco", "cityscapes_sem_seg": "sem_seg"}
 
 
 @EVALUATOR_REGISTRY.register()
@@ -73,8 +68,7 @@ def evaluator_types(dataset_name: str) -> list[str]:
             f"Data set '{dataset_name}' has no evaluator_type in its metadata. Set one of "
             f"{choices}, or a list of them for several tasks."
         )
-    types = [named] if isinstance(named, str) else list(named)
-    types = [_SAME_AS.get(name, name) for name in types]
+    types = [_SAME_AS.get(name, name) for name in ([named] if isinstance(named, str) else named)]
     for name in types:
         if name not in EVALUATOR_REGISTRY:
             raise KeyError(
@@ -98,16 +92,12 @@ def build_evaluator(
         KeyError: if there is no evaluator type or an unknown one.
         ValueError: if ``TEST.EVALUATOR`` is unknown.
     """
-    forced = cfg.TEST.EVALUATOR
-    if forced:
-        check_choice("TEST.EVALUATOR", forced, ("voc", "coco"))
     types = evaluator_types(dataset_name)
-    if forced:
+    if forced := cfg.TEST.EVALUATOR:
+        check_choice("TEST.EVALUATOR", forced, ("voc", "coco"))
         chosen = _SAME_AS.get(forced, forced)
-        types = [chosen if name in _BOX_EVALUATORS else name for name in types]
-    output_folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-    evaluators = [
-        EVALUATOR_REGISTRY.get(name)(cfg, dataset_name, output_folder)
-        for name in dict.fromkeys(types)
-    ]
+        types = [chosen if name in ("pascal_voc", "coco") else name for name in types]
+    folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
+    builders = [EVALUATOR_REGISTRY.get(name) for name in dict.fromkeys(types)]
+    evaluators = [build(cfg, dataset_name, folder) for build in builders]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

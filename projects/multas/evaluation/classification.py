@@ -8,7 +8,7 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
-TOP_K = (1, 5)
+_logger = logging.getLogger(__name__)
 
 
 def rank_of_class(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
@@ -30,11 +30,6 @@ def rank_of_class(scores: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(scores).any(axis=1), np.iinfo(np.int64).max, rank)
 
 
-def top_k_error(ranks: np.ndarray, k: int) -> float:
-    """Share of ranks of at least ``k``, in percent."""
-    return 100.0 - 100.0 * float(np.mean(ranks < k))
-
-
 class ClassificationEvaluator(DatasetEvaluator):
     """Top-1 and top-5 error, and the agreement error of student and teacher.
 
@@ -45,17 +40,15 @@ class ClassificationEvaluator(DatasetEvaluator):
     Results in percent below ``classification``: ``top1_error``, ``top5_error`` over the images
     with a label; ``top1_agreement_error``, ``top5_agreement_error`` over the images with teacher
     scores; ``teacher_top1_error`` over images with both. Results over no image are left out.
+
+    Args:
+        dataset_name: name of the data set in messages.
+        distributed: gather the results of all processes.
     """
 
     def __init__(self, dataset_name: str, distributed: bool = True):
-        """
-        Args:
-            dataset_name: name for messages.
-            distributed: gather the results of all processes.
-        """
         self._dataset_name = dataset_name
         self._distributed = distributed
-        self._logger = logging.getLogger(__name__)
         self.reset()
 
     def reset(self) -> None:
@@ -106,33 +99,28 @@ class ClassificationEvaluator(DatasetEvaluator):
             ``{"classification": {...}}``; empty if no image could be evaluated; None on other
             ranks than 0.
         """
-        gathered = [self._ranks]
-        if self._distributed:
-            gathered = comm.gather(self._ranks, dst=0)
-            if not comm.is_main_process():
-                return None
-        ranks = {
-            key: np.asarray([rank for part in gathered for rank in part[key]])
-            for key in self._ranks
-        }
+        gathered = comm.gather(self._ranks, dst=0) if self._distributed else [self._ranks]
+        if not gathered:
+            return None
         results: dict[str, float] = {}
-        for key, name in (("student", "error"), ("agreement", "agreement_error")):
-            if len(ranks[key]):
-                results |= {f"top{k}_{name}": top_k_error(ranks[key], k) for k in TOP_K}
-        if len(ranks["teacher"]):
-            results["teacher_top1_error"] = top_k_error(ranks["teacher"], 1)
+        for key, name, best in (
+            ("student", "top{}_error", (1, 5)),
+            ("agreement", "top{}_agreement_error", (1, 5)),
+            ("teacher", "teacher_top{}_error", (1,)),
+        ):
+            ranks = np.asarray([rank for part in gathered for rank in part[key]])
+            if len(ranks):
+                results |= {name.format(k): 100.0 - 100.0 * float(np.mean(ranks < k)) for k in best}
         if not results:
-            self._logger.warning(
+            _logger.warning(
                 f"No output had 'scores' with a label or teacher scores on "
                 f"'{self._dataset_name}': nothing to evaluate."
             )
             return OrderedDict()
-        self._logger.info(results)
+        _logger.info(results)
         return OrderedDict(classification=results)
 
 
 def _as_row(scores: torch.Tensor | np.ndarray) -> np.ndarray:
     """(1, K) float64."""
-    if isinstance(scores, torch.Tensor):
-        scores = scores.detach().cpu().double().numpy()
-    return np.asarray(scores, dtype=np.float64).reshape(1, -1)
+    return torch.as_tensor(scores).detach().cpu().double().numpy().reshape(1, -1)

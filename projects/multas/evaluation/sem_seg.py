@@ -19,38 +19,31 @@ from PIL import Image
 
 from multas.util.names import check_choice
 
-RESOLUTIONS = ("image", "network")
+_logger = logging.getLogger(__name__)
 
 
 def confusion_matrix(
     prediction: np.ndarray, truth: np.ndarray, num_classes: int, ignore_label: int
 ) -> np.ndarray:
-    """Count pixels by predicted and true class.
-
-    Args:
-        prediction: (...) integers in [0, K).
-        truth: same shape, integers in [0, K) or ``ignore_label``.
+    """Count pixels by predicted and true class, integers of one shape in [0, K).
 
     Returns:
-        (K+1, K+1) int64: rows are predicted classes, columns true ones, the last column ignored
-        pixels.
+        (K+1, K+1) int64: rows are predicted classes, columns true ones, the last column the pixels
+        that ``truth`` gives the ``ignore_label``.
 
     Raises:
         ValueError: a label is not one of the classes.
     """
     prediction = prediction.astype(np.int64)
     truth = np.where(truth == ignore_label, num_classes, truth.astype(np.int64))
-    for name, labels, limit in (
-        ("predicted", prediction, num_classes),
-        ("true", truth, num_classes + 1),
-    ):
+    size = num_classes + 1
+    for name, labels, limit in (("predicted", prediction, num_classes), ("true", truth, size)):
         wrong = labels[(labels < 0) | (labels >= limit)]
         if wrong.size:
             raise ValueError(
                 f"{name} labels {np.unique(wrong)[:10].tolist()} are not among the {num_classes} "
                 f"classes and not the ignore label {ignore_label}."
             )
-    size = num_classes + 1
     counts = np.bincount((size * prediction + truth).reshape(-1), minlength=size * size)
     return counts.reshape(size, size)
 
@@ -74,8 +67,7 @@ def segmentation_metrics(confusion: np.ndarray) -> tuple[dict[str, float], dict[
     true = counted.sum(axis=0)
     union = true + counted.sum(axis=1) - hits
     present = true > 0
-    iou = np.full(len(true), np.nan)
-    accuracy = np.full(len(true), np.nan)
+    iou, accuracy = np.full((2, len(true)), np.nan)
     iou[present] = 100 * hits[present] / union[present]
     accuracy[present] = 100 * hits[present] / true[present]
     figures = {
@@ -105,6 +97,18 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
     Results below ``sem_seg``: ``mIoU``, ``fwIoU``, ``mACC``, ``pACC``, and ``IoU-<class>``,
     ``ACC-<class>`` for classes with a true pixel. Images without ``sem_seg_file_name`` are not
     annotated and are skipped.
+
+    Args:
+        dataset_name: registered name. Its metadata needs ``stuff_classes`` (all K, including
+            background) and may have ``ignore_label`` (default 255) and ``read_sem_seg``, a
+            function from a label file to (H, W) integers (default: :func:`read_labels`).
+        distributed: gather the results of all processes.
+        output_dir: folder for the predictions (COCO stuff JSON) and the metrics, or None.
+        resolution: "image" compares at the size of the label file, "network" at the size of the
+            network's input, to which labels are resized (nearest neighbour).
+
+    Raises:
+        ValueError: unknown resolution, or no ``stuff_classes``.
     """
 
     def __init__(
@@ -115,22 +119,9 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         *,
         resolution: str = "image",
     ):
-        """
-        Args:
-            dataset_name: registered name. Its metadata needs ``stuff_classes`` (all K, including
-                background) and may have ``ignore_label`` (default 255) and ``read_sem_seg``, a
-                function from a label file to (H, W) integers (default: :func:`read_labels`).
-            distributed: gather the results of all processes.
-            output_dir: folder for the predictions (COCO stuff JSON) and the metrics, or None.
-            resolution: "image" compares at the size of the label file, "network" at the size of
-                the network's input, to which labels are resized (nearest neighbour).
-
-        Raises:
-            ValueError: unknown resolution, or no ``stuff_classes``.
-        """
         # Detectron2's constructor is not called: it fails if one image has no label file.
         meta = MetadataCatalog.get(dataset_name)
-        check_choice("resolution", resolution, RESOLUTIONS)
+        check_choice("resolution", resolution, ("image", "network"))
         if not meta.get("stuff_classes"):
             raise ValueError(
                 f"Data set '{dataset_name}' has no stuff_classes: set them in its metadata (or its "
@@ -145,6 +136,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         self._ignore_label = meta.get("ignore_label", 255)
         self._read_labels = meta.get("read_sem_seg", read_labels)
         to_contiguous = meta.get("stuff_dataset_id_to_contiguous_id")
+        # Detectron2's ``encode_json_sem_seg`` reads it.
         self._contiguous_id_to_dataset_id = (
             {new: old for old, new in to_contiguous.items()} if to_contiguous else None
         )
@@ -153,7 +145,6 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             for record in DatasetCatalog.get(dataset_name)
             if "sem_seg_file_name" in record
         }
-        self._logger = logging.getLogger(__name__)
         self.reset()
 
     def reset(self) -> None:
@@ -172,12 +163,10 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             ValueError: the sizes differ (resolution "image"), or a label is not one of the classes.
         """
         for record, output in zip(inputs, outputs, strict=True):
-            name = record["file_name"]
-            if "sem_seg" not in output or name not in self.input_file_to_gt_file:
+            label_file = self.input_file_to_gt_file.get(record["file_name"])
+            if "sem_seg" not in output or label_file is None:
                 continue
-            scores = output["sem_seg"].detach()
-            label_file = self.input_file_to_gt_file[name]
-            truth = self._read_labels(label_file)
+            scores, truth = output["sem_seg"].detach(), self._read_labels(label_file)
             if self._resolution == "network":
                 size = tuple(record["image"].shape[-2:])
                 truth = resize_labels(truth, size)
@@ -199,7 +188,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             except ValueError as error:
                 raise ValueError(f"{label_file}: {error}") from error
             if self._output_dir:
-                self._predictions.extend(self.encode_json_sem_seg(prediction, name))
+                self._predictions += self.encode_json_sem_seg(prediction, record["file_name"])
 
     def evaluate(self) -> OrderedDict | None:
         """Compute the metrics.
@@ -208,15 +197,13 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             ``{"sem_seg": {...}}``; empty if there was no annotated pixel; None on other ranks
             than 0.
         """
-        confusion, predictions = self._conf_matrix, self._predictions
-        if self._distributed:
-            gathered = comm.gather((confusion, predictions), dst=0)
-            if not comm.is_main_process():
-                return None
-            confusion = sum(part for part, _ in gathered)
-            predictions = [item for _, part in gathered for item in part]
+        own = (self._conf_matrix, self._predictions)
+        gathered = comm.gather(own, dst=0) if self._distributed else [own]
+        if not gathered:
+            return None
+        confusion = np.sum([part for part, _ in gathered], axis=0)
         if not confusion[:, :-1].any():
-            self._logger.warning(
+            _logger.warning(
                 f"No annotated pixel of '{self._dataset_name}' was predicted: nothing to evaluate."
             )
             return OrderedDict()
@@ -229,9 +216,9 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             PathManager.mkdirs(self._output_dir)
             predictions_file = os.path.join(self._output_dir, "sem_seg_predictions.json")
             with PathManager.open(predictions_file, "w") as file:
-                json.dump(predictions, file)
+                json.dump([item for _, part in gathered for item in part], file)
             results_file = os.path.join(self._output_dir, "sem_seg_evaluation.pth")
             with PathManager.open(results_file, "wb") as file:
                 torch.save(results, file)
-        self._logger.info(results)
+        _logger.info(results)
         return OrderedDict(sem_seg=results)

@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,19 +13,24 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
-from multas.evaluation.average_precision import average_precision_11point, average_precision_area
-from multas.evaluation.rounding import round_as_printed
+from multas.evaluation.average_precision import (
+    average_precision_11point,
+    average_precision_area,
+    precision_recall,
+)
 from multas.evaluation.voc_ground_truth import (
     GroundTruth,
     from_dataset_dicts,
     image_set_file,
     read_devkit,
 )
-from multas.evaluation.voc_matching import best_overlaps, classify_detections, precision_recall
+from multas.evaluation.voc_matching import best_overlaps, classify_detections, round_as_printed
 from multas.util.names import check_choice
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 METRICS = {"11pt": average_precision_11point, "area": average_precision_area}
+
+_logger = logging.getLogger(__name__)
 
 
 class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
@@ -41,6 +47,22 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
       ``report_thresholds``.
     * ``AP_11pt``, ``AP50_11pt``, ..., ``AP_area``, ``AP50_area``, ...: with each metric.
     * ``AP-<class>``, ``AP50-<class>``, ...: per class.
+
+    Args:
+        dataset_name: registered name. Its metadata needs ``thing_classes``. The ground truth is
+            read from the VOC devkit that ``dirname`` and ``split`` name, if there is one, otherwise
+            from the dataset dicts.
+        iou_thresholds: thresholds in [0, 1); ``AP`` is the mean over them.
+        report_thresholds: thresholds in [0, 1) with their own results, e.g. 0.1 for ``AP10``; they
+            need not be in ``iou_thresholds``.
+        metric: "11pt", "area", or "" for the metric of the metadata's ``year``: 11pt before 2010,
+            otherwise area.
+        skip_absent_classes: leave classes without (non-difficult) objects out of the means instead
+            of counting them as 0.
+        distributed: gather the predictions of all processes.
+
+    Raises:
+        ValueError: an argument has another value, or ``thing_classes`` is missing.
     """
 
     def __init__(
@@ -53,23 +75,6 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         skip_absent_classes: bool = False,
         distributed: bool = True,
     ):
-        """
-        Args:
-            dataset_name: registered name. Its metadata needs ``thing_classes``. The ground truth
-                is read from the VOC devkit that ``dirname`` and ``split`` name, if there is one,
-                otherwise from the dataset dicts.
-            iou_thresholds: thresholds in [0, 1); ``AP`` is the mean over them.
-            report_thresholds: thresholds in [0, 1) with their own results, e.g. 0.1 for ``AP10``;
-                they need not be in ``iou_thresholds``.
-            metric: "11pt", "area", or "" for the metric of the metadata's ``year``: 11pt before
-                2010, otherwise area.
-            skip_absent_classes: leave classes without (non-difficult) objects out of the means
-                instead of counting them as 0.
-            distributed: gather the predictions of all processes.
-
-        Raises:
-            ValueError: an argument has another value, or ``thing_classes`` is missing.
-        """
         # Detectron2's constructor is not called: it needs an XML devkit of 2007 or 2012.
         meta = MetadataCatalog.get(dataset_name)
         for name, values in (("iou", iou_thresholds), ("report", report_thresholds)):
@@ -83,18 +88,13 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
                 "data card) before evaluating boxes."
             )
         self._dataset_name = dataset_name
-        self._dirname = meta.get("dirname")
-        self._split = meta.get("split")
         self._class_names = list(meta.thing_classes)
-        year = meta.get("year")
-        self._is_2007 = year is not None and year < 2010
-        self._metric = metric or ("11pt" if self._is_2007 else "area")
+        # A data set without a year is judged as the newer ones.
+        self._metric = metric or ("11pt" if (meta.get("year") or 2010) < 2010 else "area")
         self._skip_absent_classes = skip_absent_classes
         self._distributed = distributed
         self._mean_over = np.unique(np.asarray(iou_thresholds, dtype=np.float64))
         self._report_at = np.unique(np.asarray(report_thresholds, dtype=np.float64))
-        self._ground_truth: GroundTruth | None = None
-        self._logger = logging.getLogger(__name__)
         self.reset()
 
     def reset(self) -> None:
@@ -117,14 +117,10 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             boxes = instances.pred_boxes.tensor.detach().cpu()
             # In the precision of the boxes, as in Detectron2, because it affects the rounding.
             boxes = boxes + torch.tensor([1, 1, 0, 0], dtype=boxes.dtype)
+            classes = instances.pred_classes.cpu().numpy().astype(np.int64)
+            scores = instances.scores.detach().cpu().double().numpy().copy()
             self._image_ids.append(str(record["image_id"]))
-            self._detections.append(
-                (
-                    instances.pred_classes.cpu().numpy().astype(np.int64),
-                    instances.scores.detach().cpu().double().numpy().copy(),
-                    boxes.double().numpy(),
-                )
-            )
+            self._detections.append((classes, scores, boxes.double().numpy()))
 
     def evaluate(self) -> OrderedDict | None:
         """Compute the metrics.
@@ -136,35 +132,35 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             KeyError: a predicted image is not in the data set.
             FileNotFoundError, ValueError: annotation files are missing or broken.
         """
-        gathered = [(self._image_ids, self._detections)]
-        if self._distributed:
-            gathered = comm.gather(gathered[0], dst=0)
-            if not comm.is_main_process():
-                return None
+        own = (self._image_ids, self._detections)
+        gathered = comm.gather(own, dst=0) if self._distributed else [own]
+        if not gathered:
+            return None
         image_ids = [image_id for ids, _ in gathered for image_id in ids]
         if not image_ids:
-            self._logger.warning(
+            _logger.warning(
                 f"No model output had 'instances': nothing to evaluate on '{self._dataset_name}'."
             )
             return OrderedDict()
-        detections = [item for _, items in gathered for item in items]
-        if self._ground_truth is None:
-            self._ground_truth = self._load_ground_truth()
-        images = self._image_numbers(image_ids, self._ground_truth)
         thresholds = np.union1d(self._mean_over, self._report_at)
-        aps, num_objects = self._per_class(images, detections, self._ground_truth, thresholds)
+        detections = [item for _, items in gathered for item in items]
+        aps, num_objects = self._per_class(self._image_numbers(image_ids), detections, thresholds)
         results = self._summarize(aps, num_objects, thresholds)
         self._log_table(results, num_objects)
         return OrderedDict(bbox=results)
 
-    def _load_ground_truth(self) -> GroundTruth:
-        named = self._dirname is not None and self._split is not None
-        if named and PathManager.isfile(image_set_file(self._dirname, self._split)):
-            return read_devkit(self._dirname, self._split, self._class_names)
+    @cached_property
+    def _ground_truth(self) -> GroundTruth:
+        meta = MetadataCatalog.get(self._dataset_name)
+        dirname, split = meta.get("dirname"), meta.get("split")
+        named = dirname is not None and split is not None
+        if named and PathManager.isfile(image_set_file(dirname, split)):
+            return read_devkit(dirname, split, self._class_names)
         return from_dataset_dicts(DatasetCatalog.get(self._dataset_name))
 
-    def _image_numbers(self, image_ids: list[str], truth: GroundTruth) -> np.ndarray:
+    def _image_numbers(self, image_ids: list[str]) -> np.ndarray:
         """Image numbers in the ground truth, int64; -1 for images without annotation."""
+        truth = self._ground_truth
         for image_id in image_ids:
             if image_id not in truth.image_index and image_id not in truth.unannotated:
                 raise KeyError(
@@ -178,15 +174,13 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         self,
         images: np.ndarray,
         detections: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-        truth: GroundTruth,
         thresholds: np.ndarray,
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """AP (thresholds, classes) in [0, 1] of each metric, and the objects of each class."""
         category, score, boxes = (np.concatenate(parts) for parts in zip(*detections, strict=True))
         image = np.repeat(images, [len(item[0]) for item in detections])
-        score = round_as_printed(score, 3)
-        boxes = round_as_printed(boxes, 1)
-
+        score, boxes = round_as_printed(score, 3), round_as_printed(boxes, 1)
+        truth = self._ground_truth
         shape = (len(thresholds), len(self._class_names))
         aps = {name: np.zeros(shape) for name in METRICS}
         num_objects = np.zeros(len(self._class_names), dtype=np.int64)
@@ -212,7 +206,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         absent = [self._class_names[number] for number in classes[num_objects == 0]]
         if absent:
             effect = "are left out" if self._skip_absent_classes else "count as AP 0"
-            self._logger.warning(
+            _logger.warning(
                 f"Classes without an object in '{self._dataset_name}' {effect}: {absent}"
             )
         if self._skip_absent_classes:
@@ -242,6 +236,4 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         ]
         lines.append(["mean", int(num_objects.sum()), *(results[key] for key in keys)])
         table = tabulate(lines, ["class", "objects", *keys], tablefmt="pipe", floatfmt=".2f")
-        self._logger.info(
-            f"VOC evaluation of '{self._dataset_name}', {self._metric} metric:\n{table}"
-        )
+        _logger.info(f"VOC evaluation of '{self._dataset_name}', {self._metric} metric:\n{table}")

@@ -53,11 +53,13 @@ def read_devkit(dirname: str, split: str, class_names: Sequence[str]) -> GroundT
     # One local copy of the folder is faster than many remote reads.
     folder = PathManager.get_local_path(os.path.join(dirname, "Annotations/"))
     class_ids = {name: number for number, name in enumerate(class_names)}
-    rows = []
-    for number, name in enumerate(names):
-        path = os.path.join(folder, f"{name}.xml")
-        rows += [(number, *row) for row in _read_objects(path, class_ids)]
-    return _pack({name: number for number, name in enumerate(names)}, frozenset(), rows)
+    image_index = {name: number for number, name in enumerate(names)}
+    rows = [
+        (number, *row)
+        for name, number in image_index.items()
+        for row in _read_objects(os.path.join(folder, f"{name}.xml"), class_ids)
+    ]
+    return _pack(image_index, frozenset(), rows)
 
 
 def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
@@ -74,15 +76,11 @@ def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
 
 
 def from_dataset_dicts(dicts: Sequence[dict]) -> GroundTruth:
-    """Take the ground truth from dataset dicts, for data sets that are not VOC devkits.
+    """Take the ground truth from Detectron2's dataset dicts, for sets that are not VOC devkits.
 
     Adding 1 to x1 and y1 turns continuous coordinates into 1-based inclusive pixels. Objects with
     ``difficult`` or ``iscrowd`` are difficult. Images without the key ``annotations`` are not
     annotated.
-
-    Args:
-        dicts: dicts in Detectron2's standard format, ``annotations`` with ``bbox``, ``bbox_mode``
-            and ``category_id``.
     """
     annotated = [record for record in dicts if "annotations" in record]
     rows = []

@@ -1,4 +1,4 @@
-"""Match detections of one class with its ground truth by the rules of the PASCAL VOC devkit.
+"""The rules of the PASCAL VOC devkit that match detections of one class with its ground truth.
 
 Shapes: D detections by descending score, G objects, T IoU thresholds. Boxes are XYXY in pixels with
 inclusive borders: a box from x1 to x2 is x2 - x1 + 1 pixels wide.
@@ -10,15 +10,34 @@ import numpy as np
 MAX_PAIRS = 1_000_000
 
 
-def paired_overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """IoU of corresponding boxes with inclusive borders.
+def round_as_printed(values: np.ndarray, decimals: int) -> np.ndarray:
+    """Round as printing with ``decimals`` digits to a VOC result file and reading back does.
+
+    Scaling and rounding gives the same number if scaling is exact, as for every value that fits a
+    float32. Of the other values the few close to a half are really printed.
 
     Args:
-        boxes, others: (P, 4) float64.
+        values: float64, any shape; NaN and infinities pass unchanged.
+        decimals: digits after the point.
 
     Returns:
-        (P,) float64; NaN if both boxes have no area.
+        float64 of the same shape.
     """
+    scaled = values * 10.0**decimals
+    rounded = np.rint(scaled)
+    result = rounded / 10.0**decimals
+    with np.errstate(invalid="ignore", over="ignore"):
+        distance = np.abs(np.abs(scaled - rounded) - 0.5)
+        doubtful = distance <= 4 * np.spacing(np.abs(scaled))
+        # From 2**52 on the scaled value is an integer already, and scaling would lose digits.
+        doubtful |= np.isfinite(values) & (np.abs(scaled) >= 2.0**52)
+        doubtful &= values != values.astype(np.float32)
+    result[doubtful] = [float(f"{value:.{decimals}f}") for value in values[doubtful]]
+    return result
+
+
+def _paired_overlap(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """IoU (P,) of corresponding boxes (P, 4), float64; NaN if both boxes have no area."""
     low = np.maximum(boxes[:, :2], others[:, :2])
     high = np.minimum(boxes[:, 2:], others[:, 2:])
     intersection = np.maximum(high - low + 1.0, 0.0).prod(axis=1)
@@ -60,7 +79,7 @@ def best_overlaps(
         starts = np.cumsum(sizes) - sizes
         within = np.arange(sizes.sum()) - np.repeat(starts, sizes)
         objects = by_image[np.repeat(first[rows], sizes) + within]
-        values = paired_overlap(np.repeat(det_boxes[rows], sizes, axis=0), gt_boxes[objects])
+        values = _paired_overlap(np.repeat(det_boxes[rows], sizes, axis=0), gt_boxes[objects])
         best = np.maximum.reduceat(values, starts)
         position = np.where(values == np.repeat(best, sizes), within, sizes.max())
         # Only NaN overlaps, which exceed no threshold, need the minimum with sizes - 1.
@@ -81,8 +100,7 @@ def classify_detections(
 
     Args:
         overlap, index: (D,) from :func:`best_overlaps`.
-        difficult: (G,) bool.
-        thresholds: (T,) float64.
+        difficult, thresholds: (G,) bool and (T,) float64.
 
     Returns:
         true_positive, duplicate, unmatched: (T, D) bool.
@@ -101,22 +119,3 @@ def classify_detections(
         true_positive[:, by_object] = hit & is_first
         duplicate[:, by_object] = hit & ~is_first
     return true_positive, duplicate, ~above
-
-
-def precision_recall(
-    true_positive: np.ndarray, false_positive: np.ndarray, num_objects: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cumulative recall and precision.
-
-    Args:
-        true_positive, false_positive: (..., D) bool, by descending score.
-        num_objects: number of objects that are not difficult; recall is 0 if it is 0.
-
-    Returns:
-        recall, precision: (..., D) float64, finite.
-    """
-    positives = np.cumsum(true_positive, axis=-1, dtype=np.float64)
-    negatives = np.cumsum(false_positive, axis=-1, dtype=np.float64)
-    # Both counts are 0 while all detections are of difficult objects.
-    precision = positives / np.maximum(positives + negatives, np.finfo(np.float64).eps)
-    return positives / max(num_objects, 1), precision

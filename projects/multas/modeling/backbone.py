@@ -3,6 +3,8 @@
 Blocks and parameter names are those of Detectron2's ResNet and FPN, so weights are exchangeable.
 """
 
+from typing import Any
+
 import fvcore.nn.weight_init as weight_init
 import torch.nn.functional as F
 from detectron2.config import CfgNode
@@ -35,22 +37,17 @@ class Stem(CNNBlockBase):
         self,
         in_channels: int,
         out_channels: int,
-        norm: Norm = "BN",
-        max_pool: bool = True,
-        kernel_size: int = 7,
-        stride: int = 2,
+        norm: Norm,
+        *,
+        max_pool: bool,
+        kernel_size: int,
+        stride: int,
     ) -> None:
         super().__init__(in_channels, out_channels, 2 * stride if max_pool else stride)
         self.max_pool = max_pool
-        self.conv1 = Conv2d(
-            in_channels,
-            out_channels,
-            kernel_size=kernel_size,
-            stride=stride,
-            padding=kernel_size // 2,
-            bias=False,
-            norm=get_norm(norm, out_channels),
-        )
+        norm = get_norm(norm, out_channels)
+        options = {"padding": kernel_size // 2, "bias": False, "norm": norm}
+        self.conv1 = Conv2d(in_channels, out_channels, kernel_size, stride, **options)
         weight_init.c2_msra_fill(self.conv1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,109 +56,66 @@ class Stem(CNNBlockBase):
         return F.max_pool2d(x, kernel_size=3, stride=2, padding=1) if self.max_pool else x
 
 
-def build_resnet(
-    depth: int,
-    out_features: list[str],
-    *,
-    in_channels: int = 3,
-    stem_channels: int = 64,
-    res2_channels: int | None = None,
-    width_per_group: int = 64,
-    num_groups: int = 1,
-    stride_in_1x1: bool = False,
-    norm: Norm = "BN",
-    max_pool: bool = True,
-    stem_kernel: int = 7,
-    stem_stride: int = 2,
-    freeze_at: int = 0,
-) -> ResNet:
-    """Build a ResNet of any width.
+@BACKBONE_REGISTRY.register()
+def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
+    """Build a ResNet of any width, from 50 layers on with bottleneck blocks.
 
-    Args:
-        depth: 18, 34, 50, 101 or 152.
-        out_features: names of the stages to return: "stem", "res2", …, "res5".
-        res2_channels: output channels of res2, doubled by each later stage; default: 64 for 18 and
-            34 layers, else 256.
-        width_per_group, num_groups, stride_in_1x1: for bottleneck blocks only (from 50 layers).
-        max_pool: whether the stem ends with the max-pooling. With it res2 … res5 have the strides
-            4 … 32, without it 2 … 16.
-        stem_kernel: odd kernel size of the stem's convolution.
-        stem_stride: its stride; 1 halves all strides once more.
-        freeze_at: number of frozen stages, the stem being the first.
+    Reads Detectron2's ``MODEL.RESNETS.*`` and ``STEM_{MAX_POOL,KERNEL_SIZE,STRIDE}`` there. With
+    the pooling res2 … res5 have the strides 4 … 32, without it 2 … 16; a stem of stride 1 halves
+    all of them once more.
 
     Raises:
-        ValueError: unknown depth, even kernel, or another stride than 1 or 2.
+        ValueError: a key has a value that such a ResNet cannot have.
     """
+    resnets = cfg.MODEL.RESNETS
+    _check_resnet(resnets)
+    norm, bottleneck = norm_factory(resnets.NORM), resnets.DEPTH >= 50
+    options: dict[str, Any] = {"block_class": BasicBlock, "norm": norm}
+    if bottleneck:
+        options |= {"block_class": BottleneckBlock, "num_groups": resnets.NUM_GROUPS}
+        options["stride_in_1x1"] = resnets.STRIDE_IN_1X1
+    stages, previous = [], resnets.STEM_OUT_CHANNELS
+    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[resnets.DEPTH]):
+        if bottleneck:
+            width = resnets.NUM_GROUPS * resnets.WIDTH_PER_GROUP
+            options["bottleneck_channels"] = width << index
+        options["stride_per_block"] = [2 if index else 1] + [1] * (num_blocks - 1)
+        shape = {"in_channels": previous, "out_channels": resnets.RES2_OUT_CHANNELS << index}
+        stages.append(ResNet.make_stage(num_blocks=num_blocks, **shape, **options))
+        previous = shape["out_channels"]
+    stem = Stem(
+        input_shape.channels,
+        resnets.STEM_OUT_CHANNELS,
+        norm,
+        max_pool=resnets.STEM_MAX_POOL,
+        kernel_size=resnets.STEM_KERNEL_SIZE,
+        stride=resnets.STEM_STRIDE,
+    )
+    return ResNet(stem, stages, None, list(resnets.OUT_FEATURES), cfg.MODEL.BACKBONE.FREEZE_AT)
+
+
+def _check_resnet(resnets: CfgNode) -> None:
+    depth, kernel, stride = resnets.DEPTH, resnets.STEM_KERNEL_SIZE, resnets.STEM_STRIDE
     if depth not in BLOCKS_PER_STAGE:
         raise ValueError(
             f"MODEL.RESNETS.DEPTH is {depth}; choose one of {sorted(BLOCKS_PER_STAGE)}."
         )
-    if stem_kernel % 2 == 0 or stem_stride not in (1, 2):
+    if kernel % 2 == 0 or stride not in (1, 2):
         raise ValueError(
-            f"MODEL.RESNETS.STEM_KERNEL_SIZE is {stem_kernel} and STEM_STRIDE {stem_stride}; the "
-            "kernel must be odd (7, or 3 for CIFAR), the stride 2 (or 1 for CIFAR)."
+            f"MODEL.RESNETS.STEM_KERNEL_SIZE is {kernel} and STEM_STRIDE {stride}; the kernel must "
+            "be odd (7, or 3 for CIFAR), the stride 2 (or 1 for CIFAR)."
         )
-    norm = norm_factory(norm)
-    basic = depth < 50
-    channels = res2_channels or (64 if basic else 256)
-    bottleneck = num_groups * width_per_group
-    stages, previous = [], stem_channels
-    for index, num_blocks in enumerate(BLOCKS_PER_STAGE[depth]):
-        options = (
-            {"block_class": BasicBlock}
-            if basic
-            else {
-                "block_class": BottleneckBlock,
-                "bottleneck_channels": bottleneck << index,
-                "num_groups": num_groups,
-                "stride_in_1x1": stride_in_1x1,
-            }
-        )
-        stages.append(
-            ResNet.make_stage(
-                num_blocks=num_blocks,
-                stride_per_block=[1 if index == 0 else 2] + [1] * (num_blocks - 1),
-                in_channels=previous,
-                out_channels=channels << index,
-                norm=norm,
-                **options,
-            )
-        )
-        previous = channels << index
-    stem = Stem(in_channels, stem_channels, norm, max_pool, stem_kernel, stem_stride)
-    return ResNet(stem, stages, out_features=list(out_features), freeze_at=freeze_at)
-
-
-@BACKBONE_REGISTRY.register()
-def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet:
-    """Reads Detectron2's ``MODEL.RESNETS.*`` and ``STEM_{MAX_POOL,KERNEL_SIZE,STRIDE}`` there."""
-    resnets = cfg.MODEL.RESNETS
     if any(resnets.DEFORM_ON_PER_STAGE) or resnets.RES5_DILATION != 1:
         raise ValueError(
             "build_multas_resnet_backbone has neither deformable nor dilated stages: set "
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE to False everywhere and RES5_DILATION to 1, or "
             "MODEL.BACKBONE.NAME to Detectron2's build_resnet_backbone."
         )
-    if resnets.DEPTH < 50 and (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS) == (64, 256):
+    if depth < 50 and (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS) == (64, 256):
         raise ValueError(
-            f"MODEL.RESNETS.DEPTH is {resnets.DEPTH} and RES2_OUT_CHANNELS 256, Detectron2's "
-            "default for bottleneck blocks: set it to 64, the width of the stem (or less)."
+            f"MODEL.RESNETS.DEPTH is {depth} and RES2_OUT_CHANNELS 256, Detectron2's default for "
+            "bottleneck blocks: set it to 64, the width of the stem (or less)."
         )
-    return build_resnet(
-        resnets.DEPTH,
-        resnets.OUT_FEATURES,
-        in_channels=input_shape.channels,
-        stem_channels=resnets.STEM_OUT_CHANNELS,
-        res2_channels=resnets.RES2_OUT_CHANNELS,
-        width_per_group=resnets.WIDTH_PER_GROUP,
-        num_groups=resnets.NUM_GROUPS,
-        stride_in_1x1=resnets.STRIDE_IN_1X1,
-        norm=resnets.NORM,
-        max_pool=resnets.STEM_MAX_POOL,
-        stem_kernel=resnets.STEM_KERNEL_SIZE,
-        stem_stride=resnets.STEM_STRIDE,
-        freeze_at=cfg.MODEL.BACKBONE.FREEZE_AT,
-    )
 
 
 class ExtraLevels(nn.Module):
@@ -171,18 +125,12 @@ class ExtraLevels(nn.Module):
     """
 
     def __init__(
-        self,
-        in_feature: str,
-        in_channels: int,
-        out_channels: int,
-        num_levels: int,
-        first_level: int,
+        self, in_feature: str, in_channels: int, out_channels: int, names: list[str]
     ) -> None:
         super().__init__()
-        self.num_levels = num_levels
-        self.in_feature = in_feature
-        self.names = [f"p{first_level + i}" for i in range(num_levels)]
-        for i, name in enumerate(self.names):
+        self.in_feature, self.num_levels = in_feature, len(names)  # FPN reads them
+        self.names = names
+        for i, name in enumerate(names):
             conv = nn.Conv2d(out_channels if i else in_channels, out_channels, 3, 2, 1)
             weight_init.c2_xavier_fill(conv)
             self.add_module(name, conv)
@@ -212,15 +160,9 @@ def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             f"MODEL.RESNETS.OUT_FEATURES, which is {list(shapes)}."
         )
     last = fpn.IN_FEATURES[-1]
-    extra = None
-    if fpn.NUM_EXTRA_LEVELS:
-        extra = ExtraLevels(
-            last,
-            shapes[last].channels,
-            fpn.OUT_CHANNELS,
-            fpn.NUM_EXTRA_LEVELS,
-            first_level=shapes[last].stride.bit_length(),
-        )
+    first_level = shapes[last].stride.bit_length()
+    names = [f"p{first_level + i}" for i in range(fpn.NUM_EXTRA_LEVELS)]
+    extra = ExtraLevels(last, shapes[last].channels, fpn.OUT_CHANNELS, names) if names else None
     return FPN(
         bottom_up,
         fpn.IN_FEATURES,

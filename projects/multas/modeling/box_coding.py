@@ -4,6 +4,9 @@ The same as Detectron2's ``Box2BoxTransform(weights=(10, 10, 5, 5))``, without i
 the host waits for the device. The "variances" 0.1 (centre) and 0.2 (size) of SSD (Liu et al., ECCV
 2016) are the reciprocals of the weights. Normalised coordinates give the same deltas and IoUs as
 pixels.
+
+Boxes and anchors are (..., 4) XYXY in pixels, anchors broadcastable to boxes or deltas (..., 4);
+``weights`` are the factors of dx, dy, dw, dh.
 """
 
 import math
@@ -19,12 +22,7 @@ SCALE_CLAMP = math.log(1000.0 / 16.0)
 def encode_boxes(
     boxes: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = BOX_WEIGHTS
 ) -> Tensor:
-    """Box deltas that turn ``anchors`` into ``boxes``.
-
-    Args:
-        boxes: (..., 4) XYXY, pixels, with positive width and height.
-        anchors: (..., 4) XYXY, pixels, broadcastable to ``boxes``.
-        weights: factors of dx, dy, dw, dh.
+    """Box deltas that turn ``anchors`` into ``boxes``, which have positive width and height.
 
     Returns:
         (..., 4): ``(wx * dx / w_a, wy * dy / h_a, ww * ln(w / w_a), wh * ln(h / h_a))``.
@@ -33,26 +31,14 @@ def encode_boxes(
     box_size = boxes[..., 2:] - boxes[..., :2]
     # Twice the shift of the centre; sums of corners save one rounding.
     shift = (boxes[..., :2] + boxes[..., 2:]) - (anchors[..., :2] + anchors[..., 2:])
-    scale = boxes.new_tensor(weights)
     deltas = torch.cat([0.5 * shift / anchor_size, (box_size / anchor_size).log()], dim=-1)
-    return deltas * scale
+    return deltas * boxes.new_tensor(weights)
 
 
 def decode_boxes(
-    deltas: Tensor,
-    anchors: Tensor,
-    weights: tuple[float, float, float, float] = BOX_WEIGHTS,
+    deltas: Tensor, anchors: Tensor, weights: tuple[float, float, float, float] = BOX_WEIGHTS
 ) -> Tensor:
-    """Apply box deltas to anchors; the boxes are not clipped to the image.
-
-    Args:
-        deltas: (..., 4).
-        anchors: (..., 4) XYXY, pixels, broadcastable to ``deltas``.
-        weights: factors of dx, dy, dw, dh.
-
-    Returns:
-        (..., 4) XYXY, pixels.
-    """
+    """Apply box deltas to anchors; the boxes are not clipped to the image."""
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     center = 0.5 * (anchors[..., :2] + anchors[..., 2:])
     deltas = deltas / deltas.new_tensor(weights)
@@ -63,11 +49,7 @@ def decode_boxes(
 
 @torch.no_grad()
 def pairwise_overlaps(boxes: Tensor, others: Tensor) -> Tensor:
-    """IoU of all pairs of boxes, without gradient.
-
-    Args:
-        boxes: (..., G, 4) XYXY.
-        others: (..., A, 4) XYXY; leading dimensions broadcast.
+    """IoU of all pairs of boxes (..., G, 4) and others (..., A, 4), without gradient.
 
     Returns:
         (..., G, A) in [0, 1]; 0 (not NaN) for boxes without area and for non-finite boxes.

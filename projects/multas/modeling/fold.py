@@ -9,9 +9,19 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-@torch.no_grad()
 def fold_batch_norm(model: nn.Module) -> nn.Module:
-    """Copy a model in eval mode and fold its BatchNorms into the convolutions.
+    """A copy of a model in eval mode whose BatchNorms are folded by :func:`fold_batch_norm_`.
+
+    It has the same outputs. Its checkpoints do not load into ``model``.
+    """
+    folded = copy.deepcopy(model).eval()
+    fold_batch_norm_(folded)
+    return folded
+
+
+@torch.no_grad()
+def fold_batch_norm_(model: nn.Module, keep: Collection[nn.Module] = ()) -> None:
+    """Fold the BatchNorms of a model in eval mode into its convolutions, in place.
 
     Folds the BatchNorm, SyncBatchNorm or FrozenBatchNorm that is the ``norm`` of a Detectron2
     ``Conv2d``, as in all backbones, necks and heads of multas and in Detectron2's ResNet and FPN.
@@ -21,23 +31,11 @@ def fold_batch_norm(model: nn.Module) -> nn.Module:
     ``(g / s) w * x + (g / s) (c - m) + b``.
 
     Args:
-        model: any module; not changed.
-
-    Returns:
-        A model for inference with the same outputs. Its checkpoints do not load into ``model``.
-    """
-    folded = copy.deepcopy(model).eval()
-    fold_batch_norm_(folded)
-    return folded
-
-
-@torch.no_grad()
-def fold_batch_norm_(model: nn.Module, keep: Collection[nn.Module] = ()) -> None:
-    """Fold the BatchNorms of a model in eval mode, in place.
-
-    Args:
         model: the model to change.
         keep: norms that are not folded, e.g. because they are tapped.
+
+    Raises:
+        ValueError: if a norm has no running statistics.
     """
     for module in model.modules():
         if (

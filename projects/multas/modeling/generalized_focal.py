@@ -13,24 +13,6 @@ from multas.modeling.box_coding import pairwise_overlaps
 from multas.modeling.losses import full_precision
 
 
-def weighted_sum(
-    loss: Tensor, weight: Tensor | None = None, avg_factor: Tensor | float | None = None
-) -> Tensor:
-    """``sum(weight * loss) / avg_factor``, or the mean of ``weight * loss`` without ``avg_factor``.
-
-    Args:
-        loss: (N,).
-        weight: (N,); None: 1.
-        avg_factor: divisor > 0, e.g. the number of positives.
-
-    Returns:
-        Scalar; 0 for N = 0.
-    """
-    if weight is not None:
-        loss = loss * weight
-    return loss.sum() / (max(loss.numel(), 1) if avg_factor is None else avg_factor)
-
-
 def integral(logits: Tensor) -> Tensor:
     """Expected bin ``sum_j j softmax(logits)_j``: (..., bins) -> (...)."""
     logits = full_precision(logits)
@@ -58,33 +40,19 @@ def decode_logits(points: Tensor, logits: Tensor, reg_max: int) -> Tensor:
 
 
 def distribution_focal_elements(logits: Tensor, targets: Tensor) -> Tensor:
-    """Distribution focal loss of every side (Li et al., NeurIPS 2020, eq. 6).
+    """Distribution focal loss (N,) of every side (Li et al., NeurIPS 2020, eq. 6).
 
     ``-((i + 1 - y) log p_i + (y - i) log p_{i+1})`` with ``i = floor(y)``, ``p = softmax(logits)``.
 
     Args:
         logits: (N, bins).
         targets: y, (N,) in [0, bins - 1); see :func:`encode_distances`.
-
-    Returns:
-        (N,).
     """
     log_p = full_precision(logits).log_softmax(dim=1)
     left = targets.floor().long()
     right_share = targets.to(log_p.dtype) - left
     near = log_p.gather(1, torch.stack([left, left + 1], dim=1))
     return -((1.0 - right_share) * near[:, 0] + right_share * near[:, 1])
-
-
-def distribution_focal_loss(
-    logits: Tensor,
-    targets: Tensor,
-    *,
-    weight: Tensor | None = None,
-    avg_factor: Tensor | float | None = None,
-) -> Tensor:
-    """:func:`distribution_focal_elements` reduced by :func:`weighted_sum`."""
-    return weighted_sum(distribution_focal_elements(logits, targets), weight, avg_factor)
 
 
 def iou_and_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -94,8 +62,7 @@ def iou_and_giou(boxes: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     checks for which the host waits for the device.
 
     Args:
-        boxes: (..., 4) XYXY, any unit.
-        targets: (..., 4) in the same unit.
+        boxes, targets: (..., 4) XYXY, both in the same unit.
 
     Returns:
         (...) in [0, 1) and (...) in (-1, 1).
@@ -119,16 +86,16 @@ def atss_match(
 ) -> tuple[Tensor, Tensor]:
     """Adaptive training sample selection (ATSS; Zhang et al., CVPR 2020, algorithm 1).
 
-    The candidates of a box are the ``topk`` anchors of each level with the nearest centres.
-    Candidates are positive if their IoU is at least the mean + standard deviation of the
-    candidates' IoUs and their centre is in the box. An anchor that is positive for several boxes
-    gets the one with the largest IoU; of equal ones, the first.
+    The candidates of a box are the ``topk`` anchors of each level with the nearest centres (all
+    anchors of a level that has fewer). Candidates are positive if their IoU is at least the mean +
+    standard deviation of the candidates' IoUs and their centre is in the box. An anchor that is
+    positive for several boxes gets the one with the largest IoU; of equal ones, the first.
 
     Args:
         level_anchors: (Ai, 4) XYXY per level, pixels.
         boxes: (..., G, 4) XYXY, pixels, ground truth of one or several images. Boxes without area,
             e.g. padding, match no anchor.
-        topk: candidates per level (all anchors of a level that has fewer).
+        topk: candidates per level.
 
     Returns:
         (..., A) index of the matched box, -1 for background; (..., G) IoU threshold of each box.
@@ -146,10 +113,10 @@ def atss_match(
         compute_mode="donot_use_mm_for_euclid_dist",
     )
     nearest, start = [], 0
-    for level in level_anchors:
-        part = distances[..., start : start + len(level)]
-        nearest.append(part.topk(min(topk, len(level)), largest=False).indices + start)
-        start += len(level)
+    for part in distances.split([len(level) for level in level_anchors], dim=-1):
+        count = part.shape[-1]
+        nearest.append(part.topk(min(topk, count), largest=False).indices + start)
+        start += count
     candidates = torch.cat(nearest, dim=-1)
     candidate_ious = ious.gather(-1, candidates)
     spread = candidate_ious.std(dim=-1, correction=min(1, candidate_ious.shape[-1] - 1))

@@ -44,12 +44,8 @@ def assign_iou(
     An ignored anchor is ignored only for the class it was matched with; it is background for the
     other classes. The best anchor of each object is always positive.
 
-    Args:
-        objects: padded objects of N images.
-        anchors: (A, 4).
-        num_classes: K.
-        positive_overlap: smallest IoU of a positive anchor.
-        negative_overlap: background anchors have a smaller IoU.
+    Positive anchors have an IoU of at least ``positive_overlap``, background anchors one below
+    ``negative_overlap``.
 
     Returns:
         DenseTargets with targets and weights of 0 or 1.
@@ -121,18 +117,23 @@ def assign_mutual_guidance(
     )
 
 
-def object_scores(objects: PaddedObjects, instances: Sequence[Instances]) -> Tensor:
-    """Scores (N, G) of pseudo-labels from the field ``gt_scores``; 1 for images without it."""
+def score_weights(
+    targets: DenseTargets, objects: PaddedObjects, instances: Sequence[Instances]
+) -> tuple[Tensor, Tensor]:
+    """Weights (N, A, 1) for classes and (N, A) for boxes: the scores of matched pseudo-labels.
+
+    The score of an object is in the field ``gt_scores``. Images without the field and anchors
+    without an object have weight 1.
+    """
     scores = objects.boxes.new_ones(objects.boxes.shape[:2])
     for row, image in zip(scores, instances, strict=True):
         if image.has("gt_scores"):
             row[: len(image)] = image.gt_scores
-    return scores
-
-
-def scores_at(index: Tensor, scores: Tensor) -> Tensor:
-    """Score (N, A) of the object that each anchor is matched with; 1 where the index is -1."""
-    return torch.where(index >= 0, scores.gather(1, index.clamp(min=0)), 1.0)
+    of_classes, of_boxes = (
+        torch.where(index >= 0, scores.gather(1, index.clamp(min=0)), 1.0)
+        for index in (targets.class_index, targets.box_index)
+    )
+    return of_classes[..., None], of_boxes
 
 
 def _spread(classes: Tensor, index: Tensor, values: Tensor, num_classes: int) -> Tensor:

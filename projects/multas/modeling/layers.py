@@ -1,7 +1,8 @@
-"""The convolution block of necks and heads, and BatchNorms for a single value per channel."""
+"""The convolution block of necks and heads, BatchNorms for one value per channel, and the like."""
 
 from collections.abc import Callable
 
+import torch
 import torch.nn.functional as F
 from detectron2.layers import Conv2d, get_norm
 from detectron2.utils import comm
@@ -45,11 +46,7 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 def norm_factory(norm: Norm) -> Norm:
-    """Replace "BN" and "SyncBN" by the classes above; for Detectron2's ``get_norm``.
-
-    Args:
-        norm: any value for ``get_norm``: "", "BN", "SyncBN", "FrozenBN", "GN" or a callable.
-    """
+    """Replace "BN" and "SyncBN" by the classes above; all else is for Detectron2's ``get_norm``."""
     own = {"BN": BatchNorm2d, "SyncBN": SyncBatchNorm}
     return own.get(norm, norm) if isinstance(norm, str) else norm
 
@@ -62,25 +59,15 @@ def conv_block(
     norm: Norm = "BN",
     leaky_slope: float | None = 0.1,
 ) -> Conv2d:
-    """Convolution with bias and padding, norm and LeakyReLU.
-
-    Args:
-        leaky_slope: slope for negative values; None: no activation.
+    """Convolution with bias and padding, norm, and LeakyReLU unless ``leaky_slope`` is None.
 
     Returns:
         A Detectron2 ``Conv2d`` with ``norm`` and ``activation``. As in the code of Lê and Pham
         (ICCVW 2023), it has PyTorch's default initialisation.
     """
-    return Conv2d(
-        in_channels,
-        out_channels,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=kernel_size // 2,
-        bias=True,
-        norm=get_norm(norm_factory(norm), out_channels),
-        activation=None if leaky_slope is None else nn.LeakyReLU(leaky_slope, inplace=True),
-    )
+    activation = None if leaky_slope is None else nn.LeakyReLU(leaky_slope, inplace=True)
+    options = {"norm": get_norm(norm_factory(norm), out_channels), "activation": activation}
+    return Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, **options)
 
 
 def connected_zero(tensor: Tensor) -> Tensor:
@@ -90,3 +77,13 @@ def connected_zero(tensor: Tensor) -> Tensor:
     all parameters.
     """
     return tensor.reshape(-1)[:0].sum()
+
+
+def channels_last_(model: nn.Module) -> None:
+    """Store the weights of all 2-D convolutions channels last; their outputs then are, too.
+
+    This memory format is the fastest one on CPUs, and on GPUs in half precision.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -8,13 +8,9 @@ from torch import Tensor
 
 
 def flatten_levels(levels: Sequence[Tensor], channels: int) -> Tensor:
-    """Join what a dense head predicts on all levels.
+    """Join what a dense head predicts on all levels: L maps (N, A*C, Hi, Wi) -> (N, R, C).
 
-    Args:
-        levels: one (N, A * channels, Hi, Wi) per level, finest first.
-        channels: predictions per anchor: K for class logits, 4 for box deltas.
-
-    Returns:
-        (N, R, channels) with R = sum over levels of Hi * Wi * A, in the order level, y, x, anchor.
+    ``channels`` is C: K for class logits, 4 for box deltas. The R = sum over levels of Hi * Wi * A
+    rows are in the order level, y, x, anchor.
     """
     return torch.cat([permute_to_N_HWA_K(level, channels) for level in levels], dim=1)

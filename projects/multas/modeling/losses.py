@@ -22,6 +22,19 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor if wide else tensor.float()
 
 
+def weighted_sum(
+    loss: Tensor, weight: Tensor | None = None, avg_factor: Tensor | float | None = None
+) -> Tensor:
+    """``sum(weight * loss) / avg_factor``, or the mean of ``weight * loss`` without ``avg_factor``.
+
+    The result is a scalar, 0 without elements. ``weight`` is broadcastable to ``loss``, and
+    ``avg_factor`` is a divisor > 0, e.g. the number of positives.
+    """
+    if weight is not None:
+        loss = loss * weight
+    return loss.sum() / (max(loss.numel(), 1) if avg_factor is None else avg_factor)
+
+
 def balanced_l1_elements(
     pred: Tensor, target: Tensor, *, alpha: float = 0.5, gamma: float = 1.5, beta: float = 0.11
 ) -> Tensor:
@@ -63,9 +76,7 @@ def balanced_l1_loss(
     ``weights * l``: they are broadcastable to ``pred`` and must already be normalised.
     """
     elements = balanced_l1_elements(pred, target)
-    if weights is None:
-        return elements.sum() / max(elements.numel(), 1)
-    return (elements * weights).sum()
+    return weighted_sum(elements) if weights is None else (elements * weights).sum()
 
 
 def quality_focal_elements(logits: Tensor, targets: Tensor, *, gamma: float = 2.0) -> Tensor:
@@ -159,9 +170,7 @@ def soft_focal_loss(
     """
     targets = full_precision(teacher_logits).detach().sigmoid()
     elements = focal_elements(student_logits, targets, alpha=alpha, gamma=gamma)
-    if weights is not None:
-        elements = elements * weights
-    return elements.sum() / max(elements.numel(), 1)
+    return weighted_sum(elements, weights)
 
 
 def semantic_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_value: int = 255) -> Tensor:

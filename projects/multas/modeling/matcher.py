@@ -121,14 +121,12 @@ def match_mutual_guidance(
     - In both cases an anchor is matched with its best object, and an object selects its best
       ``max(1, floor(sum of its topk highest values))`` anchors with a value above 0.
 
+    ``box_weights`` are the factors of dx, dy, dw, dh in the ``deltas``.
+
     Args:
-        objects: padded objects of N images.
-        anchors: (A, 4).
-        logits: (N, A, K).
-        deltas: (N, A, 4).
+        objects, anchors, logits, deltas: of N images, (A, 4), (N, A, K), (N, A, 4).
         topk: number of values that are summed.
         sigma: damping of the amplification by the score.
-        box_weights: factors of dx, dy, dw, dh.
 
     Returns:
         Match for classification (quality = R) and Match for localisation (quality = Q).

@@ -11,7 +11,7 @@ from detectron2.structures import ImageList
 from torch import Tensor, nn
 
 from multas.modeling.heads import TaskHead, build_task_head
-from multas.modeling.heads.build import pick_images
+from multas.modeling.heads.build import Features, pick_images
 from multas.util.annotation import Annotation
 
 
@@ -19,16 +19,15 @@ class RawOutputs(NamedTuple):
     """What a forward pass computes before losses or inference."""
 
     images: ImageList
-    features: dict[str, Tensor]  # per level (N, D, Hi, Wi)
+    features: Features
     predictions: dict[str, Any]  # for each task whose head ran, what it returned
 
 
 def mini_batches(batched_inputs: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """The parts of a batch that pass through the network one after the other.
 
-    Args:
-        batched_inputs: the images. Those of one part stand together and share its number,
-            "mini_batch"; without the key all are one part.
+    The images of one part stand together and share its number, "mini_batch"; without the key all
+    are one part.
     """
     return [list(part) for _, part in groupby(batched_inputs, lambda x: x.get("mini_batch"))]
 
@@ -52,7 +51,11 @@ class MultiTaskNetwork(nn.Module):
         heads: the head of each task by name, in the order of the losses.
         loss_weights: factor of the losses of a task by its name; 1 if missing.
         pixel_mean, pixel_std: one number for each channel, in the channel order of the input.
-        input_format: channel order, for visualisation only ("BGR", "RGB").
+
+    Attributes:
+        task_of_loss: the task of each loss that training has seen.
+        annotated_images: for each task the number of annotated images seen in training, until its
+            reader sets it back.
 
     Raises:
         ValueError: if two heads write the same result.
@@ -73,7 +76,6 @@ class MultiTaskNetwork(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         loss_weights: dict[str, float] | None = None,
-        input_format: str = "BGR",
     ) -> None:
         super().__init__()
         results = [head.result for head in heads.values()]
@@ -85,10 +87,7 @@ class MultiTaskNetwork(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.loss_weights = dict(loss_weights or {})
-        self.input_format = input_format
         self.always_run: frozenset[str] = frozenset()
-        # Filled in training: the task of each loss; for each task the number of annotated images,
-        # until somebody takes it.
         self.task_of_loss: dict[str, str] = {}
         self.annotated_images: dict[str, int] = {}
         # Not persistent: they belong to the config, and a checkpoint must load with another one.
@@ -108,16 +107,13 @@ class MultiTaskNetwork(nn.Module):
             )
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
+        heads = [build_task_head(entry, cfg, shapes) for entry in entries]
         return {
             "backbone": backbone,
-            "heads": {
-                task: build_task_head(entry, cfg, shapes)
-                for task, entry in zip(tasks, entries, strict=True)
-            },
+            "heads": dict(zip(tasks, heads, strict=True)),
             "loss_weights": dict(zip(tasks, weights, strict=True)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
-            "input_format": cfg.INPUT.FORMAT,
         }
 
     @property
@@ -221,10 +217,8 @@ class MultiTaskNetwork(nn.Module):
     def results(self, outputs: RawOutputs, batched_inputs: list[dict]) -> list[dict[str, Any]]:
         """The results that the heads make of their predictions, as :meth:`forward` returns them."""
         sizes = outputs.images.image_sizes
-        output_sizes = [
-            (x.get("height", height), x.get("width", width))
-            for x, (height, width) in zip(batched_inputs, sizes, strict=True)
-        ]
+        images = zip(batched_inputs, sizes, strict=True)
+        output_sizes = [(x.get("height", size[0]), x.get("width", size[1])) for x, size in images]
         results: list[dict[str, Any]] = [{} for _ in batched_inputs]
         for task, head in self._task_heads():
             own = head.inference(outputs.predictions[task], outputs.features, sizes, output_sizes)

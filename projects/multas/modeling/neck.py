@@ -103,12 +103,12 @@ class ContextPyramid(Backbone):
     """A backbone with a neck on top; levels are called ``p<log2 of their stride>``.
 
     Args:
-        bottom_up: any Detectron2 backbone.
+        bottom_up: the backbone below, any of Detectron2's.
         in_features: two of its outputs, the second with twice the stride of the first.
         channels: D.
         num_levels: L; 4 for 320 px and 5 from 512 px in the paper.
         norm, slope: norm and LeakyReLU slope of every block.
-        bottom_up_path: False: FPN, True: PAFPN.
+        bottom_up_path: whether a bottom-up path follows the FPN, which makes it a PAFPN.
 
     Raises:
         ValueError: other ``in_features``.
@@ -162,7 +162,11 @@ class ContextPyramid(Backbone):
         return dict(zip(self._out_features, pyramid, strict=True))
 
 
-def _build(cfg: CfgNode, input_shape: ShapeSpec, bottom_up_path: bool) -> ContextPyramid:
+@BACKBONE_REGISTRY.register()
+def build_context_fpn_backbone(
+    cfg: CfgNode, input_shape: ShapeSpec, *, bottom_up_path: bool = False
+) -> ContextPyramid:
+    """ResNet, context module and FPN (the paper's students); reads ``MODEL.NECK.*``."""
     neck = cfg.MODEL.NECK
     return ContextPyramid(
         build_multas_resnet_backbone(cfg, input_shape),
@@ -176,12 +180,6 @@ def _build(cfg: CfgNode, input_shape: ShapeSpec, bottom_up_path: bool) -> Contex
 
 
 @BACKBONE_REGISTRY.register()
-def build_context_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ContextPyramid:
-    """ResNet, context module and FPN (the paper's students); reads ``MODEL.NECK.*``."""
-    return _build(cfg, input_shape, bottom_up_path=False)
-
-
-@BACKBONE_REGISTRY.register()
 def build_context_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ContextPyramid:
     """ResNet, context module and PAFPN (the paper's teachers); reads ``MODEL.NECK.*``."""
-    return _build(cfg, input_shape, bottom_up_path=True)
+    return build_context_fpn_backbone(cfg, input_shape, bottom_up_path=True)

@@ -11,8 +11,7 @@ class _StrictCheckpointer(DetectionCheckpointer):
     """Raises for missing parameters; Detectron2 only warns and leaves them random."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        shapes = [key for key, *_ in incompatible.incorrect_shapes]
-        missing = [*incompatible.missing_keys, *shapes]
+        missing = [*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)]
         if missing:
             raise ValueError(
                 f"{len(missing)} parameters are missing or of another shape, the first are "
@@ -26,11 +25,7 @@ def is_file(path: str) -> bool:
 
 
 def load_strictly(model: nn.Module, path: str) -> None:
-    """Load a checkpoint that must contain every parameter of the model.
-
-    Args:
-        model: the model to load into.
-        path: a checkpoint in any format that Detectron2 reads.
+    """Load a checkpoint, in any format that Detectron2 reads, that must have every parameter.
 
     Raises:
         ValueError: parameters are missing or have another shape; the message names the first ones.

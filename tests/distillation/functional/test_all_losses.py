@@ -29,7 +29,7 @@ from multas.distillation.functional.logits import flatten_logits, l2_logits, sof
 from multas.distillation.functional.overhaul import ofd_loss
 from multas.modeling.generalized_focal import (
     decode_logits,
-    distribution_focal_loss,
+    distribution_focal_elements,
     iou_and_giou,
 )
 
@@ -70,7 +70,7 @@ def test_gradients_agree_with_finite_differences(name):
 def test_gradients_of_head_losses_agree_with_finite_differences():
     logits = double(6, 9, grad=True)
     distances = torch.rand(6, dtype=torch.float64) * 7.5
-    assert gradcheck(lambda x: distribution_focal_loss(x, distances), logits)
+    assert gradcheck(lambda x: distribution_focal_elements(x, distances), logits)
     points, boxes = double(6, 2), torch.tensor([[-1.0, -1.0, 2.0, 3.0]]).double().repeat(6, 1)
     sides = double(6, 4 * 9, grad=True)
     assert gradcheck(lambda x: iou_and_giou(decode_logits(points, x, 8), boxes), sides)

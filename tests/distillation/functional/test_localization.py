@@ -21,13 +21,11 @@ from multas.modeling.generalized_focal import (
     decode_distances,
     decode_logits,
     distribution_focal_elements,
-    distribution_focal_loss,
     encode_distances,
     integral,
     iou_and_giou,
-    weighted_sum,
 )
-from multas.modeling.losses import quality_focal_elements
+from multas.modeling.losses import quality_focal_elements, weighted_sum
 
 
 def quality_focal_loss(logits, labels, scores, *, beta=2.0, **reduction):
@@ -35,6 +33,10 @@ def quality_focal_loss(logits, labels, scores, *, beta=2.0, **reduction):
     targets = F.one_hot(labels, classes + 1)[:, :classes] * scores[:, None]
     elements = quality_focal_elements(logits, targets, gamma=beta)
     return weighted_sum(elements.sum(dim=1), **reduction)
+
+
+def distribution_focal_loss(logits, targets, **reduction):
+    return weighted_sum(distribution_focal_elements(logits, targets), **reduction)
 
 
 def giou_loss(boxes, targets, **reduction):

@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from multas.modeling.box_coding import pairwise_overlaps
-from multas.modeling.generalized_focal import weighted_sum
-from multas.modeling.losses import full_precision
+from multas.modeling.losses import full_precision, weighted_sum
 
 
 def distribution_kl_elements(

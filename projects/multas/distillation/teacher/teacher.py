@@ -19,7 +19,7 @@ from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, finge
 from multas.distillation.teacher.mean_teacher import MeanTeacher
 from multas.distillation.teacher.precision import cast_convolutions_, teacher_precision
 from multas.modeling.fold import fold_batch_norm_
-from multas.modeling.memory_format import channels_last_
+from multas.modeling.layers import channels_last_
 from multas.modeling.strict_loading import is_file, load_strictly
 
 _KEY = "MODEL.DISTILLATION.TEACHER"

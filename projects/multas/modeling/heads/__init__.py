@@ -1,25 +1,8 @@
-"""Heads of the multi-task network."""
+"""Heads of the multi-task network; importing this registers them."""
 
+from multas.modeling.heads import linear, semantic_fpn  # noqa: F401
 from multas.modeling.heads.build import TASK_HEAD_REGISTRY, TaskHead, build_task_head
 from multas.modeling.heads.dense import DenseDetectionHead
-from multas.modeling.heads.dense_inference import DenseInference
-from multas.modeling.heads.dense_loss import DenseLoss
-from multas.modeling.heads.dense_predictor import LevelwisePredictor
 from multas.modeling.heads.gfl import GFLHead
-from multas.modeling.heads.gfl_loss import GFLLoss
-from multas.modeling.heads.linear import LinearClassificationHead
-from multas.modeling.heads.semantic_fpn import SemanticFPNHead
 
-__all__ = [
-    "TASK_HEAD_REGISTRY",
-    "DenseDetectionHead",
-    "DenseInference",
-    "DenseLoss",
-    "GFLHead",
-    "GFLLoss",
-    "LevelwisePredictor",
-    "LinearClassificationHead",
-    "SemanticFPNHead",
-    "TaskHead",
-    "build_task_head",
-]
+__all__ = ["TASK_HEAD_REGISTRY", "DenseDetectionHead", "GFLHead", "TaskHead", "build_task_head"]

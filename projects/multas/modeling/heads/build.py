@@ -23,6 +23,9 @@ is one class in one file that IMPORT_MODULES names.
 """
 
 _KEY = "MODEL.MULTITASK.HEADS"
+Features = dict[str, Tensor]  # maps (N, D, Hi, Wi) of the backbone by name
+Size = tuple[int, int]  # (H, W), pixels
+Sizes = list[Size]
 
 
 class TaskHead(nn.Module):
@@ -42,16 +45,12 @@ class TaskHead(nn.Module):
     result: str
     config_node: ClassVar[str] = ""
 
-    def forward(self, features: dict[str, Tensor]) -> Any:
-        """Raw predictions for all N images from maps (N, D, Hi, Wi)."""
+    def forward(self, features: Features) -> Any:
+        """Raw predictions for all N images."""
         raise NotImplementedError
 
     def losses(
-        self,
-        predictions: Any,
-        features: dict[str, Tensor],
-        annotations: list[Any],
-        image_size: tuple[int, int],
+        self, predictions: Any, features: Features, annotations: list[Any], image_size: Size
     ) -> dict[str, Tensor]:
         """Scalar losses by name.
 
@@ -60,7 +59,7 @@ class TaskHead(nn.Module):
             features: its input.
             annotations: one for each image; None for an image that is not annotated and must not
                 take part in the losses.
-            image_size: (H, W) of the padded batch, pixels.
+            image_size: size of the padded batch.
 
         Returns:
             Always the same names. If no image is annotated, the losses are exact zeros that depend
@@ -69,19 +68,15 @@ class TaskHead(nn.Module):
         raise NotImplementedError
 
     def inference(
-        self,
-        predictions: Any,
-        features: dict[str, Tensor],
-        image_sizes: list[tuple[int, int]],
-        output_sizes: list[tuple[int, int]],
+        self, predictions: Any, features: Features, image_sizes: Sizes, output_sizes: Sizes
     ) -> list[Any]:
         """One result for each image; unless a head decodes them, its raw predictions.
 
         Args:
             predictions: what :meth:`forward` returned.
             features: its input.
-            image_sizes: (H, W) of each image without padding, pixels.
-            output_sizes: (H, W) in which results are to be given, pixels.
+            image_sizes: size of each image without padding.
+            output_sizes: size in which each result is to be given.
         """
         return list(predictions)
 
@@ -95,7 +90,7 @@ def build_task_head(
         entry: a registered name, or a mapping with the key TYPE and with arguments of its
             constructor in capitals, like {"TYPE": "LinearClassificationHead", "NUM_CLASSES": 8}.
         cfg: config of the network.
-        input_shape: the shapes of the backbone's outputs.
+        input_shape: the shapes of the backbone's outputs by name.
 
     Raises:
         ValueError: if a name or an argument is unknown; the message has the known ones.
@@ -126,15 +121,10 @@ def pick_images(predictions: Tensor, index: list[int]) -> Tensor:
 def select_features(
     names: list[str], input_shape: dict[str, ShapeSpec], key: str
 ) -> tuple[list[str], list[ShapeSpec]]:
-    """Names and shapes of a head's input maps, finest first.
-
-    Args:
-        names: chosen outputs of the backbone; empty for all of them.
-        input_shape: the outputs of the backbone.
-        key: the config key that holds ``names``, for the message.
+    """Names and shapes of a head's input maps, finest first; without ``names`` all of the backbone.
 
     Raises:
-        ValueError: if the backbone does not have a chosen output.
+        ValueError: if the backbone lacks one; the message begins with the config ``key``.
     """
     unknown = [name for name in names if name not in input_shape]
     if unknown:

@@ -13,6 +13,9 @@ from torch import Tensor, nn
 from multas.modeling.box_coding import decode_boxes
 from multas.modeling.heads.build import (
     TASK_HEAD_REGISTRY,
+    Features,
+    Size,
+    Sizes,
     TaskHead,
     annotated_images,
     pick_images,
@@ -22,14 +25,13 @@ from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import (
     LevelwisePredictor,
-    anchors_per_place,
+    Maps,
+    predictor_options,
     shared_predictor,
 )
 from multas.modeling.layers import connected_zero
 from multas.modeling.levels import flatten_levels
 from multas.util.annotation import BOXES
-
-DensePredictions = tuple[list[Tensor], list[Tensor]]
 
 
 @TASK_HEAD_REGISTRY.register()
@@ -38,8 +40,7 @@ class DenseDetectionHead(TaskHead):
 
     Args:
         in_features: names of the maps to use, finest first.
-        predictor: module from a list of maps (N, D, Hi, Wi) to logits and deltas, for each level
-            (N, A*K, Hi, Wi) and (N, A*4, Hi, Wi).
+        predictor: module from a list of maps to logits and deltas, like those beside it.
         anchor_generator: module from the maps to one ``Boxes`` of Hi*Wi*A anchors per level.
         loss: the losses in training.
         detect: inference on one image.
@@ -70,25 +71,15 @@ class DenseDetectionHead(TaskHead):
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.DENSE_HEAD
-        names, shapes = select_features(
-            head.IN_FEATURES, input_shape, "MODEL.DENSE_HEAD.IN_FEATURES"
-        )
+        key = "MODEL.DENSE_HEAD.IN_FEATURES"
+        names, shapes = select_features(head.IN_FEATURES, input_shape, key)
         anchor_generator = build_anchor_generator(cfg, shapes)
-        options = {
-            "input_shape": shapes,
-            "num_classes": head.NUM_CLASSES,
-            "num_anchors": anchors_per_place(anchor_generator, names),
-            "conv_dims": [shapes[0].channels] * head.NUM_CONVS,
-            "norm": head.NORM,
-            "prior_prob": head.PRIOR_PROB,
-        }
+        options = predictor_options(head, shapes, anchor_generator.num_anchors, names)
+        if not head.SHARED:
+            options["slope"] = head.LEAKY_SLOPE
         return {
             "in_features": names,
-            "predictor": (
-                shared_predictor(**options)
-                if head.SHARED
-                else LevelwisePredictor(**options, slope=head.LEAKY_SLOPE)
-            ),
+            "predictor": (shared_predictor if head.SHARED else LevelwisePredictor)(**options),
             "anchor_generator": anchor_generator,
             "loss": DenseLoss(
                 num_classes=head.NUM_CLASSES,
@@ -115,26 +106,22 @@ class DenseDetectionHead(TaskHead):
             ),
         }
 
-    def forward(self, features: dict[str, Tensor]) -> DensePredictions:
+    def forward(self, features: Features) -> Maps:
         """Logits and deltas of each level, in the layout of Detectron2's RetinaNet head."""
         return self.predictor([features[name] for name in self.in_features])
 
-    def anchors(self, features: dict[str, Tensor]) -> Tensor:
+    def anchors(self, features: Features) -> Tensor:
         """(R, 4) anchors of all levels, XYXY in pixels, in the order of :meth:`flatten`."""
         maps = [features[name] for name in self.in_features]
         return Boxes.cat(self.anchor_generator(maps)).tensor
 
-    def flatten(self, predictions: DensePredictions) -> tuple[Tensor, Tensor]:
+    def flatten(self, predictions: Maps) -> tuple[Tensor, Tensor]:
         """Per level maps -> logits (N, R, K) and deltas (N, R, 4)."""
         logits, deltas = predictions
         return flatten_levels(logits, self.num_classes), flatten_levels(deltas, 4)
 
     def losses(
-        self,
-        predictions: DensePredictions,
-        features: dict[str, Tensor],
-        annotations: list[Instances | None],
-        image_size: tuple[int, int],
+        self, predictions: Maps, features: Features, annotations: list[Any], image_size: Size
     ) -> dict[str, Tensor]:
         """Losses "loss_cls" and "loss_box_reg" over the annotated images."""
         logits, deltas = self.flatten(predictions)
@@ -146,17 +133,13 @@ class DenseDetectionHead(TaskHead):
         return self.loss(logits, deltas, self.anchors(features), objects)
 
     def inference(
-        self,
-        predictions: DensePredictions,
-        features: dict[str, Tensor],
-        image_sizes: list[tuple[int, int]],
-        output_sizes: list[tuple[int, int]],
+        self, predictions: Maps, features: Features, image_sizes: Sizes, output_sizes: Sizes
     ) -> list[Instances]:
         """``Instances`` of each image with ``pred_boxes``, ``scores`` and ``pred_classes``."""
         logits, deltas = self.flatten(predictions)
         anchors = self.anchors(features)
-        sizes = zip(image_sizes, output_sizes, strict=True)
+        images = zip(logits, deltas, image_sizes, output_sizes, strict=True)
         return [
-            detector_postprocess(self.detect(logits[i], deltas[i], anchors, size), *output_size)
-            for i, (size, output_size) in enumerate(sizes)
+            detector_postprocess(self.detect(scores, boxes, anchors, size), *output_size)
+            for scores, boxes, size, output_size in images
         ]

@@ -9,6 +9,7 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from multas.modeling.box_coding import decode_boxes
+from multas.modeling.heads.build import Size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +22,8 @@ class DenseInference:
         topk: number of candidates that are kept before NMS, best first; 0 for all.
         max_detections: number of detections of an image that are kept, best first; 0 for all.
         class_agnostic: whether there is one NMS over all anchors, ranked by their best class, and
-            each class above the threshold of an anchor that is kept is a detection (as in the code
-            of paper A). Otherwise there is one NMS for each class, as in Detectron2.
+            each class above the threshold of an anchor that is kept is a detection (the code of Lê
+            and Pham, ICCVW 2023). Otherwise there is one NMS for each class, as in Detectron2.
         decode: function from the box predictions (C, D) and the anchors (C, P) of C candidates to
             boxes (C, 4) XYXY, pixels.
     """
@@ -35,7 +36,7 @@ class DenseInference:
     decode: Callable[[Tensor, Tensor], Tensor] = decode_boxes
 
     def __call__(
-        self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_size: tuple[int, int]
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_size: Size
     ) -> Instances:
         """Detections of one image.
 
@@ -43,7 +44,7 @@ class DenseInference:
             logits: (R, K).
             deltas: (R, D) as ``decode`` takes them, for box deltas (R, 4).
             anchors: (R, P) as ``decode`` takes them, for box deltas (R, 4) XYXY, pixels.
-            image_size: (H, W) of the image without padding, pixels.
+            image_size: size of the image without padding.
 
         Returns:
             Instances with ``pred_boxes`` (clipped to the image), ``scores`` and
@@ -61,7 +62,7 @@ class DenseInference:
         )
 
     def _per_class(
-        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]
+        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size
     ) -> tuple[Tensor, Tensor, Tensor]:
         values, index = self._candidates(scores.flatten())
         rows, classes = index // scores.shape[1], index % scores.shape[1]
@@ -71,7 +72,7 @@ class DenseInference:
         return boxes[keep], values[keep], classes[keep]
 
     def _class_agnostic(
-        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: tuple[int, int]
+        self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size
     ) -> tuple[Tensor, Tensor, Tensor]:
         best, rows = self._candidates(scores.amax(1))
         boxes = self._decode(deltas[rows], anchors[rows], size)
@@ -88,7 +89,7 @@ class DenseInference:
         above = values > self.score_thresh
         return values[above], index[above]
 
-    def _decode(self, deltas: Tensor, anchors: Tensor, size: tuple[int, int]) -> Tensor:
+    def _decode(self, deltas: Tensor, anchors: Tensor, size: Size) -> Tensor:
         boxes = Boxes(self.decode(deltas.to(anchors.dtype), anchors))
         boxes.clip(size)
         return boxes.tensor

@@ -3,7 +3,9 @@
 Shapes: n annotated images, R anchors of one image, K classes.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -15,8 +17,7 @@ from multas.modeling.label_assignment import (
     DenseTargets,
     assign_iou,
     assign_mutual_guidance,
-    object_scores,
-    scores_at,
+    score_weights,
 )
 from multas.modeling.losses import balanced_l1_loss, focal_loss, full_precision, quality_focal_loss
 from multas.modeling.matcher import PaddedObjects, pad_objects
@@ -38,8 +39,7 @@ class DenseLoss:
         assignment: "iou" or "mutual_guidance".
         iou_thresholds: anchors are background below the first, positive from the second on, and
             ignored in between.
-        mutual_topk, mutual_sigma: see
-            :func:`multas.modeling.label_assignment.match_mutual_guidance`.
+        mutual_topk, mutual_sigma: see :func:`multas.modeling.matcher.match_mutual_guidance`.
         cls_loss: "focal" or "quality_focal"; the qualities of the latter are 0 or 1 with "iou".
         focal_alpha, focal_gamma: parameters of "focal".
         quality_gamma: parameter of "quality_focal".
@@ -77,15 +77,13 @@ class DenseLoss:
         """Losses of n annotated images.
 
         Args:
-            logits: (n, R, K).
-            deltas: (n, R, 4).
+            logits, deltas: (n, R, K) and (n, R, 4).
             anchors: (R, 4) XYXY, pixels.
             instances: ``gt_boxes`` and ``gt_classes`` of each image, on the device of ``logits``.
 
         Returns:
             "loss_cls", divided by the number of positive entries, and "loss_box_reg", the mean
-            over the coordinates of the positives (weighted by their quality under mutual
-            guidance).
+            over the coordinates of the positives, weighted by their quality under mutual guidance.
         """
         objects = pad_objects(instances)
         targets = self.assign(objects, anchors, logits, deltas)
@@ -93,9 +91,8 @@ class DenseLoss:
         # The divisor is the sum without the scores, so that uncertain labels shrink the loss.
         total = 4.0 * box_weights.sum()
         if self.use_scores:
-            scores = object_scores(objects, instances)
-            cls_weights = scores_at(targets.class_index, scores)[..., None]
-            box_weights = box_weights * scores_at(targets.box_index, scores)
+            cls_weights, scores = score_weights(targets, objects, instances)
+            box_weights = box_weights * scores
         box_weights = box_weights / torch.where(total > 0, total, 1.0)
         return {
             "loss_cls": self._classification(logits, targets, cls_weights),
@@ -125,22 +122,10 @@ class DenseLoss:
     def _classification(
         self, logits: Tensor, targets: DenseTargets, weights: Tensor | None
     ) -> Tensor:
+        loss: Callable[..., Tensor] = partial(quality_focal_loss, gamma=self.quality_gamma)
         if self.cls_loss == "focal":
-            return focal_loss(
-                logits,
-                targets.classes,
-                mask=targets.class_mask,
-                alpha=self.focal_alpha,
-                gamma=self.focal_gamma,
-                weights=weights,
-            )
-        return quality_focal_loss(
-            logits,
-            targets.classes,
-            mask=targets.class_mask,
-            gamma=self.quality_gamma,
-            weights=weights,
-        )
+            loss = partial(focal_loss, alpha=self.focal_alpha, gamma=self.focal_gamma)
+        return loss(logits, targets.classes, mask=targets.class_mask, weights=weights)
 
     def _regression(
         self, deltas: Tensor, anchors: Tensor, targets: DenseTargets, weights: Tensor
@@ -148,7 +133,6 @@ class DenseLoss:
         wanted = encode_boxes(targets.boxes, full_precision(anchors), self.box_weights)
         if self.box_loss == "balanced_l1":
             return balanced_l1_loss(deltas, wanted, weights=weights)
-        errors = F.smooth_l1_loss(
-            full_precision(deltas), wanted, reduction="none", beta=self.smooth_l1_beta
-        )
+        deltas = full_precision(deltas)
+        errors = F.smooth_l1_loss(deltas, wanted, reduction="none", beta=self.smooth_l1_beta)
         return (errors * weights).sum()

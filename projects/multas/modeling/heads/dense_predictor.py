@@ -1,40 +1,49 @@
 """The two sub-networks of a dense detector: class logits and box deltas for each anchor."""
 
 import math
-from functools import partial
 from itertools import pairwise
 from typing import Any
 
 import torch
+from detectron2.config import CfgNode
 from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
-from multas.modeling.layers import BatchNorm2d, Norm, SyncBatchNorm, conv_block
+from multas.modeling.layers import Norm, conv_block, norm_factory
+
+Maps = tuple[list[Tensor], list[Tensor]]  # logits and box predictions of each level
 
 
-def anchors_per_place(anchor_generator: Any, levels: list[str]) -> int:
-    """The number of anchors per place, which must be the same on all levels.
+def predictor_options(
+    head: CfgNode, shapes: list[ShapeSpec], anchors: list[int], levels: list[str]
+) -> dict[str, Any]:
+    """The arguments of a predictor, from the config node of its head and what each level has.
 
     Raises:
-        ValueError: if it is not.
+        ValueError: if the numbers of anchors per place differ; the message names the levels.
     """
-    counts = anchor_generator.num_anchors
-    if len(set(counts)) != 1:
+    if len(set(anchors)) != 1:
         raise ValueError(
-            f"MODEL.ANCHOR_GENERATOR gives {counts} anchors per place on the levels {levels}: "
+            f"MODEL.ANCHOR_GENERATOR gives {anchors} anchors per place on the levels {levels}: "
             "SIZES x ASPECT_RATIOS must be equally many on each."
         )
-    return counts[0]
+    return {
+        "input_shape": shapes,
+        "num_classes": head.NUM_CLASSES,
+        "num_anchors": anchors[0],
+        "conv_dims": [shapes[0].channels] * head.NUM_CONVS,
+        "norm": head.NORM,
+        "prior_prob": head.PRIOR_PROB,
+    }
 
 
 class LevelwisePredictor(nn.Module):
-    """Paper A's head: each level has its own sub-networks of blocks and a 1x1 convolution.
+    """Own sub-networks of blocks and a 1x1 convolution for each level (Lê and Pham, ICCVW 2023).
 
     Args:
-        input_shape: one ``ShapeSpec`` per level.
-        num_classes: K.
-        num_anchors: A, the number of anchors per place.
+        input_shape: shape of the map of each level.
+        num_classes, num_anchors: K, and A, the number of anchors per place.
         conv_dims: output channels of each block of a sub-network.
         norm, slope: norm and LeakyReLU slope of the blocks.
         prior_prob: initial score of each class at each anchor.
@@ -53,23 +62,16 @@ class LevelwisePredictor(nn.Module):
     ) -> None:
         super().__init__()
         bias = -math.log((1 - prior_prob) / prior_prob)
-        self.cls_subnets = nn.ModuleList(
-            _subnet(level.channels, conv_dims, num_anchors * num_classes, norm, slope, bias)
-            for level in input_shape
-        )
+        widths = [[level.channels, *conv_dims] for level in input_shape]
+        num_scores = num_anchors * num_classes
+        self.cls_subnets = nn.ModuleList(_subnet(w, num_scores, norm, slope, bias) for w in widths)
         self.box_subnets = nn.ModuleList(
-            _subnet(level.channels, conv_dims, num_anchors * 4, norm, slope, 0.0)
-            for level in input_shape
+            _subnet(w, num_anchors * 4, norm, slope, 0.0) for w in widths
         )
 
-    def forward(self, features: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Predict as Detectron2's RetinaNet head does.
-
-        Args:
-            features: for each level (N, D, Hi, Wi).
-
-        Returns:
-            For each level the logits (N, A*K, Hi, Wi), and for each the deltas (N, A*4, Hi, Wi).
+    def forward(self, features: list[Tensor]) -> Maps:
+        """A map (N, D, Hi, Wi) of each level -> logits (N, A*K, Hi, Wi) and deltas (N, A*4, Hi, Wi)
+        of each, as Detectron2's RetinaNet head.
         """
         logits = [net(x) for net, x in zip(self.cls_subnets, features, strict=True)]
         deltas = [net(x) for net, x in zip(self.box_subnets, features, strict=True)]
@@ -77,9 +79,8 @@ class LevelwisePredictor(nn.Module):
 
 
 def _subnet(
-    in_channels: int, conv_dims: list[int], out_channels: int, norm: Norm, slope: float, bias: float
+    widths: list[int], out_channels: int, norm: Norm, slope: float, bias: float
 ) -> nn.Sequential:
-    widths = [in_channels, *conv_dims]
     blocks = [conv_block(a, b, norm=norm, leaky_slope=slope) for a, b in pairwise(widths)]
     last = nn.Conv2d(widths[-1], out_channels, 1)
     nn.init.normal_(last.weight, std=0.01)
@@ -87,37 +88,19 @@ def _subnet(
     return nn.Sequential(*blocks, last)
 
 
-def shared_predictor(
-    *,
-    input_shape: list[ShapeSpec],
-    num_classes: int,
-    num_anchors: int,
-    conv_dims: list[int],
-    norm: str,
-    prior_prob: float = 0.01,
-) -> RetinaNetHead:
+def shared_predictor(*, input_shape: list[ShapeSpec], norm: str, **options: Any) -> RetinaNetHead:
     """Detectron2's own RetinaNet head: one pair of sub-networks (ReLU) for all levels.
 
-    The arguments are those of :class:`LevelwisePredictor`. With "BN" and "SyncBN" each level has
-    its own statistics, as in Detectron2; "GN" has 32 groups, or fewer if the width is not a
-    multiple of 64.
+    The arguments are those of :class:`LevelwisePredictor` but for ``slope``. With "BN" and "SyncBN"
+    each level has its own statistics, as in Detectron2; "GN" has 32 groups, or fewer if the width
+    is not a multiple of 64.
     """
-    own = {"BN": BatchNorm2d, "SyncBN": SyncBatchNorm}
-    per_level: Norm = _group_norm if norm == "GN" else norm
-    if norm in own:
-        per_level = partial(_cycled_norm, len(input_shape), own[norm])
-    return RetinaNetHead(
-        input_shape=input_shape,
-        num_classes=num_classes,
-        num_anchors=num_anchors,
-        conv_dims=conv_dims,
-        norm=per_level,
-        prior_prob=prior_prob,
-    )
 
+    def cycled(channels: int) -> CycleBatchNormList:
+        return CycleBatchNormList(len(input_shape), norm_factory(norm), num_features=channels)
 
-def _cycled_norm(length: int, norm: type[nn.Module], channels: int) -> CycleBatchNormList:
-    return CycleBatchNormList(length, norm, num_features=channels)
+    own: dict[str, Norm] = {"BN": cycled, "SyncBN": cycled, "GN": _group_norm}
+    return RetinaNetHead(input_shape=input_shape, norm=own.get(norm, norm), **options)
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:

@@ -7,27 +7,27 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
 from multas.modeling.heads.build import (
     TASK_HEAD_REGISTRY,
+    Features,
+    Size,
+    Sizes,
     TaskHead,
     annotated_images,
     pick_images,
     select_features,
 )
 from multas.modeling.heads.dense_inference import DenseInference
-from multas.modeling.heads.dense_predictor import anchors_per_place, shared_predictor
+from multas.modeling.heads.dense_predictor import Maps, predictor_options, shared_predictor
 from multas.modeling.heads.gfl_loss import GFLLoss, anchor_places, decode_sides, divisors
 from multas.modeling.layers import connected_zero
 from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
 from multas.util.annotation import BOXES
-
-GFLPredictions = tuple[list[Tensor], list[Tensor]]
 
 
 @TASK_HEAD_REGISTRY.register()
@@ -37,13 +37,10 @@ class GFLHead(TaskHead):
     Its predictions fit the path ``LocalizationDistillation``.
 
     Args:
-        in_features: names of the maps to use, finest first.
         strides: strides of the maps, pixels.
         predictor: module from a list of maps (N, D, Hi, Wi) to logits and sides, for each level
             (N, A*K, Hi, Wi) and (N, A*4*(reg_max+1), Hi, Wi).
-        anchor_generator: module from the maps to one ``Boxes`` of Hi*Wi*A anchors per level.
-        loss: the losses in training, with reg_max and the number of classes.
-        detect: inference on one image.
+        in_features, anchor_generator, loss, detect: as of :class:`DenseDetectionHead`.
     """
 
     annotation = BOXES
@@ -77,18 +74,11 @@ class GFLHead(TaskHead):
         head = cfg.MODEL.GFL_HEAD
         names, shapes = select_features(head.IN_FEATURES, input_shape, "MODEL.GFL_HEAD.IN_FEATURES")
         anchor_generator = build_anchor_generator(cfg, shapes)
+        options = predictor_options(head, shapes, anchor_generator.num_anchors, names)
         return {
             "in_features": names,
             "strides": [shape.stride for shape in shapes],
-            "predictor": gfl_predictor(
-                input_shape=shapes,
-                num_classes=head.NUM_CLASSES,
-                num_anchors=anchors_per_place(anchor_generator, names),
-                num_convs=head.NUM_CONVS,
-                norm=head.NORM,
-                prior_prob=head.PRIOR_PROB,
-                reg_max=head.REG_MAX,
-            ),
+            "predictor": gfl_predictor(options, head.REG_MAX),
             "anchor_generator": anchor_generator,
             "loss": GFLLoss(
                 num_classes=head.NUM_CLASSES,
@@ -111,28 +101,24 @@ class GFLHead(TaskHead):
             ),
         }
 
-    def forward(self, features: dict[str, Tensor]) -> GFLPredictions:
+    def forward(self, features: Features) -> Maps:
         """Logits of the classes and of the distributions of each level, see ``predictor``."""
         logits, sides = self.predictor([features[name] for name in self.in_features])
         return logits, [side * scale for side, scale in zip(sides, self.scales, strict=True)]
 
-    def level_anchors(self, features: dict[str, Tensor]) -> list[Tensor]:
+    def level_anchors(self, features: Features) -> list[Tensor]:
         """(Ri, 4) anchors of each level, XYXY in pixels, in the order of :meth:`flatten`."""
         maps = [features[name] for name in self.in_features]
         return [boxes.tensor for boxes in self.anchor_generator(maps)]
 
-    def flatten(self, predictions: GFLPredictions) -> tuple[Tensor, Tensor]:
+    def flatten(self, predictions: Maps) -> tuple[Tensor, Tensor]:
         """Per level maps -> logits (N, R, K) and distributions (N, R, 4 (reg_max + 1))."""
         logits, sides = predictions
         width = 4 * (self.loss.reg_max + 1)
         return flatten_levels(logits, self.num_classes), flatten_levels(sides, width)
 
     def losses(
-        self,
-        predictions: GFLPredictions,
-        features: dict[str, Tensor],
-        annotations: list[Instances | None],
-        image_size: tuple[int, int],
+        self, predictions: Maps, features: Features, annotations: list[Any], image_size: Size
     ) -> dict[str, Tensor]:
         """Losses "loss_cls", "loss_box_reg" and "loss_dfl" over the annotated images."""
         logits, sides = self.flatten(predictions)
@@ -140,54 +126,30 @@ class GFLHead(TaskHead):
         if not index:
             none = full_precision(logits.detach()).new_zeros(0)
             divisors(none > 0, none)  # the other processes wait for this exchange
-            nothing = connected_zero(sides)
-            return {
-                "loss_cls": connected_zero(logits),
-                "loss_box_reg": nothing,
-                "loss_dfl": nothing,
-            }
+            zero = connected_zero(sides)
+            return {"loss_cls": connected_zero(logits), "loss_box_reg": zero, "loss_dfl": zero}
         logits, sides = pick_images(logits, index), pick_images(sides, index)
         objects = [instances.to(logits.device) for instances in objects]
         return self.loss(logits, sides, self.level_anchors(features), self.strides, objects)
 
     def inference(
-        self,
-        predictions: GFLPredictions,
-        features: dict[str, Tensor],
-        image_sizes: list[tuple[int, int]],
-        output_sizes: list[tuple[int, int]],
+        self, predictions: Maps, features: Features, image_sizes: Sizes, output_sizes: Sizes
     ) -> list[Instances]:
         """``Instances`` of each image with ``pred_boxes``, ``scores`` and ``pred_classes``."""
         logits, sides = self.flatten(predictions)
         places = anchor_places(self.level_anchors(features), self.strides)
-        sizes = zip(image_sizes, output_sizes, strict=True)
+        images = zip(logits, sides, image_sizes, output_sizes, strict=True)
         return [
-            detector_postprocess(self.detect(logits[i], sides[i], places, size), *output_size)
-            for i, (size, output_size) in enumerate(sizes)
+            detector_postprocess(self.detect(scores, boxes, places, size), *output_size)
+            for scores, boxes, size, output_size in images
         ]
 
 
-def gfl_predictor(
-    *,
-    input_shape: list[ShapeSpec],
-    num_classes: int,
-    num_anchors: int,
-    num_convs: int,
-    norm: str,
-    prior_prob: float,
-    reg_max: int,
-) -> RetinaNetHead:
+def gfl_predictor(options: dict[str, Any], reg_max: int) -> nn.Module:
     """Detectron2's RetinaNet head whose last box layer gives reg_max + 1 logits for each side."""
-    width = input_shape[0].channels
-    predictor = shared_predictor(
-        input_shape=input_shape,
-        num_classes=num_classes,
-        num_anchors=num_anchors,
-        conv_dims=[width] * num_convs,
-        norm=norm,
-        prior_prob=prior_prob,
-    )
-    predictor.bbox_pred = nn.Conv2d(width, num_anchors * 4 * (reg_max + 1), 3, padding=1)
+    predictor = shared_predictor(**options)
+    width, sides = options["input_shape"][0].channels, options["num_anchors"] * 4
+    predictor.bbox_pred = nn.Conv2d(width, sides * (reg_max + 1), 3, padding=1)
     nn.init.normal_(predictor.bbox_pred.weight, std=0.01)
     nn.init.zeros_(predictor.bbox_pred.bias)
     return predictor

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from multas.modeling.generalized_focal import (
     decode_logits,
-    distribution_focal_loss,
+    distribution_focal_elements,
     encode_distances,
     iou_and_giou,
 )
@@ -20,31 +20,25 @@ from multas.modeling.label_assignment import (
     DenseTargets,
     assign_atss,
     assign_iou,
-    object_scores,
-    scores_at,
+    score_weights,
 )
-from multas.modeling.losses import full_precision, quality_focal_loss
+from multas.modeling.losses import full_precision, quality_focal_loss, weighted_sum
 from multas.modeling.matcher import PaddedObjects, pad_objects
 from multas.util.names import check_choice
 from multas.util.ranks import mean_over_ranks
 
-ASSIGNMENTS = ("atss", "iou")
-
 
 def anchor_places(level_anchors: Sequence[Tensor], strides: Sequence[int]) -> Tensor:
-    """The places where the distances of box sides start, and their unit.
-
-    Args:
-        level_anchors: (Ri, 4) XYXY for each level, pixels.
-        strides: strides of the levels, pixels.
+    """The places where the distances of box sides start, and their unit, all in pixels.
 
     Returns:
-        (R, 3): x and y of the centre of each anchor, pixels, and the stride of its level.
+        (R, 3): x and y of the centre of each anchor, and the stride of its level.
     """
-    return torch.cat([
+    places = [
         torch.cat([(a[:, :2] + a[:, 2:]) / 2.0, torch.full_like(a[:, :1], stride)], dim=1)
         for a, stride in zip(level_anchors, strides, strict=True)
-    ])  # fmt: skip
+    ]
+    return torch.cat(places)
 
 
 def decode_sides(sides: Tensor, places: Tensor, reg_max: int) -> Tensor:
@@ -56,11 +50,8 @@ def decode_sides(sides: Tensor, places: Tensor, reg_max: int) -> Tensor:
 def divisors(positive: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """The divisors of the losses: means over the processes, so that each object counts equally.
 
-    Every process has to call it in every step, as the others wait for its numbers.
-
-    Args:
-        positive: bool of any shape; empty if no image is annotated.
-        weight: the weights in the same shape, detached.
+    Every process has to call it in every step, as the others wait for its numbers. ``positive``,
+    bool, and the detached ``weight`` have one shape; they are empty if no image is annotated.
 
     Returns:
         Scalars: the number of positives, at least 1, and the sum of the weights, or 1 if it is 0.
@@ -84,12 +75,9 @@ class GFLLoss:
         reg_max: largest bin of a side.
         assignment: "atss" (GFL) or "iou" (RetinaNet).
         atss_topk: number of candidates of an object on each level.
-        iou_thresholds: with "iou", anchors are background below the first, positive from the second
-            on, and ignored in between.
         beta: exponent of QFL.
         cls_weight, box_weight, dfl_weight: factors of QFL, GIoU and DFL (mean of four sides).
-        use_scores: whether positives count in proportion to the field ``gt_scores`` of their object
-            (pseudo-labels); objects without the field count fully.
+        iou_thresholds, use_scores: as of :class:`multas.modeling.heads.dense_loss.DenseLoss`.
 
     Raises:
         ValueError: if the assignment is unknown.
@@ -107,7 +95,7 @@ class GFLLoss:
     use_scores: bool = False
 
     def __post_init__(self) -> None:
-        check_choice("MODEL.GFL_HEAD.ASSIGNMENT", self.assignment, ASSIGNMENTS)
+        check_choice("MODEL.GFL_HEAD.ASSIGNMENT", self.assignment, ("atss", "iou"))
 
     def __call__(
         self,
@@ -120,10 +108,8 @@ class GFLLoss:
         """Losses of n annotated images.
 
         Args:
-            logits: (n, R, K).
-            sides: (n, R, 4 B).
-            level_anchors: (Ri, 4) XYXY for each level, pixels.
-            strides: strides of the levels, pixels.
+            logits, sides: (n, R, K) and (n, R, 4 B).
+            level_anchors, strides: (Ri, 4) XYXY and a number for each level, pixels.
             instances: ``gt_boxes`` and ``gt_classes`` of each image, on the device of ``logits``.
 
         Returns:
@@ -145,9 +131,9 @@ class GFLLoss:
         weight = weight / total
         cls_weights = None
         if self.use_scores:
-            scores = object_scores(objects, instances).to(weight.dtype)
-            cls_weights = scores_at(targets.class_index, scores)[..., None]
-            weight = weight * scores_at(targets.box_index, scores)
+            weights = score_weights(targets, objects, instances)
+            cls_weights, box_weights = (x.to(weight.dtype) for x in weights)
+            weight = weight * box_weights
         distances = encode_distances(centres, wanted, self.reg_max)
         loss_cls = quality_focal_loss(
             logits,
@@ -158,12 +144,9 @@ class GFLLoss:
             weights=cls_weights,
             normalizer=count,
         )
-        loss_dfl = distribution_focal_loss(
-            sides.reshape(-1, self.reg_max + 1),
-            distances.flatten(),
-            weight=weight.flatten().repeat_interleave(4),
-            avg_factor=4.0,
-        )
+        bins = sides.reshape(-1, self.reg_max + 1)
+        dfl = distribution_focal_elements(bins, distances.flatten())
+        loss_dfl = weighted_sum(dfl, weight.flatten().repeat_interleave(4), 4.0)
         return {
             "loss_cls": loss_cls,
             "loss_box_reg": self.box_weight * (weight * (1.0 - giou)).sum(),
@@ -174,11 +157,7 @@ class GFLLoss:
         """The targets of each anchor, without gradient."""
         if self.assignment == "atss":
             return assign_atss(objects, level_anchors, self.num_classes, topk=self.atss_topk)
-        low, high = self.iou_thresholds
+        anchors, (low, high) = torch.cat(list(level_anchors)), self.iou_thresholds
         return assign_iou(
-            objects,
-            torch.cat(list(level_anchors)),
-            self.num_classes,
-            positive_overlap=high,
-            negative_overlap=low,
+            objects, anchors, self.num_classes, positive_overlap=high, negative_overlap=low
         )

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from multas.modeling.heads.build import (
     TASK_HEAD_REGISTRY,
+    Features,
+    Size,
+    Sizes,
     TaskHead,
     annotated_images,
     pick_images,
@@ -22,13 +25,7 @@ from multas.util.annotation import LABELS
 
 @TASK_HEAD_REGISTRY.register()
 class LinearClassificationHead(TaskHead):
-    """Global average pooling of one map and a linear layer, as in ResNet.
-
-    Args:
-        in_feature: name of the map.
-        in_channels: number of its channels.
-        num_classes: K.
-    """
+    """Global average pooling of the map ``in_feature`` and a linear layer, as in ResNet."""
 
     annotation = LABELS
     result = "scores"
@@ -54,18 +51,14 @@ class LinearClassificationHead(TaskHead):
             "num_classes": head.NUM_CLASSES,
         }
 
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
+    def forward(self, features: Features) -> Tensor:
         """(N, D, H, W) -> logits (N, K)."""
         return self.linear(features[self.in_feature].mean(dim=(2, 3)))
 
     def losses(
-        self,
-        predictions: Tensor,
-        features: dict[str, Tensor],
-        annotations: list[int | None],
-        image_size: tuple[int, int],
+        self, predictions: Tensor, features: Features, annotations: list[Any], image_size: Size
     ) -> dict[str, Tensor]:
-        """Loss "loss_class": softmax cross-entropy, the mean over the labelled images."""
+        """Loss "loss_class": softmax cross-entropy, the mean over the labelled (int) images."""
         index, labels = annotated_images(annotations)
         if not index:
             return {"loss_class": connected_zero(predictions)}
@@ -74,11 +67,7 @@ class LinearClassificationHead(TaskHead):
         return {"loss_class": F.cross_entropy(logits, targets)}
 
     def inference(
-        self,
-        predictions: Tensor,
-        features: dict[str, Tensor],
-        image_sizes: list[tuple[int, int]],
-        output_sizes: list[tuple[int, int]],
+        self, predictions: Tensor, features: Features, image_sizes: Sizes, output_sizes: Sizes
     ) -> list[Tensor]:
         """Softmax scores (K,) of each image."""
         return list(full_precision(predictions).softmax(dim=1))

@@ -1,6 +1,7 @@
-"""The semantic segmentation head of Panoptic FPN, as paper A uses it."""
+"""The semantic segmentation head of Panoptic FPN, as in the code of Lê and Pham (ICCVW 2023)."""
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,9 @@ from torch import Tensor, nn
 
 from multas.modeling.heads.build import (
     TASK_HEAD_REGISTRY,
+    Features,
+    Size,
+    Sizes,
     TaskHead,
     annotated_images,
     pick_images,
@@ -22,11 +26,6 @@ from multas.modeling.losses import semantic_cross_entropy
 from multas.util.annotation import MASKS
 
 
-class _Upsample(nn.Upsample):
-    def __init__(self, factor: int) -> None:
-        super().__init__(scale_factor=factor, mode="nearest")
-
-
 @TASK_HEAD_REGISTRY.register()
 class SemanticFPNHead(TaskHead):
     """Panoptic FPN (CVPR 2019), section 3: all levels are brought to one stride and added.
@@ -34,7 +33,7 @@ class SemanticFPNHead(TaskHead):
     A level of stride s goes through max(1, log2(s / common stride)) blocks of 3x3 convolution,
     norm and LeakyReLU. Each is followed by nearest upsampling by 2, unless the stride is the common
     one. The sum is upsampled (nearest) to the size of the input, where further blocks and a 1x1
-    convolution follow. Panoptic FPN has no such blocks, the code of paper A has three.
+    convolution follow. Panoptic FPN has no such blocks, the code of Lê and Pham has three.
 
     Args:
         in_features: names of the maps, finest first.
@@ -70,6 +69,7 @@ class SemanticFPNHead(TaskHead):
         self.num_classes = num_classes
         self.ignore_value = ignore_value
         self.branches = nn.ModuleList()
+        block = partial(conv_block, out_channels=channels, norm=norm, leaky_slope=slope)
         for name, shape in zip(in_features, input_shape, strict=True):
             steps = math.log2(shape.stride / common_stride)
             if steps < 0 or not steps.is_integer():
@@ -80,25 +80,20 @@ class SemanticFPNHead(TaskHead):
                 )
             branch: list[nn.Module] = []
             for i in range(max(1, int(steps))):
-                width = channels if i else shape.channels
-                branch.append(conv_block(width, channels, norm=norm, leaky_slope=slope))
+                branch.append(block(channels if i else shape.channels))
                 if steps:
-                    branch.append(_Upsample(2))
+                    branch.append(nn.Upsample(scale_factor=2, mode="nearest"))
             self.branches.append(nn.Sequential(*branch))
-        self.upsample = _Upsample(common_stride)
-        self.final = nn.Sequential(
-            *(conv_block(channels, channels, norm=norm, leaky_slope=slope)
-              for _ in range(num_final_convs))
-        )  # fmt: skip
+        self.upsample = nn.Upsample(scale_factor=common_stride, mode="nearest")
+        self.final = nn.Sequential(*(block(channels) for _ in range(num_final_convs)))
         self.predictor = nn.Conv2d(channels, num_classes, 1, bias=False)
         nn.init.normal_(self.predictor.weight, std=0.01)
 
     @classmethod
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.SEMANTIC_FPN_HEAD
-        names, shapes = select_features(
-            head.IN_FEATURES, input_shape, "MODEL.SEMANTIC_FPN_HEAD.IN_FEATURES"
-        )
+        key = "MODEL.SEMANTIC_FPN_HEAD.IN_FEATURES"
+        names, shapes = select_features(head.IN_FEATURES, input_shape, key)
         return {
             "in_features": names,
             "input_shape": shapes,
@@ -111,7 +106,7 @@ class SemanticFPNHead(TaskHead):
             "ignore_value": head.IGNORE_VALUE,
         }
 
-    def forward(self, features: dict[str, Tensor]) -> Tensor:
+    def forward(self, features: Features) -> Tensor:
         """Maps (N, D, Hi, Wi) -> logits (N, C, H, W) at the size of the padded input."""
         maps = [
             branch(features[name])
@@ -123,38 +118,27 @@ class SemanticFPNHead(TaskHead):
         return self.predictor(self.final(self.upsample(total)))
 
     def losses(
-        self,
-        predictions: Tensor,
-        features: dict[str, Tensor],
-        annotations: list[Tensor | None],
-        image_size: tuple[int, int],
+        self, predictions: Tensor, features: Features, annotations: list[Any], image_size: Size
     ) -> dict[str, Tensor]:
         """Loss "loss_sem_seg": cross-entropy, the mean over the annotated pixels of the batch.
 
-        Args:
-            predictions: (N, C, H, W).
-            features: not used.
-            annotations: integer labels (Hi, Wi) of each image, at most of the padded size.
-            image_size: (H, W) of the padded batch.
+        Annotations are integer labels (Hi, Wi), at most of the padded size.
         """
         index, labels = annotated_images(annotations)
         if not index:
             return {"loss_sem_seg": connected_zero(predictions)}
+        logits, ignored = pick_images(predictions, index), self.ignore_value
         height, width = image_size
-        padded = torch.stack([
-            F.pad(x, (0, width - x.shape[1], 0, height - x.shape[0]), value=self.ignore_value)
-            for x in (image_labels.to(predictions.device) for image_labels in labels)
-        ])  # fmt: skip
-        logits = pick_images(predictions, index)
-        loss = semantic_cross_entropy(logits, padded, ignore_value=self.ignore_value)
+        padding = [(0, width - x.shape[1], 0, height - x.shape[0]) for x in labels]
+        padded = [
+            F.pad(x.to(logits.device), sides, value=ignored)
+            for x, sides in zip(labels, padding, strict=True)
+        ]
+        loss = semantic_cross_entropy(logits, torch.stack(padded), ignore_value=ignored)
         return {"loss_sem_seg": loss}
 
     def inference(
-        self,
-        predictions: Tensor,
-        features: dict[str, Tensor],
-        image_sizes: list[tuple[int, int]],
-        output_sizes: list[tuple[int, int]],
+        self, predictions: Tensor, features: Features, image_sizes: Sizes, output_sizes: Sizes
     ) -> list[Tensor]:
         """Logits (C, H, W) of each image at its output size, as ``SemSegEvaluator`` takes them."""
         sizes = zip(predictions, image_sizes, output_sizes, strict=True)
