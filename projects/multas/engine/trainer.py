@@ -15,12 +15,12 @@ from torch import nn
 from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
-from multas.engine.checks import preflight
 from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import Checkpointer, LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.lr_schedule import build_lr_scheduler
 from multas.engine.path_weights import PathWeights
+from multas.engine.preflight import preflight
 from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
 from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights

@@ -6,8 +6,11 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike) -> Iterator[str]:
-    """Gives a name to write to. When the block has ended well, that file is moved to ``path``."""
-    partial = f"{os.fspath(path)}.{os.getpid()}.partial"  # several processes may write at once
+def written_whole(path: str | os.PathLike, suffix: str = ".partial") -> Iterator[str]:
+    """Gives a name to write to. When the block has ended well, that file is moved to ``path``.
+
+    The name is ``path`` and ``suffix``, which processes that may write at once must not share.
+    """
+    partial = f"{os.fspath(path)}{suffix}"
     yield partial
     os.replace(partial, path)

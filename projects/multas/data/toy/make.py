@@ -109,7 +109,7 @@ def _write(file: Path, content: bytes) -> list:
     entry = _entry(content)
     if not _is_intact(file, entry):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(file) as partial:
+        with written_whole(file, f".{os.getpid()}.partial") as partial:
             Path(partial).write_bytes(content)
     return entry
 

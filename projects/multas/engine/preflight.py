@@ -1,0 +1,25 @@
+"""All that can be found wrong with a run before it costs time."""
+
+from detectron2.config import CfgNode
+from torch import nn
+
+from multas.data.loader import TrainLoader
+from multas.data.task_batches import TaskLoader, training_sets
+from multas.engine.checks.annotations import check_annotations
+from multas.engine.checks.cache_size import check_cache
+from multas.engine.checks.classes import check_classes, check_ignored_labels, check_test_sets
+
+
+def preflight(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader) -> None:
+    """Check that the training data, the model (a Distiller is prepared) and the config fit.
+
+    Raises:
+        ValueError: They do not. The message names the data set, key or layer, and a remedy.
+        KeyError: There is no evaluator for a data set.
+    """
+    check_test_sets(cfg)
+    names = training_sets(cfg)
+    check_classes(model, [*names, *cfg.DATASETS.TEST])
+    check_ignored_labels(cfg, model, names)
+    check_annotations(model, loader)
+    check_cache(cfg, model, loader)
