@@ -63,7 +63,7 @@ def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict 
             # Detectron2 turns photographs upright when it reads them.
             if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
                 width, height = height, width
-    except OSError as error:  # also of Pillow, for what is no image
+    except OSError as error:  # Pillow raises one for what is not an image, too
         issues.add(file, f"not a readable image ({error.__class__.__name__})")
         return None
     return {"file_name": file, "image_id": image_id, "height": height, "width": width}

@@ -69,7 +69,7 @@ class Coco(DataFormat):
             self._refuse_shared_folder(source)
         records, metadata = super().load_unlabeled(source)
         for record in records:
-            # COCO's file names are its ids with leading zeros; pseudo-labels are joined by ids.
+            # The file names of COCO are its ids with leading zeros; pseudo-labels go by ids.
             stem = Path(record["file_name"]).stem
             record["image_id"] = int(stem) if stem.isdecimal() else stem
         return records, metadata
