@@ -22,7 +22,8 @@ from gfl_scene import (
 from multas.distillation import Teacher
 from multas.modeling.heads import build_task_head
 from multas.modeling.heads.gfl_loss import anchor_places
-from multas.modeling.label_assignment import assign_atss, pad_objects
+from multas.modeling.label_assignment import assign_atss
+from multas.modeling.matcher import pad_objects
 from weighing import make_distiller, weighed
 
 # Inference
