@@ -13,7 +13,7 @@ from multas.distillation.functional.localization import (
 )
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
 from multas.modeling.generalized_focal import atss_match
-from multas.modeling.levels import flatten_levels
+from multas.modeling.heads.dense_predictor import flatten_levels
 
 REGIONS = ("main", "valuable")
 SIDES = 4

@@ -13,7 +13,7 @@ from multas.distillation.functional.soft_detection import (
     soft_detection_loss,
 )
 from multas.distillation.paths.base import PATH_REGISTRY, Path, Shapes, Targets
-from multas.modeling.levels import flatten_levels
+from multas.modeling.heads.dense_predictor import flatten_levels
 from multas.modeling.losses import full_precision
 
 DETECTION_TERMS = ("cls", "box_reg")
