@@ -18,7 +18,7 @@ from multas.distillation.functional.feature_imitation import (
     pdf_imitation,
 )
 from multas.distillation.functional.soft_detection import soft_detection_loss
-from multas.modeling.levels import flatten_levels
+from multas.modeling.heads.dense_predictor import flatten_levels
 
 
 def leaf(tensor):

@@ -14,7 +14,7 @@ from multas.distillation.functional.feature_imitation import (
 )
 from multas.distillation.functional.foreground import cell_centers, foreground_mask
 from multas.distillation.functional.soft_detection import soft_detection_loss
-from multas.modeling.levels import flatten_levels
+from multas.modeling.heads.dense_predictor import flatten_levels
 
 pytestmark = pytest.mark.usefixtures("storage")
 KINDS = ("FeatureMSE", "PDFDistil", "DeFeat", "SoftDetection")

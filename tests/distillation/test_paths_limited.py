@@ -21,7 +21,7 @@ from multas.distillation.functional.soft_detection import soft_detection_loss
 from multas.distillation.paths.base import Targets
 from multas.distillation.paths.spec import parse_paths
 from multas.distillation.taps import leaves
-from multas.modeling.levels import flatten_levels
+from multas.modeling.heads.dense_predictor import flatten_levels
 from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"

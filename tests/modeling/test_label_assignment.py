@@ -231,7 +231,7 @@ def test_scaling_the_scene_changes_no_assignment():
 def test_a_higher_positive_threshold_never_adds_positives():
     objects, anchors, *_ = random_batch()
     counts = [
-        int((assign_iou(objects, anchors, 4, positive_overlap=t).box_index >= 0).sum())
+        int((assign_iou(objects, anchors, 4, (0.4, t)).box_index >= 0).sum())
         for t in (0.4, 0.5, 0.6, 0.8, 1.1)
     ]
     assert counts == sorted(counts, reverse=True)

@@ -135,11 +135,9 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         self._num_classes = len(self._class_names)
         self._ignore_label = meta.get("ignore_label", 255)
         self._read_labels = meta.get("read_sem_seg", read_labels)
-        to_contiguous = meta.get("stuff_dataset_id_to_contiguous_id")
+        to_contiguous = meta.get("stuff_dataset_id_to_contiguous_id") or {}
         # Detectron2's ``encode_json_sem_seg`` reads it.
-        self._contiguous_id_to_dataset_id = (
-            {new: old for old, new in to_contiguous.items()} if to_contiguous else None
-        )
+        self._contiguous_id_to_dataset_id = {v: k for k, v in to_contiguous.items()} or None
         self.input_file_to_gt_file = {
             record["file_name"]: record["sem_seg_file_name"]
             for record in DatasetCatalog.get(dataset_name)
@@ -171,9 +169,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                 size = tuple(record["image"].shape[-2:])
                 truth = resize_labels(truth, size)
                 if tuple(scores.shape[-2:]) != size:
-                    scores = F.interpolate(
-                        scores[None].float(), size=size, mode="bilinear", align_corners=False
-                    )[0]
+                    scores = F.interpolate(scores[None].float(), size, mode="bilinear")[0]
             prediction = scores.argmax(dim=0).cpu().numpy()
             if truth.shape != prediction.shape:
                 raise ValueError(

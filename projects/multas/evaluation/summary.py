@@ -8,14 +8,13 @@ from tabulate import tabulate
 
 
 def results_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """A column per model and a row per metric, without the metrics of single classes.
+    """A table with a column per model and a row per metric, without metrics of single classes.
+
+    Further columns name the task and, if there are several, the data set.
 
     Args:
         results: model name -> result of Detectron2's ``DefaultTrainer.test``: task -> metric ->
             value, or data set -> task -> metric -> value for several data sets.
-
-    Returns:
-        The table, with further columns for the task and, if there are several, the data set.
     """
     columns = {name: dict(_figures(own)) for name, own in results.items()}
     rows = []

@@ -29,6 +29,7 @@ from multas.util.names import check_choice
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
 METRICS = {"11pt": average_precision_11point, "area": average_precision_area}
+Detections = tuple[np.ndarray, np.ndarray, np.ndarray]  # classes, scores, boxes of one image
 
 _logger = logging.getLogger(__name__)
 
@@ -93,14 +94,18 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         self._metric = metric or ("11pt" if (meta.get("year") or 2010) < 2010 else "area")
         self._skip_absent_classes = skip_absent_classes
         self._distributed = distributed
-        self._mean_over = np.unique(np.asarray(iou_thresholds, dtype=np.float64))
-        self._report_at = np.unique(np.asarray(report_thresholds, dtype=np.float64))
+        mean_over = np.asarray(iou_thresholds, dtype=np.float64)
+        report_at = np.unique(np.asarray(report_thresholds, dtype=np.float64))
+        self._thresholds = np.union1d(mean_over, report_at)
+        # For each figure the thresholds that it is the mean over.
+        self._figures = {"AP": np.isin(self._thresholds, mean_over)}
+        self._figures |= {f"AP{100 * value:g}": self._thresholds == value for value in report_at}
         self.reset()
 
     def reset(self) -> None:
         """Forget all predictions, but not the ground truth."""
         self._image_ids: list[str] = []
-        self._detections: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._detections: list[Detections] = []
 
     def process(self, inputs: list[dict], outputs: list[dict]) -> None:
         """Add the predictions of a batch.
@@ -142,10 +147,9 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
                 f"No model output had 'instances': nothing to evaluate on '{self._dataset_name}'."
             )
             return OrderedDict()
-        thresholds = np.union1d(self._mean_over, self._report_at)
         detections = [item for _, items in gathered for item in items]
-        aps, num_objects = self._per_class(self._image_numbers(image_ids), detections, thresholds)
-        results = self._summarize(aps, num_objects, thresholds)
+        aps, num_objects = self._per_class(self._image_numbers(image_ids), detections)
+        results = self._summarize(aps, num_objects)
         self._log_table(results, num_objects)
         return OrderedDict(bbox=results)
 
@@ -171,17 +175,14 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         return np.asarray(numbers, dtype=np.int64)
 
     def _per_class(
-        self,
-        images: np.ndarray,
-        detections: list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-        thresholds: np.ndarray,
+        self, images: np.ndarray, detections: list[Detections]
     ) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """AP (thresholds, classes) in [0, 1] of each metric, and the objects of each class."""
         category, score, boxes = (np.concatenate(parts) for parts in zip(*detections, strict=True))
         image = np.repeat(images, [len(item[0]) for item in detections])
         score, boxes = round_as_printed(score, 3), round_as_printed(boxes, 1)
         truth = self._ground_truth
-        shape = (len(thresholds), len(self._class_names))
+        shape = (len(self._thresholds), len(self._class_names))
         aps = {name: np.zeros(shape) for name in METRICS}
         num_objects = np.zeros(len(self._class_names), dtype=np.int64)
         for number in range(len(self._class_names)):
@@ -193,15 +194,15 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             overlap, index = best_overlaps(
                 image[rows], boxes[rows], truth.image[objects], truth.boxes[objects]
             )
-            hit, duplicate, unmatched = classify_detections(overlap, index, difficult, thresholds)
+            hit, duplicate, unmatched = classify_detections(
+                overlap, index, difficult, self._thresholds
+            )
             recall, precision = precision_recall(hit, duplicate | unmatched, num_objects[number])
             for name, average_precision in METRICS.items():
                 aps[name][:, number] = average_precision(recall, precision)
         return aps, num_objects
 
-    def _summarize(
-        self, aps: dict[str, np.ndarray], num_objects: np.ndarray, thresholds: np.ndarray
-    ) -> dict[str, float]:
+    def _summarize(self, aps: dict[str, np.ndarray], num_objects: np.ndarray) -> dict[str, float]:
         classes = np.arange(len(self._class_names))
         absent = [self._class_names[number] for number in classes[num_objects == 0]]
         if absent:
@@ -211,25 +212,24 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             )
         if self._skip_absent_classes:
             classes = classes[num_objects > 0]
-        rows = {"AP": np.isin(thresholds, self._mean_over)}
-        rows |= {f"AP{100 * value:g}": thresholds == value for value in self._report_at}
 
         def mean(metric: str, selected: np.ndarray, columns: np.ndarray) -> float:
             values = 100 * aps[metric][np.ix_(np.flatnonzero(selected), columns)]
             return float(values.mean()) if values.size else 0.0
 
-        results = {key: mean(self._metric, selected, classes) for key, selected in rows.items()}
+        rows = self._figures.items()
+        results = {key: mean(self._metric, selected, classes) for key, selected in rows}
         for metric in METRICS:
-            for key, selected in rows.items():
+            for key, selected in rows:
                 results[f"{key}_{metric}"] = mean(metric, selected, classes)
-        for key, selected in rows.items():
+        for key, selected in rows:
             for number in classes:
                 name = self._class_names[number]
                 results[f"{key}-{name}"] = mean(self._metric, selected, classes[classes == number])
         return results
 
     def _log_table(self, results: dict[str, float], num_objects: np.ndarray) -> None:
-        keys = ["AP", *(f"AP{100 * value:g}" for value in self._report_at)]
+        keys = list(self._figures)
         lines = [
             [name, int(count), *(results.get(f"{key}-{name}", float("nan")) for key in keys)]
             for name, count in zip(self._class_names, num_objects, strict=True)

@@ -55,8 +55,8 @@ def best_overlaps(
     This object does not depend on the IoU threshold. Of equal IoUs the first object wins.
 
     Args:
-        det_image, gt_image: (D,) and (G,) int64 image numbers.
-        det_boxes, gt_boxes: (D, 4) and (G, 4) float64.
+        det_image, det_boxes: (D,) int64 image numbers and (D, 4) float64.
+        gt_image, gt_boxes: (G,) and (G, 4), likewise.
 
     Returns:
         overlap: (D,) float64 IoU, -inf for detections in images without objects.

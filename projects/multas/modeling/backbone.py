@@ -163,11 +163,5 @@ def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     first_level = shapes[last].stride.bit_length()
     names = [f"p{first_level + i}" for i in range(fpn.NUM_EXTRA_LEVELS)]
     extra = ExtraLevels(last, shapes[last].channels, fpn.OUT_CHANNELS, names) if names else None
-    return FPN(
-        bottom_up,
-        fpn.IN_FEATURES,
-        fpn.OUT_CHANNELS,
-        norm=norm_factory(fpn.NORM),
-        top_block=extra,
-        fuse_type=fpn.FUSE_TYPE,
-    )
+    norm = norm_factory(fpn.NORM)
+    return FPN(bottom_up, fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm, extra, fpn.FUSE_TYPE)

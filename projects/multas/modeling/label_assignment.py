@@ -35,24 +35,20 @@ def assign_iou(
     objects: PaddedObjects,
     anchors: Tensor,
     num_classes: int,
-    *,
-    positive_overlap: float = 0.5,
-    negative_overlap: float = 0.4,
+    thresholds: tuple[float, float] = (0.4, 0.5),
 ) -> DenseTargets:
     """Assign by IoU thresholds, with ignored anchors in between.
 
-    An ignored anchor is ignored only for the class it was matched with; it is background for the
-    other classes. The best anchor of each object is always positive.
-
-    Positive anchors have an IoU of at least ``positive_overlap``, background anchors one below
-    ``negative_overlap``.
+    Anchors are background below the first threshold and positive from the second one on. An ignored
+    anchor is ignored only for the class it was matched with; it is background for the other
+    classes. The best anchor of each object is always positive.
 
     Returns:
         DenseTargets with targets and weights of 0 or 1.
     """
     match = match_iou(objects, anchors)
-    positive = match.quality >= positive_overlap
-    ignored = (match.quality >= negative_overlap) & ~positive
+    positive = match.quality >= thresholds[1]
+    ignored = (match.quality >= thresholds[0]) & ~positive
     quality = positive.to(match.quality.dtype)
     classes = _spread(objects.classes, match.object_index, quality, num_classes)
     mask = _spread(objects.classes, match.object_index, ignored, num_classes).logical_not_()

@@ -27,8 +27,8 @@ def weighted_sum(
 ) -> Tensor:
     """``sum(weight * loss) / avg_factor``, or the mean of ``weight * loss`` without ``avg_factor``.
 
-    The result is a scalar, 0 without elements. ``weight`` is broadcastable to ``loss``, and
-    ``avg_factor`` is a divisor > 0, e.g. the number of positives.
+    It is 0 without elements. ``weight`` is broadcastable to ``loss``; ``avg_factor`` > 0 is, for
+    instance, the number of positives.
     """
     if weight is not None:
         loss = loss * weight

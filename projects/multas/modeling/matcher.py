@@ -90,7 +90,7 @@ def match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
 
 def _match_iou(objects: PaddedObjects, anchors: Tensor) -> Match:
     overlaps = pairwise_overlaps(full_precision(objects.boxes), anchors)
-    overlaps = _mask_padding(overlaps, objects.valid)
+    overlaps.masked_fill_(~objects.valid[..., None], 0.0)
     quality, index = overlaps.max(1)
     reached, best_anchor = overlaps.max(2)
     places = torch.arange(reached.shape[1], device=anchors.device).expand_as(best_anchor)
@@ -143,12 +143,11 @@ def _match_mutual(
     objects: PaddedObjects, predicted: Tensor, gain: Tensor, *, anchors: Tensor, topk: int
 ) -> tuple[Tensor, ...]:
     """Both matches from predicted boxes (N, A, 4) and amplification factors (N, K, A)."""
-    boxes = full_precision(objects.boxes)
-    by_box = _choose(_mask_padding(pairwise_overlaps(boxes, predicted), objects.valid), topk)
+    boxes, padding = full_precision(objects.boxes), ~objects.valid[..., None]
+    by_box = _choose(pairwise_overlaps(boxes, predicted).masked_fill_(padding, 0.0), topk)
     image = torch.arange(len(boxes), device=boxes.device)[:, None]
     amplified = pairwise_overlaps(boxes, anchors).mul_(gain[image, objects.classes]).clamp_(max=1)
-    by_score = _choose(_mask_padding(amplified, objects.valid), topk)
-    return (*by_box, *by_score)
+    return (*by_box, *_choose(amplified.masked_fill_(padding, 0.0), topk))
 
 
 def _choose(values: Tensor, topk: int) -> Match:
@@ -196,11 +195,6 @@ def by_images(
     split = zip(*(x.split(group) for x in (*objects, *dense)), strict=True)
     parts = [match(PaddedObjects(*x[:3]), *x[3:]) for x in split]
     return tuple(torch.cat(fields) for fields in zip(*parts, strict=True))
-
-
-def _mask_padding(values: Tensor, valid: Tensor) -> Tensor:
-    """Set the rows (N, G, A) of padding to 0, in place."""
-    return values.masked_fill_(~valid[..., None], 0.0)
 
 
 def _at_least_one(padded: Tensor) -> Tensor:

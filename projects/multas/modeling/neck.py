@@ -4,6 +4,8 @@ Shapes: D channels of the neck, L levels. All levels are computed from one map, 
 context module, and not from several stages of the backbone.
 """
 
+from functools import partial
+
 import torch.nn.functional as F
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
@@ -45,9 +47,8 @@ class PyramidExtractor(nn.Module):
 
     def __init__(self, channels: int, num_levels: int, norm: Norm, slope: float) -> None:
         super().__init__()
-        self.levels = nn.ModuleList(
-            conv_block(channels, channels, 3, 2 if i else 1, norm, slope) for i in range(num_levels)
-        )
+        block = partial(conv_block, channels, channels, norm=norm, leaky_slope=slope)
+        self.levels = nn.ModuleList(block(3, 2 if i else 1) for i in range(num_levels))
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(N, D, H, W) -> L levels (N, D, H/2^i, W/2^i)."""
@@ -63,13 +64,9 @@ class TopDown(nn.Module):
 
     def __init__(self, channels: int, num_levels: int, norm: Norm, slope: float) -> None:
         super().__init__()
-        levels = range(num_levels)
-        self.lateral = nn.ModuleList(
-            conv_block(channels, channels, 1, 1, norm, slope) for _ in levels
-        )
-        self.output = nn.ModuleList(
-            conv_block(channels, channels, 3, 1, norm, slope) for _ in levels
-        )
+        block = partial(conv_block, channels, channels, norm=norm, leaky_slope=slope)
+        self.lateral = nn.ModuleList(block(1) for _ in range(num_levels))
+        self.output = nn.ModuleList(block(3) for _ in range(num_levels))
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
         """L levels, finest first -> L levels of the same shapes."""
@@ -84,12 +81,9 @@ class BottomUp(nn.Module):
 
     def __init__(self, channels: int, num_levels: int, norm: Norm, slope: float) -> None:
         super().__init__()
-        self.down = nn.ModuleList(
-            conv_block(channels, channels, 3, 2, norm, slope) for _ in range(num_levels - 1)
-        )
-        self.output = nn.ModuleList(
-            conv_block(channels, channels, 3, 1, norm, slope) for _ in range(num_levels)
-        )
+        block = partial(conv_block, channels, channels, norm=norm, leaky_slope=slope)
+        self.down = nn.ModuleList(block(3, 2) for _ in range(num_levels - 1))
+        self.output = nn.ModuleList(block(3) for _ in range(num_levels))
 
     def forward(self, pyramid: list[Tensor]) -> list[Tensor]:
         """L levels, finest first -> L levels of the same shapes."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from multas.distillation.functional.localization import localization_distillation, valuable_region
 from multas.distillation.paths.base import PATH_REGISTRY, Outputs, Path, TappedLayers, Targets
 from multas.modeling.generalized_focal import atss_match
-from multas.modeling.levels import flatten_levels
+from multas.modeling.heads.dense_predictor import flatten_levels
 
 REGIONS = ("main", "valuable")
 SIDES = 4

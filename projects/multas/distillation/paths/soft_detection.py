@@ -18,7 +18,7 @@ from multas.distillation.paths.base import (
     TappedLayers,
     Targets,
 )
-from multas.modeling.levels import flatten_levels
+from multas.modeling.heads.dense_predictor import flatten_levels
 from multas.modeling.losses import full_precision
 
 NEEDS_DENSE_HEADS = (

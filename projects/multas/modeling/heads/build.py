@@ -73,8 +73,7 @@ class TaskHead(nn.Module):
         """One result for each image; unless a head decodes them, its raw predictions.
 
         Args:
-            predictions: what :meth:`forward` returned.
-            features: its input.
+            predictions, features: as of :meth:`losses`.
             image_sizes: size of each image without padding.
             output_sizes: size in which each result is to be given.
         """

@@ -26,11 +26,11 @@ from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import (
     LevelwisePredictor,
     Maps,
+    flatten_levels,
     predictor_options,
     shared_predictor,
 )
 from multas.modeling.layers import connected_zero
-from multas.modeling.levels import flatten_levels
 from multas.util.annotation import BOXES
 
 

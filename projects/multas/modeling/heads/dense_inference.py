@@ -25,7 +25,7 @@ class DenseInference:
             each class above the threshold of an anchor that is kept is a detection (the code of Lê
             and Pham, ICCVW 2023). Otherwise there is one NMS for each class, as in Detectron2.
         decode: function from the box predictions (C, D) and the anchors (C, P) of C candidates to
-            boxes (C, 4) XYXY, pixels.
+            boxes (C, 4) XYXY, pixels; by default of box deltas (C, 4) and boxes (C, 4).
     """
 
     score_thresh: float = 0.05
@@ -42,8 +42,7 @@ class DenseInference:
 
         Args:
             logits: (R, K).
-            deltas: (R, D) as ``decode`` takes them, for box deltas (R, 4).
-            anchors: (R, P) as ``decode`` takes them, for box deltas (R, 4) XYXY, pixels.
+            deltas, anchors: (R, D) and (R, P) as ``decode`` takes them.
             image_size: size of the image without padding.
 
         Returns:
@@ -52,14 +51,9 @@ class DenseInference:
         """
         scores = logits.sigmoid()
         select = self._class_agnostic if self.class_agnostic else self._per_class
-        boxes, scores, classes = select(scores, deltas, anchors, image_size)
         end = self.max_detections or None
-        return Instances(
-            image_size,
-            pred_boxes=Boxes(boxes[:end]),
-            scores=scores[:end],
-            pred_classes=classes[:end],
-        )
+        boxes, scores, classes = (x[:end] for x in select(scores, deltas, anchors, image_size))
+        return Instances(image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
 
     def _per_class(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size

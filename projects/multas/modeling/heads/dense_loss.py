@@ -104,10 +104,7 @@ class DenseLoss:
     ) -> DenseTargets:
         """The targets of each anchor, without gradient."""
         if self.assignment == "iou":
-            low, high = self.iou_thresholds
-            return assign_iou(
-                objects, anchors, self.num_classes, positive_overlap=high, negative_overlap=low
-            )
+            return assign_iou(objects, anchors, self.num_classes, self.iou_thresholds)
         return assign_mutual_guidance(
             objects,
             anchors,

@@ -1,18 +1,29 @@
 """The two sub-networks of a dense detector: class logits and box deltas for each anchor."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from detectron2.config import CfgNode
 from detectron2.layers import CycleBatchNormList, ShapeSpec
+from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
 from multas.modeling.layers import Norm, conv_block, norm_factory
 
 Maps = tuple[list[Tensor], list[Tensor]]  # logits and box predictions of each level
+
+
+def flatten_levels(levels: Sequence[Tensor], channels: int) -> Tensor:
+    """Join what a dense head predicts on all levels: L maps (N, A*C, Hi, Wi) -> (N, R, C).
+
+    ``channels`` is C: K for class logits, 4 for box deltas. The R = sum over levels of Hi * Wi * A
+    rows are in the order level, y, x, anchor.
+    """
+    return torch.cat([permute_to_N_HWA_K(level, channels) for level in levels], dim=1)
 
 
 def predictor_options(

@@ -22,10 +22,14 @@ from multas.modeling.heads.build import (
     select_features,
 )
 from multas.modeling.heads.dense_inference import DenseInference
-from multas.modeling.heads.dense_predictor import Maps, predictor_options, shared_predictor
+from multas.modeling.heads.dense_predictor import (
+    Maps,
+    flatten_levels,
+    predictor_options,
+    shared_predictor,
+)
 from multas.modeling.heads.gfl_loss import GFLLoss, anchor_places, decode_sides, divisors
 from multas.modeling.layers import connected_zero
-from multas.modeling.levels import flatten_levels
 from multas.modeling.losses import full_precision
 from multas.util.annotation import BOXES
 

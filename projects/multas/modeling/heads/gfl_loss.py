@@ -157,7 +157,5 @@ class GFLLoss:
         """The targets of each anchor, without gradient."""
         if self.assignment == "atss":
             return assign_atss(objects, level_anchors, self.num_classes, topk=self.atss_topk)
-        anchors, (low, high) = torch.cat(list(level_anchors)), self.iou_thresholds
-        return assign_iou(
-            objects, anchors, self.num_classes, positive_overlap=high, negative_overlap=low
-        )
+        anchors = torch.cat(list(level_anchors))
+        return assign_iou(objects, anchors, self.num_classes, self.iou_thresholds)

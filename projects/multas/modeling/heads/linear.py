@@ -58,7 +58,7 @@ class LinearClassificationHead(TaskHead):
     def losses(
         self, predictions: Tensor, features: Features, annotations: list[Any], image_size: Size
     ) -> dict[str, Tensor]:
-        """Loss "loss_class": softmax cross-entropy, the mean over the labelled (int) images."""
+        """Loss "loss_class": softmax cross-entropy, the mean over the images with a label (int)."""
         index, labels = annotated_images(annotations)
         if not index:
             return {"loss_class": connected_zero(predictions)}
