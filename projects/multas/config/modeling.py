@@ -150,7 +150,7 @@ def _add_gfl_head_config(cfg: CN) -> None:
     head.REG_MAX = 16
     # How anchors are assigned to objects: "atss" (GFL) or "iou" (RetinaNet).
     head.ASSIGNMENT = "atss"
-    # "atss": candidates (anchors with the nearest centres) of an object on each level.
+    # "atss": the number of candidates per object and level, the anchors with the nearest centres.
     head.ATSS_TOPK = 9
     # "iou": the same as in DENSE_HEAD.
     head.IOU_THRESHOLDS = [0.4, 0.5]

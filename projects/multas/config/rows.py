@@ -52,8 +52,7 @@ def read_config(address: str) -> dict[str, Any]:
         own = {"CONFIG_FILE": teacher, "WEIGHTS": weights_of(teacher)}
         _merge(content, {"MODEL": {"DISTILLATION": {"TEACHER": own}}})
     if row.init:
-        start = _related(table, data, row.init)
-        _merge(content, {"MODEL": {"WEIGHTS": weights_of(start)}})
+        _merge(content, {"MODEL": {"WEIGHTS": weights_of(_related(table, data, row.init))}})
     _merge(content, row.config)
     return content | {"OUTPUT_DIR": output_dir(row_address(row, data.name))}
 

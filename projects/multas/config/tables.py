@@ -136,8 +136,7 @@ def _read_row(
     if "paper" in own:
         own["paper"] = _read_numbers(own["paper"], data, where)
     if "table" in own:
-        other = read_table(os.path.join(os.path.dirname(file), own.pop("table")))
-        row = other.row(name)
+        row = read_table(os.path.join(os.path.dirname(file), own.pop("table"))).row(name)
         for key in own:
             check_name("key", key, ("table", "paper", "baseline"), where)
         return replace(row, **own)

@@ -34,7 +34,10 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
                 "INPUT.VIEWS (4: four augmented views of each image), or FOLDER to ''."
             )
         count = len(dataset) * dataset.views * max(len(cfg.INPUT.MULTI_SCALE.SIZES), 1)
-        size = _bytes_per_image(cfg, distillation, task, dataset)
+        inputs = [dataset[Index(0, 0)]]
+        asked = {spec.teacher_id for spec in distillation.specs if spec.applies_to(task)}
+        teachers = [distillation.teachers[i] for i in asked]
+        size = sum(t.bytes_kept(t.inputs(inputs, cfg.INPUT.FORMAT)) for t in teachers)
         logger.info(
             f"Teacher cache: {len(dataset)} images in {count // len(dataset)} views of about "
             f"{size / 1e6:.2f} MB make {count * size / 1e9:.2f} GB."
@@ -72,12 +75,3 @@ def _taught(
         dataset = getattr(part, "dataset", None)
         if isinstance(dataset, SeededDataset) and distillation.taps_for(task):
             yield task, dataset
-
-
-def _bytes_per_image(
-    cfg: CfgNode, distillation: Distillation, task: str | None, dataset: SeededDataset
-) -> int:
-    inputs = [dataset[Index(0, 0)]]
-    asked = {spec.teacher_id for spec in distillation.specs if spec.applies_to(task)}
-    teachers = [distillation.teachers[i] for i in asked]
-    return sum(t.bytes_kept(t.inputs(inputs, cfg.INPUT.FORMAT)) for t in teachers)

@@ -131,16 +131,13 @@ class TaskGradients:
                 f"The gradients of the tasks {', '.join(broken)} are not finite (losses of "
                 f"{', '.join(rows)}: {values.tolist()}). Lower SOLVER.BASE_LR, or check their data."
             )
-        weights = from_main_rank(
-            mgda_weights(gram, values.cpu().double(), self._normalisation), device
-        )
+        v = mgda_weights(gram, values.cpu().double(), self._normalisation)
         # A task without annotated images has the gradient 0, and does not count as a task here.
         active = int((gram.diagonal() > 0).sum())
-        result = dict(zip(rows, (active * weights).tolist(), strict=True))
-        storage = get_event_storage()
-        for task, weight in result.items():
-            storage.put_scalar(f"task_weight/{task}", weight, smoothing_hint=False)
-        return list(result.values())
+        weights = (active * from_main_rank(v, device)).tolist()
+        for task, weight in zip(rows, weights, strict=True):
+            get_event_storage().put_scalar(f"task_weight/{task}", weight, smoothing_hint=False)
+        return weights
 
 
 class TaskWeights(LossHook):
