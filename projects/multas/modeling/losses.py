@@ -65,17 +65,14 @@ def balanced_l1_elements(
 
 
 def balanced_l1_loss(
-    pred: Tensor,
-    target: Tensor,
-    *,
-    weights: Tensor | None = None,
+    pred: Tensor, target: Tensor, *, weights: Tensor | None = None, **curve: float
 ) -> Tensor:
-    """Reduce :func:`balanced_l1_elements` to a scalar.
+    """Reduce :func:`balanced_l1_elements`, which gets the ``curve``, to a scalar.
 
     Without ``weights`` it is the mean over all elements (0 for empty tensors), with them the sum of
     ``weights * l``: they are broadcastable to ``pred`` and must already be normalised.
     """
-    elements = balanced_l1_elements(pred, target)
+    elements = balanced_l1_elements(pred, target, **curve)
     return weighted_sum(elements) if weights is None else (elements * weights).sum()
 
 
