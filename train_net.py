@@ -39,8 +39,8 @@ def parse_args(argv=None):
         "--write-config",
         metavar="FILE",
         default="",
-        help="write what the config file, a row of a table for instance, and KEY VALUE pairs set "
-        "as one plain YAML file, and stop",
+        help="only write what the config file (or row of a table) and KEY VALUE pairs set, as one "
+        "plain YAML file",
     )
     return parser.parse_args(argv)
 

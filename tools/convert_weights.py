@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Turns ImageNet weights of a torchvision-style ResNet into a file for MODEL.WEIGHTS.
+"""Turn the ImageNet weights of a torchvision-style ResNet into a file for MODEL.WEIGHTS.
 
-The result has the names of Detectron2's ResNet, without a prefix: loading matches names by their
+The result has the names of Detectron2's ResNet without a prefix. Loading matches names by their
 ends, so that one file serves ResNets, FPNs, students and teachers. Such weights expect
 
     INPUT.FORMAT "RGB", MODEL.PIXEL_MEAN [123.675, 116.28, 103.53],
@@ -37,13 +37,13 @@ def convert(weights: Mapping[str, Tensor], classifier: bool = False) -> dict[str
 
     Args:
         weights: names like "conv1.weight", "layer1.0.bn1.bias", "layer2.0.downsample.0.weight".
-        classifier: keep "fc" (as "linear").
+        classifier: whether "fc" is kept (as "linear").
 
     Returns:
         Names like "stem.conv1.weight", "res2.0.conv1.norm.bias", "res3.0.shortcut.weight".
 
     Raises:
-        ValueError: the entries are not those of a ResNet.
+        ValueError: The entries are not those of a ResNet.
     """
     unknown = [name for name in weights if not KNOWN.fullmatch(name)]
     if unknown or "conv1.weight" not in weights:
@@ -87,9 +87,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", type=Path, help="state dict of a torchvision-style ResNet (.pth)")
-    parser.add_argument("output", type=Path, help="file to write: .pth or .pkl")
-    parser.add_argument("--classifier", action="store_true", help="keep the last linear layer")
+    parser.add_argument("input", type=Path, help="the state dict of a ResNet (.pth)")
+    parser.add_argument("output", type=Path, help="the file to write (.pth or .pkl)")
+    parser.add_argument("--classifier", action="store_true", help="keep the last linear layer, too")
     args = parser.parse_args(arguments)
     weights = convert(read_state_dict(args.input), args.classifier)
     write_checkpoint(args.output, weights)

@@ -1,10 +1,10 @@
 #!/usr/bin/env python3
-"""Makes Detectron2 importable: leaves an existing one alone, installs a patched 0.6 otherwise.
+"""Make Detectron2 importable: leave an existing one alone, or else install a patched 0.6.
 
 The package index has Detectron2 0.6 only as the Python sources of a repackaged distribution. They
 are downloaded with pip, verified, adapted to current NumPy, Pillow and PyTorch (every change is a
-row of detectron2_patches/table.py) and installed as the distribution `detectron2` 0.6. Torch and
-setuptools must be installed first. Run again, it does nothing unless the patches changed.
+row of detectron2_patches/table.py), and installed as the distribution `detectron2` 0.6. Torch and
+setuptools must be installed first. A second run does nothing unless the patches have changed.
 """
 
 import argparse
@@ -38,13 +38,13 @@ class Action(Enum):
 
 
 def find_detectron2() -> Path | None:
-    """Returns the folder of the importable Detectron2 package, without importing it."""
+    """The folder of the importable Detectron2 package, found without importing it."""
     spec = importlib.util.find_spec("detectron2")
     return Path(spec.origin).parent if spec and spec.origin else None
 
 
 def patches_fingerprint() -> str:
-    """Returns a hash over everything that decides what the installed copy contains."""
+    """A hash of everything that decides what the installed copy contains."""
     digest = hashlib.sha256(SHA256.encode())
     for path in sorted(PATCH_FOLDER.iterdir()):
         if path.is_file():
@@ -53,7 +53,7 @@ def patches_fingerprint() -> str:
 
 
 def decide(package: Path | None, fingerprint: str) -> Action:
-    """Decides what to do about the Detectron2 package folder `package` (None: there is none)."""
+    """What to do about the folder of the Detectron2 package (None = there is none)."""
     if package is None:
         return Action.INSTALL
     marker = package / MARKER
@@ -63,9 +63,9 @@ def decide(package: Path | None, fingerprint: str) -> Action:
 
 
 def download(folder: Path) -> Path:
-    """Downloads the source distribution into `folder` with pip and returns the archive."""
+    """Download the source distribution into a folder with pip, and return the archive."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps"]
-    # Preparing its metadata runs the archive's own setup.py, which imports the installed torch.
+    # Pip runs the archive's own setup.py for its metadata, which imports the installed torch.
     command += ["--no-build-isolation", "--no-binary", ":all:", "--dest", str(folder)]
     command.append(f"{SOURCE_DISTRIBUTION}=={VERSION}")
     result = subprocess.run(command, capture_output=True, text=True)
@@ -81,7 +81,7 @@ def download(folder: Path) -> Path:
 
 
 def verify(archive: Path, sha256: str = SHA256) -> None:
-    """Raises RuntimeError unless the archive's SHA-256 is the pinned one."""
+    """Raise a RuntimeError unless the archive's SHA-256 is the pinned one."""
     found = hashlib.sha256(archive.read_bytes()).hexdigest()
     if found != sha256:
         raise RuntimeError(
@@ -91,7 +91,7 @@ def verify(archive: Path, sha256: str = SHA256) -> None:
 
 
 def prepare(archive: Path, folder: Path, fingerprint: str) -> Path:
-    """Unpacks and patches the archive below `folder` and returns the source tree to install."""
+    """Unpack and patch the archive in a folder, and return the source tree to install."""
     shutil.unpack_archive(archive, folder)
     root = folder / f"{SOURCE_DISTRIBUTION}-{VERSION}"
     table.apply(root)
@@ -108,7 +108,7 @@ def prepare(archive: Path, folder: Path, fingerprint: str) -> Path:
 
 
 def install(root: Path) -> None:
-    """Installs the source tree with pip into the running Python's environment."""
+    """Install the source tree with pip into the environment of the running Python."""
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
     command += ["--no-build-isolation", "--force-reinstall", str(root)]
     result = subprocess.run(command, capture_output=True, text=True)
@@ -117,9 +117,9 @@ def install(root: Path) -> None:
 
 
 def main() -> int:
-    """Runs the command line; returns the exit status."""
+    """Run the command line, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--archive", type=Path, help="use this source archive, download nothing")
+    parser.add_argument("--archive", type=Path, help="use this source archive instead")
     arguments = parser.parse_args()
     fingerprint = patches_fingerprint()
     package = find_detectron2()

@@ -1,7 +1,7 @@
 """Make, complete or check an embedded data set (see multas/data/toy).
 
 python tools/make_dataset.py             # makes or repairs datasets/toy
-python tools/make_dataset.py --classes   # datasets/toy_classes: its objects, for classification
+python tools/make_dataset.py --classes   # makes datasets/toy_classes for classification
 python tools/make_dataset.py --check     # only says what is missing or damaged
 """
 
@@ -16,13 +16,13 @@ DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Make an embedded data set.")
-    parser.add_argument("--root", type=Path, help="its folder (default: in datasets/)")
+    parser.add_argument("--root", type=Path, help="the folder (default: in datasets/)")
     parser.add_argument("--classes", action="store_true", help="single objects in class folders")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--train", type=int, default=480, help="scenes to learn from")
-    parser.add_argument("--val", type=int, default=100, help="scenes to choose on")
-    parser.add_argument("--test", type=int, default=200, help="scenes to report on")
-    parser.add_argument("--check", action="store_true", help="make nothing, exit 1 if incomplete")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the scenes")
+    parser.add_argument("--train", type=int, default=480, help="the number of training scenes")
+    parser.add_argument("--val", type=int, default=100, help="the number of validation scenes")
+    parser.add_argument("--test", type=int, default=200, help="the number of test scenes")
+    parser.add_argument("--check", action="store_true", help="only check, exit 1 if incomplete")
     return parser.parse_args(argv)
 
 

@@ -4,10 +4,10 @@
     python tools/pseudo_label.py --config-file TEACHER.yaml --weights TEACHER.pth \
         --dataset mydata_unlabeled --output pseudo_labels.json --score-thresh 0.5
 
-The file is named in DATASETS.PSEUDO_LABELS.FILES of the student's config. With --report-against
-(a data set that has the withheld ground truth) precision and recall are printed as well; nothing
-else reads it. --flip and --scales 0.8 1 1.2 let an ensemble of views of each image label it (data
-distillation), at the price of as many forward passes.
+Name the file in DATASETS.PSEUDO_LABELS.FILES of the student's config. With --report-against (a data
+set that has the withheld ground truth), precision and recall are printed as well. Nothing else
+reads that data set. --flip and --scales 0.8 1 1.2 label each image by an ensemble of its views
+(data distillation), at the price of as many forward passes.
 """
 
 import argparse
@@ -30,23 +30,23 @@ from multas.engine.pseudo_labeling import label_images, quality
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True, help="config of the teacher")
+    parser.add_argument("--config-file", required=True, help="the config of the teacher, or a row")
     parser.add_argument("--weights", required=True, help="its trained weights")
-    parser.add_argument("--dataset", required=True, help="registered images to label")
-    parser.add_argument("--output", required=True, help="file to write (JSON)")
-    parser.add_argument("--score-thresh", type=float, default=0.5)
-    parser.add_argument("--topk", type=int, default=0, help="boxes per image, 0 = all")
+    parser.add_argument("--dataset", required=True, help="the registered images to label")
+    parser.add_argument("--output", required=True, help="the file to write (JSON)")
+    parser.add_argument("--score-thresh", type=float, default=0.5, help="the lowest score kept")
+    parser.add_argument("--topk", type=int, default=0, help="the most boxes per image, 0 = all")
     parser.add_argument("--flip", action="store_true", help="detect on mirrored images, too")
     parser.add_argument(
-        "--scales", type=float, nargs="+", default=[1.0], help="detect at these sizes (factors)"
+        "--scales", type=float, nargs="+", default=[1.0], help="factors of the image size"
     )
-    parser.add_argument("--report-against", default="", help="data set with the withheld truth")
+    parser.add_argument("--report-against", default="", help="the data set with the ground truth")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
     return parser.parse_args()
 
 
 def class_names(datasets: Sequence[str]) -> list[str]:
-    """Of the first data set that has them: a plain folder of images takes the teacher's own."""
+    """The class names of the first data set that has them, which may be one of the teacher's."""
     for name in filter(None, datasets):
         names = MetadataCatalog.get(name).get("thing_classes", None)
         if names:
@@ -65,7 +65,7 @@ def main() -> None:
         raise SystemExit(f"--weights {args.weights}: no such file. Train the teacher first.")
     model = load_model(cfg, args.weights)
     require_registered([args.dataset, *filter(None, [args.report_against])], "the command line")
-    # Loaded first: the classes of a card that does not list them are found by loading.
+    # The classes of a card that does not list them are only known when it is loaded.
     for name in filter(None, [args.dataset, args.report_against]):
         DatasetCatalog.get(name)
     known = [args.dataset, args.report_against, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
@@ -91,7 +91,7 @@ def main() -> None:
     )
     save_pseudo_labels(args.output, header, annotations)
     empty = len(set(image_ids) - {a["image_id"] for a in annotations})
-    print(f"{args.output}: {len(annotations)} boxes on {len(image_ids)} images, {empty} without.")
+    print(f"{args.output}: {len(annotations)} boxes, {empty} of {len(image_ids)} images have none.")
     if args.report_against:
         truth = DatasetCatalog.get(args.report_against)
         rows = quality(annotations, truth, len(classes))

@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""The main job on the embedded data set: a distilled student beside a supervised one.
+"""Compare a distilled student with a supervised one on the embedded data set.
 
     python tools/quickstart.py [--seed 1] [--output FOLDER] [--configs configs/quickstart]
 
-Makes the data set, trains a teacher on the labelled half, lets it label the other half, trains the
-student on the labelled half alone and once more by distillation on everything, evaluates all three
-and writes report.md with pictures. Finished stages are skipped and interrupted ones resumed, so
-running it again continues.
+It makes the data set, trains a teacher on the labelled half, and lets it label the other half. It
+trains the student on the labelled half alone, and once more by distillation on everything. It
+evaluates all three, and writes report.md with pictures. Another run of the same command continues:
+finished stages are skipped, and interrupted ones are resumed.
 """
 
 import argparse
@@ -37,15 +37,15 @@ STAGES = {
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--output", default="output/quickstart")
-    parser.add_argument("--configs", default="configs/quickstart", help="folder of the stages")
+    parser.add_argument("--seed", type=int, default=1, help="the seed of all stages")
+    parser.add_argument("--output", default="output/quickstart", help="the folder of the results")
+    parser.add_argument("--configs", default="configs/quickstart", help="the folder of the configs")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... for all stages")
     return parser.parse_args()
 
 
 class Quickstart:
-    """The stages of one seed, below one output folder."""
+    """The stages of one seed in one output folder."""
 
     def __init__(self, configs: str, output: str, seed: int, opts: Sequence[str]) -> None:
         self.configs = configs
@@ -54,10 +54,10 @@ class Quickstart:
         self.pseudo_labels = os.path.join(output, "pseudo_labels.json")
 
     def claim(self) -> None:
-        """Refuse a folder in which a job of other settings has left its models.
+        """Make sure that the folder has no models of a job with other settings.
 
         Raises:
-            SystemExit: naming both settings.
+            SystemExit: It has. The message names both settings.
         """
         stamp, mine = Path(self.output, "job.json"), {"configs": self.configs, "opts": self.opts}
         theirs = json.loads(stamp.read_text()) if stamp.is_file() else mine
@@ -90,7 +90,7 @@ class Quickstart:
 
     def train(self, stage: str) -> None:
         if os.path.isfile(self.weights(stage)):
-            print(f"[{stage}] finished before, kept: {self.weights(stage)}", flush=True)
+            print(f"[{stage}] already finished: {self.weights(stage)}", flush=True)
             return
         print(f"[{stage}] {STAGES[stage]}: training", flush=True)
         call("train_net.py", "--resume", "--config-file", self.config_file(stage),
@@ -101,7 +101,7 @@ class Quickstart:
         if os.path.isfile(self.pseudo_labels) and (
             read_pseudo_labels(self.pseudo_labels)[0].teacher_sha256 == teacher
         ):
-            print(f"[pseudo-labels] written before, kept: {self.pseudo_labels}", flush=True)
+            print(f"[pseudo-labels] already written: {self.pseudo_labels}", flush=True)
             return
         cfg = self.config("distilled")
         (unlabeled,) = [n for n in cfg.DATASETS.TRAIN if n.endswith("_unlabeled")]
@@ -127,12 +127,12 @@ class Quickstart:
         plot_paths(self.folder("distilled"), os.path.join(self.output, "path_weights.png"))
         models = {n: (self.config(n), self.weights(n)) for n in ("supervised", "distilled")}
         test = self.config("distilled").DATASETS.TEST[0]
-        # Focal losses keep scores low: a box of 0.3 is a good one here.
+        # Focal losses keep scores low, so that a box with 0.3 is a good one here.
         sheet = os.path.join(self.output, "predictions.png")
         contact_sheet(models, test, sheet, score_thresh=0.3)
         report = os.path.join(self.output, "report.md")
         Path(report).write_text(
-            f"# Distilled against supervised, on {test}\n\n{table}\n\n"
+            f"# Distilled and supervised students on {test}\n\n{table}\n\n"
             "![path weights, raw and weighted path losses](path_weights.png)\n\n"
             "![ground truth and predictions](predictions.png)\n"
         )
@@ -140,7 +140,7 @@ class Quickstart:
 
 
 def call(script: str, *args: str) -> None:
-    """Run a script of this repository; a failure ends this one with its exit status."""
+    """Run a script of this repository. If it fails, this one ends with its exit status."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     done = subprocess.run([sys.executable, str(REPOSITORY / script), *args], env=environment)
     if done.returncode:
@@ -152,7 +152,7 @@ def main() -> None:
     os.chdir(REPOSITORY)
     setup_logger()
     if args.configs == "configs/quickstart":
-        print("[data] embedded data set: datasets/toy", flush=True)
+        print("[data] making the embedded data set: datasets/toy", flush=True)
         make_toy("datasets/toy")
     job = Quickstart(args.configs, args.output, args.seed, args.opts)
     job.claim()

@@ -7,13 +7,16 @@
     python tools/reproduce.py B5 --scale full --dry-run
     python tools/reproduce.py all --seeds 3 --jobs 2 SOLVER.IMS_PER_BATCH 4
 
---scale full is the paper's data and schedule; what it lacks is said before anything starts.
+A and B are "Self-training and multi-task learning for limited data" (Lê and Pham, ICCVW 2023) and
+"Adaptive distillation" (Chennupati et al., BMVC 2021). --scale full uses the paper's data and
+schedule, and tells what is missing before anything starts.
 
 A training that several rows need (a teacher, a supervised student) runs once, in a folder of
 output/reproduce/runs that is named by a hash of its config, data, seed and teacher. The same
-command goes on where it was stopped; a row that fails does not stop the others. Reports (report.md,
-report.html) are in output/reproduce/<table>-<scale>; with --data or KEY VALUE in a folder of their
-own. The hash knows nothing of the code: after a change of it delete the runs that it touches.
+command continues where it was stopped, and a row that fails does not stop the others. The reports
+(report.md, report.html) are in output/reproduce/<table>-<scale>, or in a folder of their own with
+--data or KEY VALUE. The hash does not depend on the code: after you change it, delete the runs
+that it concerns.
 """
 
 import argparse
@@ -37,7 +40,7 @@ from reproduction.runners import REPOSITORY, Cluster, Local, Runner
 from reproduction.runs import Planner, Run, in_order
 from reproduction.tables import SCALES, read_tables
 
-# What this script sets itself, and how it is told.
+# The keys that this script sets itself, and the arguments for them.
 _OWN_KEYS = {"OUTPUT_DIR": "--output", "SEED": "--seeds", "DATASETS.CARDS": "--data"}
 
 Plan = list[tuple[Row, tuple[Run, ...]]]
@@ -50,23 +53,25 @@ def parse_args(tables: Sequence[str], argv: Sequence[str] | None = None) -> argp
         "words",
         nargs="+",
         metavar="TABLE",
-        help=f"{', '.join(tables)} (A: paper A, B: paper B, F: figure) or all; "
-        "behind the tables KEY VALUE ... for every run",
+        help=f"{', '.join(tables)} (A, B: the paper, F: a figure), or all, and after the tables "
+        "KEY VALUE ... for every run",
     )
-    parser.add_argument("--scale", choices=SCALES, default="tiny", help="embedded set, or as paper")
-    parser.add_argument("--data", default="", help="data card to run the rows on")
-    parser.add_argument("--rows", default="", help="only these, e.g. teacher,half/self_trained*")
-    parser.add_argument("--seeds", type=int, default=1, help="number of seeds: 1, 2, …")
+    parser.add_argument("--scale", choices=SCALES, default="tiny",
+                        help="the embedded data (default), or those of the paper")  # fmt: skip
+    parser.add_argument("--data", default="", help="a data card to run the rows on")
+    parser.add_argument("--rows", default="", help="some rows, e.g. teacher,half/self_trained*")
+    parser.add_argument("--seeds", type=int, default=1, help="the number of seeds: 1, 2, …")
     parser.add_argument(
         "--jobs",
         type=int,
-        help="trainings at a time: on this machine they share its cores and GPUs (default 1), with "
-        "--submit they are jobs (default: all that can start)",
+        help="the number of trainings at a time: on this machine they share its cores and GPUs "
+        "(default: 1), with --submit they are jobs (default: all that can start)",
     )
-    parser.add_argument("--submit", choices=["slurm", "local"], help="as jobs of submitit")
+    parser.add_argument("--submit", choices=["slurm", "local"], help="run them as submitit's jobs")
     parser.add_argument("--submit-option", action="append", default=[], metavar="KEY=VALUE",
-                        help="of submitit, e.g. slurm_partition=gpu; may be repeated")  # fmt: skip
-    parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce")
+                        help="an option of submitit, such as slurm_partition=gpu")  # fmt: skip
+    parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce",
+                        help="the folder of runs and reports")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
     args = parser.parse_intermixed_args(argv)
     args.tables = list(takewhile(lambda word: word in (*tables, "all"), args.words))
@@ -86,10 +91,10 @@ def parse_args(tables: Sequence[str], argv: Sequence[str] | None = None) -> argp
 def make_plans(
     tables: Mapping[str, Table], args: argparse.Namespace, planner: Planner
 ) -> dict[str, Plan]:
-    """The rows of the tables that are asked for, and their runs.
+    """The rows of the tables on the command line, and their runs.
 
-    With --data, rows that nobody asked for and that do not suit the card are left out; so are, of
-    all tables, those that do not suit it.
+    With --data, rows that do not suit the card are left out unless --rows names them, and so are
+    tables that do not suit it with "all".
 
     Raises:
         SystemExit: --rows fits no row, or the user's card does not suit one.
@@ -128,7 +133,7 @@ def chosen(rows: Sequence[Row], names: str) -> list[Row]:
     """The rows with these names, or all.
 
     Raises:
-        SystemExit: a name fits no row.
+        SystemExit: A name fits no row.
     """
     try:
         return choose(rows, list(filter(None, names.split(","))))
@@ -137,7 +142,7 @@ def chosen(rows: Sequence[Row], names: str) -> list[Row]:
 
 
 def runs_of(plans: Mapping[str, Plan], names: str = "") -> list[Run]:
-    """Of the rows with these names, or all; what they need is in front of them."""
+    """The runs of the rows with these names, or of all, each after those that it needs."""
     pairs = [pair for plan in plans.values() for pair in plan]
     wanted = chosen([row for row, _ in pairs], names)
     return in_order(run for row, runs in pairs if row in wanted for run in runs)
@@ -158,7 +163,7 @@ def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace
 
 def main(argv: Sequence[str] | None = None) -> int:
     start = Path.cwd()
-    os.chdir(REPOSITORY)  # where the paths in configs start
+    os.chdir(REPOSITORY)  # the paths in configs start there
     tables = read_tables()
     args = parse_args(list(tables), argv)
     plt.switch_backend("Agg")

@@ -5,10 +5,10 @@
     python tools/split.py partial --card my.yaml --split train --tasks det seg --out DIR
     python tools/split.py check datasets/VOC2007 datasets/VOC2012
 
-`make` writes DIR/Half/trainval.txt and so on: nested, complementary, class-balanced (see
-multas/data/splits/make.py). `partial` divides the images among tasks: DIR/det/train.txt and
-DIR/seg/train.txt without a common image, and half of each as det2 and seg2. `check` prints sizes
-and overlaps and exits with 1 if it finds an issue.
+`make` writes lists such as DIR/Half/trainval.txt, which are nested, complementary and balanced by
+class (see multas/data/splits/make.py). `partial` divides the images among tasks: DIR/det/train.txt
+and DIR/seg/train.txt have no image in common, and det2 and seg2 are half of each. `check` prints
+sizes and overlaps, and exits with 1 if it finds an issue.
 """
 
 import argparse
@@ -37,29 +37,29 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="divide a data set into nested fractions")
     add_source(make, part="trainval")
-    make.add_argument("--fractions", type=Fraction, nargs="+", default=list(FRACTIONS))
+    make.add_argument("--fractions", type=Fraction, nargs="+", default=list(FRACTIONS),
+                      help="the shares of the data set, such as 1/10 1/5")  # fmt: skip
     make.set_defaults(run=make_fractions)
     partial = commands.add_parser("partial", help="divide a data set among tasks")
     add_source(partial, part="train")
     partial.add_argument("--tasks", nargs="+", default=["det", "seg"], help="names of the lists")
-    partial.add_argument(
-        "--nested", type=int, nargs="*", default=[2], help="2: also half of each list, as det2"
-    )
+    partial.add_argument("--nested", type=int, nargs="*", default=[2],
+                         help="2 also writes half of each list, as det2 (default)")  # fmt: skip
     partial.set_defaults(run=make_partial)
-    check = commands.add_parser("check", help="sizes, overlaps, nesting, repetitions, leaks")
-    check.add_argument("folders", type=Path, nargs="+", help="with ImageSets or the lists in it")
-    check.add_argument("--test", nargs="*", default=[], help="further scored lists: MXEdet/val")
+    check = commands.add_parser("check", help="print sizes, overlaps, repetitions and leaks")
+    check.add_argument("folders", type=Path, nargs="+", help="folders with ImageSets or lists")
+    check.add_argument("--test", nargs="*", default=[], help="more test lists, such as MXEdet/val")
     check.set_defaults(run=check_lists)
     return parser.parse_args(argv)
 
 
 def add_source(parser: argparse.ArgumentParser, part: str) -> None:
     """Arguments that say what is divided, and where the lists go."""
-    parser.add_argument("--card", help="data card; without it --split is a registered name")
-    parser.add_argument("--split", required=True, help="what to divide: a split of the card")
-    parser.add_argument("--out", type=Path, required=True, help="folder for <name>/<part>.txt")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--part", default=part, help="file name of the lists, without .txt")
+    parser.add_argument("--card", help="the data card; without it --split is a registered name")
+    parser.add_argument("--split", required=True, help="the split of the card to divide")
+    parser.add_argument("--out", type=Path, required=True, help="the folder for <name>/<part>.txt")
+    parser.add_argument("--seed", type=int, default=0, help="the seed of the random order")
+    parser.add_argument("--part", default=part, help="the file name of the lists, without .txt")
     parser.add_argument("--force", action="store_true", help="overwrite lists that differ")
 
 
@@ -76,14 +76,14 @@ def make_partial(args: argparse.Namespace) -> int:
 
 
 def load_counts(args: argparse.Namespace) -> dict[str, dict[str, int]]:
-    """Classes of every image of the split: of its boxes, or of its masks where it has no boxes."""
+    """The classes of every image of the split, by its boxes or, where it has none, its masks."""
     name = args.split
     if args.card:
         register_card(args.card)
         name = f"{read_card(args.card).name}_{args.split}"
     records = DatasetCatalog.get(name)
     metadata = MetadataCatalog.get(name)
-    # Detectron2 names the folder differently for Cityscapes.
+    # Detectron2 has another name of the folder for Cityscapes.
     root = metadata.get("image_root") or metadata.get("image_dir")
     keys = {key for record in records for key in record}
     if BOXES.dataset_key not in keys and MASKS.dataset_key in keys:
@@ -101,7 +101,7 @@ def write(splits: dict[str, list[str]], counts: dict, args: argparse.Namespace) 
 
 
 def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> None:
-    """The lists of an experiment must not change after it has run."""
+    """Make sure that the lists of an experiment do not change after it has run."""
     for name, ids in splits.items():
         file = out / name / f"{part}.txt"
         if file.exists() and file.read_text().split() != ids:
@@ -109,7 +109,7 @@ def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> No
 
 
 def print_shares(splits: dict[str, list[str]], counts: dict[str, dict[str, int]]) -> None:
-    """One column per list: images, and objects of each class with their share of all."""
+    """Print, for each list, the images and the objects of each class, with their share of all."""
     totals: Counter[str] = Counter()
     for own in counts.values():
         totals.update(own)

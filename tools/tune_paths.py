@@ -4,14 +4,14 @@
     python tools/tune_paths.py --config-file configs/quickstart/student.yaml --search tpe \
         --trials 20 --metric bbox/AP OUTPUT_DIR output/tuned
 
-Every trial is one whole training with fixed weights (aggregation hand_tuned), judged by a metric on
-DATASETS.TEST: name a validation set there and report on another one. --search is
-  grid     all combinations of --grid (default 0.1 1 10), trials in that order
+Every trial is a whole training with fixed weights (aggregation hand_tuned), which is judged by a
+metric on DATASETS.TEST. Name a validation set there, and report on another one. --search is
+  grid     all combinations of --grid, in that order
   random   log-uniform between --low and --high
-  tpe      the same range, where former trials were good (tree-structured Parzen estimator)
+  tpe      in the same range, near former trials that were good (tree-structured Parzen estimator)
   bilevel  one training in which the weights descend on the validation loss (aggregation bilevel)
-Trials are kept in OUTPUT_DIR/trials.db: the same command goes on where it was stopped, within the
-trial that was running too. trials.md, trials.png and best.yaml are rewritten after each one.
+Trials are kept in OUTPUT_DIR/trials.db. The same command continues where it was stopped, even in
+the middle of a trial. After each trial, trials.md, trials.png and best.yaml are rewritten.
 """
 
 import argparse
@@ -36,25 +36,27 @@ from multas.engine import Trainer, load_config
 Weights = Mapping[str, float]
 Trials = Sequence[tuple[int, Weights, float]]
 
-# Marks a trial that ended by itself, as opposed to one that was interrupted.
+# This attribute marks a trial that failed by itself, and was not interrupted.
 DIVERGED = "diverged"
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--config-file", required=True, help="config of the distillation")
-    parser.add_argument("--search", choices=["grid", "random", "tpe", "bilevel"], default="tpe")
-    parser.add_argument("--trials", type=int, default=20, help="trainings (grid: all)")
-    parser.add_argument("--metric", default="bbox/AP", help="to be maximised, as in metrics.json")
-    parser.add_argument("--grid", type=float, nargs="+", default=[0.1, 1.0, 10.0])
-    parser.add_argument("--low", type=float, default=1e-2, help="least weight")
-    parser.add_argument("--high", type=float, default=1e3, help="largest weight")
+    parser.add_argument("--config-file", required=True, help="the config of the distillation")
+    parser.add_argument("--search", choices=["grid", "random", "tpe", "bilevel"], default="tpe",
+                        help="how the weights are chosen (default: tpe)")  # fmt: skip
+    parser.add_argument("--trials", type=int, default=20, help="the number of trainings (not grid)")
+    parser.add_argument("--metric", default="bbox/AP", help="the metric to maximise")
+    parser.add_argument("--grid", type=float, nargs="+", default=[0.1, 1.0, 10.0],
+                        help="grid: the weights of every path (default: 0.1 1 10)")  # fmt: skip
+    parser.add_argument("--low", type=float, default=1e-2, help="the smallest weight")
+    parser.add_argument("--high", type=float, default=1e3, help="the largest weight")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
     return parser.parse_args()
 
 
 def with_weights(cfg: CfgNode, weights: Weights) -> CfgNode:
-    """The config with these WEIGHTs and fixed aggregation."""
+    """The config with these weights of the paths, which are fixed."""
     cfg = cfg.clone()
     cfg.defrost()
     specs = parse_paths(cfg.MODEL.DISTILLATION.PATHS)
@@ -65,7 +67,7 @@ def with_weights(cfg: CfgNode, weights: Weights) -> CfgNode:
 
 
 def train(cfg: CfgNode) -> Trainer:
-    """One training in its OUTPUT_DIR, from its last checkpoint if it has one."""
+    """A training in its OUTPUT_DIR, from the last checkpoint if there is one."""
     cfg.freeze()
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
@@ -76,13 +78,13 @@ def train(cfg: CfgNode) -> Trainer:
 
 
 def measure(cfg: CfgNode, weights: Weights, metric: str) -> float:
-    """Train with these weights and evaluate.
+    """Train with these weights, and return the metric.
 
     Raises:
-        SystemExit: there is no such metric.
+        SystemExit: There is no such metric.
     """
     cfg = with_weights(cfg, weights)
-    # Named by its weights: a trial that was killed finds its checkpoint.
+    # The folder is named by the weights, so that a trial that was killed finds its checkpoint.
     label = hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest()[:10]
     cfg.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, f"trial_{label}")
     latest = train(cfg).storage.latest()
@@ -94,7 +96,7 @@ def measure(cfg: CfgNode, weights: Weights, metric: str) -> float:
 
 
 def search(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Run the trials that are still to run, and write down all."""
+    """Run the trials that are still to be run, and write a report on all."""
     try:
         import optuna
         from optuna.trial import TrialState
@@ -112,14 +114,14 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
             study.enqueue_trial(dict(zip(names, values, strict=True)))
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
-    # The processes that ran these trials are gone; their checkpoints are not.
+    # These trials were interrupted, and are run again from their checkpoints.
     lost = [t for t in study.get_trials(states=(TrialState.FAIL,)) if DIVERGED not in t.user_attrs]
     known = [t.params or t.system_attrs.get("fixed_params") for t in study.trials if t not in lost]
     for params in (trial.params for trial in lost):
         if params.keys() == set(names) and params not in known:
             study.enqueue_trial(params)
             known.append(params)
-    # A sampler that starts anew must not draw again what it has drawn before the interruption.
+    # After an interruption, the sampler must not draw the same weights again.
     seed = max(cfg.SEED, 0) + len(study.trials)
     samplers = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     study.sampler = samplers.get(args.search, optuna.samplers.RandomSampler)(seed=seed)
@@ -143,14 +145,14 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
     waiting = len(study.get_trials(states=(TrialState.WAITING,)))
     left = waiting if args.search == "grid" else max(args.trials - done, 0)
     if left:
-        # A training that diverges is a bad trial, no reason to stop.
+        # A training that diverges is a bad trial, but no reason to stop.
         study.optimize(objective, left, callbacks=[report], catch=(FloatingPointError,))
 
 
 def bilevel(cfg: CfgNode, metric: str) -> None:
-    """One training with weights that learn on DATASETS.TEST, and the weights it ended with."""
+    """Report the final weights of one training, in which they learn on DATASETS.TEST."""
     learner = cfg.clone()
-    # Without the options of the aggregator that the config names.
+    # A new node does not have the options of the aggregator that the config names.
     aggregation = learner.MODEL.DISTILLATION.AGGREGATION = aggregation_node()
     aggregation.NAME, aggregation.DATA = "bilevel", list(cfg.DATASETS.TEST)
     learner.OUTPUT_DIR = os.path.join(cfg.OUTPUT_DIR, "bilevel")
@@ -159,7 +161,7 @@ def bilevel(cfg: CfgNode, metric: str) -> None:
     if weights is None or not isinstance(weights.aggregator, Bilevel):
         raise SystemExit("MODEL.DISTILLATION.ALPHA is 0: there are no weights to tune.")
     final = weights.aggregator.u.exp().tolist()
-    # The terms of a layer-wise path have a weight each; an entry of PATHS has one.
+    # Each term of a layer-wise path has its own weight, but an entry of PATHS has only one.
     terms: dict[str, list[float]] = {}
     for (path, _), weight in zip(weights.distillation.labels, final, strict=True):
         terms.setdefault(path, []).append(weight)
@@ -169,7 +171,7 @@ def bilevel(cfg: CfgNode, metric: str) -> None:
 
 
 def write_report(cfg: CfgNode, trials: Trials, metric: str) -> None:
-    """trials.md, trials.png and best.yaml in OUTPUT_DIR, best trial first."""
+    """Write trials.md, trials.png and best.yaml into OUTPUT_DIR, with the best trial first."""
     if not trials:
         return
     trials = sorted(trials, key=lambda trial: -trial[2])
@@ -181,13 +183,9 @@ def write_report(cfg: CfgNode, trials: Trials, metric: str) -> None:
         file.write(table + "\n")
     with open(os.path.join(cfg.OUTPUT_DIR, "best.yaml"), "w") as file:
         file.write(with_weights(cfg, trials[0][1]).dump())
+    size = 3.2 * len(names), 3
     figure, axes = plt.subplots(
-        1,
-        len(names),
-        figsize=(3.2 * len(names), 3),
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+        1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained"
     )
     for axis, name in zip(axes[0], names, strict=True):
         axis.scatter([w[name] for _, w, _ in trials], [v for _, _, v in trials], s=18)

@@ -23,21 +23,21 @@ IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--config-file", required=True)
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--output", required=True, help="folder for the pictures")
-    parser.add_argument("--score-thresh", type=float, default=0.5)
-    parser.add_argument("--scale", type=float, default=1.0, help="enlargement of the pictures")
+    parser.add_argument("--config-file", required=True, help="the config of the model, or a row")
+    parser.add_argument("--weights", required=True, help="its trained weights")
+    parser.add_argument("--output", required=True, help="the folder for the pictures")
+    parser.add_argument("--score-thresh", type=float, default=0.5, help="the lowest score drawn")
+    parser.add_argument("--scale", type=float, default=1.0, help="the enlargement of the pictures")
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of the config")
-    parser.add_argument("inputs", nargs="+", help="images or folders of images")
+    parser.add_argument("inputs", nargs="+", help="images, or folders of images")
     return parser.parse_args()
 
 
 def find_images(inputs: Sequence[str]) -> Iterator[Path]:
-    """Files as they are, folders by their images.
+    """The files that are given, and the images of the folders.
 
     Raises:
-        SystemExit: an input that does not exist.
+        SystemExit: An input does not exist.
     """
     for name in inputs:
         path = Path(name)
@@ -50,10 +50,10 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
 
 
 def name_pictures(images: Iterable[Path]) -> dict[str, Path]:
-    """File name of each picture -> image, every image once.
+    """Each image once, by the file name of its picture.
 
     Raises:
-        SystemExit: there is no image, or two would be written to one file.
+        SystemExit: There is no image, or two would be written to one file.
     """
     named: dict[str, Path] = {}
     for path in images:
