@@ -207,7 +207,7 @@ def test_every_row_builds_and_trains_for_two_iterations(file, tiny):
     cfg = tiny(file)
     model = Trainer.build_model(cfg).train()
     if unwrap(model)[1] is not None:
-        PathWeights.from_config(cfg, model)
+        PathWeights(cfg, model)
     optimizer = Trainer.build_optimizer(cfg, model)
     scheduler = Trainer.build_lr_scheduler(cfg, optimizer)
     batches = iter(Trainer.build_train_loader(cfg))
@@ -251,7 +251,7 @@ def test_self_training_needs_no_annotation_file(card, tiny, tmp_path):
             "MODEL.DISTILLATION.BOX_SCORE_THRESH", 0.0,
         )  # fmt: skip
         model = Trainer.build_model(cfg).train()
-        PathWeights.from_config(cfg, model)
+        PathWeights(cfg, model)
         with EventStorage():
             losses = model(next(iter(Trainer.build_train_loader(cfg))))
         assert sum(losses.values()) > 0

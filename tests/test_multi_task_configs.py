@@ -46,7 +46,7 @@ def test_every_row_builds_and_trains_for_two_iterations(file, tiny):  # noqa: F8
     cfg = tiny(file)
     model = Trainer.build_model(cfg).train()
     if unwrap(model)[1] is not None:
-        PathWeights.from_config(cfg, model)
+        PathWeights(cfg, model)
     optimizer = Trainer.build_optimizer(cfg, model)
     batches = iter(Trainer.build_train_loader(cfg))
     with EventStorage():

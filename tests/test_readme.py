@@ -138,7 +138,7 @@ def test_three_keys_distill_a_retinanet(tmp_path, monkeypatch):
 
     cfg = load_config(args.config_file, args.opts)
     model = Trainer.build_model(cfg).train()
-    PathWeights.from_config(cfg, model)
+    PathWeights(cfg, model)
     instances = Instances((64, 64), gt_boxes=Boxes(torch.tensor([[4.0, 4, 50, 60]])))
     instances.gt_classes = torch.tensor([1])
     with EventStorage():

@@ -322,7 +322,7 @@ def test_options_of_an_entry_prevail_over_the_config():
 
 
 def test_wrong_names_are_answered_with_the_choices():
-    with pytest.raises(ValueError, match=r"'DenseHead'.* from: DenseDetectionHead, GFL"):
+    with pytest.raises(ValueError, match=r"'DenseHead'.* from: .*DenseDetectionHead, GFL"):
         build_task_head("DenseHead", make_cfg(), SHAPES)
     with pytest.raises(ValueError, match=r"DENSE_HEAD.IN_FEATURES names \['p9'\].*'p3'"):
         build_task_head("DenseDetectionHead", make_cfg(IN_FEATURES=["p9", "p3"]), SHAPES)
