@@ -56,6 +56,14 @@ def repository():
 
 
 @pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory):
+    """``tiny_recipe(address, KEY, VALUE, ..., output=folder)``, see :mod:`tiny_recipe`."""
+    from tiny_recipe import TinyRecipes
+
+    return TinyRecipes(tmp_path_factory.mktemp("teachers"))
+
+
+@pytest.fixture(scope="session")
 def shared_data():
     """The folder of real data sets beside the repository; skips where it is absent."""
     folder = REPOSITORY.parent / "shared" / "data"

@@ -1,18 +1,15 @@
 """The recipes of Tables 1, 4 and 5 of "Adaptive Distillation": detection and segmentation."""
 
-from functools import cache
-
 import pytest
 import torch
 import yaml
-from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
+from detectron2.config import CfgNode
 
 import multas.data
-from multas.config import add_multas_config, merge_config
-from multas.distillation import Distiller, Teacher
-from multas.engine import Trainer, load_config
+from multas.distillation import Distiller
+from multas.engine import Trainer
 from shipped import REPOSITORY, row_of, rows
+from tiny_recipe import as_shipped
 
 DETECTION = "configs/adaptive/table5.yaml"
 SEGMENTATION = "configs/adaptive/table4.yaml"
@@ -48,82 +45,26 @@ def card(tmp_path_factory) -> str:
     return "tinydense"
 
 
-@cache
-def from_file(file: str) -> CfgNode:
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    merge_config(cfg, file)
-    cfg.freeze()
-    return cfg
-
-
-def shrunk(file: str) -> list:
-    """KEY VALUE pairs that leave a network's structure and make it narrow, on the CPU."""
-    cfg = from_file(file)
-    deep = cfg.MODEL.RESNETS.DEPTH >= 50
-    return [
-        "MODEL.DEVICE", "cpu",
-        "MODEL.WEIGHTS", "",
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS", 8 if deep else 4,
-        "MODEL.RESNETS.WIDTH_PER_GROUP", 4 if deep else 64,
-        "MODEL.FPN.OUT_CHANNELS", 12 if "teacher" in file else 8,
-        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8,
-        "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 9,
-        "MODEL.GFL_HEAD.NUM_CLASSES", 8,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory):
-    """``teachers(file)``: random weights of a shrunk teacher, made once."""
-    made: dict[str, str] = {}
-    folder = tmp_path_factory.mktemp("teachers")
-
-    def weights(file: str) -> str:
-        if file not in made:
-            made[file] = str(folder / f"{len(made)}.pth")
-            torch.manual_seed(5)
-            model = build_model(Teacher.load_config(file, shrunk(file)))
-            torch.save({"model": model.state_dict()}, made[file])
-        return made[file]
-
-    return weights
-
-
 @pytest.fixture
-def tiny(card, teachers, tmp_path):
+def tiny(card, tiny_recipe, tmp_path):
     """``tiny(file)``: a recipe on the tiny set, narrow, for two iterations."""
 
     def build(file: str) -> CfgNode:
-        cfg = from_file(file)
         part = "both_" if SEGMENTATION in file else ""
-        pairs = [
-            *shrunk(file),
-            "DATASETS.CARDS", [],
+        return tiny_recipe(
+            file,
             "DATASETS.TRAIN", [f"{card}_{part}train"],
             "DATASETS.TEST", [f"{card}_{part}test"],
-            "INPUT.MIN_SIZE_TRAIN", [64],
-            "INPUT.MIN_SIZE_TEST", 64,
-            "DATALOADER.NUM_WORKERS", 0,
-            "SOLVER.IMS_PER_BATCH", 2,
-            "SOLVER.MAX_ITER", 2,
-            "SOLVER.STEPS", [],
             "SOLVER.WARMUP_ITERS", 0,
-            "OUTPUT_DIR", str(tmp_path / "run"),
-        ]  # fmt: skip
-        teacher = cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE
-        if teacher:
-            pairs += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teachers(teacher),
-                      "MODEL.DISTILLATION.TEACHER.OPTS", shrunk(teacher)]  # fmt: skip
-        return load_config(file, pairs)
+            output=tmp_path / "run",
+        )  # fmt: skip
 
     return build
 
 
 @pytest.mark.parametrize("file", ALL)
 def test_a_row_is_what_its_name_says(file):
-    cfg = from_file(file)
+    cfg = as_shipped(file)
     table, data = file.partition("#")[0], row_of(file)[0]
     paths, aggregation = expected(file)
     if not paths:
@@ -134,21 +75,21 @@ def test_a_row_is_what_its_name_says(file):
     names = {entry.get("NAME", entry["TYPE"]) for entry in options.PATHS}
     long = {"at": "AttentionTransfer", "st": "SoftTarget"}
     assert names == {long.get(name, name) for name in paths}
-    student = from_file(f"{table}#{data}/student")
+    student = as_shipped(f"{table}#{data}/student")
     assert student.MODEL.META_ARCHITECTURE == options.STUDENT
     assert cfg.MODEL.WEIGHTS == student.MODEL.WEIGHTS
     assert cfg.SOLVER == student.SOLVER
 
 
 def test_schedules_are_those_of_the_paper():
-    solver = from_file(f"{DETECTION}#cityscapes/student").SOLVER
+    solver = as_shipped(f"{DETECTION}#cityscapes/student").SOLVER
     assert (solver.EPOCHS, *solver.STEPS_EPOCHS) == (64, 56)
     assert (solver.BASE_LR, solver.IMS_PER_BATCH) == (0.01, 8)
-    solver = from_file(f"{DETECTION}#coco/student").SOLVER
+    solver = as_shipped(f"{DETECTION}#coco/student").SOLVER
     assert (solver.EPOCHS, *solver.STEPS_EPOCHS) == (12, 8, 11)
     assert (solver.BASE_LR, solver.IMS_PER_BATCH) == (0.02, 8)
     for data in ("cityscapes", "ade20k"):
-        cfg = from_file(f"{SEGMENTATION}#{data}/student")
+        cfg = as_shipped(f"{SEGMENTATION}#{data}/student")
         assert (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH) == (80000, 8)
         assert cfg.INPUT.CROP.SIZE == [512, 1024]
 
@@ -156,7 +97,7 @@ def test_schedules_are_those_of_the_paper():
 @pytest.mark.parametrize("file", [x for x in ALL if row_of(x)[1].startswith("adaptive")])
 def test_z_is_trained_like_the_network(file):
     """As in the code that the tables were made with."""
-    cfg = from_file(file)
+    cfg = as_shipped(file)
     aggregation = cfg.MODEL.DISTILLATION.AGGREGATION
     assert aggregation.Z_WEIGHT_DECAY == cfg.SOLVER.WEIGHT_DECAY
     assert "Z_MOMENTUM" not in aggregation and aggregation.MAX_WEIGHTED_LOSS == 0
@@ -164,8 +105,8 @@ def test_z_is_trained_like_the_network(file):
 
 @pytest.mark.parametrize("row", ["student", "teacher", "adaptive_feats_p"])
 def test_cityscapes_starts_from_a_run_on_coco(row):
-    cfg = from_file(f"{DETECTION}#cityscapes/{row}")
-    other = from_file(f"{DETECTION}#coco/{'teacher' if row == 'teacher' else 'student'}")
+    cfg = as_shipped(f"{DETECTION}#cityscapes/{row}")
+    other = as_shipped(f"{DETECTION}#coco/{'teacher' if row == 'teacher' else 'student'}")
     assert f"{other.OUTPUT_DIR}/student.pth" == cfg.MODEL.WEIGHTS
 
 

@@ -11,10 +11,11 @@ from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
 from multas.data import make_toy_classes, register_card
-from multas.distillation import Distiller, Teacher
+from multas.distillation import Distiller
 from multas.engine import Trainer, load_config
 from multas.engine.checks.classes import check_classes
 from shipped import REPOSITORY, rows
+from tiny_recipe import as_shipped
 
 TABLES = [f"configs/adaptive/{name}.yaml" for name in ("table2", "table3", "figure2")]
 # data/row -> its address
@@ -110,61 +111,25 @@ def card(tmp_path_factory) -> dict:
     return {**content, "name": "tinyclasses", "root": str(root), "strictness": "skip"}
 
 
-def shrunk(deep: bool) -> list:
-    """KEY VALUE pairs that leave a network's structure and make it narrow, on the CPU."""
-    return [
-        "MODEL.DEVICE", "cpu",
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS", 16 if deep else 4,
-        "MODEL.RESNETS.WIDTH_PER_GROUP", 4 if deep else 64,
-        "MODEL.LINEAR_HEAD.NUM_CLASSES", 8,
-    ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory):
-    """``teachers(data)``: random weights of a shrunk teacher, made once."""
-    folder = tmp_path_factory.mktemp("teachers")
-
-    def weights(data: str) -> str:
-        file = folder / f"{data}.pth"
-        if not file.is_file():
-            torch.manual_seed(5)
-            recipe = ROWS[f"{data}/teacher"]
-            model = build_model(Teacher.load_config(recipe, shrunk(deep=True)))
-            torch.save({"model": model.state_dict()}, file)
-        return str(file)
-
-    return weights
-
-
 @pytest.fixture
-def tiny(card, teachers, tmp_path):
+def tiny(card, tiny_recipe, tmp_path):
     """``tiny(row)``: a recipe on the tiny set, narrow, for two iterations at 32 px."""
     register_card(card)
 
     def build(row: str, *opts) -> CfgNode:
-        data, name = row.split("/")
-        cfg = load_config(ROWS[row])
-        train, test = ([f"tinyclasses_{part}"] for part in ("train", "test"))
-        pairs = [
-            *shrunk(deep=name == "teacher"),
-            "DATASETS.CARDS", [],
-            "DATASETS.TRAIN", train,
-            "DATASETS.TEST", test,
+        crop = as_shipped(ROWS[row]).INPUT.CENTER_CROP_TEST
+        return tiny_recipe(
+            ROWS[row],
+            "DATASETS.TRAIN", ["tinyclasses_train"],
+            "DATASETS.TEST", ["tinyclasses_test"],
             "INPUT.MIN_SIZE_TRAIN", [32],
-            "INPUT.MIN_SIZE_TEST", 36 if cfg.INPUT.CENTER_CROP_TEST else 32,
-            "INPUT.CENTER_CROP_TEST", 32 if cfg.INPUT.CENTER_CROP_TEST else 0,
-            "DATALOADER.NUM_WORKERS", 0,
+            "INPUT.MIN_SIZE_TEST", 36 if crop else 32,
+            "INPUT.CENTER_CROP_TEST", 32 if crop else 0,
             "SOLVER.IMS_PER_BATCH", 4,
-            "SOLVER.MAX_ITER", 2,
             "SOLVER.STEPS", [1],
-            "OUTPUT_DIR", str(tmp_path / "run"),
-        ]  # fmt: skip
-        if cfg.MODEL.META_ARCHITECTURE == "Distiller":
-            pairs += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teachers(data),
-                      "MODEL.DISTILLATION.TEACHER.OPTS", shrunk(deep=True)]  # fmt: skip
-        return load_config(ROWS[row], [*pairs, *opts])
+            *opts,
+            output=tmp_path / "run",
+        )  # fmt: skip
 
     return build
 

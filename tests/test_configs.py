@@ -9,18 +9,19 @@ import pytest
 import torch
 import yaml
 from detectron2.config import CfgNode, get_cfg
-from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
-from multas.config import add_multas_config, merge_config
+import multas.data
+from multas.config import add_multas_config
 from multas.config.rows import output_dir, read_config
 from multas.config.solver import EPOCH_KEYS
 from multas.data import make_toy
-from multas.distillation import Distiller, Teacher, unwrap
+from multas.distillation import Distiller, unwrap
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
 from multas.engine.path_weights import PathWeights
 from shipped import PLAIN, REPOSITORY, ROWS, row_of, rows
+from tiny_recipe import as_shipped
 
 LIMITED = [address for n in range(1, 5) for address in rows(f"configs/limited-data/table{n}.yaml")]
 MULTI_TASK = [address for n in (5, 6) for address in rows(f"configs/limited-data/table{n}.yaml")]
@@ -62,26 +63,6 @@ def card(tmp_path_factory) -> dict:
     return {**content, "name": root.name, "root": str(root)}
 
 
-def shrunk(file: str) -> list:
-    """KEY VALUE pairs that leave a network's structure and make it narrow, on the CPU."""
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    merge_config(cfg, file)
-    deep = cfg.MODEL.RESNETS.DEPTH >= 50
-    teacher = cfg.MODEL.DENSE_HEAD.ASSIGNMENT == "mutual_guidance"
-    return [
-        "MODEL.DEVICE", "cpu",
-        "MODEL.WEIGHTS", "",
-        "MODEL.RESNETS.STEM_OUT_CHANNELS", 4,
-        "MODEL.RESNETS.RES2_OUT_CHANNELS", 16 if deep else 4,
-        "MODEL.RESNETS.WIDTH_PER_GROUP", 4 if deep else 64,
-        "MODEL.NECK.OUT_CHANNELS", 12 if teacher else 8,
-        "MODEL.DENSE_HEAD.NUM_CLASSES", 8,
-        "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", 9,
-        "MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM", 8,
-    ]  # fmt: skip
-
-
 def tiny_names(names, card: str) -> list[str]:
     """The same splits of the tiny set: voc2007_half and voc2012_half -> tiny_half, vedai_test ->
     tiny_test, voc2012_both_val -> tiny_both_val."""
@@ -89,46 +70,18 @@ def tiny_names(names, card: str) -> list[str]:
     return [name.replace("_det_val", "_val") for name in own]
 
 
-@pytest.fixture(scope="module")
-def teachers(tmp_path_factory):
-    """``teachers(file)``: random weights of a shrunk teacher, made once."""
-    made: dict[str, str] = {}
-    folder = tmp_path_factory.mktemp("teachers")
-
-    def weights(file: str) -> str:
-        if file not in made:
-            made[file] = str(folder / f"{len(made)}.pth")
-            torch.manual_seed(5)
-            model = build_model(Teacher.load_config(file, shrunk(file)))
-            torch.save({"model": model.state_dict()}, made[file])
-        return made[file]
-
-    return weights
-
-
 @pytest.fixture
-def tiny(card, teachers, tmp_path):
+def tiny(card, tiny_recipe, tmp_path):
     """``tiny(file)``: a shipped config on the tiny set, narrow, for two iterations."""
-    import multas.data
-
     multas.data.register_card(card)
 
     def build(file: str, *opts) -> CfgNode:
-        cfg = get_cfg()
-        add_multas_config(cfg)
-        merge_config(cfg, file)
+        cfg = as_shipped(file)
         pairs = [
-            *shrunk(file),
-            "DATASETS.CARDS", [],
             "DATASETS.TRAIN", tiny_names(cfg.DATASETS.TRAIN, card["name"]),
             "DATASETS.TEST", tiny_names(cfg.DATASETS.TEST, card["name"]),
-            "INPUT.MIN_SIZE_TRAIN", [64],
-            "INPUT.MIN_SIZE_TEST", 64,
-            "DATALOADER.NUM_WORKERS", 0,
             "SOLVER.IMS_PER_BATCH", 2 // cfg.INPUT.COPIES,
-            "SOLVER.MAX_ITER", 2,
             "SOLVER.WARMUP_ITERS", 1,
-            "OUTPUT_DIR", str(tmp_path / "run"),
         ]  # fmt: skip
         if cfg.DATASETS.TASK_BATCHES:
             batches = [
@@ -142,11 +95,7 @@ def tiny(card, teachers, tmp_path):
             stop = "SOLVER.EARLY_STOPPING"
             dataset = tiny_names([cfg.SOLVER.EARLY_STOPPING.DATASET], card["name"])[0]
             pairs += [f"{stop}.DATASET", dataset, f"{stop}.PERIOD", 2]
-        teacher = cfg.MODEL.DISTILLATION.TEACHER.CONFIG_FILE
-        if teacher:
-            pairs += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teachers(teacher),
-                      "MODEL.DISTILLATION.TEACHER.OPTS", shrunk(teacher)]  # fmt: skip
-        return load_config(file, [*pairs, *opts])
+        return tiny_recipe(file, *pairs, *opts, output=tmp_path / "run")
 
     return build
 

@@ -15,7 +15,6 @@ from test_configs import (  # noqa: F401  (fixtures)
     MULTI_TASK,
     card,
     loaded,
-    teachers,
     tiny,
     working_directory,
 )

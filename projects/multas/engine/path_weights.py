@@ -88,8 +88,8 @@ class PathWeights(LossHook):
                 prepared.
         """
         cfg, inner = trainer.cfg, trainer._trainer
-        distiller = getattr(inner.model, "module", inner.model)
-        if not isinstance(distiller, Distiller):
+        distiller = next((m for m in inner.model.modules() if isinstance(m, Distiller)), None)
+        if distiller is None:
             return None
         late = not distiller.prepared
         distillation = distiller.prepare().distillation
