@@ -54,7 +54,7 @@ def shown(monkeypatch):
     return counts
 
 
-def train(cfg) -> list[dict[str, float]]:
+def losses_of(cfg) -> list[dict[str, float]]:
     """Losses and cache hits of every step."""
     trainer = start(cfg)
     steps: list[dict[str, float]] = []
@@ -76,15 +76,15 @@ def train(cfg) -> list[dict[str, float]]:
 @pytest.mark.parametrize("boxes", ["auto", "teacher"])
 def test_losses_are_those_of_a_run_without_cache(run_cfg, tmp_path, shown, boxes):
     source = ["MODEL.DISTILLATION.BOXES", boxes]
-    plain = train(run_cfg(*source))
+    plain = losses_of(run_cfg(*source))
     cache = [*source, "MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache")]
     shown.clear()
-    cold = train(run_cfg(*cache, folder="cold"))
+    cold = losses_of(run_cfg(*cache, folder="cold"))
     # Once to tell the size, then each of the 8 images once.
     assert sum(shown) == 1 + 8
     assert [step.pop("hits") for step in cold] == [0, 0, 1, 1, 1, 1]
     shown.clear()
-    warm = train(run_cfg(*cache, folder="warm"))
+    warm = losses_of(run_cfg(*cache, folder="warm"))
     assert sum(shown) == 1
     assert [step.pop("hits") for step in warm] == [1] * 6
     assert cold == warm

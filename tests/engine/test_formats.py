@@ -8,15 +8,7 @@ import torch
 import yaml
 from detectron2.modeling import build_model
 
-from multas.engine import Trainer
-
-
-def train(cfg) -> Trainer:
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
-    trainer = Trainer(cfg)
-    trainer.resume_or_load(False)
-    trainer.train()
-    return trainer
+from training import train
 
 
 @pytest.fixture
