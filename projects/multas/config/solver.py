@@ -39,15 +39,16 @@ def add_solver_config(cfg: CN) -> None:
 
     cfg.SOLVER.EMA = CN()
     # Whether an exponential moving average of the student's weights and BatchNorm statistics is
-    # kept. It is then the product: student.pth holds it, and plain metrics ("bbox/AP") judge it.
+    # kept. These are then the final weights: student.pth holds them, and plain metrics ("bbox/AP")
+    # judge them.
     cfg.SOLVER.EMA.ENABLED = False
     # The decay is DECAY (1 - exp(-k / RAMP)) at update k, so that the memory is short at first.
     cfg.SOLVER.EMA.DECAY = 0.9998
     cfg.SOLVER.EMA.RAMP = 2000.0
 
     stop = cfg.SOLVER.EARLY_STOPPING = CN()
-    # Whether the product is evaluated on a validation set, its best weights are kept
-    # (model_best.pth, at the end the product), and training ends when nothing better is expected.
+    # Whether a validation set is evaluated during training, the best weights are kept
+    # (model_best.pth) and become the final ones, and training ends when nothing better is expected.
     # "Reference" in the comments below is the implementation by Lê and Pham.
     stop.ENABLED = False
     # The registered name of the validation set.

@@ -21,7 +21,15 @@ from multas.util.sizes import round_up
 
 
 class TapError(ValueError):
-    """A tap that does not exist, is never called, or returns no tensor."""
+    """A tap that does not exist, is never called, or returns no tensor.
+
+    Attributes:
+        tap: its name.
+    """
+
+    def __init__(self, tap: str, message: str) -> None:
+        super().__init__(message)
+        self.tap = tap
 
 
 class _AllFired(Exception):
@@ -83,7 +91,7 @@ class Taps:
             prefix = ".".join(parts[:end])
             if prefix in self._modules:
                 return prefix, parts[end:]
-        raise TapError(f"The {self.owner} has no layer '{name}'. {self._near(name)}")
+        raise TapError(name, f"The {self.owner} has no layer '{name}'. {self._near(name)}")
 
     def _near(self, name: str) -> str:
         names = [n for n in self._modules if n]
@@ -148,13 +156,15 @@ class Taps:
             inside = ", ".join([n for n, _ in self._modules[name].named_children()][:8])
             if keys:
                 raise TapError(
+                    tap,
                     f"The {self.owner} has no layer '{tap}': in '{name}' there is "
-                    f"{inside or 'nothing'}."
+                    f"{inside or 'nothing'}.",
                 )
             cure = f"Tap what is inside: {inside}." if inside else ""
             raise TapError(
+                tap,
                 f"Layer '{name}' of the {self.owner} ({type(self._modules[name]).__name__}) is "
-                f"never called in a forward pass. {cure}"
+                f"never called in a forward pass. {cure}",
             )
         self._probed = True
 
@@ -168,11 +178,12 @@ class Taps:
             elif isinstance(value, list | tuple) and key.isdigit() and int(key) < len(value):
                 value = value[int(key)]
             else:
-                raise TapError(self._bad_key(name, key, module, value))
+                raise TapError(name, self._bad_key(name, key, module, value))
         if not leaves(value):
             raise TapError(
+                name,
                 f"Layer '{name}' of the {self.owner} returned {type(value).__name__}, which holds "
-                "no tensor; tap a layer that returns tensors."
+                "no tensor; tap a layer that returns tensors.",
             )
         return value
 

@@ -9,7 +9,7 @@ from detectron2.engine import HookBase, TrainerBase
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-Row = Sequence[Tensor | None]
+from multas.util.ranks import GradientRow
 
 
 class LossHook(HookBase):
@@ -68,7 +68,7 @@ class _Gradient(torch.autograd.Function):
     """Zero, with a given gradient."""
 
     @staticmethod
-    def forward(ctx: Any, row: Row, scale: Tensor | None, *parameters: Tensor) -> Tensor:
+    def forward(ctx: Any, row: GradientRow, scale: Tensor | None, *parameters: Tensor) -> Tensor:
         ctx.row, ctx.scale = row, scale
         return parameters[0].new_zeros(())
 
@@ -78,11 +78,13 @@ class _Gradient(torch.autograd.Function):
         return None, None, *(None if g is None else g * factor for g in ctx.row)
 
 
-def gradient_term(parameters: Sequence[Tensor], row: Row, scale: Tensor | None = None) -> Tensor:
-    """A scalar 0 whose gradient with respect to ``parameters`` is ``row`` (None = no gradient).
+def gradient_term(
+    parameters: Sequence[Tensor], row: GradientRow, scale: Tensor | None = None
+) -> Tensor:
+    """A scalar 0 whose gradient with respect to ``parameters`` is ``row``.
 
-    ``scale`` is a GradScaler's factor, which ``row`` already has, and with which the trainer will
-    multiply its loss.
+    ``scale`` is the factor of a GradScaler. ``row`` already has it, and the trainer will multiply
+    its loss with it once more.
     """
     return _Gradient.apply(row, scale, *parameters)
 
@@ -90,13 +92,18 @@ def gradient_term(parameters: Sequence[Tensor], row: Row, scale: Tensor | None =
 def with_gradient(
     losses: Mapping[str, Tensor],
     parameters: Sequence[Tensor],
-    row: Row,
+    row: GradientRow,
     scale: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """At least one loss: the same values without their graphs, and the gradient of the sum is row.
+    """The same losses with another gradient: that of their sum is ``row``.
 
-    The first is moved to the parameters' device, and becomes at least as precise as they are: half
-    precision would round what flows back. For the other arguments see :func:`gradient_term`.
+    Args:
+        losses: at least one scalar. Their own graphs are dropped.
+        parameters, row, scale: see :func:`gradient_term`.
+
+    Returns:
+        Losses of the same values. The first lies on the parameters' device and is at least as
+        precise as they are, since half precision would round the gradient that flows back.
     """
     values = {name: loss.detach() for name, loss in losses.items()}
     first = next(iter(values))

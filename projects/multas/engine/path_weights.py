@@ -24,10 +24,10 @@ from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.paths.build import path_table
 from multas.engine.alpha import Alpha
-from multas.engine.loss_hook import LossHook, Row, with_gradient
+from multas.engine.loss_hook import LossHook, with_gradient
 from multas.engine.steps.path_gradients import PathGradients
 from multas.engine.steps.task_gradients import TaskGradients
-from multas.util.ranks import mean_over_ranks
+from multas.util.ranks import GradientRow, mean_over_ranks
 
 logger = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class PathWeights(LossHook):
         self._alpha = Alpha.from_config(cfg)
         self._current = self._alpha.value
         self.monitors: dict[str, Tensor] = {}
-        self.path_rows: Sequence[Row] = ()
+        self.path_rows: Sequence[GradientRow] = ()
 
     @classmethod
     def for_trainer(

@@ -39,8 +39,8 @@ class Trainer(DefaultTrainer):
     """Trains what a config describes, a plain model or a distillation.
 
     All that is evaluated has a name in the metrics ("student/bbox/AP", "ema/bbox/AP", …). Metrics
-    without a name ("bbox/AP") belong to the product: the average if SOLVER.EMA.ENABLED, the best of
-    SOLVER.EARLY_STOPPING once training has ended, otherwise the student.
+    without a name ("bbox/AP") belong to the final weights: the average if SOLVER.EMA.ENABLED, the
+    best of SOLVER.EARLY_STOPPING once training has ended, otherwise the student.
 
     A run with one process can be killed at any iteration and resumed to bit-identical weights: the
     loader's n-th batch depends only on SEED and n, and a checkpoint carries the rest.

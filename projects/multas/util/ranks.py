@@ -7,6 +7,9 @@ import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
 
+# The gradients of one loss, one for each parameter; None where the loss does not depend on it.
+GradientRow = Sequence[Tensor | None]
+
 
 def mean_over_ranks(values: Tensor, device: torch.device | None = None) -> Tensor:
     """The mean of a detached tensor over all ranks, equal to the bit on each of them.
@@ -31,9 +34,9 @@ def from_main_rank(values: Tensor, device: torch.device) -> Tensor:
 
 
 def average_gradients(
-    rows: Sequence[Sequence[Tensor | None]], parameters: Sequence[Tensor]
+    rows: Sequence[GradientRow], parameters: Sequence[Tensor]
 ) -> list[list[Tensor | None]]:
-    """Average gradients over all ranks, with one message for each row (the gradients of a loss).
+    """Average gradients over all ranks, with one message for each row.
 
     A gradient that is None on every rank stays None. Otherwise None counts as zero, since the
     batches of the ranks may reach different parameters. This needs the memory of one more row.

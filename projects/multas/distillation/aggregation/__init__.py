@@ -1,3 +1,3 @@
 """Aggregators: how several path losses become one; importing this registers them."""
 
-from multas.distillation.aggregation import adaptive, bilevel, dwa, fixed, grad_norm, mgda  # noqa: F401  # noqa: F401
+from multas.distillation.aggregation import adaptive, bilevel, dwa, fixed, grad_norm, mgda  # noqa: F401

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from multas.distillation.taps import map_leaves
 from multas.util.names import did_you_mean
+from multas.util.ranks import GradientRow
 
 SCOPE_KEY = "MODEL.DISTILLATION.AGGREGATION.SCOPE_LAYERS"
-Row = list[Tensor | None]
 
 
 class BoundaryFeature(NamedTuple):
@@ -126,7 +126,7 @@ def gradient_through(
     features: Sequence[BoundaryFeature],
     *,
     keep_graph: bool = False,
-) -> Row:
+) -> GradientRow:
     """The gradient of a loss, first behind the boundary, then through its features in front of it.
 
     Args:
@@ -140,7 +140,7 @@ def gradient_through(
     """
     inputs = [*parameters, *(behind for _, behind in features)]
     keep = keep_graph or None
-    row: Row = [*torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True)]
+    row: GradientRow = torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True)
     for i, (before, _) in reversed(list(enumerate(features))):
         gradient = row[len(parameters) + i]
         if gradient is not None and before.requires_grad:

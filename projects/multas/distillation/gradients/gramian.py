@@ -6,6 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from multas.util.ranks import GradientRow
+
 # Columns that are converted to float64 at a time. On a CPU they fit the cache (0.08 s for 5 rows of
 # 14 million numbers, 0.12 s with larger chunks); on a GPU they keep its kernels busy.
 _CHUNK = {"cpu": 1 << 16, "cuda": 1 << 20}
@@ -41,7 +43,7 @@ class _Block:
         return self._sum
 
 
-def gram_of_rows(rows: Sequence[Sequence[Tensor | None]]) -> tuple[Tensor, Tensor]:
+def gram_of_rows(rows: Sequence[GradientRow]) -> tuple[Tensor, Tensor]:
     """Inner products of K gradients, accumulated in float64 without a copy of the gradients.
 
     Args:

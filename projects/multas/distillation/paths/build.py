@@ -13,7 +13,16 @@ from multas.distillation.paths.spec import KEY, PathSpec
 from multas.distillation.taps import TapError, Taps, blank_image, leaves
 from multas.distillation.teacher.teacher import Teacher
 
-_HEADER = "path|loss|student layer|teacher layer|student shape|teacher shape|adapter|weight"
+_HEADER = (
+    "path",
+    "loss",
+    "student layer",
+    "teacher layer",
+    "student shape",
+    "teacher shape",
+    "adapter",
+    "weight",
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def probe_layers(
             inputs = teacher.inputs(image, cfg.INPUT.FORMAT)
             records.append(teacher.probe(names, inputs) if names else {})
     except TapError as error:
-        raise TapError(f"{error}{_note_on(specs, str(error))}") from error
+        raise TapError(error.tap, f"{error}{_note_on(specs, error.tap)}") from error
     layers = [
         TappedLayers(
             [_shapes(record[name]) for name in spec.student],
@@ -98,13 +107,13 @@ def path_table(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]
     """
     column = ["\n".join(f"{weight:g}" for weight in own) for own in weights]
     whole = [[*row, cell] for row, cell in zip(rows, column, strict=True)]
-    return tabulate(whole, _HEADER.split("|"), tablefmt="simple_grid")
+    return tabulate(whole, _HEADER, tablefmt="simple_grid")
 
 
-def _note_on(specs: Sequence[PathSpec], error: str) -> str:
+def _note_on(specs: Sequence[PathSpec], tap: str) -> str:
     """What the path that taps the missing layer has to say about it."""
     for spec in specs:
         note = spec.type.missing_layer_note
-        if note and any(f"'{layer}'" in error for layer in (*spec.student, *spec.teacher)):
+        if note and tap in (*spec.student, *spec.teacher):
             return f" Path '{spec.name}' taps it. {note}"
     return ""

@@ -1,1 +1,1 @@
-"""Training steps: all that fills ``.grad``."""
+"""What turns the losses of a step into gradients."""

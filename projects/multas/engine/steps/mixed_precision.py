@@ -6,11 +6,11 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from detectron2.engine import SimpleTrainer
+from detectron2.engine import AMPTrainer
 from torch import nn
 
 
-class MixedPrecisionTrainer(SimpleTrainer):
+class MixedPrecisionTrainer(AMPTrainer):
     """SOLVER.AMP.ENABLED: float16 with loss scaling on CUDA, bfloat16 elsewhere.
 
     Attributes:
@@ -20,11 +20,11 @@ class MixedPrecisionTrainer(SimpleTrainer):
     def __init__(
         self, model: nn.Module, data_loader: Iterable[list[dict]], optimizer: torch.optim.Optimizer
     ) -> None:
-        super().__init__(model, data_loader, optimizer)
         self._device = next(model.parameters()).device
         half = self._device.type == "cuda"
         self._precision = torch.float16 if half else torch.bfloat16
-        self.grad_scaler = torch.amp.GradScaler(self._device.type, enabled=half)
+        scaler = torch.amp.GradScaler(self._device.type, enabled=half)
+        super().__init__(model, data_loader, optimizer, grad_scaler=scaler)
 
     def autocast(self) -> AbstractContextManager:
         """The context in which a forward pass runs in this precision."""
@@ -44,11 +44,7 @@ class MixedPrecisionTrainer(SimpleTrainer):
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
 
-    def state_dict(self) -> dict[str, Any]:
-        # The key is Detectron2's.
-        return super().state_dict() | {"grad_scaler": self.grad_scaler.state_dict()}
-
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        super().load_state_dict(state_dict)
-        if state_dict.get("grad_scaler"):
-            self.grad_scaler.load_state_dict(state_dict["grad_scaler"])
+        # A checkpoint of a run in bfloat16, or in full precision, has no scale to go on with.
+        scaler = state_dict.get("grad_scaler") or self.grad_scaler.state_dict()
+        super().load_state_dict(state_dict | {"grad_scaler": scaler})

@@ -17,9 +17,9 @@ from multas.distillation.gradients.feature_boundary import (
     gradient_through,
 )
 from multas.distillation.gradients.gramian import gram_of_rows
-from multas.engine.loss_hook import Row, gradient_term
+from multas.engine.loss_hook import gradient_term
 from multas.engine.steps.task_gradients import TaskGradients
-from multas.util.ranks import average_gradients, from_main_rank, mean_over_ranks
+from multas.util.ranks import GradientRow, average_gradients, from_main_rank, mean_over_ranks
 
 BLOCKS = 4  # the number of parts in which LOW_MEMORY takes the parameters
 
@@ -28,10 +28,11 @@ BLOCKS = 4  # the number of parts in which LOW_MEMORY takes the parameters
 class Combined:
     """The gradient of one step; v and losses are float64 on the CPU, and means over all ranks."""
 
-    row: Row  # a gradient for each of PathGradients.parameters, the mean over all ranks
+    row: GradientRow  # a gradient for each of PathGradients.parameters, the mean over all ranks
     v: Tensor  # the weights of the objectives: (K,), or (K + 1,) with the task's
     losses: Tensor  # (K,), of the paths, not weighed
-    paths: Sequence[Row] = ()  # the K path gradients over the student, if they are kept as a whole
+    # The K path gradients over the student, if they are kept as a whole.
+    paths: Sequence[GradientRow] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,8 @@ class PathGradients:
     ) -> Combined:
         everything, students = self.parameters, len(self.student_parameters)
         rows = average_gradients([_gradient(x, everything) for x in losses], everything)
-        own: Row = average_gradients([_gradient(task, everything, last=True)], everything)[0]
+        task_row = _gradient(task, everything, last=True)
+        own: GradientRow = average_gradients([task_row], everything)[0]
         gram, _ = gram_of_rows([*(row[:students] for row in rows), own[:students]])
         v = self._solve(gram[:-1, :-1], gram[-1], numbers)
         if self._aggregator.task_as_objective:
@@ -145,12 +147,12 @@ class PathGradients:
     def _gram(
         self, losses: Sequence[Tensor], task: Tensor | None, boundary: Sequence[BoundaryFeature]
     ) -> tuple[Tensor, Tensor | None]:
-        """Products of the path gradients, and of all with the task's where it is an objective."""
+        """Inner products of the path gradients, and of all with the task's as an objective."""
         with_task = self._aggregator.task_as_objective
         objectives = [*losses, task] if with_task else list(losses)
         if self._scope.kind == "features":
             features = [behind for _, behind in boundary]
-            # The features of the ranks are different ones, so that their products add up. The
+            # The features of the ranks are different ones, so that their inner products add up. The
             # loss is the mean over ranks, which gives each gradient a factor of 1 / ranks.
             gram, overlap = gram_of_rows([_gradient(x, features) for x in objectives])
             gram = mean_over_ranks(gram, self._device) / comm.get_world_size()
@@ -201,7 +203,7 @@ class PathGradients:
         v: Tensor,
         boundary: Sequence[BoundaryFeature],
         alpha: float,
-    ) -> Row:
+    ) -> GradientRow:
         weights = (alpha * v).tolist()
         total = torch.stack([w * x for w, x in zip(weights, losses, strict=False)]).sum()
         if task is not None:
@@ -224,13 +226,13 @@ def _numbers(
     return _Numbers(everything[:-2], everything[-2], everything[-1], scale is not None, alpha)
 
 
-def _gradient(loss: Tensor | None, inputs: Sequence[Tensor], last: bool = False) -> Row:
+def _gradient(loss: Tensor | None, inputs: Sequence[Tensor], last: bool = False) -> GradientRow:
     if loss is None or not loss.requires_grad:
         return [None] * len(inputs)
     return torch.autograd.grad(loss, inputs, retain_graph=not last, allow_unused=True)
 
 
-def _add(total: Row, row: Row, weight: float) -> Row:
+def _add(total: GradientRow, row: GradientRow, weight: float) -> GradientRow:
     """``total + weight * row``. Adapters of a path with weight 0 get a gradient of 0."""
 
     def add(own: Tensor | None, gradient: Tensor | None) -> Tensor | None:

@@ -14,9 +14,8 @@ from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
 from multas.engine.loss_hook import LossHook, with_gradient
 from multas.modeling import MultiTaskNetwork
 from multas.util.names import check_choice
-from multas.util.ranks import average_gradients, from_main_rank, mean_over_ranks
+from multas.util.ranks import GradientRow, average_gradients, from_main_rank, mean_over_ranks
 
-Row = list[Tensor | None]
 _DISTILLATION = "distillation"
 
 
@@ -71,7 +70,7 @@ class TaskGradients:
         scale: Tensor | None = None,
         *,
         keep_graph: bool = False,
-    ) -> Row:
+    ) -> GradientRow:
         """The one gradient of all these losses. The task weights are logged.
 
         Args:
@@ -87,7 +86,7 @@ class TaskGradients:
             FloatingPointError: A task's gradient is not finite, and there is no scaler.
         """
         by_task = self._by_task(losses)
-        rows: list[Sequence[Tensor | None]] = []
+        rows: list[GradientRow] = []
         for loss in by_task.values():
             loss = loss if scale is None else loss * scale
             # What the tasks share of the graph is needed until the last of them.
@@ -97,7 +96,7 @@ class TaskGradients:
         distilled = own.pop(_DISTILLATION, [None] * len(parameters))
         several = len(own) > 1
         weights = self._weights(own, by_task, scale is not None) if several else [1.0] * len(own)
-        combined: Row = []
+        combined: list[Tensor | None] = []
         for extra, *gradients in zip(distilled, *own.values(), strict=True):
             present = [(w, g) for w, g in zip(weights, gradients, strict=True) if g is not None]
             terms = [g * w if len(present) > 1 else g for w, g in present]
@@ -112,7 +111,7 @@ class TaskGradients:
         return {task: torch.stack(own).sum() for task, own in terms.items()}
 
     def _weights(
-        self, rows: Mapping[str, Row], losses: Mapping[str, Tensor], scaled: bool
+        self, rows: Mapping[str, GradientRow], losses: Mapping[str, Tensor], scaled: bool
     ) -> list[float]:
         columns = zip(*rows.values(), strict=True)
         shared = [sum(g is not None for g in column) > 1 for column in columns]

@@ -1,4 +1,4 @@
-"""Which weights are the product of a run, and the evaluation of all of them by name."""
+"""Which weights are the final ones of a run, and the evaluation of all of them by name."""
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -28,7 +28,7 @@ Results = Mapping[str, Any]
 
 
 class FinalWeights:
-    """The product of a run: the weights of the best validation result, averaged, or just trained.
+    """The final weights of a run: those of the best validation result, averaged, or just trained.
 
     ``test`` is Detectron2's ``Trainer.test``.
     """
@@ -51,13 +51,13 @@ class FinalWeights:
 
     @property
     def hooks(self) -> list[HookBase]:
-        """The hooks that keep the product up to date after every step."""
+        """The hooks that keep the final weights up to date after every step."""
         return [hook for hook in (self.average, self.early_stopping) if hook is not None]
 
     def named_weights(self, finished: bool) -> dict[str, Weights | None]:
-        """The weights that are evaluated, by name, the product last; None = those in the model.
+        """The weights that are evaluated, by name, the final ones last; None = those in the model.
 
-        The best weights become the product only when training has ``finished``.
+        The best weights become the final ones only when training has ``finished``.
         """
         named: dict[str, Weights | None] = {"student": None}
         if self.average is not None:
@@ -69,7 +69,7 @@ class FinalWeights:
         return live_weights(self._model) if self.average is None else self.average.weights
 
     def _validate(self) -> Results:
-        """The results of the present product on the validation set."""
+        """The results of the present weights on the validation set."""
         cfg = self._cfg.clone()
         cfg.defrost()
         cfg.DATASETS.TEST = (cfg.SOLVER.EARLY_STOPPING.DATASET,)
@@ -78,19 +78,19 @@ class FinalWeights:
             return self._test(cfg, self._model)
 
     def evaluate(self, finished: bool) -> Results:
-        """The results of the product, and those of every model under its name.
+        """The results of the final weights, and those of every model under its name.
 
         Processes other than the main one get an empty mapping.
         """
         named: dict[str, Results] = {}
-        product: Results = {}
+        final: Results = {}
         teachers = teacher_models(self._cfg, self._teachers)
         judged = with_teacher_scores(self._cfg, self._model, teachers)
         with undisturbed_training():
             for name, weights in self.named_weights(finished).items():
                 logger.info(f"Evaluating '{name}'.")
                 with swapped_weights(self._model, weights):
-                    named[name] = product = self._test(self._cfg, judged)
+                    named[name] = final = self._test(self._cfg, judged)
             for name, model in teachers.items():
                 # The results of a fixed teacher do not change.
                 if name not in self._teacher_results or model.teacher.mean_teacher is not None:
@@ -99,4 +99,4 @@ class FinalWeights:
         if not comm.is_main_process():
             return {}
         logger.info("Results:\n" + results_table(named | self._teacher_results))
-        return {**product, **named, **self._teacher_results}
+        return {**final, **named, **self._teacher_results}
