@@ -108,6 +108,12 @@ def test_a_changed_file_is_read_again(write):
         ),
         ("{voc: [null, 61]}", "61", r"row half/taught: say which of voc, vedai"),
         ("{title: VEDAI, metrics: [AP10]}", "VEDAI", r"table1\.yaml, vedai: expected a mapping"),
+        ("{parts: [big],", "7 #", r"row teacher: expected a mapping, or the file"),
+        (
+            "{voc: [null, 61]}",
+            "{vox: 61}",
+            r"taught: no data set 'vox'\. Did you mean 'voc'\?",
+        ),
         ("{parts: [big], label", "{label", r"row teacher: the key parts is missing"),
     ],
 )
@@ -120,9 +126,7 @@ def test_what_is_wrong_is_named_with_its_file_and_row(write, old, new, message):
 def test_a_row_of_another_table_has_no_parts_of_its_own(write):
     write()
     text = OTHER.replace("paper: 3", "parts: [small]")
-    with pytest.raises(
-        ValueError, match=r"row half/plain: no key 'parts'.* baseline, paper, table"
-    ):
+    with pytest.raises(ValueError, match=r"row half/plain: no key 'parts'.* paper, table"):
         read_table(write(text, "table2.yaml"))
 
 
