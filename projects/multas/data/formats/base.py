@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-# Before any format imports torchvision, which Detectron2 makes work where it lacks its operators.
 from detectron2.structures import BoxMode
 from detectron2.utils.registry import Registry
 
