@@ -94,6 +94,7 @@ def test_a_changed_file_is_read_again(write):
     ("old", "new", "message"),
     [
         ("place:", "plaice:", r"table1\.yaml: no key 'plaice'\. Did you mean 'place'\?"),
+        ("place:", "7:", r"table1\.yaml: no key '7'\. Choose from"),
         ("place: Table 1\n", "", r"table1\.yaml: the key place is missing"),
         ("cards:", "card:", r"table1\.yaml, voc: no key 'card'\. Did you mean 'cards'\?"),
         ("stands_for: voc", "stands_for: vox", r"no data set 'vox'\. Did you mean 'voc'\?"),
@@ -106,6 +107,13 @@ def test_a_changed_file_is_read_again(write):
             r"half/taught: \[1, 2, 3\] are more numbers than mAP",
         ),
         ("{voc: [null, 61]}", "61", r"row half/taught: say which of voc, vedai"),
+        ("{title: VEDAI, metrics: [AP10]}", "VEDAI", r"table1\.yaml, vedai: expected a mapping"),
+        ("{parts: [big],", "7 #", r"row teacher: expected a mapping, or the file"),
+        (
+            "{voc: [null, 61]}",
+            "{vox: 61}",
+            r"taught: no data set 'vox'\. Did you mean 'voc'\?",
+        ),
         ("{parts: [big], label", "{label", r"row teacher: the key parts is missing"),
     ],
 )
@@ -113,6 +121,13 @@ def test_what_is_wrong_is_named_with_its_file_and_row(write, old, new, message):
     assert old in TABLE
     with pytest.raises(ValueError, match=message):
         read_table(write(TABLE.replace(old, new, 1)))
+
+
+def test_a_row_of_another_table_has_no_parts_of_its_own(write):
+    write()
+    text = OTHER.replace("paper: 3", "parts: [small]")
+    with pytest.raises(ValueError, match=r"row half/plain: no key 'parts'.* paper, table"):
+        read_table(write(text, "table2.yaml"))
 
 
 def test_an_unknown_row_is_named_with_the_nearest(write):

@@ -3,12 +3,10 @@
 import cv2
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from PIL import Image
 
-from multas.config import add_multas_config
 from multas.data import AUGMENTATION_REGISTRY, MultasMapper
 from multas.data.transforms.augmentation import (
     PhotometricDistortion,
@@ -17,13 +15,7 @@ from multas.data.transforms.augmentation import (
     distort_colours,
 )
 from multas.data.transforms.crops import CropOrExpand
-
-
-def config(*opts):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.merge_from_list(list(opts))
-    return cfg
+from plain_config import plain_config
 
 
 def noise(height=20, width=30):
@@ -35,7 +27,7 @@ def test_test_images_are_the_references(repository, tmp_path, name, tolerance):
     case = np.load(repository / "tests" / "golden" / "multas" / f"preproc_test_{name}.npz")
     file = str(tmp_path / "image.png")
     cv2.imwrite(file, case["in_image_bgr"])
-    cfg = config("INPUT.FORMAT", "RGB", "INPUT.SQUARE_SIZE", int(case["in_size"]))
+    cfg = plain_config("INPUT.FORMAT", "RGB", "INPUT.SQUARE_SIZE", int(case["in_size"]))
     output = MultasMapper(cfg, is_train=False)({"file_name": file})["image"].numpy()
     # PIXEL_MEAN and PIXEL_STD of the models are these times 255, in the order of INPUT.FORMAT.
     mean = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
@@ -114,7 +106,7 @@ def kinds(cfg, is_train=True):
 
 
 def test_by_default_the_augmentations_are_detectron2s():
-    cfg = config()
+    cfg = plain_config()
     for is_train in (True, False):
         assert kinds(cfg, is_train) == [type(a) for a in utils.build_augmentation(cfg, is_train)]
     cfg.INPUT.CROP.ENABLED = True
@@ -122,7 +114,7 @@ def test_by_default_the_augmentations_are_detectron2s():
 
 
 def test_the_recipe_is_a_key_and_ends_with_one_resize():
-    cfg = config("INPUT.AUGMENTATION", "single_shot")
+    cfg = plain_config("INPUT.AUGMENTATION", "single_shot")
     recipe = [PhotometricDistortion, CropOrExpand, T.RandomFlip]
     assert kinds(cfg) == [*recipe, T.ResizeShortestEdge]
     assert kinds(cfg, is_train=False) == [T.ResizeShortestEdge]
@@ -140,15 +132,15 @@ def test_users_register_their_own():
 
     AUGMENTATION_REGISTRY._do_register("upside_down", upside_down)
     try:
-        assert kinds(config("INPUT.AUGMENTATION", "upside_down"))[0] is T.RandomFlip
+        assert kinds(plain_config("INPUT.AUGMENTATION", "upside_down"))[0] is T.RandomFlip
     finally:
         del AUGMENTATION_REGISTRY._obj_map["upside_down"]
     with pytest.raises(ValueError, match=r"'upside_down'; choose from .*'single_shot'"):
-        kinds(config("INPUT.AUGMENTATION", "upside_down"))
+        kinds(plain_config("INPUT.AUGMENTATION", "upside_down"))
 
 
 def test_instance_bitmasks_are_refused():
-    cfg = config("INPUT.AUGMENTATION", "single_shot", "MODEL.MASK_ON", True)
+    cfg = plain_config("INPUT.AUGMENTATION", "single_shot", "MODEL.MASK_ON", True)
     assert CropOrExpand in kinds(cfg)
     cfg.INPUT.MASK_FORMAT = "bitmask"
     with pytest.raises(ValueError, match="polygon"):
@@ -162,7 +154,7 @@ def test_augmented_boxes_stay_on_their_objects(tmp_path):
     file = str(tmp_path / "square.png")
     Image.fromarray(picture).save(file)
     box = {"bbox": [60, 40, 110, 90], "bbox_mode": 0, "category_id": 0}
-    cfg = config("INPUT.AUGMENTATION", "single_shot", "INPUT.SQUARE_SIZE", 128)
+    cfg = plain_config("INPUT.AUGMENTATION", "single_shot", "INPUT.SQUARE_SIZE", 128)
     mapper = MultasMapper(cfg, is_train=True)
     seen = 0
     for seed in range(40):

@@ -232,6 +232,8 @@ def test_registering_again_changes_nothing_but_another_card_may_not_take_the_nam
         ({"classes": "cat"}, "classes must be a list of names"),
         ({"splits": {"x_unlabeled": "a"}}, "names ending in _unlabeled"),
         ({"splits": {}}, "`splits` must be a table"),
+        ({"splits": ["train"]}, "`splits` must be a table"),
+        ({"ids": "Main/train"}, "unknown key 'ids'"),
         ({"splits": {"x": {"ids": "a", "annotates": ["boxes"]}}}, "split 'x': annotates"),
         ({"splits": {"x": {"id": "a"}}}, "split 'x': unknown key 'id'. Did you mean 'ids'"),
         ({"splits": {"x": None}}, "needs a list of ids"),
@@ -244,6 +246,11 @@ def test_wrong_cards_are_refused_with_a_cure(toy_card, change, message):
     with pytest.raises(DatasetError) as error:
         register_card({**toy_card, **change})
     assert message in str(error.value)
+
+
+def test_names_may_be_numbers(toy_card):
+    names = register_card({**toy_card, "name": 7, "splits": {2007: "Main/train"}})
+    assert names == ["7_2007", "7_2007_unlabeled"]
 
 
 def test_unreadable_cards_are_refused(tmp_path):

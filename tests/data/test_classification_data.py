@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100
 
 import make_dataset
-from multas.config import add_multas_config
 from multas.data import (
     DatasetError,
     MultasMapper,
@@ -26,6 +24,7 @@ from multas.data.dataset_dicts import load_training_dicts
 from multas.data.toy.scene import CLASSES
 from multas.data.transforms.augmentation import build_augmentations
 from multas.data.transforms.crops import CenterCrop, RandomAreaCrop, ShiftedCrop
+from plain_config import plain_config
 
 
 def paint(file, colour=0, size=(12, 10)):
@@ -33,13 +32,6 @@ def paint(file, colour=0, size=(12, 10)):
     file.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, (colour, colour, colour)).save(file)
     return file
-
-
-def config(*opts):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.merge_from_list(list(opts))
-    return cfg
 
 
 def labels(name: str) -> dict[str, int | None]:
@@ -170,10 +162,10 @@ def test_cifar_gives_labels_and_pixels(repository, tmp_path, monkeypatch, datase
     rows = pickle.loads((root / dataset.train_list[0][0]).read_bytes())["data"]
     expected = torch.from_numpy(rows[1].reshape(3, 32, 32))
     opts = ["INPUT.MIN_SIZE_TRAIN", [32], "INPUT.RANDOM_FLIP", "none"]
-    sample = MultasMapper(config(*opts, "INPUT.FORMAT", "RGB"), is_train=True)(records[1])
+    sample = MultasMapper(plain_config(*opts, "INPUT.FORMAT", "RGB"), is_train=True)(records[1])
     assert torch.equal(sample["image"], expected)
     assert sample["label"] == 0 and "pixels" not in sample
-    sample = MultasMapper(config(*opts, "INPUT.FORMAT", "BGR"), is_train=True)(records[1])
+    sample = MultasMapper(plain_config(*opts, "INPUT.FORMAT", "BGR"), is_train=True)(records[1])
     assert torch.equal(sample["image"], expected.flip(0))
     assert "pixels" in records[1], "the mapper must not change the data set"
 
@@ -184,7 +176,7 @@ def test_labels_and_pixels_reach_a_model_in_test(tmp_path, monkeypatch):
         {"name": "c", "format": "cifar10", "root": str(root), "splits": {"t": {"part": "test"}}}
     )
     opts = ["INPUT.MIN_SIZE_TEST", 32, "DATALOADER.NUM_WORKERS", 0]
-    batches = list(build_test_loader(config(*opts), "c_t"))
+    batches = list(build_test_loader(plain_config(*opts), "c_t"))
     assert [x["label"] for batch in batches for x in batch] == [3, 0, 2, 1]
     assert all(batch[0]["image"].shape == (3, 32, 32) for batch in batches)
 
@@ -252,7 +244,7 @@ def test_the_centre_and_less_where_the_image_is_smaller():
 
 def test_the_two_recipes_end_at_the_size_of_the_network(tmp_path):
     record = {"file_name": str(paint(tmp_path / "a.png", 9, size=(50, 40))), "label": 1}
-    imagenet = config(
+    imagenet = plain_config(
         "INPUT.AUGMENTATION", "resized_crop", "INPUT.MIN_SIZE_TRAIN", [24],
         "INPUT.MIN_SIZE_TEST", 28, "INPUT.CENTER_CROP_TEST", 24,
     )  # fmt: skip
@@ -261,7 +253,7 @@ def test_the_two_recipes_end_at_the_size_of_the_network(tmp_path):
         assert sample["image"].shape == (3, 24, 24)
         assert sample["image"].unique().tolist() == [9]
         assert sample["label"] == 1
-    cifar = config("INPUT.AUGMENTATION", "padded_crop", "INPUT.MIN_SIZE_TRAIN", [40])
+    cifar = plain_config("INPUT.AUGMENTATION", "padded_crop", "INPUT.MIN_SIZE_TRAIN", [40])
     assert MultasMapper(cifar, is_train=True)(record)["image"].shape == (3, 40, 50)
     names = [type(x).__name__ for x in build_augmentations(cifar, is_train=True)]
     assert names == ["ShiftedCrop", "RandomFlip", "ResizeShortestEdge"]

@@ -8,13 +8,11 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multas.config import add_multas_config
 from multas.data import MultasMapper, build_train_loader, register_card
 from multas.data.dataset_dicts import load_training_dicts
 from multas.data.loader import (
@@ -23,6 +21,7 @@ from multas.data.loader import (
     SeededDataset,
     build_test_loader,
 )
+from plain_config import plain_config
 
 
 @pytest.fixture
@@ -38,12 +37,9 @@ def register(repository, root):
 
 
 def config(*opts):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.merge_from_list(
-        ["INPUT.SQUARE_SIZE", 64, "INPUT.AUGMENTATION", "single_shot", "INPUT.FORMAT", "BGR", *opts]
+    return plain_config(
+        "INPUT.SQUARE_SIZE", 64, "INPUT.AUGMENTATION", "single_shot", "INPUT.FORMAT", "BGR", *opts
     )
-    return cfg
 
 
 def first_batches(loader, count=4):

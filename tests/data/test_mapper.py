@@ -3,16 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from detectron2.config import get_cfg
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
 from detectron2.structures import BoxMode
 from PIL import Image
 
-from multas.config import add_multas_config
 from multas.data import MultasMapper
 from multas.data.formats.masks import voc_palette
 from multas.data.pseudo_labels import PseudoLabels
+from plain_config import plain_config
 
 BOX = {"bbox": [10.0, 5.0, 30.0, 25.0], "bbox_mode": BoxMode.XYXY_ABS, "category_id": 2}
 
@@ -142,8 +141,7 @@ def test_an_image_of_another_size_than_declared_is_an_error(image_file):
 
 
 def test_for_testing_it_equals_detectron2s_mapper(image_file):
-    cfg = get_cfg()
-    add_multas_config(cfg)
+    cfg = plain_config()
     sample = {
         "file_name": image_file, "width": 60, "height": 40, "image_id": "a",
         "annotations": [BOX],
@@ -155,9 +153,7 @@ def test_for_testing_it_equals_detectron2s_mapper(image_file):
 
 
 def test_for_training_boxes_equal_those_of_detectron2s_mapper(image_file):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.INPUT.MIN_SIZE_TRAIN = (50, 70)
+    cfg = plain_config("INPUT.MIN_SIZE_TRAIN", (50, 70))
     sample = {"file_name": image_file, "width": 60, "height": 40, "annotations": [BOX]}
     for seed in range(4):
         np.random.seed(seed)

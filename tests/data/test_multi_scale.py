@@ -4,20 +4,16 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from detectron2.config import get_cfg
 
-from multas.config import add_multas_config
 from multas.data.loader import build_batch_sizes
+from plain_config import plain_config
 
 
 def config(*opts):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.merge_from_list(
-        ["INPUT.SQUARE_SIZE", 320, "INPUT.MULTI_SCALE.SIZES", [256, 320, 384],
-         "SOLVER.MAX_ITER", 1000, *opts]
+    return plain_config(
+        "INPUT.SQUARE_SIZE", 320, "INPUT.MULTI_SCALE.SIZES", [256, 320, 384],
+        "SOLVER.MAX_ITER", 1000, *opts
     )  # fmt: skip
-    return cfg
 
 
 def test_all_sizes_are_equally_likely_until_the_last_fifth():

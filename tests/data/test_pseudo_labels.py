@@ -4,13 +4,11 @@ import json
 import os
 
 import pytest
-from detectron2.config import get_cfg
 from detectron2.data import MetadataCatalog
 from detectron2.structures import BoxMode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multas.config import add_multas_config
 from multas.data import MultasMapper
 from multas.data.pseudo_labels import (
     Header,
@@ -20,6 +18,7 @@ from multas.data.pseudo_labels import (
     read_pseudo_labels,
     save_pseudo_labels,
 )
+from plain_config import plain_config
 
 CLASSES = ["cat", "dog"]
 
@@ -158,9 +157,7 @@ def test_without_labels_nothing_joins():
 
 def test_the_keys_reach_the_training_mapper_alone(write):
     MetadataCatalog.get("pets").thing_classes = CLASSES
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.DATASETS.TRAIN = ("pets",)
+    cfg = plain_config("DATASETS.TRAIN", ("pets",))
     options = cfg.DATASETS.PSEUDO_LABELS
     options.FILES = (write(),)
     options.SCORE_THRESH, options.TOPK, options.EMPTY = 0.35, 1, "skip"
@@ -230,9 +227,6 @@ def test_a_category_that_is_no_class_is_an_error(write, category_id):
 
 
 def test_a_training_set_without_class_names_is_an_error(write):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.DATASETS.TRAIN = ("nameless_folder",)
-    cfg.DATASETS.PSEUDO_LABELS.FILES = (write(),)
+    opts = ["DATASETS.TRAIN", ("nameless_folder",), "DATASETS.PSEUDO_LABELS.FILES", (write(),)]
     with pytest.raises(ValueError, match=r"nameless_folder.*none of them has class names"):
-        MultasMapper(cfg, is_train=True)
+        MultasMapper(plain_config(*opts), is_train=True)

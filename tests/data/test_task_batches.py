@@ -3,20 +3,15 @@
 from itertools import islice
 
 import pytest
-from detectron2.config import get_cfg
 
-from multas.config import add_multas_config
 from multas.data.loader import build_train_loader
 from multas.data.task_batches import TaskLoader, parse_task_batches, training_sets
+from plain_config import plain_config
 
 
 def make_cfg(*entries, mode="separate"):
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.DATASETS.TASK_BATCHES = list(entries)
-    cfg.DATASETS.TASK_MODE = mode
-    cfg.MODEL.MULTITASK.TASKS = ["det", "seg"]
-    return cfg
+    data = ["DATASETS.TASK_BATCHES", list(entries), "DATASETS.TASK_MODE", mode]
+    return plain_config(*data, "MODEL.MULTITASK.TASKS", ["det", "seg"])
 
 
 DET, SEG = {"TASK": "det", "TRAIN": ["a", "b"]}, {"TASK": "seg", "TRAIN": "c"}

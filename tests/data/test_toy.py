@@ -4,6 +4,8 @@ truth."""
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from collections import Counter
 
 import numpy as np
@@ -95,6 +97,11 @@ def test_tool_makes_and_checks(tmp_path, capsys):
     assert make_dataset.main(arguments) == 0
     assert make_dataset.main([*arguments, "--check"]) == 0
     assert "is complete" in capsys.readouterr().out
+
+
+def test_tool_starts_by_itself(repository):
+    # In a process of its own, where nothing has imported Detectron2 before torchvision.
+    subprocess.run([sys.executable, "tools/make_dataset.py", "--help"], cwd=repository, check=True)
 
 
 def test_a_complete_set_is_not_written_to(small_toy):

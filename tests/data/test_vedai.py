@@ -4,18 +4,17 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 import split
-from multas.config import add_multas_config
 from multas.data import DatasetError, register_card
 from multas.data.formats.base import Source
 from multas.data.formats.vedai import CLASSES, Vedai, parse_object, read_whole_file
 from multas.data.issues import DatasetIssues
 from multas.evaluation.build import build_evaluator
+from plain_config import plain_config
 
 SIZE = 64
 TRAIN = [f"{i:08d}" for i in range(8)]
@@ -232,11 +231,8 @@ def test_the_lists_of_halves_are_made_from_the_fold(card, root, tmp_path):
 @pytest.mark.parametrize("forced", ["", "voc"])
 def test_ap10_and_ap25_of_perfect_detections_are_100(card, forced):
     records = load(card, "test")
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    cfg.TEST.EVALUATOR = forced
-    cfg.TEST.VOC_REPORT_THRESHOLDS = (0.1, 0.25)
-    cfg.TEST.VOC_SKIP_ABSENT_CLASSES = True
+    opts = ["TEST.EVALUATOR", forced, "TEST.VOC_REPORT_THRESHOLDS", (0.1, 0.25)]
+    cfg = plain_config(*opts, "TEST.VOC_SKIP_ABSENT_CLASSES", True)
     evaluator = build_evaluator(cfg, "vedai_test")
     for record in records:
         entries = record["annotations"]

@@ -10,7 +10,6 @@ from detectron2.modeling import build_model
 from detectron2.structures import Boxes
 from torch import nn
 from torch.autograd import gradcheck
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from multas.config import add_multas_config
 from multas.distillation import Teacher, build_distillation
@@ -22,6 +21,7 @@ from multas.distillation.paths.base import Targets
 from multas.distillation.paths.spec import parse_paths
 from multas.distillation.taps import leaves
 from multas.modeling.heads.dense_predictor import flatten_levels
+from no_transfer import NoTransfer
 from path_building import build_path
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "multas"
@@ -284,19 +284,6 @@ def test_distributions_are_not_taken_for_deltas(kind, classes):
     assert build_distillation(cfg, student, [teacher])
 
 
-class _NoTransfer(TorchDispatchMode):
-    """Fails on operations for which the host waits for the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.name()
-        waits = ("_local_scalar_dense", "nonzero", "is_nonzero", "masked_select", "unique", "equal")
-        assert name.removeprefix("aten::").split(".")[0] not in waits, f"{name} waits"
-        if name.startswith("aten::index"):
-            mask = [x for x in args[1] or () if torch.is_tensor(x) and x.dtype == torch.bool]
-            assert not mask, f"{name} with a mask waits"
-        return func(*args, **(kwargs or {}))
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_step_waits_for_the_device(kind):
     student, teacher = (features(), head()), (features(channels=8), head())
@@ -307,7 +294,7 @@ def test_no_step_waits_for_the_device(kind):
     objects = targets([torch.tensor([[0.0, 0, 40, 40]]), torch.empty(0, 4)])
     for leaf in leaves(student):
         leaf.requires_grad_()
-    with _NoTransfer():
+    with NoTransfer():
         sum(path(student, teacher, objects).values()).backward()
 
 

@@ -15,6 +15,7 @@ from multas.modeling.heads import build_task_head
 from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
+from no_transfer import NoTransfer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multas"
 SHAPES = {f"p{i}": ShapeSpec(channels=8, stride=2**i) for i in (3, 4, 5)}
@@ -217,6 +218,17 @@ def test_every_choice_trains_all_parameters(assignment, cls_loss, box_loss, shar
     sum(losses.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
     assert sum(p.grad.abs().sum() > 0 for p in head.parameters()) > 5
+
+
+@pytest.mark.parametrize("assignment", ["iou", "mutual_guidance"])
+@pytest.mark.parametrize("box_loss", ["balanced_l1", "smooth_l1"])
+def test_no_loss_waits_for_the_device(assignment, box_loss):
+    cfg = make_cfg(ASSIGNMENT=assignment, BOX_LOSS=box_loss, WEIGHT_BY_SCORE=True)
+    head, features = build_task_head("DenseDetectionHead", cfg, SHAPES), make_features(2)
+    annotations = [make_instances([[4.0, 4, 13, 13]], [1], [0.5]), make_instances([], [])]
+    with NoTransfer():
+        losses = head.losses(head(features), features, annotations, (64, 64))
+        sum(losses.values()).backward()
 
 
 @pytest.mark.parametrize("assignment", ["iou", "mutual_guidance"])

@@ -28,10 +28,11 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
             value = _prepare(cfg, key, value)
         cfg.merge_from_list([key, value])
     for key, in_epochs in EPOCH_KEYS.items():
-        if key in given and in_epochs in given and value_of(cfg, in_epochs):
+        if key not in given:
+            continue
+        if in_epochs in given and value_of(cfg, in_epochs):
             raise ValueError(f"{key} and {in_epochs} say the same thing twice; give one of them.")
-        if key in given and in_epochs not in given:
-            cfg.merge_from_list([in_epochs, type(value_of(cfg, in_epochs))()])
+        cfg.merge_from_list([in_epochs, type(value_of(cfg, in_epochs))()])
 
 
 def _prepare(cfg: CfgNode, key: str, value: Any) -> Any:

@@ -40,17 +40,18 @@ def read_config(address: str) -> dict[str, Any]:
     content: dict[str, Any] = {}
     paths: list[Any] = []
     for part in [*row.parts, *row.paths]:
-        _merge(content, CfgNode.load_yaml_with_base(_part_file(table, data, part, address)))
+        own = CfgNode.load_yaml_with_base(_part_file(table, data, part, address))
+        _merge(content, own)
         if part in row.paths:
-            paths += content["MODEL"]["DISTILLATION"]["PATHS"]
+            paths += own["MODEL"]["DISTILLATION"]["PATHS"]
             content["MODEL"]["DISTILLATION"]["PATHS"] = paths
     if row.train:
         names = [f"{card}_{split}" for split in row.train for card in data.cards]
         _merge(content, {"DATASETS": {"TRAIN": names}})
     if row.teacher:
         teacher = _related(table, data, row.teacher)
-        own = {"CONFIG_FILE": teacher, "WEIGHTS": weights_of(teacher)}
-        _merge(content, {"MODEL": {"DISTILLATION": {"TEACHER": own}}})
+        keys = {"CONFIG_FILE": teacher, "WEIGHTS": weights_of(teacher)}
+        _merge(content, {"MODEL": {"DISTILLATION": {"TEACHER": keys}}})
     if row.init:
         _merge(content, {"MODEL": {"WEIGHTS": weights_of(_related(table, data, row.init))}})
     _merge(content, row.config)
@@ -62,10 +63,8 @@ def write_config(cfg: CfgNode, address: str, opts: Sequence[Any], file: str) -> 
     content = read_config(address)
     changed = [key for pair in EPOCH_KEYS.items() for key in pair if pair[0] in opts[::2]]
     for key in [*opts[::2], *changed]:
-        *path, last = key.split(".")
-        value = value_of(cfg, key)
-        entry: dict[str, Any] = {last: list(value) if isinstance(value, tuple) else value}
-        for name in reversed(path):
+        entry = value_of(cfg, key)
+        for name in reversed(key.split(".")):
             entry = {name: entry}
         _merge(content, entry)
     with open(file, "w") as stream:

@@ -109,8 +109,8 @@ def _read(file: str, _changed: int) -> Table:
     own = _checked(Table, content, file, "file")
     data = {}
     for name, entry in own["data"].items():
-        entry = _checked(DataSet, {"metrics": own["metrics"], **entry}, f"{file}, {name}", "name")
-        data[name] = DataSet(name=name, **entry)
+        entry = _checked(DataSet, entry, f"{file}, {name}", "name")
+        data[name] = DataSet(**{"metrics": own["metrics"], **entry, "name": name})
     for entry in data.values():
         check_name("data set", entry.stands_for or entry.name, data, file)
     own["metrics"] = list(dict.fromkeys(m for entry in data.values() for m in entry.metrics))
@@ -132,6 +132,8 @@ def _read_row(
     where = f"{file}, row {name}"
     if isinstance(content, str):
         content = {"table": content}
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{where}: expected a mapping, or the file of another table.")
     own = {"baseline": baseline, **content}
     if "paper" in own:
         own["paper"] = _read_numbers(own["paper"], data, where)

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import partial
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -44,7 +43,7 @@ def register_cards(cards: Sequence[str | os.PathLike | dict]) -> list[str]:
 
 def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None:
     metadata = MetadataCatalog.get(name)
-    fingerprint = repr(replace(card, source=""))
+    fingerprint = repr(card)  # without its source: a card may come from two files
     if name in DatasetCatalog.list():
         if metadata.get("card") == fingerprint:
             return

@@ -32,7 +32,7 @@ def encode_boxes(
     # Twice the shift of the centre; sums of corners save one rounding.
     shift = (boxes[..., :2] + boxes[..., 2:]) - (anchors[..., :2] + anchors[..., 2:])
     deltas = torch.cat([0.5 * shift / anchor_size, (box_size / anchor_size).log()], dim=-1)
-    return deltas * boxes.new_tensor(weights)
+    return deltas * _row(weights, deltas)
 
 
 def decode_boxes(
@@ -41,7 +41,7 @@ def decode_boxes(
     """Apply box deltas to anchors; the boxes are not clipped to the image."""
     anchor_size = anchors[..., 2:] - anchors[..., :2]
     center = 0.5 * (anchors[..., :2] + anchors[..., 2:])
-    deltas = deltas / deltas.new_tensor(weights)
+    deltas = deltas / _row(weights, deltas)
     center = center + deltas[..., :2] * anchor_size
     half = 0.5 * anchor_size * deltas[..., 2:].clamp(max=SCALE_CLAMP).exp()
     return torch.cat([center - half, center + half], dim=-1)
@@ -62,3 +62,8 @@ def pairwise_overlaps(boxes: Tensor, others: Tensor) -> Tensor:
     inter = width.mul_(height)
     union = ((x1 - x0) * (y1 - y0) + (u1 - u0) * (v1 - v0)).sub_(inter)
     return torch.where(inter > 0, inter / union, inter.new_zeros(()))
+
+
+def _row(numbers: tuple[float, ...], like: Tensor) -> Tensor:
+    """A tensor of ``numbers``. It is filled, as the host would wait for the copy to the device."""
+    return torch.cat([like.new_full((1,), number) for number in numbers])

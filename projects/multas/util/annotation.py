@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass
 
-from detectron2.structures import BoxMode
-
 
 @dataclass(frozen=True)
 class Annotation:
@@ -22,9 +20,3 @@ BOXES = Annotation("annotations", "instances", "det", "thing_classes", "coco")
 MASKS = Annotation("sem_seg_file_name", "sem_seg", "seg", "stuff_classes", "sem_seg")
 LABELS = Annotation("label", "label", "cls", "label_classes", "classification")
 STANDARD = (BOXES, MASKS, LABELS)
-
-
-def box_annotation(category_id: int, box: list[float], difficult: int, truncated: int) -> dict:
-    """Detectron2's annotation of an object; ``box`` is (xmin, ymin, xmax, ymax) in pixels."""
-    flags = {"difficult": difficult, "truncated": truncated}
-    return {"category_id": category_id, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS, **flags}

@@ -7,12 +7,6 @@ from typing import Any
 from multas.util.names import did_you_mean
 
 
-def option_names(cls: type, given: Collection[str] = ()) -> list[str]:
-    """The arguments that the ``__init__`` of a class names, without those that are ``given``."""
-    names = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
-    return [name for name in names if name not in ("self", *given)]
-
-
 def parse_options(
     cls: type,
     entry: Mapping[str, Any],
@@ -33,7 +27,8 @@ def parse_options(
     Raises:
         ValueError: The class does not have an argument. The nearest name is given.
     """
-    names = option_names(cls, given)
+    arguments = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
+    names = [name for name in arguments if name not in ("self", *given)]
     for key in entry:
         if key not in keys and key.lower() not in names:
             known = [*keys, *(name.upper() for name in names)]

@@ -1,5 +1,8 @@
 """Data formats: each is a registered class, and importing this package registers them all."""
 
+# First: where torchvision's compiled operators do not load, Detectron2 makes torchvision work.
+import detectron2  # noqa: F401
+
 from multas.data.formats import cifar, coco, folders, masks, vedai, voc
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Source
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-# Before any format imports torchvision, which Detectron2 makes work where it lacks its operators.
+from detectron2.structures import BoxMode
 from detectron2.utils.registry import Registry
 
 from multas.data.image_files import load_images
@@ -121,3 +121,9 @@ class Images(DataFormat):
     def class_metadata(self, classes: Sequence[str]) -> dict[str, Any]:
         """The classes of the boxes that pseudo-labels may give to the images."""
         return {BOXES.classes_key: list(classes)}
+
+
+def box_annotation(category_id: int, box: list[float], difficult: int, truncated: int) -> dict:
+    """Detectron2's annotation of an object; ``box`` is (xmin, ymin, xmax, ymax) in pixels."""
+    flags = {"difficult": difficult, "truncated": truncated}
+    return {"category_id": category_id, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS, **flags}

@@ -12,10 +12,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.formats.base import (
+    DATA_FORMAT_REGISTRY,
+    DataFormat,
+    Loaded,
+    Source,
+    box_annotation,
+)
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetError, DatasetIssues
-from multas.util.annotation import BOXES, box_annotation
+from multas.util.annotation import BOXES
 from multas.util.names import did_you_mean
 
 CLASSES = {

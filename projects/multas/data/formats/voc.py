@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.formats.base import (
+    DATA_FORMAT_REGISTRY,
+    DataFormat,
+    Loaded,
+    Source,
+    box_annotation,
+)
 from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
 from multas.data.issues import DatasetIssues, or_rather
-from multas.util.annotation import BOXES, MASKS, box_annotation
+from multas.util.annotation import BOXES, MASKS
 from multas.util.voc_xml import read_voc_xml
 
 _NO_BOXES = "no boxes"

@@ -6,7 +6,6 @@ from typing import Any
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -43,7 +42,7 @@ class DenseDetectionHead(TaskHead):
         predictor: module from a list of maps to logits and deltas, like those beside it.
         anchor_generator: module from the maps to one ``Boxes`` of Hi*Wi*A anchors per level.
         loss: the losses in training.
-        detect: inference on one image.
+        detect: inference.
     """
 
     annotation = BOXES
@@ -138,8 +137,4 @@ class DenseDetectionHead(TaskHead):
         """``Instances`` of each image with ``pred_boxes``, ``scores`` and ``pred_classes``."""
         logits, deltas = self.flatten(predictions)
         anchors = self.anchors(features)
-        images = zip(logits, deltas, image_sizes, output_sizes, strict=True)
-        return [
-            detector_postprocess(self.detect(scores, boxes, anchors, size), *output_size)
-            for scores, boxes, size, output_size in images
-        ]
+        return self.detect.in_images(logits, deltas, anchors, image_sizes, output_sizes)

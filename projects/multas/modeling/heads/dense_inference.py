@@ -1,15 +1,16 @@
-"""From scores and deltas of all anchors to the detections of one image."""
+"""From scores and deltas of all anchors to detections."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from detectron2.layers import batched_nms
+from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from multas.modeling.box_coding import decode_boxes
-from multas.modeling.heads.build import Size
+from multas.modeling.heads.build import Size, Sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +55,16 @@ class DenseInference:
         end = self.max_detections or None
         boxes, scores, classes = (x[:end] for x in select(scores, deltas, anchors, image_size))
         return Instances(image_size, pred_boxes=Boxes(boxes), scores=scores, pred_classes=classes)
+
+    def in_images(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, sizes: Sizes, output_sizes: Sizes
+    ) -> list[Instances]:
+        """Detections of N images, which share their anchors, in the coordinates of the outputs."""
+        images = zip(logits, deltas, sizes, output_sizes, strict=True)
+        return [
+            detector_postprocess(self(scores, boxes, anchors, size), *output_size)
+            for scores, boxes, size, output_size in images
+        ]
 
     def _per_class(
         self, scores: Tensor, deltas: Tensor, anchors: Tensor, size: Size

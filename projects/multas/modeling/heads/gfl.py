@@ -7,7 +7,6 @@ import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
-from detectron2.modeling.postprocessing import detector_postprocess
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -142,11 +141,7 @@ class GFLHead(TaskHead):
         """``Instances`` of each image with ``pred_boxes``, ``scores`` and ``pred_classes``."""
         logits, sides = self.flatten(predictions)
         places = anchor_places(self.level_anchors(features), self.strides)
-        images = zip(logits, sides, image_sizes, output_sizes, strict=True)
-        return [
-            detector_postprocess(self.detect(scores, boxes, places, size), *output_size)
-            for scores, boxes, size, output_size in images
-        ]
+        return self.detect.in_images(logits, sides, places, image_sizes, output_sizes)
 
 
 def gfl_predictor(options: dict[str, Any], reg_max: int) -> nn.Module:
