@@ -15,6 +15,7 @@ from multas.config.rows import write_config
 from multas.engine import Trainer, load_config, setup
 from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
+from multas.util.command_line import run
 
 
 def main(args):
@@ -50,16 +51,20 @@ def write(args):
     write_config(cfg, args.config_file, args.opts, args.write_config)
 
 
-if __name__ == "__main__":
+def start():
     args = parse_args()
     if args.write_config:
-        write(args)
-        raise SystemExit
+        return write(args)
+    # Each process tells the mistakes that it finds.
     launch(
-        main,
+        run,
         args.num_gpus,
         num_machines=args.num_machines,
         machine_rank=args.machine_rank,
         dist_url=args.dist_url,
-        args=(args,),
+        args=(main, args),
     )
+
+
+if __name__ == "__main__":
+    run(start)

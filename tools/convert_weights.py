@@ -17,6 +17,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from multas.util.command_line import run
+from multas.util.errors import UserError
+
 RENAMES = (
     (r"^bn1\.", "stem.conv1.norm."),
     (r"^conv1\.", "stem.conv1."),
@@ -43,11 +46,11 @@ def convert(weights: Mapping[str, Tensor], classifier: bool = False) -> dict[str
         Names like "stem.conv1.weight", "res2.0.conv1.norm.bias", "res3.0.shortcut.weight".
 
     Raises:
-        ValueError: The entries are not those of a ResNet.
+        UserError: The entries are not those of a ResNet.
     """
     unknown = [name for name in weights if not KNOWN.fullmatch(name)]
     if unknown or "conv1.weight" not in weights:
-        raise ValueError(
+        raise UserError(
             "These are not the weights of a torchvision-style ResNet: "
             + (f"unknown names {unknown[:5]}" if unknown else "there is no 'conv1.weight'")
             + ". Give the state dict of resnet18 … resnet152 (or a ResNeXt)."
@@ -80,7 +83,7 @@ def write_checkpoint(path: Path, weights: Mapping[str, Tensor]) -> None:
     elif path.suffix == ".pth":
         torch.save({"model": dict(weights), **header}, path)
     else:
-        raise ValueError(f"The output '{path}' must end in .pth or .pkl.")
+        raise UserError(f"The output '{path}' must end in .pth or .pkl.")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,4 +100,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(main))

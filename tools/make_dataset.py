@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from multas.data import check_toy, make_toy, make_toy_classes
+from multas.util.command_line import run
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
 
@@ -41,4 +42,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main))

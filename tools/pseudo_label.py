@@ -26,6 +26,8 @@ from multas.engine.checks.classes import check_classes
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
 from multas.engine.pseudo_labeling import label_images, quality
+from multas.util.command_line import run
+from multas.util.errors import UserError
 
 
 def parse_args() -> argparse.Namespace:
@@ -51,7 +53,7 @@ def class_names(datasets: Sequence[str]) -> list[str]:
         names = MetadataCatalog.get(name).get("thing_classes", None)
         if names:
             return list(names)
-    raise SystemExit(
+    raise UserError(
         "No class names: neither the images nor DATASETS.TRAIN and TEST of the teacher's config "
         "have them. Give `classes` in a card and name the card in DATASETS.CARDS."
     )
@@ -62,7 +64,7 @@ def main() -> None:
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
     if not os.path.isfile(args.weights):
-        raise SystemExit(f"--weights {args.weights}: no such file. Train the teacher first.")
+        raise UserError(f"--weights {args.weights}: no such file. Train the teacher first.")
     model = load_model(cfg, args.weights)
     require_registered([args.dataset, *filter(None, [args.report_against])], "the command line")
     # The classes of a card that does not list them are only known when it is loaded.
@@ -100,4 +102,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(main))

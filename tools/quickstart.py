@@ -26,6 +26,8 @@ from multas.data import make_toy
 from multas.data.pseudo_labels import file_sha256, read_pseudo_labels
 from multas.engine import load_config
 from multas.engine.report import contact_sheet, last_values, plot_paths, training_seconds
+from multas.util.command_line import run
+from multas.util.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = {
@@ -57,12 +59,12 @@ class Quickstart:
         """Make sure that the folder has no models of a job with other settings.
 
         Raises:
-            SystemExit: It has. The message names both settings.
+            UserError: It has. The message names both settings.
         """
         stamp, mine = Path(self.output, "job.json"), {"configs": self.configs, "opts": self.opts}
         theirs = json.loads(stamp.read_text()) if stamp.is_file() else mine
         if theirs != mine:
-            raise SystemExit(
+            raise UserError(
                 f"{self.output} holds a job with other settings:\n  {theirs}\nnot\n  {mine}\n"
                 "Choose another --output, or delete that folder."
             )
@@ -164,7 +166,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except KeyboardInterrupt:
-        raise SystemExit("\nInterrupted; run it again to continue.") from None
+    raise SystemExit(run(main))

@@ -31,6 +31,8 @@ import matplotlib.pyplot as plt
 
 from multas.config.tables import Table
 from multas.data import DatasetError
+from multas.util.command_line import run
+from multas.util.errors import UserError
 from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
 from reproduction.report import Setting, write_report
@@ -97,7 +99,7 @@ def make_plans(
     tables that do not suit it with "all".
 
     Raises:
-        SystemExit: --rows fits no row, or the user's card does not suit one.
+        UserError: --rows fits no row, or the user's card does not suit one.
     """
     everything = "all" in args.tables
     rows = {
@@ -111,7 +113,7 @@ def make_plans(
             plans[name] = _plan_rows(members, wanted, planner, args.seeds)
         except DatasetError as error:
             if not everything:
-                raise SystemExit(f"{name}{', --data' * bool(args.data)}: {error}") from error
+                raise UserError(f"{name}{', --data' * bool(args.data)}: {error}") from error
             print(f"{name}: {error} Passed over.", file=sys.stderr)
     return plans
 
@@ -133,12 +135,12 @@ def chosen(rows: Sequence[Row], names: str) -> list[Row]:
     """The rows with these names, or all.
 
     Raises:
-        SystemExit: A name fits no row.
+        UserError: A name fits no row.
     """
     try:
         return choose(rows, list(filter(None, names.split(","))))
     except ValueError as error:
-        raise SystemExit(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def runs_of(plans: Mapping[str, Plan], names: str = "") -> list[Run]:
@@ -180,7 +182,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     make_embedded(todo)
     if lines := missing(todo):
-        raise SystemExit("\n".join(["Nothing was started; this is missing:", *lines]))
+        raise UserError("\n".join(["Nothing was started; this is missing:", *lines]))
     if args.submit:
         jobs = args.jobs or max(1, len(todo))
         runner: Runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
@@ -196,7 +198,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        raise SystemExit(main())
-    except KeyboardInterrupt:
-        raise SystemExit("\nInterrupted; run it again to continue.") from None
+    raise SystemExit(run(main))

@@ -30,6 +30,8 @@ from multas.data.splits.make import (
     write_splits,
 )
 from multas.util.annotation import BOXES, LABELS, MASKS
+from multas.util.command_line import run
+from multas.util.errors import UserError
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -105,7 +107,7 @@ def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> No
     for name, ids in splits.items():
         file = out / name / f"{part}.txt"
         if file.exists() and file.read_text().split() != ids:
-            raise SystemExit(f"{file} exists with other ids: choose another --out, or add --force")
+            raise UserError(f"{file} exists with other ids: choose another --out, or add --force")
 
 
 def print_shares(splits: dict[str, list[str]], counts: dict[str, dict[str, int]]) -> None:
@@ -138,4 +140,4 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    raise SystemExit(run(main))

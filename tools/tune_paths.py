@@ -32,6 +32,8 @@ from multas.config.distillation import aggregation_node
 from multas.distillation.aggregation.bilevel import Bilevel
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
+from multas.util.command_line import run
+from multas.util.errors import UserError
 
 Weights = Mapping[str, float]
 Trials = Sequence[tuple[int, Weights, float]]
@@ -81,7 +83,7 @@ def measure(cfg: CfgNode, weights: Weights, metric: str) -> float:
     """Train with these weights, and return the metric.
 
     Raises:
-        SystemExit: There is no such metric.
+        UserError: There is no such metric.
     """
     cfg = with_weights(cfg, weights)
     # The folder is named by the weights, so that a trial that was killed finds its checkpoint.
@@ -90,7 +92,7 @@ def measure(cfg: CfgNode, weights: Weights, metric: str) -> float:
     latest = train(cfg).storage.latest()
     if metric not in latest:
         known = sorted(k for k in latest if "/" in k and not k.startswith("path_"))
-        raise SystemExit(f"--metric {metric}: not measured. Choose from {', '.join(known)}.")
+        raise UserError(f"--metric {metric}: not measured. Choose from {', '.join(known)}.")
     value = latest[metric][0]
     return -math.inf if math.isnan(value) else value
 
@@ -101,7 +103,7 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
         import optuna
         from optuna.trial import TrialState
     except ImportError as error:
-        raise SystemExit("tune_paths.py needs Optuna: pip install 'multas[tune]'.") from error
+        raise UserError("tune_paths.py needs Optuna: pip install 'multas[tune]'.") from error
     names = [spec.name for spec in parse_paths(cfg.MODEL.DISTILLATION.PATHS)]
     study = optuna.create_study(
         study_name=args.search,
@@ -159,7 +161,7 @@ def bilevel(cfg: CfgNode, metric: str) -> None:
     trainer = train(learner)
     weights = trainer.path_weights
     if weights is None or not isinstance(weights.aggregator, Bilevel):
-        raise SystemExit("MODEL.DISTILLATION.ALPHA is 0: there are no weights to tune.")
+        raise UserError("MODEL.DISTILLATION.ALPHA is 0: there are no weights to tune.")
     final = weights.aggregator.u.exp().tolist()
     # Each term of a layer-wise path has its own weight, but an entry of PATHS has only one.
     terms: dict[str, list[float]] = {}
@@ -201,9 +203,9 @@ def main() -> None:
     plt.switch_backend("Agg")
     cfg = load_config(args.config_file, args.opts)
     if cfg.MODEL.META_ARCHITECTURE != "Distiller" or not cfg.MODEL.DISTILLATION.PATHS:
-        raise SystemExit(f"{args.config_file}: no distillation paths to tune.")
+        raise UserError(f"{args.config_file}: no distillation paths to tune.")
     if len(cfg.DATASETS.TEST) != 1:
-        raise SystemExit(
+        raise UserError(
             f"DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}; name the one validation set to tune on."
         )
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
@@ -214,4 +216,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(main))

@@ -17,6 +17,8 @@ from detectron2.utils.visualizer import Visualizer
 from tqdm import tqdm
 
 from multas.engine import load_config
+from multas.util.command_line import run
+from multas.util.errors import UserError
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 
@@ -37,7 +39,7 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
     """The files that are given, and the images of the folders.
 
     Raises:
-        SystemExit: An input does not exist.
+        UserError: An input does not exist.
     """
     for name in inputs:
         path = Path(name)
@@ -46,22 +48,22 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
         elif path.is_file():
             yield path
         else:
-            raise SystemExit(f"{name}: no such image or folder.")
+            raise UserError(f"{name}: no such image or folder.")
 
 
 def name_pictures(images: Iterable[Path]) -> dict[str, Path]:
     """Each image once, by the file name of its picture.
 
     Raises:
-        SystemExit: There is no image, or two would be written to one file.
+        UserError: There is no image, or two would be written to one file.
     """
     named: dict[str, Path] = {}
     for path in images:
         other = named.setdefault(f"{path.stem}.png", path)
         if other.resolve() != path.resolve():
-            raise SystemExit(f"{other} and {path} have one name; draw them into different folders.")
+            raise UserError(f"{other} and {path} have one name; draw them into different folders.")
     if not named:
-        raise SystemExit("There is no image in what was given.")
+        raise UserError("There is no image in what was given.")
     return named
 
 
@@ -70,7 +72,7 @@ def main() -> None:
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
     if not Path(args.weights).is_file():
-        raise SystemExit(f"--weights {args.weights}: no such file.")
+        raise UserError(f"--weights {args.weights}: no such file.")
     cfg.MODEL.WEIGHTS = args.weights
     predict = DefaultPredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
@@ -90,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    raise SystemExit(run(main))

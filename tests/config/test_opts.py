@@ -5,6 +5,7 @@ import pytest
 from multas.config import merge_opts
 from multas.config.opts import value_of
 from multas.config.solver import EPOCH_KEYS
+from multas.util.errors import UserError
 from plain_config import plain_config
 
 
@@ -22,10 +23,10 @@ def test_a_whole_number_is_a_fraction_too():
     ("opts", "error", "message"),
     [
         (["SOLVER.MAX_ITER"], ValueError, "SOLVER.MAX_ITER: options are pairs of KEY VALUE"),
-        (["SOLVER.MAX_ITR", 1], KeyError, "SOLVER has no key 'MAX_ITR'. Did you mean 'MAX_ITER'?"),
-        (["SLOVER.MAX_ITER", 1], KeyError, "the config has no key 'SLOVER'.*'SOLVER'"),
-        (["SOLVER.MAX_ITER.X", 1], KeyError, "SOLVER.MAX_ITER is a value, not a group"),
-        (["MODEL.DISTILLATION.AGGREGATION.A.B", 1], KeyError, "AGGREGATION has no key 'A'"),
+        (["SOLVER.MAX_ITR", 1], UserError, "SOLVER has no key 'MAX_ITR'. Did you mean 'MAX_ITER'?"),
+        (["SLOVER.MAX_ITER", 1], UserError, "the config has no key 'SLOVER'.*'SOLVER'"),
+        (["SOLVER.MAX_ITER.X", 1], UserError, "SOLVER.MAX_ITER is a value, not a group"),
+        (["MODEL.DISTILLATION.AGGREGATION.A.B", 1], UserError, "AGGREGATION has no key 'A'"),
         (["INPUT.STRETCH", 1], KeyError, "INPUT.SQUARE_SIZE"),
         (["SOLVER.MAX_ITER", 1, "SOLVER.EPOCHS", 2], ValueError, "say the same thing twice"),
         (["SOLVER.MAX_ITER", "soon"], ValueError, "SOLVER.MAX_ITER"),

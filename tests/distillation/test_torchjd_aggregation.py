@@ -9,6 +9,7 @@ from detectron2.config import get_cfg
 from multas.config import add_multas_config
 from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.torchjd import TorchJD
+from multas.util.errors import UserError
 
 library = pytest.importorskip("torchjd.aggregation")
 
@@ -81,7 +82,7 @@ def test_the_task_may_be_an_objective():
 def test_without_the_library_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchjd", None)
     monkeypatch.setitem(sys.modules, "torchjd.aggregation", None)
-    with pytest.raises(ImportError, match=r"pip install 'multas\[torchjd\]', or use mgda"):
+    with pytest.raises(UserError, match=r"pip install 'multas\[torchjd\]', or use mgda"):
         build("UPGrad")
 
 

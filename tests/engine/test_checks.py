@@ -16,6 +16,7 @@ from multas.data.pseudo_labels import Header, save_pseudo_labels
 from multas.engine import Trainer
 from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.inference import load_model, weights_to_evaluate
+from multas.util.errors import UserError
 
 RETINANET = [
     "MODEL.META_ARCHITECTURE", "RetinaNet",
@@ -141,7 +142,7 @@ def test_test_data_that_is_not_there(tiny_cfg, more_cards):
 
 def test_test_data_that_cannot_be_evaluated(tiny_cfg, photos):
     name, cards = photos
-    with pytest.raises(KeyError, match=f"'{name}' has no evaluator_type"):
+    with pytest.raises(UserError, match=f"'{name}' has no evaluator_type"):
         Trainer(tiny_cfg(*cards, "DATASETS.TEST", [name]))
 
 

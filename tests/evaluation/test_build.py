@@ -13,6 +13,7 @@ from multas.evaluation import (
     build_evaluator,
 )
 from multas.evaluation.voc import IOU_THRESHOLDS
+from multas.util.errors import UserError
 
 OBJECTS = [[("ant", 0, 11, 11, 30, 30)], [("bee", 0, 1, 1, 20, 20), ("ant", 0, 41, 41, 70, 70)]]
 EXACT = [
@@ -78,9 +79,9 @@ def test_several_tasks_give_several_evaluators(cfg, voc_set):
 
 
 def test_unknown_choices_are_answered_with_the_known_ones(cfg, voc_set, register):
-    with pytest.raises(KeyError, match=r"no evaluator_type.*pascal_voc"):
+    with pytest.raises(UserError, match=r"no evaluator_type.*pascal_voc"):
         build_evaluator(cfg, register(list))
-    with pytest.raises(KeyError, match=r"'panoptic'.*unknown.*pascal_voc"):
+    with pytest.raises(UserError, match=r"'panoptic'.*unknown.*pascal_voc"):
         build_evaluator(cfg, register(list, evaluator_type="panoptic"))
     cfg.TEST.EVALUATOR = "kitti"
     with pytest.raises(ValueError, match=r"TEST.EVALUATOR is 'kitti'; choose from voc, coco"):

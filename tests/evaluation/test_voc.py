@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from multas.evaluation import VOCDetectionEvaluator
+from multas.util.errors import UserError
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden" / "multas"
 CLASSES = ["ant", "bee", "cat", "dog", "elk"]
@@ -226,7 +227,7 @@ def test_broken_annotation_file_is_named(make_devkit, run_evaluator):
 
 
 def test_image_of_another_data_set_is_an_error(make_devkit, run_evaluator):
-    with pytest.raises(KeyError, match="000099"):
+    with pytest.raises(UserError, match="000099"):
         run_evaluator(VOCDetectionEvaluator(simple_devkit(make_devkit)), [("000099", *EXACT[1:])])
 
 

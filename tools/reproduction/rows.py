@@ -7,6 +7,7 @@ from fnmatch import fnmatch
 from multas.config.rows import output_dir, row_address
 from multas.config.tables import Row as TableRow
 from multas.config.tables import Table
+from multas.util.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,12 @@ def choose(rows: Sequence[Row], patterns: Sequence[str]) -> list[Row]:
     """The rows with one of these names, with or without what is above: ``half/self_trained*``.
 
     Raises:
-        ValueError: a pattern fits none.
+        UserError: a pattern fits none.
     """
     for pattern in patterns:
         if not any(_fits(row, pattern) for row in rows):
             names = ", ".join(dict.fromkeys(row.name for row in rows))
-            raise ValueError(f"--rows {pattern}: fits none of {names}.")
+            raise UserError(f"--rows {pattern}: fits none of {names}.")
     return [row for row in rows if not patterns or any(_fits(row, p) for p in patterns)]
 
 

@@ -14,6 +14,7 @@ from typing import IO, Any, Protocol
 
 import torch
 
+from multas.util.errors import UserError
 from reproduction.runs import Run
 
 THREADS = "OMP_NUM_THREADS"
@@ -139,14 +140,14 @@ class Cluster:
             a job has a day, eight cores and a GPU (of "local": if there is one).
 
     Raises:
-        SystemExit: there is no submitit or no such cluster, or an option is not of this form.
+        UserError: there is no submitit or no such cluster, or an option is not of this form.
     """
 
     def __init__(self, name: str, folder: Path, options: Sequence[str] = ()) -> None:
         try:
             import submitit
         except ImportError as error:
-            raise SystemExit("--submit needs submitit: pip install 'multas[cluster]'.") from error
+            raise UserError("--submit needs submitit: pip install 'multas[cluster]'.") from error
         gpus = int(name == "slurm" or torch.cuda.is_available())
         self._parameters: dict[str, int | str] = {
             "timeout_min": 1440, "cpus_per_task": 8, "gpus_per_node": gpus, **_parameters(options)
@@ -155,7 +156,7 @@ class Cluster:
         try:
             self._executor = submitit.AutoExecutor(folder=str(folder), cluster=name)
         except RuntimeError as error:
-            raise SystemExit(f"--submit {name}: {error}") from error
+            raise UserError(f"--submit {name}: {error}") from error
         self._executor.update_parameters(name="reproduce", **self._parameters)
         self._jobs: set[Any] = set()
         self._stopped = threading.Event()
@@ -201,7 +202,7 @@ def _parameters(options: Sequence[str]) -> dict[str, int | str]:
     for option in options:
         key, equals, value = option.partition("=")
         if not equals:
-            raise SystemExit(f"--submit-option {option}: give KEY=VALUE, like slurm_partition=gpu.")
+            raise UserError(f"--submit-option {option}: give KEY=VALUE, like slurm_partition=gpu.")
         parameters[key] = int(value) if value.isdigit() else value
     return parameters
 

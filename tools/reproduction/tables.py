@@ -46,7 +46,7 @@ def read_tables() -> dict[str, Table]:
     """All tables by name, in the order of the papers; the figure comes last.
 
     Raises:
-        ValueError: a table file is wrong; the message names the file and the row.
+        UserError: a table file is wrong; the message names the file and the row.
     """
     files = [file for folder in FOLDERS for file in Path(folder).glob("*.yaml")]
     tables = [read_table(str(file)) for file in files]

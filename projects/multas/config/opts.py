@@ -6,6 +6,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from multas.config.solver import EPOCH_KEYS
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
 
@@ -17,11 +18,11 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
     ``SOLVER.MAX_ITER 20`` means 20 iterations even if a file gives ``SOLVER.EPOCHS``.
 
     Raises:
-        ValueError: A key lacks its value, or a schedule is given in iterations and in epochs.
-        KeyError: There is no such key. The nearest one is named.
+        UserError: A key lacks its value, or a schedule is given in iterations and in epochs.
+        UserError: There is no such key. The nearest one is named.
     """
     if len(opts) % 2:
-        raise ValueError(f"{opts[-1]}: options are pairs of KEY VALUE, and this one has no pair.")
+        raise UserError(f"{opts[-1]}: options are pairs of KEY VALUE, and this one has no pair.")
     given = dict(zip(opts[::2], opts[1::2], strict=True))
     for key, value in given.items():
         if not cfg.key_is_deprecated(key) and not cfg.key_is_renamed(key):
@@ -31,7 +32,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
         if key not in given:
             continue
         if in_epochs in given and value_of(cfg, in_epochs):
-            raise ValueError(f"{key} and {in_epochs} say the same thing twice; give one of them.")
+            raise UserError(f"{key} and {in_epochs} say the same thing twice; give one of them.")
         cfg.merge_from_list([in_epochs, type(value_of(cfg, in_epochs))()])
 
 
@@ -45,11 +46,11 @@ def _prepare(cfg: CfgNode, key: str, value: Any) -> Any:
                 setattr(node, last, CfgNode._decode_cfg_value(value))
                 return value
             where = ".".join(path[:depth]) or "the config"
-            raise KeyError(f"{key}: {where} has no key '{name}'.{did_you_mean(name, node)}")
+            raise UserError(f"{key}: {where} has no key '{name}'.{did_you_mean(name, node)}")
         if depth < len(path):
             node = node[name]
             if not isinstance(node, CfgNode):
-                raise KeyError(f"{key}: {'.'.join(path[: depth + 1])} is a value, not a group.")
+                raise UserError(f"{key}: {'.'.join(path[: depth + 1])} is a value, not a group.")
     decoded = CfgNode._decode_cfg_value(value)
     whole = isinstance(node[last], float) and type(decoded) is int
     return float(decoded) if whole else value

@@ -15,6 +15,7 @@ from detectron2.config import CfgNode
 from multas.config.opts import value_of
 from multas.config.solver import EPOCH_KEYS
 from multas.config.tables import DataSet, Row, Table, check_name, read_table
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
 
@@ -22,12 +23,12 @@ def merge_config(cfg: CfgNode, address: str) -> None:
     """Merge a config file of Detectron2's kind, or a row FILE#DATA/ROW, into a config, in place.
 
     Raises:
-        ValueError: There is no such row, or it names something that does not exist.
+        UserError: There is no such row, or it names something that does not exist.
     """
     if "#" in address:
         cfg.merge_from_other_cfg(CfgNode(read_config(address)))
     elif _is_table(address):
-        raise ValueError(f"{address} is a table: name one of its rows, {address}#DATA/ROW.")
+        raise UserError(f"{address} is a table: name one of its rows, {address}#DATA/ROW.")
     else:
         cfg.merge_from_file(address)
 
@@ -95,12 +96,12 @@ def _find(address: str) -> tuple[Table, DataSet, Row]:
     file, _, rest = address.partition("#")
     name, slash, row_name = rest.partition("/")
     if not slash:
-        raise ValueError(f"{address}: a row's address is FILE#DATA/ROW.")
+        raise UserError(f"{address}: a row's address is FILE#DATA/ROW.")
     table = read_table(file)
     row = table.row(row_name)
     check_name("data set", name, table.data, file)
     if name not in row.data:
-        raise ValueError(f"{address}: the row is there on {', '.join(row.data)} alone.")
+        raise UserError(f"{address}: the row is there on {', '.join(row.data)} alone.")
     home = read_table(row.table)
     return home, home.data[name], row
 
@@ -121,7 +122,7 @@ def _part_file(table: Table, data: DataSet, part: str, address: str) -> str:
         if os.path.isfile(file):
             return file
     known = {f.removesuffix(".yaml") for d in folders if os.path.isdir(d) for f in os.listdir(d)}
-    raise ValueError(
+    raise UserError(
         f"{address}: no part '{part}.yaml' in {', '.join(folders)}.{did_you_mean(part, known)}"
     )
 

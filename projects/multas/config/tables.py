@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
 
@@ -85,7 +86,7 @@ class Table:
         """The row with this name.
 
         Raises:
-            ValueError: There is none. The nearest name is given.
+            UserError: There is none. The nearest name is given.
         """
         check_name("row", name, self.rows, self.file)
         return self.rows[name]
@@ -96,7 +97,7 @@ def read_table(file: str) -> Table:
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: A key, data set or number is wrong. The message names the file and the row.
+        UserError: A key, data set or number is wrong. The message names the file and the row.
     """
     return _read(file, os.stat(file).st_mtime_ns)
 
@@ -133,7 +134,7 @@ def _read_row(
     if isinstance(content, str):
         content = {"table": content}
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: expected a mapping, or the file of another table.")
+        raise UserError(f"{where}: expected a mapping, or the file of another table.")
     own = {"baseline": baseline, **content}
     if "paper" in own:
         own["paper"] = _read_numbers(own["paper"], data, where)
@@ -158,7 +159,7 @@ def _read_numbers(
     own = [entry.name for entry in data.values() if not entry.stands_for]
     if not isinstance(content, Mapping):
         if len(own) > 1:
-            raise ValueError(f"{where}: say which of {', '.join(own)} the numbers are of.")
+            raise UserError(f"{where}: say which of {', '.join(own)} the numbers are of.")
         content = {own[0]: content}
     found = {}
     for name, numbers in content.items():
@@ -166,7 +167,7 @@ def _read_numbers(
         numbers = numbers if isinstance(numbers, list) else [numbers]
         metrics = data[name].metrics
         if len(numbers) > len(metrics):
-            raise ValueError(f"{where}: {numbers} are more numbers than {', '.join(metrics)}.")
+            raise UserError(f"{where}: {numbers} are more numbers than {', '.join(metrics)}.")
         pairs = zip(metrics, numbers, strict=False)
         found[name] = {metric: float(number) for metric, number in pairs if number is not None}
     return found
@@ -176,10 +177,10 @@ def check_name(kind: str, name: str, known: Collection[str], where: str) -> None
     """Make sure that a name is known.
 
     Raises:
-        ValueError: It is not. The message begins with ``where`` and gives the nearest name.
+        UserError: It is not. The message begins with ``where`` and gives the nearest name.
     """
     if name not in known:
-        raise ValueError(f"{where}: no {kind} '{name}'.{did_you_mean(str(name), known)}")
+        raise UserError(f"{where}: no {kind} '{name}'.{did_you_mean(str(name), known)}")
 
 
 def _checked(cls: Any, content: Any, where: str, *given: str) -> dict[str, Any]:
@@ -187,11 +188,11 @@ def _checked(cls: Any, content: Any, where: str, *given: str) -> dict[str, Any]:
     own = [entry for entry in fields(cls) if entry.name not in given]
     names = [entry.name for entry in own]
     if not isinstance(content, Mapping):
-        raise ValueError(f"{where}: expected a mapping with the keys {', '.join(names)}.")
+        raise UserError(f"{where}: expected a mapping with the keys {', '.join(names)}.")
     for key in content:
         check_name("key", key, names, where)
     for entry in own:
         needed = entry.default is MISSING and entry.default_factory is MISSING
         if needed and entry.name not in content:
-            raise ValueError(f"{where}: the key {entry.name} is missing.")
+            raise UserError(f"{where}: the key {entry.name} is missing.")
     return dict(content)

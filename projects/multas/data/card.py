@@ -26,6 +26,7 @@ import yaml
 
 from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat
 from multas.data.issues import STRICTNESS, DatasetError
+from multas.util.errors import UserError
 from multas.util.names import check_choice, did_you_mean
 
 UNLABELED = "_unlabeled"
@@ -185,7 +186,7 @@ def _check_keys(table: dict, known: Collection[str], needed: Sequence[str], wher
 def _convert(key: str, value: Any, kind: Any) -> Any:
     """The value of a key in the type of its field."""
     if kind is bool and not isinstance(value, bool):
-        raise ValueError(f"{key} {value!r}, choose true or false")
+        raise UserError(f"{key} {value!r}, choose true or false")
     if kind == tuple[str, ...]:
         return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
     if kind in (int, float):
@@ -197,8 +198,8 @@ def _class_names(classes: Any) -> tuple[str, ...] | None:
     if classes is None:
         return None
     if not isinstance(classes, (list, tuple)):
-        raise ValueError(f"classes must be a list of names, got {classes!r}")
+        raise UserError(f"classes must be a list of names, got {classes!r}")
     names = tuple(map(str, classes))
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"classes lists {', '.join(twice)} twice")
+        raise UserError(f"classes lists {', '.join(twice)} twice")
     return names

@@ -6,6 +6,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 
 from multas.util.annotation import BOXES, STANDARD
+from multas.util.errors import UserError
 from multas.util.names import nearest
 
 
@@ -13,14 +14,14 @@ def require_registered(names: Sequence[str], key: str) -> None:
     """Make sure that the names in the config key ``key`` are registered data sets.
 
     Raises:
-        ValueError: if one is not registered; the message has similar names.
+        UserError: if one is not registered; the message has similar names.
     """
     known = set(DatasetCatalog.list())
     for name in names:
         if name not in known:
             near = {n for n in known if n.split("_")[0] == name.split("_")[0]}
             near.update(filter(None, [nearest(name, known)]))
-            raise ValueError(
+            raise UserError(
                 f"{key} names '{name}', which is not registered. "
                 + (f"Like it there are: {', '.join(sorted(near))}. " if near else "")
                 + "Own data is registered by a card in DATASETS.CARDS."
@@ -37,7 +38,7 @@ def load_training_dicts(
     something else as well, always stay.
 
     Raises:
-        ValueError: if no image is left, or if the data sets disagree on their classes.
+        UserError: if no image is left, or if the data sets disagree on their classes.
     """
     require_registered(names, key)
     # Before the classes are compared: loading finds those that a card does not list.
@@ -50,7 +51,7 @@ def load_training_dicts(
         if not (filter_empty and _is_empty(record, data.get("annotation_keys", ())))
     ]
     if not dicts:
-        raise ValueError(f"{key} {tuple(names)} has no image to train on.")
+        raise UserError(f"{key} {tuple(names)} has no image to train on.")
     return dicts
 
 
@@ -65,7 +66,7 @@ def _check_classes(metadata: Sequence[Metadata], key: str) -> None:
     for name, own in declared[1:]:
         first, theirs = declared[0]
         if own != theirs:
-            raise ValueError(
+            raise UserError(
                 f"{key}: '{name}' has the classes {own}, '{first}' has {theirs}; they must agree."
             )
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable
 
+from multas.util.errors import UserError
 from multas.util.names import check_choice, nearest
 
 STRICTNESS = ("stop", "skip")
@@ -12,7 +13,7 @@ MAX_NAMES = 6  # a line
 logger = logging.getLogger(__name__)
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """A data set, its card or its files are wrong; the message names the files and the cure."""
 
 

@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from multas.data.mapper import MultasMapper
+from multas.util.errors import UserError
 
 # Keeps the sizes independent of the order of the images, which is drawn from the same seed.
 _SIZES = 0x5CA1E
@@ -48,7 +49,7 @@ class SeededDataset(Dataset):
         copies: number of copies of every image in a batch.
 
     Raises:
-        ValueError: if views is negative, or too small for the copies.
+        UserError: if views is negative, or too small for the copies.
     """
 
     dicts: Sequence[dict]
@@ -60,9 +61,9 @@ class SeededDataset(Dataset):
 
     def __post_init__(self) -> None:
         if self.views < 0:
-            raise ValueError(f"INPUT.VIEWS is {self.views}; give 0 (unlimited) or more.")
+            raise UserError(f"INPUT.VIEWS is {self.views}; give 0 (unlimited) or more.")
         if 0 < self.views < self.copies:
-            raise ValueError(
+            raise UserError(
                 f"INPUT.VIEWS is {self.views} and INPUT.COPIES {self.copies}: copies in a batch "
                 f"would be the same. Set VIEWS to {self.copies} or more, or to 0 (unlimited)."
             )
@@ -196,14 +197,14 @@ def build_train_loader(
         batch_size_key: the config key that holds the batch size, for messages.
 
     Raises:
-        ValueError: if the batch is empty, or cannot be divided among the ranks.
+        UserError: if the batch is empty, or cannot be divided among the ranks.
     """
     for key, value in ((batch_size_key, total_batch_size), ("INPUT.COPIES", copies)):
         if value < 1:
-            raise ValueError(f"{key} is {value}; it must be 1 or more.")
+            raise UserError(f"{key} is {value}; it must be 1 or more.")
     world = comm.get_world_size()
     if total_batch_size % world:
-        raise ValueError(
+        raise UserError(
             f"{batch_size_key} is {total_batch_size}, which {world} processes cannot share "
             f"equally; use a multiple of {world}."
         )
@@ -224,13 +225,13 @@ def build_batch_sizes(cfg: CfgNode, seed: int) -> Callable[[int], int] | None:
     """The function of INPUT.MULTI_SCALE from the number of a batch to its size, if it has SIZES.
 
     Raises:
-        ValueError: if the size of the final iterations is missing.
+        UserError: if the size of the final iterations is missing.
     """
     options = cfg.INPUT.MULTI_SCALE
     if not options.SIZES:
         return None
     if not cfg.INPUT.SQUARE_SIZE:
-        raise ValueError(
+        raise UserError(
             f"INPUT.MULTI_SCALE.SIZES is {list(options.SIZES)}, but INPUT.SQUARE_SIZE is 0; set "
             "it to the size of the final iterations and of testing."
         )

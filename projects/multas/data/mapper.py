@@ -18,6 +18,7 @@ from multas.data.formats.masks import read_mask
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
 from multas.util.annotation import BOXES, STANDARD
+from multas.util.errors import UserError
 
 
 class MultasMapper:
@@ -145,7 +146,7 @@ def _training_classes(names: Sequence[str]) -> Sequence[str] | None:
     metadata = [MetadataCatalog.get(name) for name in names]
     known = [classes for data in metadata if (classes := data.get(BOXES.classes_key))]
     if not known and not all(_is_for_other_tasks(data) for data in metadata):
-        raise ValueError(
+        raise UserError(
             f"DATASETS.TRAIN {tuple(names)}: none of them has class names, which "
             "DATASETS.PSEUDO_LABELS.FILES needs. Give `classes` in the card."
         )

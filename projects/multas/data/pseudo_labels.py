@@ -19,6 +19,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
+from multas.util.errors import UserError
 from multas.util.files import written_whole
 from multas.util.names import check_choice
 
@@ -78,7 +79,7 @@ class PseudoLabels:
             training_key: the config key that holds these names, for messages.
 
         Raises:
-            ValueError: if a file labels none of the unannotated images, if two images have one id,
+            UserError: if a file labels none of the unannotated images, if two images have one id,
                 or if a box lies outside its image.
         """
         key = "DATASETS.PSEUDO_LABELS.FILES"
@@ -89,13 +90,13 @@ class PseudoLabels:
                 continue
             other = images.setdefault(image_id, sample)["file_name"]
             if other != sample["file_name"]:
-                raise ValueError(
+                raise UserError(
                     f"{key}: the id '{image_id}' is that of {other} and of {sample['file_name']}; "
                     "whose boxes are they? Give the images different names, or train on one set."
                 )
         for path, header in self.headers.items():
             if images.keys().isdisjoint(header.image_ids):
-                raise ValueError(
+                raise UserError(
                     f"{key}: {path} labels none of the unannotated images of {training_key} "
                     f"{tuple(names)}; it was made for '{header.dataset}'. Name that data set "
                     "there, or label these images with tools/pseudo_label.py."
@@ -107,7 +108,7 @@ class PseudoLabels:
                 )
         for image_id, sample in images.items():
             if any(_leaves(box["bbox"], sample) for box in self.boxes[image_id]):
-                raise ValueError(
+                raise UserError(
                     f"{key}: a box of the id '{image_id}' leaves the image {sample['file_name']}; "
                     "the file was made for other images. Label these with tools/pseudo_label.py."
                 )
@@ -138,7 +139,7 @@ def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if it is not a file of pseudo-labels.
+        UserError: if it is not a file of pseudo-labels.
     """
     if not PathManager.isfile(path):
         raise FileNotFoundError(
@@ -149,9 +150,9 @@ def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
         with PathManager.open(path) as file:
             content = json.load(file)
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}). Write it again.") from error
+        raise UserError(f"{path} is not JSON ({error}). Write it again.") from error
     if not isinstance(content, dict) or not {"header", "annotations"} <= content.keys():
-        raise ValueError(
+        raise UserError(
             f"{path} is not a file of pseudo-labels: it must have 'header' and 'annotations', as "
             "tools/pseudo_label.py writes them."
         )
@@ -181,12 +182,12 @@ def load_pseudo_labels(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if a file is not one of pseudo-labels, has other classes or a category_id
+        UserError: if a file is not one of pseudo-labels, has other classes or a category_id
             without class, or labels an image again; if the number of thresholds is wrong.
     """
     check_choice("DATASETS.PSEUDO_LABELS.EMPTY", empty, ("background", "skip"))
     if class_score_thresh and len(class_score_thresh) != len(classes):
-        raise ValueError(
+        raise UserError(
             f"DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH has {len(class_score_thresh)} thresholds, "
             f"but there are {len(classes)} classes; give one for each, or none."
         )
@@ -205,7 +206,7 @@ def load_pseudo_labels(
                 found[box["image_id"]].append(annotation)
         for image_id in headers[path].image_ids:
             if image_id in source:
-                raise ValueError(
+                raise UserError(
                     f"DATASETS.PSEUDO_LABELS.FILES: image '{image_id}' is labelled in "
                     f"{source[image_id]} and again in {path}. Name files that do not overlap."
                 )
@@ -218,13 +219,13 @@ def _check_classes(
     path: str, header: Header, annotations: Sequence[Mapping], classes: Sequence[str]
 ) -> None:
     if list(header.classes) != list(classes):
-        raise ValueError(
+        raise UserError(
             f"{path} was made for the classes {header.classes}, but the training set has "
             f"{list(classes)}. Label again with a teacher of these classes."
         )
     wrong = {a["category_id"] for a in annotations} - set(range(len(classes)))
     if wrong:
-        raise ValueError(
+        raise UserError(
             f"{path}: category_id {min(wrong)} is none of 0 to {len(classes) - 1}, the positions "
             f"of the {len(classes)} classes. Label again with a teacher of these classes."
         )

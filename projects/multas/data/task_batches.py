@@ -9,6 +9,7 @@ import numpy as np
 from detectron2.config import CfgNode
 
 from multas.data.loader import TrainLoader
+from multas.util.errors import UserError
 from multas.util.names import check_choice, did_you_mean
 
 KEY = "DATASETS.TASK_BATCHES"
@@ -34,21 +35,21 @@ def parse_task_batches(cfg: CfgNode, seed: int) -> list[TaskBatch]:
     """The entries of DATASETS.TASK_BATCHES in a run with this seed.
 
     Raises:
-        ValueError: if a key or value is wrong, or DATASETS.TRAIN is given as well.
+        UserError: if a key or value is wrong, or DATASETS.TRAIN is given as well.
     """
     entries = list(cfg.DATASETS.TASK_BATCHES)
     if not entries:
         return []
     check_choice("DATASETS.TASK_MODE", cfg.DATASETS.TASK_MODE, MODES)
     if cfg.DATASETS.TRAIN:
-        raise ValueError(
+        raise UserError(
             f"DATASETS.TRAIN {tuple(cfg.DATASETS.TRAIN)} and {KEY} are both given; leave one of "
             "them empty."
         )
     batches = [_parse(cfg, seed, number, entry) for number, entry in enumerate(entries)]
     for task in cfg.MODEL.MULTITASK.TASKS:
         if task not in [batch.task for batch in batches]:
-            raise ValueError(
+            raise UserError(
                 f"{KEY} has no entry for '{task}' of MODEL.MULTITASK.TASKS: its head would never "
                 "be trained. Add one, or drop the task."
             )
@@ -58,19 +59,19 @@ def parse_task_batches(cfg: CfgNode, seed: int) -> list[TaskBatch]:
 def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> TaskBatch:
     key = f"{KEY}[{number}]"
     if not isinstance(entry, Mapping) or not {"TASK", "TRAIN"} <= set(entry):
-        raise ValueError(f"{key} must be a mapping with the keys TASK and TRAIN, is {entry!r}.")
+        raise UserError(f"{key} must be a mapping with the keys TASK and TRAIN, is {entry!r}.")
     for name in entry:
         if name not in _KEYS:
-            raise ValueError(f"{key}: unknown key '{name}'.{did_you_mean(name, _KEYS)}")
+            raise UserError(f"{key}: unknown key '{name}'.{did_you_mean(name, _KEYS)}")
     if entry["TASK"] not in cfg.MODEL.MULTITASK.TASKS:
-        raise ValueError(
+        raise UserError(
             f"{key}: TASK is '{entry['TASK']}', MODEL.MULTITASK.TASKS are "
             f"{', '.join(cfg.MODEL.MULTITASK.TASKS)}."
         )
     opts = list(entry.get("OPTS", []))
     for name in opts[::2]:
         if not str(name).startswith(_OPTS) or name in _NOT_OPTS:
-            raise ValueError(
+            raise UserError(
                 f"{key}: OPTS has '{name}', but the images of an entry have keys of their own "
                 f"only below {', '.join(_OPTS)} (not {', '.join(_NOT_OPTS)}): give it in the "
                 "config itself."
@@ -80,12 +81,12 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
     try:
         own.merge_from_list(opts)
     except (AssertionError, ValueError) as error:  # what yacs raises
-        raise ValueError(f"{key}: OPTS {opts}: {error}. Give pairs of key and value.") from error
+        raise UserError(f"{key}: OPTS {opts}: {error}. Give pairs of key and value.") from error
     train = entry["TRAIN"]
     own.DATASETS.TRAIN = (train,) if isinstance(train, str) else tuple(train)
     own.DATASETS.TASK_BATCHES = []
     if "IMS_PER_BATCH" in entry and cfg.SOLVER.REFERENCE_WORLD_SIZE:
-        raise ValueError(
+        raise UserError(
             f"{key}: IMS_PER_BATCH would not be scaled to the number of processes as "
             "SOLVER.IMS_PER_BATCH is: set SOLVER.REFERENCE_WORLD_SIZE to 0."
         )

@@ -10,16 +10,17 @@ from multas.data.dataset_dicts import load_training_dicts
 from multas.data.loader import TrainLoader, build_batch_sizes, build_train_loader
 from multas.data.mapper import MultasMapper
 from multas.data.task_batches import KEY, TaskBatch, TaskLoader, parse_task_batches
+from multas.util.errors import UserError
 
 
 def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
     """The images of DATASETS.TRAIN or DATASETS.TASK_BATCHES, augmented and batched.
 
     Raises:
-        ValueError: if a data set or value is wrong; the message names the key.
+        UserError: if a data set or value is wrong; the message names the key.
     """
     if cfg.DATALOADER.SAMPLER_TRAIN != "TrainingSampler":
-        raise ValueError(
+        raise UserError(
             f"DATALOADER.SAMPLER_TRAIN is '{cfg.DATALOADER.SAMPLER_TRAIN}'; multas' loader, "
             "which resumes exactly, knows 'TrainingSampler' only."
         )
@@ -38,7 +39,7 @@ def mini_batches(cfg: CfgNode) -> list[tuple[int, int]]:
     Images that the loader leaves out are not counted, and copies count once.
 
     Raises:
-        ValueError: if a data set or value is wrong; the message names the key.
+        UserError: if a data set or value is wrong; the message names the key.
     """
     parts = _parts(cfg, seed=0)
     return [(len(_load_dicts(part)), part.cfg.SOLVER.IMS_PER_BATCH) for part in parts]
@@ -83,7 +84,7 @@ def _check_pseudo_labels(parts: Sequence[TaskBatch], loaders: Sequence[TrainLoad
         read = [cast(MultasMapper, dataset.mapper).pseudo_labels for dataset in data]
         labels = next((labels for labels in read if labels.headers), None)
         if labels is None:
-            raise ValueError(
+            raise UserError(
                 f"{key} {tuple(names)}: none of them has classes of boxes, which "
                 "DATASETS.PSEUDO_LABELS.FILES needs."
             )

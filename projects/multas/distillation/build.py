@@ -30,7 +30,7 @@ def build_distillation(
         None when there is nothing to distill (no path, or alpha = 0).
 
     Raises:
-        ValueError: an entry of the config is wrong, layers do not exist or do not fit each other,
+        UserError: an entry of the config is wrong, layers do not exist or do not fit each other,
             or a mean teacher has another network than the student. The message names the key.
         FileNotFoundError: a teacher's config or weights are missing.
     """

@@ -13,6 +13,7 @@ from multas.distillation.paths.targets import BoxSource, Targets
 from multas.distillation.taps import Taps, leaves
 from multas.distillation.teacher.teacher import Teacher
 from multas.modeling.losses import full_precision
+from multas.util.errors import UserError
 
 
 class Distillation(nn.Module):
@@ -135,7 +136,7 @@ class Distillation(nn.Module):
 
 def _check_gradient(spec: PathSpec, student: Outputs) -> None:
     if not any(leaf.requires_grad for leaf in leaves(student)):
-        raise ValueError(
+        raise UserError(
             f"MODEL.DISTILLATION.PATHS, path '{spec.name}': no gradient reaches the student "
             f"from {', '.join(spec.student)}. The layers in front of it are frozen "
             "(MODEL.BACKBONE.FREEZE_AT) or it is not differentiable; tap another layer."

@@ -16,11 +16,12 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from multas.util.errors import UserError
 from multas.util.modules import evaluation_mode
 from multas.util.sizes import round_up
 
 
-class TapError(ValueError):
+class TapError(UserError):
     """A tap that does not exist, is never called, or returns no tensor.
 
     Attributes:

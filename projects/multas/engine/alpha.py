@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from detectron2.config import CfgNode
 
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 RAMP_SHAPES = ("linear", "sigmoid")
@@ -23,7 +24,7 @@ class Alpha:
         start, iters, shape: the keys of MODEL.DISTILLATION.RAMP.
 
     Raises:
-        ValueError: The shape is unknown, or a number of iterations is negative.
+        UserError: The shape is unknown, or a number of iterations is negative.
     """
 
     value: float = 1.0
@@ -36,7 +37,7 @@ class Alpha:
         check_choice(f"{key}.SHAPE", self.shape, RAMP_SHAPES)
         for name, count in (("START", self.start), ("ITERS", self.iters)):
             if count < 0:
-                raise ValueError(f"{key}.{name} is {count}; give a number of iterations from 0 on.")
+                raise UserError(f"{key}.{name} is {count}; give a number of iterations from 0 on.")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "Alpha":

@@ -8,6 +8,8 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn import functional as F
 
+from multas.util.errors import UserError
+
 
 class FlipScaleEnsemble(nn.Module):
     """Detects on every scaled and mirrored copy of an image, and merges by NMS per class.
@@ -23,7 +25,7 @@ class FlipScaleEnsemble(nn.Module):
         topk: the number of boxes per image that are kept, best first; 0 = all.
 
     Raises:
-        ValueError: There is no scale, or one is not positive.
+        UserError: There is no scale, or one is not positive.
     """
 
     def __init__(
@@ -37,7 +39,7 @@ class FlipScaleEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         if not scales or min(scales) <= 0:
-            raise ValueError(f"scales are {list(scales)}; give at least one, all positive.")
+            raise UserError(f"scales are {list(scales)}; give at least one, all positive.")
         self.model, self.scales, self.flip = model, tuple(scales), flip
         self.nms_thresh, self.topk = nms_thresh, topk
 

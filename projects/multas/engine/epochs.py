@@ -37,7 +37,7 @@ def resolve_epochs(cfg: CfgNode) -> CfgNode:
         The config itself where no key is in epochs, else a copy, which is frozen if ``cfg`` is.
 
     Raises:
-        ValueError: SOLVER.EPOCH_ROUNDING or a data set is wrong.
+        UserError: SOLVER.EPOCH_ROUNDING or a data set is wrong.
     """
     if not any(value_of(cfg, key) for key in EPOCH_KEYS.values()):
         return cfg

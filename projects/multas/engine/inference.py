@@ -15,6 +15,7 @@ from multas.distillation.teacher.teacher import build_teachers
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
 from multas.modeling.strict_loading import is_file, load_strictly
+from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
     Raises:
         FileNotFoundError: There is no such file, or its name is empty.
-        ValueError: It lacks parameters of the model, which would stay random.
+        UserError: It lacks parameters of the model, which would stay random.
     """
     if not is_file(weights):
         raise FileNotFoundError(
@@ -36,7 +37,7 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
     try:
         load_strictly(model, weights)
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"The weights '{weights}' do not fit the config: {error}. Use the config that they "
             "were trained with, and a checkpoint of the whole model."
         ) from error

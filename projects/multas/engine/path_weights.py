@@ -27,6 +27,7 @@ from multas.engine.alpha import Alpha
 from multas.engine.loss_hook import LossHook, with_gradient
 from multas.engine.steps.path_gradients import PathGradients
 from multas.engine.steps.task_gradients import TaskGradients
+from multas.util.errors import UserError
 from multas.util.ranks import GradientRow, mean_over_ranks
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class PathWeights(LossHook):
     def __init__(self, cfg: CfgNode, model: nn.Module, tasks: TaskGradients | None = None) -> None:
         student, distillation = unwrap(model)
         if distillation is None:
-            raise ValueError("PathWeights needs a Distiller that is prepared and has paths.")
+            raise UserError("PathWeights needs a Distiller that is prepared and has paths.")
         self.distillation = distillation
         aggregator = build_aggregator(cfg, distillation.names, distillation.hand_tuned)
         scope = GradientScope.from_config(cfg)

@@ -14,7 +14,7 @@ def preflight(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader) 
     """Check that the training data, the model (a Distiller is prepared) and the config fit.
 
     Raises:
-        ValueError: They do not. The message names the data set, key or layer, and a remedy.
+        UserError: They do not. The message names the data set, key or layer, and a remedy.
         KeyError: There is no evaluator for a data set.
     """
     check_test_sets(cfg)

@@ -28,7 +28,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
 
     Raises:
         KeyError: The config does not have a key of ``opts``.
-        ValueError: The row does not exist, or a value is wrong.
+        UserError: The row does not exist, or a value is wrong.
     """
     cfg = get_cfg()
     add_multas_config(cfg)

@@ -18,6 +18,7 @@ from multas.engine.checks.annotations import check_annotations
 from multas.engine.loss_hook import inner_trainer
 from multas.engine.path_weights import PathWeights
 from multas.modeling import MultiTaskNetwork
+from multas.util.errors import UserError
 from multas.util.ranks import average_gradients
 
 _KEY = "MODEL.DISTILLATION.AGGREGATION.DATA"
@@ -39,9 +40,9 @@ class ValidationWeights(HookBase):
     ) -> None:
         aggregator, gradients = path_weights.aggregator, path_weights.gradients
         if not isinstance(aggregator, Bilevel) or gradients is None:
-            raise ValueError("ValidationWeights is for aggregation bilevel.")
+            raise UserError("ValidationWeights is for aggregation bilevel.")
         if not gradients.keeps_whole:
-            raise ValueError(
+            raise UserError(
                 "Aggregation bilevel needs whole path gradients: set MODEL.DISTILLATION.AGGREGATION"
                 ".SCOPE to parameters, SCOPE_LAYERS to [] and LOW_MEMORY to False."
             )
@@ -56,13 +57,13 @@ class ValidationWeights(HookBase):
         """The hook for the aggregation bilevel; None for all others.
 
         Raises:
-            ValueError: AGGREGATION.DATA names no data sets, or some that are not annotated.
+            UserError: AGGREGATION.DATA names no data sets, or some that are not annotated.
         """
         if not isinstance(path_weights.aggregator, Bilevel):
             return None
         names = cfg.MODEL.DISTILLATION.AGGREGATION.DATA
         if not names:
-            raise ValueError(
+            raise UserError(
                 f"Aggregation bilevel: name annotated data sets that are not trained on in {_KEY}."
             )
         require_registered(names, _KEY)

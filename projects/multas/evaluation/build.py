@@ -10,6 +10,7 @@ from fvcore.common.registry import Registry
 from multas.evaluation.classification import ClassificationEvaluator
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
@@ -59,19 +60,19 @@ def evaluator_types(dataset_name: str) -> list[str]:
     """The evaluator types that a data set's metadata names, as keys of the registry.
 
     Raises:
-        KeyError: if the metadata has no ``evaluator_type`` or one that is not registered.
+        UserError: if the metadata has no ``evaluator_type`` or one that is not registered.
     """
     named = MetadataCatalog.get(dataset_name).get("evaluator_type")
     choices = sorted({name for name, _ in EVALUATOR_REGISTRY} | set(_SAME_AS))
     if not named:
-        raise KeyError(
+        raise UserError(
             f"Data set '{dataset_name}' has no evaluator_type in its metadata. Set one of "
             f"{choices}, or a list of them for several tasks."
         )
     types = [_SAME_AS.get(name, name) for name in ([named] if isinstance(named, str) else named)]
     for name in types:
         if name not in EVALUATOR_REGISTRY:
-            raise KeyError(
+            raise UserError(
                 f"evaluator_type '{name}' of data set '{dataset_name}' is unknown; choose from "
                 f"{choices} or register your own in EVALUATOR_REGISTRY."
             )
@@ -89,8 +90,8 @@ def build_evaluator(
         output_folder: folder for the files of the evaluators; default ``OUTPUT_DIR/inference``.
 
     Raises:
-        KeyError: if there is no evaluator type or an unknown one.
-        ValueError: if ``TEST.EVALUATOR`` is unknown.
+        UserError: if there is no evaluator type or an unknown one.
+        UserError: if ``TEST.EVALUATOR`` is unknown.
     """
     types = evaluator_types(dataset_name)
     if forced := cfg.TEST.EVALUATOR:

@@ -8,6 +8,8 @@ import torch
 from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
+from multas.util.errors import UserError
+
 _logger = logging.getLogger(__name__)
 
 
@@ -64,7 +66,7 @@ class ClassificationEvaluator(DatasetEvaluator):
                 (K,) if there is a teacher; dicts without ``scores`` are skipped.
 
         Raises:
-            ValueError: a label is not one of the K classes, or student and teacher differ in K.
+            UserError: a label is not one of the K classes, or student and teacher differ in K.
         """
         for record, output in zip(inputs, outputs, strict=True):
             if "scores" not in output:
@@ -74,7 +76,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             if label is not None:
                 label = np.asarray([int(label)])
                 if not 0 <= label[0] < scores.shape[1]:
-                    raise ValueError(
+                    raise UserError(
                         f"label {label[0]} of image {record.get('image_id')!r} in "
                         f"'{self._dataset_name}' is not one of the {scores.shape[1]} classes of "
                         "the model: check its number of classes."
@@ -83,7 +85,7 @@ class ClassificationEvaluator(DatasetEvaluator):
             if "teacher_scores" in output:
                 teacher = _as_row(output["teacher_scores"])
                 if teacher.shape != scores.shape:
-                    raise ValueError(
+                    raise UserError(
                         f"The student has {scores.shape[1]} classes and the teacher "
                         f"{teacher.shape[1]}; agreement needs the same classes."
                     )

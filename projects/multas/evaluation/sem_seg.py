@@ -17,6 +17,7 @@ from detectron2.utils import comm
 from detectron2.utils.file_io import PathManager
 from PIL import Image
 
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 _logger = logging.getLogger(__name__)
@@ -32,7 +33,7 @@ def confusion_matrix(
         that ``truth`` gives the ``ignore_label``.
 
     Raises:
-        ValueError: a label is not one of the classes.
+        UserError: a label is not one of the classes.
     """
     prediction = prediction.astype(np.int64)
     truth = np.where(truth == ignore_label, num_classes, truth.astype(np.int64))
@@ -40,7 +41,7 @@ def confusion_matrix(
     for name, labels, limit in (("predicted", prediction, num_classes), ("true", truth, size)):
         wrong = labels[(labels < 0) | (labels >= limit)]
         if wrong.size:
-            raise ValueError(
+            raise UserError(
                 f"{name} labels {np.unique(wrong)[:10].tolist()} are not among the {num_classes} "
                 f"classes and not the ignore label {ignore_label}."
             )
@@ -108,7 +109,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             network's input, to which labels are resized (nearest neighbour).
 
     Raises:
-        ValueError: unknown resolution, or no ``stuff_classes``.
+        UserError: unknown resolution, or no ``stuff_classes``.
     """
 
     def __init__(
@@ -123,7 +124,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         meta = MetadataCatalog.get(dataset_name)
         check_choice("resolution", resolution, ("image", "network"))
         if not meta.get("stuff_classes"):
-            raise ValueError(
+            raise UserError(
                 f"Data set '{dataset_name}' has no stuff_classes: set them in its metadata (or its "
                 "data card) before evaluating segmentation."
             )
@@ -158,7 +159,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             outputs: dicts with scores ``sem_seg`` (K, H, W); others are skipped.
 
         Raises:
-            ValueError: the sizes differ (resolution "image"), or a label is not one of the classes.
+            UserError: the sizes differ (resolution "image"), or a label is not one of the classes.
         """
         for record, output in zip(inputs, outputs, strict=True):
             label_file = self.input_file_to_gt_file.get(record["file_name"])
@@ -172,7 +173,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                     scores = F.interpolate(scores[None].float(), size, mode="bilinear")[0]
             prediction = scores.argmax(dim=0).cpu().numpy()
             if truth.shape != prediction.shape:
-                raise ValueError(
+                raise UserError(
                     f"{label_file} is {truth.shape} but the prediction {prediction.shape}: give "
                     "the model the image's height and width, or set "
                     "TEST.SEM_SEG_RESOLUTION: network."
@@ -182,7 +183,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                     prediction, truth, self._num_classes, self._ignore_label
                 )
             except ValueError as error:
-                raise ValueError(f"{label_file}: {error}") from error
+                raise UserError(f"{label_file}: {error}") from error
             if self._output_dir:
                 self._predictions += self.encode_json_sem_seg(prediction, record["file_name"])
 

@@ -25,6 +25,7 @@ from multas.evaluation.voc_ground_truth import (
     read_devkit,
 )
 from multas.evaluation.voc_matching import best_overlaps, classify_detections, round_as_printed
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -63,7 +64,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         distributed: gather the predictions of all processes.
 
     Raises:
-        ValueError: an argument has another value, or ``thing_classes`` is missing.
+        UserError: an argument has another value, or ``thing_classes`` is missing.
     """
 
     def __init__(
@@ -80,11 +81,11 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         meta = MetadataCatalog.get(dataset_name)
         for name, values in (("iou", iou_thresholds), ("report", report_thresholds)):
             if not len(values) or not all(0 <= value < 1 for value in values):
-                raise ValueError(f"{name}_thresholds must lie in [0, 1), got {tuple(values)}.")
+                raise UserError(f"{name}_thresholds must lie in [0, 1), got {tuple(values)}.")
         if metric:
             check_choice("metric", metric, METRICS)
         if not meta.get("thing_classes"):
-            raise ValueError(
+            raise UserError(
                 f"Data set '{dataset_name}' has no thing_classes: set them in its metadata (or its "
                 "data card) before evaluating boxes."
             )
@@ -134,7 +135,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
             ``{"bbox": {...}}``; empty if no output had ``instances``; None on other ranks than 0.
 
         Raises:
-            KeyError: a predicted image is not in the data set.
+            UserError: a predicted image is not in the data set.
             FileNotFoundError, ValueError: annotation files are missing or broken.
         """
         own = (self._image_ids, self._detections)
@@ -167,7 +168,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         truth = self._ground_truth
         for image_id in image_ids:
             if image_id not in truth.image_index and image_id not in truth.unannotated:
-                raise KeyError(
+                raise UserError(
                     f"Image '{image_id}' has predictions but is not in '{self._dataset_name}': was "
                     "the model run on another data set?"
                 )

@@ -8,6 +8,7 @@ import numpy as np
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
+from multas.util.errors import UserError
 from multas.util.voc_xml import read_voc_xml
 
 
@@ -45,7 +46,7 @@ def read_devkit(dirname: str, split: str, class_names: Sequence[str]) -> GroundT
 
     Raises:
         FileNotFoundError: the list or an annotation file does not exist.
-        ValueError: an annotation file is not valid XML or lacks a box.
+        UserError: an annotation file is not valid XML or lacks a box.
     """
     with PathManager.open(image_set_file(dirname, split)) as file:
         names = dict.fromkeys(line.strip() for line in file)
@@ -68,7 +69,7 @@ def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
         with PathManager.open(path, "rb") as file:
             objects = read_voc_xml(file, class_ids).objects
     except ValueError as error:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a valid VOC annotation ({error}); each <object> needs a <bndbox> "
             "with xmin, ymin, xmax, ymax."
         ) from error

@@ -14,6 +14,7 @@ from detectron2.modeling.backbone.resnet import BasicBlock, BottleneckBlock
 from torch import Tensor, nn
 
 from multas.modeling.layers import Norm, norm_factory
+from multas.util.errors import UserError
 
 BLOCKS_PER_STAGE = {
     18: (2, 2, 2, 2),
@@ -65,7 +66,7 @@ def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
     all of them once more.
 
     Raises:
-        ValueError: a key has a value that such a ResNet cannot have.
+        UserError: a key has a value that such a ResNet cannot have.
     """
     resnets = cfg.MODEL.RESNETS
     _check_resnet(resnets)
@@ -97,22 +98,22 @@ def build_multas_resnet_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ResNet
 def _check_resnet(resnets: CfgNode) -> None:
     depth, kernel, stride = resnets.DEPTH, resnets.STEM_KERNEL_SIZE, resnets.STEM_STRIDE
     if depth not in BLOCKS_PER_STAGE:
-        raise ValueError(
+        raise UserError(
             f"MODEL.RESNETS.DEPTH is {depth}; choose one of {sorted(BLOCKS_PER_STAGE)}."
         )
     if kernel % 2 == 0 or stride not in (1, 2):
-        raise ValueError(
+        raise UserError(
             f"MODEL.RESNETS.STEM_KERNEL_SIZE is {kernel} and STEM_STRIDE {stride}; the kernel must "
             "be odd (7, or 3 for CIFAR), the stride 2 (or 1 for CIFAR)."
         )
     if any(resnets.DEFORM_ON_PER_STAGE) or resnets.RES5_DILATION != 1:
-        raise ValueError(
+        raise UserError(
             "build_multas_resnet_backbone has neither deformable nor dilated stages: set "
             "MODEL.RESNETS.DEFORM_ON_PER_STAGE to False everywhere and RES5_DILATION to 1, or "
             "MODEL.BACKBONE.NAME to Detectron2's build_resnet_backbone."
         )
     if depth < 50 and (resnets.STEM_OUT_CHANNELS, resnets.RES2_OUT_CHANNELS) == (64, 256):
-        raise ValueError(
+        raise UserError(
             f"MODEL.RESNETS.DEPTH is {depth} and RES2_OUT_CHANNELS 256, Detectron2's default for "
             "bottleneck blocks: set it to 64, the width of the stem (or less)."
         )
@@ -155,7 +156,7 @@ def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
     fpn = cfg.MODEL.FPN
     missing = [name for name in fpn.IN_FEATURES if name not in shapes]
     if missing or not fpn.IN_FEATURES:
-        raise ValueError(
+        raise UserError(
             f"MODEL.FPN.IN_FEATURES is {list(fpn.IN_FEATURES)}; it must be a non-empty part of "
             f"MODEL.RESNETS.OUT_FEATURES, which is {list(shapes)}."
         )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from multas.modeling.heads import TaskHead, build_task_head
 from multas.modeling.heads.build import Features, pick_images
 from multas.util.annotation import Annotation
+from multas.util.errors import UserError
 
 
 class RawOutputs(NamedTuple):
@@ -58,7 +59,7 @@ class MultiTaskNetwork(nn.Module):
             reader sets it back.
 
     Raises:
-        ValueError: if two heads write the same result.
+        UserError: if two heads write the same result.
     """
 
     pixel_mean: Tensor
@@ -80,7 +81,7 @@ class MultiTaskNetwork(nn.Module):
         super().__init__()
         results = [head.result for head in heads.values()]
         if len(set(results)) < len(results) or not heads:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.MULTITASK.HEADS of the tasks {list(heads)} give the results {results}: "
                 "there must be at least one head, and each must give a result of its own."
             )
@@ -100,7 +101,7 @@ class MultiTaskNetwork(nn.Module):
         tasks, entries = list(multitask.TASKS), list(multitask.HEADS)
         weights = list(multitask.LOSS_WEIGHTS) or [1.0] * len(tasks)
         if not len(tasks) == len(entries) == len(weights) or len(set(tasks)) < len(tasks):
-            raise ValueError(
+            raise UserError(
                 f"MODEL.MULTITASK.TASKS {tasks}, HEADS {entries} and LOSS_WEIGHTS {weights} belong "
                 "together entry by entry: give distinct tasks and equally many of each "
                 "(LOSS_WEIGHTS may be empty)."
@@ -174,7 +175,7 @@ class MultiTaskNetwork(nn.Module):
             as "instances", "sem_seg" or "scores".
 
         Raises:
-            ValueError: if two heads give a loss the same name.
+            UserError: if two heads give a loss the same name.
         """
         if not self.training:
             return self.results(self.raw_outputs(batched_inputs), batched_inputs)
@@ -198,7 +199,7 @@ class MultiTaskNetwork(nn.Module):
             features = {name: pick_images(x, index) for name, x in outputs.features.items()}
             own = head.losses(outputs.predictions[task], features, annotations, image_size)
             if taken := own.keys() & losses.keys():
-                raise ValueError(
+                raise UserError(
                     f"The head of task {task} calls a loss {', '.join(sorted(taken))}, as another "
                     "head does: give the losses of each head names of their own."
                 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from multas.modeling.backbone import build_multas_resnet_backbone
 from multas.modeling.layers import Norm, conv_block
+from multas.util.errors import UserError
 
 
 def _upsample(x: Tensor) -> Tensor:
@@ -105,7 +106,7 @@ class ContextPyramid(Backbone):
         bottom_up_path: whether a bottom-up path follows the FPN, which makes it a PAFPN.
 
     Raises:
-        ValueError: other ``in_features``.
+        UserError: other ``in_features``.
     """
 
     def __init__(
@@ -124,7 +125,7 @@ class ContextPyramid(Backbone):
         known = [shapes[name] for name in in_features if name in shapes]
         if len(in_features) != 2 or len(known) != 2 or known[1].stride != 2 * known[0].stride:
             offered = {name: shape.stride for name, shape in shapes.items()}
-            raise ValueError(
+            raise UserError(
                 f"MODEL.NECK.IN_FEATURES is {list(in_features)}; name two outputs of the backbone, "
                 "the second with twice the stride of the first. Outputs and strides: "
                 f"{offered}; MODEL.RESNETS.OUT_FEATURES can name more."

@@ -6,6 +6,8 @@ from typing import Any
 
 from fvcore.common.registry import Registry
 
+from multas.util.errors import UserError
+
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
     """The choice that is most like ``word``, or "" where none is like it."""
@@ -25,18 +27,18 @@ def check_choice(key: str, value: str, choices: Iterable[str]) -> None:
     """Make sure that a config key has one of its values.
 
     Raises:
-        ValueError: It does not. The message names the key and the choices.
+        UserError: It does not. The message names the key and the choices.
     """
     choices = list(choices)
     if value not in choices:
-        raise ValueError(f"{key} is '{value}'; choose from {', '.join(choices)}.")
+        raise UserError(f"{key} is '{value}'; choose from {', '.join(choices)}.")
 
 
 def lookup(registry: Registry, name: str, where: str) -> Any:
     """The object registered as ``name``. Case, "-" and "_" do not matter (hand-tuned, HandTuned).
 
     Raises:
-        ValueError: The name is unknown. The message starts with ``where`` and gives the choices.
+        UserError: The name is unknown. The message starts with ``where`` and gives the choices.
     """
 
     def plain(text: str) -> str:
@@ -46,4 +48,4 @@ def lookup(registry: Registry, name: str, where: str) -> Any:
     for known, registered in choices.items():
         if plain(known) == plain(name):
             return registered
-    raise ValueError(f"{where}: nothing is registered as '{name}'.{did_you_mean(name, choices)}")
+    raise UserError(f"{where}: nothing is registered as '{name}'.{did_you_mean(name, choices)}")

@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
 
@@ -25,12 +26,12 @@ def parse_options(
         keys: keys of the entry that are no arguments, e.g. ``("TYPE",)``.
 
     Raises:
-        ValueError: The class does not have an argument. The nearest name is given.
+        UserError: The class does not have an argument. The nearest name is given.
     """
     arguments = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     names = [name for name in arguments if name not in ("self", *given)]
     for key in entry:
         if key not in keys and key.lower() not in names:
             known = [*keys, *(name.upper() for name in names)]
-            raise ValueError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)}")
+            raise UserError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)}")
     return {key.lower(): value for key, value in entry.items() if key not in keys}

@@ -68,7 +68,7 @@ class DataFormat:
         """The ``classes`` of a card as a list of names, or None to find them in the data.
 
         Raises:
-            ValueError: if the format cannot do with ``classes`` as they are.
+            UserError: if the format cannot do with ``classes`` as they are.
         """
         return classes
 

@@ -22,6 +22,7 @@ from multas.data.formats.base import (
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import BOXES
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
 CLASSES = {
@@ -111,15 +112,15 @@ def parse_object(words: Sequence[str]) -> VedaiObject:
     """Read the words xc yc orientation class contained occluded x1 … x4 y1 … y4 of an object.
 
     Raises:
-        ValueError: if these are not 14 finite numbers, or the class number is none of VEDAI's.
+        UserError: if these are not 14 finite numbers, or the class number is none of VEDAI's.
     """
     if len(words) != 14:
-        raise ValueError(f"has {len(words)} numbers instead of 14")
+        raise UserError(f"has {len(words)} numbers instead of 14")
     values = [float(word) for word in words]
     if not all(math.isfinite(value) for value in values):
-        raise ValueError("not all numbers are finite")
+        raise UserError("not all numbers are finite")
     if values[3] not in CLASSES:
-        raise ValueError(f"unknown class number {values[3]:g}, VEDAI has {sorted(CLASSES)}")
+        raise UserError(f"unknown class number {values[3]:g}, VEDAI has {sorted(CLASSES)}")
     xs, ys = values[6:10], values[10:]
     box = (min(xs), min(ys), max(xs), max(ys))
     return VedaiObject(CLASSES[int(values[3])], box, contained=values[4] != 0)
@@ -130,7 +131,7 @@ def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> list[float]:
     xmin, ymin, xmax, ymax = box = np.clip(entry.box, 0, [*size, *size]).tolist()
     if not (xmax > xmin and ymax > ymin):
         corners = ",".join(f"{value:g}" for value in entry.box)
-        raise ValueError(
+        raise UserError(
             f"{entry.name}, box {corners} has no area in the image of {size[0]}x{size[1]}"
         )
     return box

@@ -16,6 +16,7 @@ from multas.data.formats.base import (
 from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
 from multas.data.issues import DatasetIssues, or_rather
 from multas.util.annotation import BOXES, MASKS
+from multas.util.errors import UserError
 from multas.util.voc_xml import read_voc_xml
 
 _NO_BOXES = "no boxes"
@@ -48,9 +49,9 @@ class Voc(DataFormat):
 
     def __post_init__(self) -> None:
         if self.ids is None:
-            raise ValueError("needs a list of ids, like Main/train")
+            raise UserError("needs a list of ids, like Main/train")
         if self.year not in (2007, 2012):
-            raise ValueError(f"year {self.year}, choose 2007 (11-point AP) or 2012 (area AP)")
+            raise UserError(f"year {self.year}, choose 2007 (11-point AP) or 2012 (area AP)")
 
     def load(self, source: Source) -> Loaded:
         classes = source.classes or _find_classes(source)

@@ -11,6 +11,7 @@ from pathlib import Path
 from tabulate import tabulate
 
 from multas.data.splits.make import NAMES
+from multas.util.errors import UserError
 
 PARTS = ("train", "val", "trainval", "test")
 
@@ -68,12 +69,12 @@ def check_splits(sources: dict[str, Lists], tests: Sequence[str] = ()) -> SplitR
         tests: lists like MXEdet/val on which models are scored, besides all ``<name>/test``.
 
     Raises:
-        ValueError: if one of ``tests`` does not exist.
+        UserError: if one of ``tests`` does not exist.
     """
     names = _ordered({name for lists in sources.values() for name in lists})
     for name in tests:
         if name not in names:
-            raise ValueError(f"there is no list {name!r}, known are {', '.join(names)}")
+            raise UserError(f"there is no list {name!r}, known are {', '.join(names)}")
     together = {
         name: {image_key(i) for lists in sources.values() for i in lists.get(name, ())}
         for name in names

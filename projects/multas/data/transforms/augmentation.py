@@ -12,6 +12,7 @@ from detectron2.data import transforms as T
 from fvcore.common.registry import Registry
 
 from multas.data.transforms.crops import CenterCrop, CropOrExpand, RandomAreaCrop, ShiftedCrop
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 AUGMENTATION_REGISTRY = Registry("AUGMENTATION")
@@ -122,7 +123,7 @@ def single_shot(cfg: CfgNode) -> list[T.Augmentation]:
     if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "bitmask":
         # Outside of the image a label map is unlabelled but an instance mask is empty; a transform
         # cannot tell which of the two Detectron2 gives it.
-        raise ValueError(
+        raise UserError(
             "INPUT.AUGMENTATION 'single_shot' cannot expand instance masks of INPUT.MASK_FORMAT "
             "'bitmask'; set it to 'polygon'."
         )
@@ -152,7 +153,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations of a config, without the final resize to INPUT.SQUARE_SIZE.
 
     Raises:
-        ValueError: if INPUT.AUGMENTATION is not registered.
+        UserError: if INPUT.AUGMENTATION is not registered.
     """
     last = [] if cfg.INPUT.SQUARE_SIZE else utils.build_augmentation(cfg, is_train)[:1]
     name, crop, size = cfg.INPUT.AUGMENTATION, cfg.INPUT.CROP, cfg.INPUT.CENTER_CROP_TEST
@@ -163,7 +164,7 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
         return [*first, *last, *_flip(cfg)]
     if name not in AUGMENTATION_REGISTRY:
         choices = ", ".join(repr(n) for n, _ in AUGMENTATION_REGISTRY)
-        raise ValueError(
+        raise UserError(
             f"INPUT.AUGMENTATION is '{name}'; choose from '' (Detectron2's), {choices}, or "
             "register your own in AUGMENTATION_REGISTRY."
         )

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
+from multas.util.errors import UserError
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -39,7 +40,7 @@ class Adaptive(Aggregator):
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         if 0 < max_weighted_loss <= 1 or max_weighted_loss < 0:
-            raise ValueError(
+            raise UserError(
                 f"{KEY}.MAX_WEIGHTED_LOSS is {max_weighted_loss}; it must be above 1 (the weighted "
                 "loss at rest), or 0 for no bound."
             )

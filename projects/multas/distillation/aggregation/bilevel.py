@@ -7,6 +7,7 @@ from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
 from multas.distillation.aggregation.gradient import GradientAggregator
+from multas.util.errors import UserError
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -30,7 +31,7 @@ class Bilevel(GradientAggregator):
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         if min(hand_tuned) <= 0:
-            raise ValueError("Aggregation bilevel: the WEIGHT of every path must be above 0.")
+            raise UserError("Aggregation bilevel: the WEIGHT of every path must be above 0.")
         self.lr = lr
         self.register_buffer("u", torch.tensor(hand_tuned, dtype=torch.float64).log())
         self._weights = torch.tensor(hand_tuned)

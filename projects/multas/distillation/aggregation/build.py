@@ -22,7 +22,7 @@ def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[fl
     library TorchJD; the other keys are arguments of its constructor, in capitals.
 
     Raises:
-        ValueError: unknown name or option.
+        UserError: unknown name or option.
         ImportError: TorchJD is wanted, but not installed.
     """
     entry = cfg.MODEL.DISTILLATION.AGGREGATION
@@ -45,7 +45,7 @@ def boundary_layers(cfg: CfgNode) -> tuple[str, ...]:
     """Student layers at which the graph is cut: those of SCOPE "features", for gradients alone.
 
     Raises:
-        ValueError: an unknown aggregator or scope, or a scope without layers.
+        UserError: an unknown aggregator or scope, or a scope without layers.
     """
     scope = GradientScope.from_config(cfg)
     cls = _class_named(cfg.MODEL.DISTILLATION.AGGREGATION.NAME)

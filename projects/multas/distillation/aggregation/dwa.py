@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
+from multas.util.errors import UserError
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -35,7 +36,7 @@ class DWA(Aggregator):
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         if temperature <= 0 or period < 1:
-            raise ValueError(
+            raise UserError(
                 f"{KEY}: TEMPERATURE of dwa must be above 0 and PERIOD at least 1, but they are "
                 f"{temperature} and {period}."
             )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
+from multas.util.errors import UserError
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -34,7 +35,7 @@ class Single(HandTuned):
     def __init__(self, *, names: Sequence[str], hand_tuned: Sequence[float]) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         if len(self.names) != 1:
-            raise ValueError(
+            raise UserError(
                 f"Aggregation 'single' takes one path, but MODEL.DISTILLATION.PATHS gives "
                 f"{len(self.names)}: {', '.join(self.names)}. Use equal, hand_tuned or adaptive."
             )

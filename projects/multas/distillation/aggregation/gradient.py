@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 from torch import Tensor
 
 from multas.distillation.aggregation.base import KEY, Aggregator
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 SCOPES = ("parameters", "features")
@@ -32,7 +33,7 @@ class GradientScope:
         options = cfg.MODEL.DISTILLATION.AGGREGATION
         check_choice(f"{KEY}.SCOPE", options.SCOPE, SCOPES)
         if options.SCOPE == "features" and not options.SCOPE_LAYERS:
-            raise ValueError(
+            raise UserError(
                 f"{KEY}.SCOPE is 'features', but SCOPE_LAYERS names no layer. Name one that every "
                 "path passes through, for example backbone.bottom_up.res2, or several, such as "
                 "those that a pyramid starts from."
@@ -111,7 +112,7 @@ class GradientAggregator(Aggregator):
         self._monitor(gram, norms, None if task is None else task[0])
         if self.task_as_objective:
             if task is None:
-                raise ValueError("The task is an objective, but its gradient is not given.")
+                raise UserError("The task is an objective, but its gradient is not given.")
             products, loss = task
             factors = torch.cat([torch.full_like(losses, alpha), losses.new_ones(1)])
             whole = torch.cat([torch.cat([gram, products[None, :-1]]), products[:, None]], dim=1)

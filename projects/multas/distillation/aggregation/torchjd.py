@@ -8,6 +8,7 @@ from torch import Tensor
 
 from multas.distillation.aggregation.base import KEY
 from multas.distillation.aggregation.gradient import GradientAggregator
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
 PREFIX = "torchjd:"
@@ -17,13 +18,13 @@ def weighting_named(name: str) -> type:
     """The weighting of the Gram matrix that belongs to an aggregator of TorchJD.
 
     Raises:
-        ImportError: TorchJD is not installed.
-        ValueError: it has no such aggregator.
+        UserError: TorchJD is not installed.
+        UserError: it has no such aggregator.
     """
     try:
         import torchjd.aggregation as library
     except ImportError as error:
-        raise ImportError(
+        raise UserError(
             f"{KEY}.NAME starts with '{PREFIX}', but TorchJD is not installed: "
             "pip install 'multas[torchjd]', or use mgda, which needs no library."
         ) from error
@@ -34,7 +35,7 @@ def weighting_named(name: str) -> type:
         if from_gram and weighting is not None:
             found[known] = weighting
     if name not in found:
-        raise ValueError(
+        raise UserError(
             f"{KEY}.NAME: TorchJD has no aggregator '{name}' that works from the Gram matrix."
             f"{did_you_mean(name, found)}"
         )
@@ -52,8 +53,8 @@ class TorchJD(GradientAggregator):
         arguments: the arguments of its constructor.
 
     Raises:
-        ImportError: another library that this weighting needs is not installed.
-        ValueError: the weighting does not take these arguments.
+        UserError: another library that this weighting needs is not installed.
+        UserError: the weighting does not take these arguments.
     """
 
     def __init__(
@@ -69,9 +70,9 @@ class TorchJD(GradientAggregator):
         try:
             self._weighting = weighting(**arguments)
         except ImportError as error:
-            raise ImportError(f"{KEY}: {weighting.__name__}: {error}") from error
+            raise UserError(f"{KEY}: {weighting.__name__}: {error}") from error
         except TypeError as error:
-            raise ValueError(
+            raise UserError(
                 f"{KEY}: {weighting.__name__} takes {inspect.signature(weighting)}, but the "
                 f"options are {dict(arguments)}."
             ) from error

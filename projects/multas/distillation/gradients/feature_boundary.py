@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from multas.distillation.taps import map_leaves
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 from multas.util.ranks import GradientRow
 
@@ -36,7 +37,7 @@ def find_layer(model: nn.Module, layer: str) -> nn.Module:
     modules = dict(model.named_modules())
     if layer not in modules:
         near = did_you_mean(layer, [name for name in modules if name and name.count(".") < 3])
-        raise ValueError(f"{SCOPE_KEY}: the student has no layer '{layer}'.{near}")
+        raise UserError(f"{SCOPE_KEY}: the student has no layer '{layer}'.{near}")
     return modules[layer]
 
 
@@ -88,7 +89,7 @@ class FeatureBoundary:
             overlap: (K, K), whether the gradients of two paths have a feature map in common.
 
         Raises:
-            ValueError: they cannot; the message says why, and what helps.
+            UserError: they cannot; the message says why, and what helps.
         """
         pairs = list(zip(names, losses, overlap.diagonal(), strict=True))
         beside = ", ".join(name for name, loss, _ in pairs if bypasses(loss, features))
@@ -110,7 +111,7 @@ class FeatureBoundary:
                 "conflict. Name a common ancestor"
             )
         if why:
-            raise ValueError(f"{SCOPE_KEY}: {why}, or set SCOPE to parameters.")
+            raise UserError(f"{SCOPE_KEY}: {why}, or set SCOPE to parameters.")
 
 
 def bypasses(loss: Tensor, features: Sequence[BoundaryFeature]) -> bool:

@@ -105,7 +105,7 @@ def paired_shapes(
         dims: the numbers of dimensions that a tensor may have.
 
     Raises:
-        ValueError: teacher and student have different numbers of tensors or of dimensions.
+        UserError: teacher and student have different numbers of tensors or of dimensions.
     """
     student, teacher = flatten_shapes(layers.student), flatten_shapes(layers.teacher)
     if len(student) != len(teacher):

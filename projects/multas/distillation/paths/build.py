@@ -12,6 +12,7 @@ from multas.distillation.paths.base import Path, Shapes, TappedLayers
 from multas.distillation.paths.spec import KEY, PathSpec
 from multas.distillation.taps import TapError, Taps, blank_image, leaves
 from multas.distillation.teacher.teacher import Teacher
+from multas.util.errors import UserError
 
 _HEADER = (
     "path",
@@ -85,7 +86,7 @@ def build_path(spec: PathSpec, layers: TappedLayers) -> Path:
     try:
         return spec.type(layers, **spec.options)
     except ValueError as error:
-        raise ValueError(f"{KEY}, path '{spec.name}': {error}") from error
+        raise UserError(f"{KEY}, path '{spec.name}': {error}") from error
 
 
 def table_row(spec: PathSpec, path: Path, layers: TappedLayers) -> list[str]:

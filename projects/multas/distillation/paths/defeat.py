@@ -13,6 +13,7 @@ from multas.distillation.functional.foreground import cell_centers, foreground_m
 from multas.distillation.paths.base import PATH_REGISTRY, Outputs, TappedLayers, Targets
 from multas.distillation.paths.layers import LayerPath
 from multas.modeling.matcher import pad_boxes
+from multas.util.errors import UserError
 
 
 @PATH_REGISTRY.register()
@@ -49,7 +50,7 @@ class DeFeat(LayerPath):
     ) -> None:
         super().__init__(layers, resize=resize, adapter=adapter)
         if divisor <= 0:
-            raise ValueError(f"DIVISOR is {divisor}; it must be positive.")
+            raise UserError(f"DIVISOR is {divisor}; it must be positive.")
         self.labels = ("foreground", "background")
         self._loss = partial(
             defeat_imitation,
@@ -62,7 +63,7 @@ class DeFeat(LayerPath):
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         if targets.boxes is None:
-            raise ValueError("DeFeat needs boxes for every image (Targets.boxes).")
+            raise UserError("DeFeat needs boxes for every image (Targets.boxes).")
         ours, theirs = zip(*self.pairs(student, teacher), strict=True)
         grid = [(level.shape[2], level.shape[3]) for level in ours]
         centers = cell_centers(grid, targets.padded_size, device=ours[0].device)

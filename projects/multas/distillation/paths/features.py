@@ -22,6 +22,7 @@ from multas.distillation.paths.base import (
     flatten_shapes,
 )
 from multas.distillation.paths.layers import Adapter, LayerPath, match_size
+from multas.util.errors import UserError
 from multas.util.names import check_choice, did_you_mean
 
 NST_KERNELS = ("polynomial", "channel_gram")
@@ -147,7 +148,7 @@ class SoftmaxRegression(Path):
         linear = {name: module for name, module in modules if isinstance(module, nn.Linear)}
         if classifier not in linear:
             hint = did_you_mean(classifier, linear) if linear else " It has none."
-            raise ValueError(f"CLASSIFIER '{classifier}' is no Linear layer of the teacher.{hint}")
+            raise UserError(f"CLASSIFIER '{classifier}' is no Linear layer of the teacher.{hint}")
         features, logits = flatten_shapes(layers.student), flatten_shapes(layers.teacher)
         if len(features) != 1 or len(features[0]) != 4 or len(logits) != 1:
             what = "one feature map (N, C, H, W) and logits (N, K) are needed; the shapes"
@@ -157,7 +158,7 @@ class SoftmaxRegression(Path):
         self._classifier = (linear[classifier],)
         inner, outer = linear[classifier].in_features, linear[classifier].out_features
         if logits[0][1:] != (outer,):
-            raise ValueError(
+            raise UserError(
                 f"TEACHER has the shape {logits[0]}, but CLASSIFIER '{classifier}' makes {outer} "
                 "logits; tap the output of the classifier."
             )

@@ -24,6 +24,7 @@ from multas.distillation.paths.base import (
     paired_shapes,
 )
 from multas.distillation.paths.layers import LayerPath, match_size
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 
@@ -142,12 +143,12 @@ class FKD(Path):
         pairs = paired_shapes(self, layers, *LayerPath.tensors)
         check_choice("RESIZE", resize, ("student", "teacher"))
         if len(weights) != 4:
-            raise ValueError(f"WEIGHTS has {len(weights)} entries; there are four distances.")
+            raise UserError(f"WEIGHTS has {len(weights)} entries; there are four distances.")
         if temperature <= 0:
-            raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
+            raise UserError(f"TEMPERATURE is {temperature}; it must be positive.")
         pools = [pool] * len(pairs) if isinstance(pool, int) else list(pool)
         if len(pools) != len(pairs):
-            raise ValueError(f"POOL has {len(pools)} entries for {len(pairs)} feature maps.")
+            raise UserError(f"POOL has {len(pools)} entries for {len(pairs)} feature maps.")
         self.levels = nn.ModuleList(
             FKDLevel(s[1], t[1], reduction=reduction, pool=p)
             for (s, t), p in zip(pairs, pools, strict=True)

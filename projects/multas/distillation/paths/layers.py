@@ -77,7 +77,7 @@ class LayerPath(Path):
             "conv_always" and "conv_bn_always" (even between equal widths).
 
     Raises:
-        ValueError: a map is not 4-d, the numbers of maps differ, the sizes differ with
+        UserError: a map is not 4-d, the numbers of maps differ, the sizes differ with
             ``resize="none"``, or the widths differ with ``adapter="none"``.
     """
 

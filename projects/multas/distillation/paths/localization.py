@@ -11,6 +11,7 @@ from multas.distillation.functional.localization import localization_distillatio
 from multas.distillation.paths.base import PATH_REGISTRY, Outputs, Path, TappedLayers, Targets
 from multas.modeling.generalized_focal import atss_match
 from multas.modeling.heads.dense_predictor import flatten_levels
+from multas.util.errors import UserError
 
 REGIONS = ("main", "valuable")
 SIDES = 4
@@ -60,7 +61,7 @@ class LocalizationDistillation(Path):
         super().__init__()
         sides = layers.student, layers.teacher
         if any(len(side) != 1 for side in sides) or len(layers.student[0]) % 2:
-            raise ValueError(
+            raise UserError(
                 "LocalizationDistillation taps one layer: a dense head that returns (logits, "
                 "distributions), each with one map per level."
             )
@@ -71,16 +72,16 @@ class LocalizationDistillation(Path):
             raise self.mismatch("the shapes of the box distributions", boxes_s, boxes_t, cure)
         width = SIDES * (reg_max + 1)
         if any(shape[0] % width for shape in boxes_s):
-            raise ValueError(
+            raise UserError(
                 f"REG_MAX is {reg_max}, so the channels must be a multiple of {width}, but "
                 f"the head returns {[shape[0] for shape in boxes_s]}; LD needs a head that "
                 "predicts distributions (generalized focal loss)."
             )
         unknown = set(regions) - set(REGIONS)
         if unknown or not regions:
-            raise ValueError(f"REGIONS is {list(regions)}; choose from {', '.join(REGIONS)}.")
+            raise UserError(f"REGIONS is {list(regions)}; choose from {', '.join(REGIONS)}.")
         if temperature <= 0:
-            raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
+            raise UserError(f"TEMPERATURE is {temperature}; it must be positive.")
         self.bins = reg_max + 1
         self.labels = [name for name in REGIONS if name in regions]
         self._loss = partial(
@@ -135,7 +136,7 @@ def _find_anchors(teacher: nn.Module, name: str) -> nn.Module:
     if not name and len(found) == 1:
         return next(iter(found.values()))
     if name not in found:
-        raise ValueError(
+        raise UserError(
             f"ANCHOR_GENERATOR is '{name}', but the teacher, which must be a dense detector, has "
             f"{len(found)} anchor generators ({', '.join(found)}); name one of them."
         )

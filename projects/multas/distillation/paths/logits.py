@@ -5,6 +5,7 @@ from functools import partial
 from multas.distillation.functional.logits import L2_REDUCTIONS, l2_logits, soft_target
 from multas.distillation.paths.base import PATH_REGISTRY, TappedLayers
 from multas.distillation.paths.layers import LayerPath
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 
@@ -40,7 +41,7 @@ class SoftTarget(LogitPath):
     ) -> None:
         super().__init__(layers, resize=resize)
         if temperature <= 0:
-            raise ValueError(f"TEMPERATURE is {temperature}; it must be positive.")
+            raise UserError(f"TEMPERATURE is {temperature}; it must be positive.")
         self.layer_loss = partial(soft_target, temperature=temperature, scale_by_t2=scale_by_t2)
 
 

@@ -20,6 +20,7 @@ from multas.distillation.paths.base import (
     flatten_shapes,
 )
 from multas.distillation.paths.layers import LayerPath
+from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -58,14 +59,14 @@ class Overhaul(LayerPath):
         self.layer_weights = list(layer_weights) or ofd_layer_weights(count)
         for key, given in (("NORMS", norms), ("LAYER_WEIGHTS", self.layer_weights)):
             if len(given) != count:
-                raise ValueError(f"{key} has {len(given)} entries for {count} feature maps.")
+                raise UserError(f"{key} has {len(given)} entries for {count} feature maps.")
         self.divisor = divisor
         # In a tuple, so that the teacher's layers do not become submodules of this path.
         self._norms = tuple(_norm(layers.teacher_model, name) for name in norms)
         shapes = flatten_shapes(layers.teacher)
         for name, norm, (_, width, *_) in zip(norms, self._norms, shapes, strict=True):
             if len(norm.weight) != width:
-                raise ValueError(
+                raise UserError(
                     f"NORMS: '{name}' has {len(norm.weight)} channels, but its map has {width}."
                 )
 
@@ -85,10 +86,10 @@ def _norm(teacher: nn.Module, name: str) -> Any:
     """The teacher's BatchNorm with this name, or the norm of the convolution with this name."""
     modules = dict(teacher.named_modules())
     if name not in modules:
-        raise ValueError(f"NORMS: the teacher has no layer '{name}'.{did_you_mean(name, modules)}")
+        raise UserError(f"NORMS: the teacher has no layer '{name}'.{did_you_mean(name, modules)}")
     norm: Any = getattr(modules[name], "norm", modules[name])
     if getattr(norm, "weight", None) is None or getattr(norm, "running_mean", None) is None:
-        raise ValueError(
+        raise UserError(
             f"NORMS: '{name}' of the teacher is {type(norm).__name__}, no BatchNorm with scale and "
             "shift; margins can be computed only for the output of a BatchNorm."
         )

@@ -15,6 +15,7 @@ from multas.distillation.paths.base import (
 )
 from multas.distillation.paths.layers import LayerPath
 from multas.distillation.paths.soft_detection import NEEDS_DENSE_HEADS, common_layout
+from multas.util.errors import UserError
 
 
 @PATH_REGISTRY.register()
@@ -30,7 +31,7 @@ class PDFDistil(LayerPath):
             :func:`multas.distillation.functional.feature_imitation.pdf_imitation`.
 
     Raises:
-        ValueError: the last layer is not a dense head, the heads differ in levels, anchors or
+        UserError: the last layer is not a dense head, the heads differ in levels, anchors or
             classes, or the features and the head's maps have different sizes.
     """
 
@@ -47,11 +48,11 @@ class PDFDistil(LayerPath):
         adapter: str = "conv_always",
     ) -> None:
         if not 0 <= positive_score < 1:
-            raise ValueError(f"POSITIVE_SCORE is {positive_score}; it must be in [0, 1).")
+            raise UserError(f"POSITIVE_SCORE is {positive_score}; it must be in [0, 1).")
         sides = {"student": layers.student, "teacher": layers.teacher}
         for side, shapes in sides.items():
             if len(shapes) < 2:
-                raise ValueError(
+                raise UserError(
                     f"PDFDistil compares detections: it taps features and a dense head, but in the "
                     f"{side} only one layer is named. Name both, e.g. [backbone, heads.det]; "
                     "between networks of different tasks use FeatureMSE or DeFeat."
@@ -60,7 +61,7 @@ class PDFDistil(LayerPath):
         for side, shapes in sides.items():
             sizes = tuple(tuple(shape[2:]) for shape in flatten_shapes(shapes[:-1]))
             if sizes != layout.sizes:
-                raise ValueError(
+                raise UserError(
                     f"PDFDistil: the features of the {side} have the sizes {list(sizes)}, but the "
                     f"maps of its dense head {list(layout.sizes)}. Tap all levels of the features "
                     "that enter the dense head, and no others."

@@ -20,6 +20,7 @@ from multas.distillation.paths.base import (
 )
 from multas.modeling.heads.dense_predictor import flatten_levels
 from multas.modeling.losses import full_precision
+from multas.util.errors import UserError
 
 NEEDS_DENSE_HEADS = (
     "It compares detections, so both networks need a dense head; between networks of different "
@@ -61,9 +62,9 @@ class SoftDetection(Path):
     ) -> None:
         super().__init__()
         if len(layers.student) != 1 or len(layers.teacher) != 1:
-            raise ValueError("SoftDetection taps one layer: a dense head, e.g. heads.det.")
+            raise UserError("SoftDetection taps one layer: a dense head, e.g. heads.det.")
         if isinstance(score_weighted, str) or not set(score_weighted) <= set(self.labels):
-            raise ValueError(
+            raise UserError(
                 f"SCORE_WEIGHTED is {score_weighted!r}; it is a list of none, one or both of "
                 f"{', '.join(self.labels)}."
             )
@@ -136,12 +137,12 @@ def common_layout(path: type[Path], layers: TappedLayers) -> DenseLayout:
     """The layout that the last tapped layers of both networks have in common.
 
     Raises:
-        ValueError: one is no dense head, it predicts distributions, or the two differ.
+        UserError: one is no dense head, it predicts distributions, or the two differ.
     """
     heads = {"student": layers.student[-1], "teacher": layers.teacher[-1]}
     bins = values_per_side(heads["teacher"], layers.teacher_model)
     if bins > 1:
-        raise ValueError(
+        raise UserError(
             f"{path.__name__} compares deltas of boxes, but the teacher's head predicts a "
             f"distribution over {bins} bins for each side of a box (generalized focal loss). TYPE "
             "LocalizationDistillation fits such boxes; FKD, FeatureMSE or DeFeat compare the "
@@ -152,7 +153,7 @@ def common_layout(path: type[Path], layers: TappedLayers) -> DenseLayout:
         classes, deltas = _dense_widths(shapes)
         anchors, rest = divmod(deltas, 4)
         if rest or not anchors or classes % anchors:
-            raise ValueError(
+            raise UserError(
                 f"{path.__name__} compares detections, but the layer tapped in the {side} is no "
                 "dense head, which returns (logits, deltas) with one map (N, A*K, H, W) and "
                 "(N, A*4, H, W) per level. Tap such a head (heads.det of a MultiTaskNetwork, head "

@@ -7,6 +7,7 @@ from typing import Any
 from detectron2.config import CfgNode
 
 from multas.distillation.paths.base import PATH_REGISTRY, Path
+from multas.util.errors import UserError
 from multas.util.names import lookup
 from multas.util.options import parse_options
 
@@ -37,13 +38,13 @@ def parse_paths(entries: Sequence[Mapping[str, Any]]) -> list[PathSpec]:
     """Check the entries of MODEL.DISTILLATION.PATHS, each by itself.
 
     Raises:
-        ValueError: unknown type or key, missing layers, or two paths of one name.
+        UserError: unknown type or key, missing layers, or two paths of one name.
     """
     specs = [_parse(entry, f"{KEY}[{i}]") for i, entry in enumerate(entries)]
     names = [spec.name for spec in specs]
     for name in names:
         if names.count(name) > 1:
-            raise ValueError(f"{KEY}: two paths are called '{name}'; give each its own NAME.")
+            raise UserError(f"{KEY}: two paths are called '{name}'; give each its own NAME.")
     return specs
 
 
@@ -51,25 +52,25 @@ def check_paths(specs: Sequence[PathSpec], cfg: CfgNode, teachers: int) -> None:
     """Make sure that there are the teachers (their number is given) and tasks that paths name.
 
     Raises:
-        ValueError: one is missing, or the tasks are not trained apart; the message names the path
+        UserError: one is missing, or the tasks are not trained apart; the message names the path
             and the key to change.
     """
     known = [entry["TASK"] for entry in cfg.DATASETS.TASK_BATCHES]
     for spec in specs:
         where = f"{KEY}, path '{spec.name}'"
         if not 0 <= spec.teacher_id < teachers:
-            raise ValueError(
+            raise UserError(
                 f"{where}: TEACHER_ID is {spec.teacher_id}, but there are {teachers} teachers "
                 "(counted from 0)."
             )
         unknown = [task for task in spec.tasks if task not in known]
         if unknown:
-            raise ValueError(
+            raise UserError(
                 f"{where}: TASKS names '{unknown[0]}', but DATASETS.TASK_BATCHES has "
                 f"{', '.join(known) or 'no entries'}."
             )
         if spec.tasks and cfg.DATASETS.TASK_MODE != "separate":
-            raise ValueError(
+            raise UserError(
                 f"{where}: TASKS needs every mini-batch in every iteration and on its own: set "
                 f"DATASETS.TASK_MODE to separate (it is {cfg.DATASETS.TASK_MODE})."
             )
@@ -84,13 +85,13 @@ def tapped_heads(specs: Sequence[PathSpec]) -> set[str]:
 
 def _parse(entry: Mapping[str, Any], where: str) -> PathSpec:
     if not isinstance(entry, Mapping) or "TYPE" not in entry:
-        raise ValueError(f"{where} must be a mapping with the key TYPE, but is {entry!r}.")
+        raise UserError(f"{where} must be a mapping with the key TYPE, but is {entry!r}.")
     cls: type[Path] = lookup(PATH_REGISTRY, entry["TYPE"], where)
     where = f"{where} ({entry['TYPE']})"
     options = parse_options(cls, entry, where, given=("layers",), keys=_KEYS)
     student = _names(entry.get("STUDENT", cls.default_student))
     if not student:
-        raise ValueError(f"{where}: STUDENT must name the layer(s) to tap.")
+        raise UserError(f"{where}: STUDENT must name the layer(s) to tap.")
     return PathSpec(
         type=cls,
         name=str(entry.get("NAME", cls.default_name)),
@@ -112,4 +113,4 @@ def _number(value: Any, where: str) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
-        raise ValueError(f"{where} is {value!r}; it must be a number.") from None
+        raise UserError(f"{where} is {value!r}; it must be a number.") from None

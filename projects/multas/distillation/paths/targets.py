@@ -8,6 +8,7 @@ import torch
 from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 
 BOX_SOURCES = ("auto", "teacher", "ground_truth")
@@ -77,7 +78,7 @@ class BoxSource:
             elif detected:
                 boxes.append(detected[i])
             else:
-                raise ValueError(
+                raise UserError(
                     "MODEL.DISTILLATION.BOXES is 'ground_truth', but the batch has an image "
                     "without annotation. Set it to 'auto' or 'teacher'."
                 )

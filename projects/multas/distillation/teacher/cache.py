@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import multas
 from multas.distillation.taps import leaves, map_leaves
+from multas.util.errors import UserError
 from multas.util.sizes import round_up
 
 _KEY = "MODEL.DISTILLATION.CACHE.FOLDER"
@@ -68,8 +69,8 @@ class TeacherCache:
         divisor: what sides of a padded batch are multiples of (``size_divisibility``).
 
     Raises:
-        ImportError: a library is missing.
-        ValueError: a layer returns something that is no tensor.
+        UserError: a library is missing.
+        UserError: a layer returns something that is no tensor.
     """
 
     def __init__(
@@ -85,13 +86,13 @@ class TeacherCache:
         try:
             from diskcache import Cache
         except ImportError as error:
-            raise ImportError(
+            raise UserError(
                 "MODEL.DISTILLATION.CACHE needs diskcache and safetensors: pip install diskcache "
                 "safetensors (the extra `cache`)."
             ) from error
         for name, value in template.items():
             if not _only_tensors(value):
-                raise ValueError(
+                raise UserError(
                     f"{_KEY}: the teacher's layer '{name}' returns more than tensors, and only "
                     "those can be kept. Tap what is inside, or set FOLDER to ''."
                 )
@@ -209,7 +210,7 @@ def split(output: TeacherOutput, count: int) -> Iterable[bytes]:
     """The entries of a batch of ``count`` images.
 
     Raises:
-        ValueError: a layer's results are not one row of floating-point numbers for each image.
+        UserError: a layer's results are not one row of floating-point numbers for each image.
     """
     for name, value in output.record.items():
         shapes, why = [tuple(tensor.shape) for tensor in leaves(value)], ""
@@ -218,7 +219,7 @@ def split(output: TeacherOutput, count: int) -> Iterable[bytes]:
         elif not all(tensor.is_floating_point() for tensor in leaves(value)):
             why = "integers or booleans; only floating point numbers"
         if why:
-            raise ValueError(
+            raise UserError(
                 f"{_KEY}: the teacher's layer '{name}' returned {why} can be kept. Tap another "
                 "layer, or set FOLDER to ''."
             )

@@ -5,6 +5,8 @@ from typing import Any
 
 from torch import nn
 
+from multas.util.errors import UserError
+
 _KEY = "MODEL.DISTILLATION.TEACHER"
 
 
@@ -21,7 +23,7 @@ class MeanTeacher:
         from_student: whether it starts as a copy of the student, else from weights of its own.
 
     Raises:
-        ValueError: decay or start is out of range; the message names the key.
+        UserError: decay or start is out of range; the message names the key.
     """
 
     decay: float
@@ -30,12 +32,12 @@ class MeanTeacher:
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:
-            raise ValueError(
+            raise UserError(
                 f"{_KEY}.EMA_DECAY is {self.decay}; give 0.0 (a fixed teacher) or a number below 1 "
                 "(0.9996: an average over 2500 iterations)."
             )
         if self.start < 0:
-            raise ValueError(f"{_KEY}.EMA_START is {self.start}; give 0 or more iterations.")
+            raise UserError(f"{_KEY}.EMA_START is {self.start}; give 0 or more iterations.")
 
     def __str__(self) -> str:
         role = "its copy" if self.from_student else "loaded"
@@ -58,12 +60,12 @@ class MeanTeacher:
             student: the same of the network that is followed.
 
         Raises:
-            ValueError: they differ; the message names the first difference and the keys to change.
+            UserError: they differ; the message names the first difference and the keys to change.
         """
         own, wanted = _anatomy(*teacher), _anatomy(*student)
         for name in wanted | own:
             if own.get(name) != wanted.get(name):
-                raise ValueError(
+                raise UserError(
                     f"{_KEY}.EMA_DECAY is {self.decay}: a teacher that follows the student must "
                     f"have its network, but {name} is {own.get(name, 'absent')} in the teacher and "
                     f"{wanted.get(name, 'absent')} in the student. Set TEACHER.CONFIG_FILE to "

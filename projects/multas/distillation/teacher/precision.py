@@ -4,6 +4,8 @@ import torch
 from detectron2.layers import Conv2d
 from torch import nn
 
+from multas.util.errors import UserError
+
 _FORMATS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -11,12 +13,12 @@ def teacher_precision(name: str, device: torch.device) -> torch.dtype | None:
     """What MODEL.DISTILLATION.TEACHER.PRECISION means on a device; None for the student's format.
 
     Raises:
-        ValueError: unknown name.
+        UserError: unknown name.
     """
     if name == "auto":
         return torch.bfloat16 if multiplies_bfloat16(device) else None
     if name and name not in _FORMATS:
-        raise ValueError(
+        raise UserError(
             f"MODEL.DISTILLATION.TEACHER.PRECISION is '{name}'; give '' (as the student), 'auto', "
             f"{' or '.join(_FORMATS)}."
         )

@@ -21,6 +21,7 @@ from multas.distillation.teacher.precision import cast_convolutions_, teacher_pr
 from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.layers import channels_last_
 from multas.modeling.strict_loading import is_file, load_strictly
+from multas.util.errors import UserError
 
 _KEY = "MODEL.DISTILLATION.TEACHER"
 
@@ -64,7 +65,7 @@ class Teacher:
 
         Raises:
             FileNotFoundError: the config or the weights are missing; the message names the key.
-            ValueError: the weights do not fit the config, or a key is out of range.
+            UserError: the weights do not fit the config, or a key is out of range.
         """
         mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
         files = {"CONFIG_FILE": options.CONFIG_FILE.partition("#")[0], "WEIGHTS": options.WEIGHTS}
@@ -87,7 +88,7 @@ class Teacher:
             try:
                 load_strictly(model, options.WEIGHTS)
             except ValueError as error:
-                raise ValueError(
+                raise UserError(
                     f"The teacher's weights do not fit its config: {error}. Check "
                     f"{_KEY}.CONFIG_FILE, WEIGHTS and OPTS."
                 ) from error
@@ -143,7 +144,7 @@ class Teacher:
             template: what :meth:`probe` returned.
 
         Raises:
-            ValueError: the teacher changes from step to step, or sees images of a batch together.
+            UserError: the teacher changes from step to step, or sees images of a batch together.
         """
         why = ""
         if self.mean_teacher is not None:
@@ -157,7 +158,7 @@ class Teacher:
                 "the rest of the batch"
             )
         if why:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.DISTILLATION.CACHE.FOLDER is set, but the teacher {why}. Set FOLDER to ''."
             )
         about = list(template), self.input_format, self.precision, self.description
@@ -184,7 +185,7 @@ class Teacher:
         """What the taps returned, with the detections above ``score_thresh`` unless it is None.
 
         Raises:
-            ValueError: detections are wanted, but this teacher detects no objects.
+            UserError: detections are wanted, but this teacher detects no objects.
         """
         if self.cache is None:
             return self._run(inputs, score_thresh)
@@ -218,7 +219,7 @@ class Teacher:
 
 def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
     if "instances" not in outputs[0]:
-        raise ValueError(
+        raise UserError(
             "A path needs the boxes of objects (DeFeat: its foreground), but the teacher gives "
             f"{', '.join(outputs[0])} alone. Train on images annotated with boxes and leave "
             "MODEL.DISTILLATION.BOXES on 'auto', or use a teacher that detects."

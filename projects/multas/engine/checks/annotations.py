@@ -12,6 +12,7 @@ from multas.data.task_batches import KEY, TaskLoader
 from multas.distillation import Distiller, unwrap
 from multas.modeling import MultiTaskNetwork
 from multas.util.annotation import STANDARD
+from multas.util.errors import UserError
 
 _NOTHING = "there is nothing to learn from"
 
@@ -31,14 +32,14 @@ def check_annotations(
         every_head: whether each head of a network must be taught, and not just one of them.
 
     Raises:
-        ValueError: Nothing is learned from the images or from the mini-batches of a task, nothing
+        UserError: Nothing is learned from the images or from the mini-batches of a task, nothing
             teaches a head, or a model that needs annotations meets images without them.
     """
     student, distillation = unwrap(model)
     if isinstance(student, MultiTaskNetwork):
         _check_network(student, model, loader, key, every_head)
     elif isinstance(loader, TaskLoader):
-        raise ValueError(
+        raise UserError(
             f"{KEY} is for a MultiTaskNetwork, but {type(student).__name__} is trained: name its "
             "data in DATASETS.TRAIN."
         )
@@ -70,13 +71,13 @@ def _check_stock_model(model: nn.Module, distilled: bool, dicts: Sequence[dict],
         reason = f"and nothing is distilled: {_NOTHING}"
         if len(bare) < len(dicts):
             reason = f"which {type(model).__name__} cannot take without distillation"
-        raise ValueError(_not_annotated(bare, len(dicts), key, reason))
+        raise UserError(_not_annotated(bare, len(dicts), key, reason))
     synchronised = nn.SyncBatchNorm, NaiveSyncBatchNorm
     if bare and comm.get_world_size() > 1:
         for name, module in model.named_modules():
             # Annotated and unannotated images pass separately, so that the passes of ranks differ.
             if isinstance(module, synchronised):
-                raise ValueError(
+                raise UserError(
                     f"{key}: {len(bare)} of {len(dicts)} images are not annotated, and "
                     f"{type(model).__name__} has the layer '{name}', which waits for other "
                     "processes that may have no such images. Take another norm than SyncBN (BN, "
@@ -117,8 +118,8 @@ def _check_network(
             continue
         if task is None:
             reason, what = f"and nothing is distilled: {_NOTHING}", f" for {', '.join(own)}"
-            raise ValueError(_not_annotated(dicts, len(dicts), place, reason, what))
-        raise ValueError(
+            raise UserError(_not_annotated(dicts, len(dicts), place, reason, what))
+        raise UserError(
             f"{place}: none of its {len(dicts)} images is annotated for the task '{task}' (no "
             f"'{own[task]}'; the first image is {dicts[0]['file_name']}), and no path works on "
             f"them: {_NOTHING}. Name other data sets in TRAIN, or another TASK."
@@ -127,7 +128,7 @@ def _check_network(
     where = KEY if isinstance(loader, TaskLoader) else key
     # If no head is taught, the paths teach the backbone.
     if every_head and 0 < len(untaught) < len(annotated_by):
-        raise ValueError(
+        raise UserError(
             f"{where}: no image is annotated for the task {', '.join(untaught)} and no path taps "
             "its head, which would never be trained. Name data sets that are annotated for it "
             "(`annotates` of a card), or drop the task from MODEL.MULTITASK.TASKS."

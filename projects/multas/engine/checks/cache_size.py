@@ -10,6 +10,7 @@ from torch import nn
 from multas.data.loader import Index, SeededDataset, TrainLoader
 from multas.data.task_batches import TaskLoader
 from multas.distillation import Distillation, unwrap
+from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
     """Log the expected size of the teachers' cache, and make sure that it is of use and has room.
 
     Raises:
-        ValueError: No image is shown to the teacher twice, or the disk is too full.
+        UserError: No image is shown to the teacher twice, or the disk is too full.
     """
     _, distillation = unwrap(model)
     caches = [] if distillation is None else [t.cache for t in distillation.teachers if t.cache]
@@ -28,7 +29,7 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
     folder, there = caches[0].folder, caches[0].held
     for task, dataset in _taught(distillation, loader):
         if not dataset.views:
-            raise ValueError(
+            raise UserError(
                 f"MODEL.DISTILLATION.CACHE.FOLDER is '{folder}', but INPUT.VIEWS is 0: each "
                 "augmented image is new, so that nothing in the cache is ever found. Set "
                 "INPUT.VIEWS (4: four augmented views of each image), or FOLDER to ''."
@@ -54,7 +55,7 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
             f"MODEL.DISTILLATION.CACHE.MAX_GB to {total / 1e9:.1f}, or lower INPUT.VIEWS."
         )
     if (wanted := min(total, limit)) - there > free:
-        raise ValueError(
+        raise UserError(
             f"MODEL.DISTILLATION.CACHE.FOLDER '{folder}' is to hold {wanted / 1e9:.1f} GB, but "
             f"{free / 1e9:.1f} GB are free on its disk. Choose another folder, or lower "
             "CACHE.MAX_GB or INPUT.VIEWS."

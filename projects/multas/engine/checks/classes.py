@@ -15,6 +15,7 @@ from multas.distillation import unwrap
 from multas.evaluation.build import evaluator_types
 from multas.modeling import TaskHead
 from multas.util.annotation import BOXES, MASKS, Annotation
+from multas.util.errors import UserError
 
 # The heads of Detectron2, with the node of their config and the annotation that they learn from.
 _STOCK_HEADS: tuple[tuple[type[nn.Module], str, Annotation], ...] = (
@@ -36,7 +37,7 @@ def check_test_sets(cfg: CfgNode) -> None:
     """Load every data set that is evaluated, so that faults show before training.
 
     Raises:
-        ValueError: A data set is not registered, or its files are wrong.
+        UserError: A data set is not registered, or its files are wrong.
         KeyError: There is no evaluator for a data set.
     """
     sets = [("DATASETS.TEST", name) for name in cfg.DATASETS.TEST]
@@ -56,7 +57,7 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
     background. ``names`` are those of loaded data sets.
 
     Raises:
-        ValueError: A head has another number of classes, or two data sets number them differently.
+        UserError: A head has another number of classes, or two data sets number them differently.
     """
     student, _ = unwrap(model)
     for head in _known_heads(student):
@@ -75,7 +76,7 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
             if not classes or (annotates and kind.task not in annotates):
                 continue
             if len(classes) != count:
-                raise ValueError(
+                raise UserError(
                     f"{key} is {count}, but the data set '{name}' has {len(classes)} classes: "
                     f"{_shortened(classes)}. Set {key} {len(classes)}, or use other data."
                 )
@@ -87,7 +88,7 @@ def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -
     """Make sure that all that reads masks knows the label of pixels without annotation.
 
     Raises:
-        ValueError: A data set (``names``: those of training) has another label for them.
+        UserError: A data set (``names``: those of training) has another label for them.
     """
     student, distillation = unwrap(model)
     heads = [head for head in _known_heads(student) if head.annotation == MASKS]
@@ -102,7 +103,7 @@ def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -
         for node, value in values:
             key = f"{node}.IGNORE_VALUE"
             if value not in (None, data.ignore_label):
-                raise ValueError(
+                raise UserError(
                     f"{key} is {value}, but {data.ignore_label} stands for pixels without "
                     f"annotation in the data set '{name}' (`ignore_label` of its card). Set {key} "
                     f"{data.ignore_label}."
@@ -128,7 +129,7 @@ def _check_order(one: tuple[str, list[str]], other: tuple[str, list[str]]) -> No
     number = {name: i for i, name in enumerate(one[1])}
     for i, name in enumerate(other[1]):
         if number.get(name, i) != i:
-            raise ValueError(
+            raise UserError(
                 f"Class '{name}' is number {number[name]} in the data set '{one[0]}', but number "
                 f"{i} in '{other[0]}'. Give `classes` in the same order in both cards."
             )

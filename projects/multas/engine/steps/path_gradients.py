@@ -19,6 +19,7 @@ from multas.distillation.gradients.feature_boundary import (
 from multas.distillation.gradients.gramian import gram_of_rows
 from multas.engine.loss_hook import gradient_term
 from multas.engine.steps.task_gradients import TaskGradients
+from multas.util.errors import UserError
 from multas.util.ranks import GradientRow, average_gradients, from_main_rank, mean_over_ranks
 
 BLOCKS = 4  # the number of parts in which LOW_MEMORY takes the parameters
@@ -75,7 +76,7 @@ class PathGradients:
         keeps_whole: whether :attr:`Combined.paths` is given in every step.
 
     Raises:
-        ValueError: SCOPE_LAYERS names a layer that the student does not have, or ``tasks`` meet
+        UserError: SCOPE_LAYERS names a layer that the student does not have, or ``tasks`` meet
             the scope "features".
     """
 
@@ -90,7 +91,7 @@ class PathGradients:
         self._distillation, self._aggregator = distillation, aggregator
         self._scope, self._tasks = scope, tasks
         if tasks is not None and scope.kind == "features":
-            raise ValueError(
+            raise UserError(
                 "MODEL.MULTITASK.GRADIENTS mgda needs the gradients of parameters: set "
                 "MODEL.DISTILLATION.AGGREGATION.SCOPE to parameters, or GRADIENTS to sum."
             )
@@ -112,7 +113,7 @@ class PathGradients:
             scale: a GradScaler's factor of all gradients. It does not change v.
 
         Raises:
-            ValueError: In the first step, a path does not pass through the features in scope.
+            UserError: In the first step, a path does not pass through the features in scope.
             FloatingPointError: A path gradient is not finite, and there is no scaler.
         """
         task = torch.stack(list(losses.task.values())).sum() if losses.task else None
@@ -249,5 +250,5 @@ def _parameters_of(student: nn.Module, layers: Sequence[str]) -> list[Tensor]:
     modules = [find_layer(student, layer) for layer in layers]
     found = dict.fromkeys(p for m in modules for p in m.parameters() if p.requires_grad)
     if not found:
-        raise ValueError(f"{SCOPE_KEY}: {', '.join(layers)} have no parameters that are trained.")
+        raise UserError(f"{SCOPE_KEY}: {', '.join(layers)} have no parameters that are trained.")
     return list(found)

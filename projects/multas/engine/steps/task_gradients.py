@@ -13,6 +13,7 @@ from multas.distillation.gradients.gramian import gram_of_rows
 from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
 from multas.engine.loss_hook import LossHook, with_gradient
 from multas.modeling import MultiTaskNetwork
+from multas.util.errors import UserError
 from multas.util.names import check_choice
 from multas.util.ranks import GradientRow, average_gradients, from_main_rank, mean_over_ranks
 
@@ -32,13 +33,13 @@ class TaskGradients:
         normalisation: MODEL.MULTITASK.NORMALISATION.
 
     Raises:
-        ValueError: The network is another one, or the normalisation is unknown.
+        UserError: The network is another one, or the normalisation is unknown.
     """
 
     def __init__(self, model: nn.Module, normalisation: str = "l2") -> None:
         network, _ = unwrap(model)
         if not isinstance(network, MultiTaskNetwork):
-            raise ValueError(
+            raise UserError(
                 "MODEL.MULTITASK.GRADIENTS mgda weighs the tasks of a MultiTaskNetwork, not of "
                 f"{type(network).__name__}."
             )
@@ -50,14 +51,14 @@ class TaskGradients:
         """The instance that MODEL.MULTITASK describes, or None where the task losses are summed.
 
         Raises:
-            ValueError: GRADIENTS is unknown, or an iteration has only one of the tasks.
+            UserError: GRADIENTS is unknown, or an iteration has only one of the tasks.
         """
         options = cfg.MODEL.MULTITASK
         check_choice("MODEL.MULTITASK.GRADIENTS", options.GRADIENTS, ("sum", "mgda"))
         if options.GRADIENTS == "sum":
             return None
         if cfg.DATASETS.TASK_BATCHES and cfg.DATASETS.TASK_MODE == "alternate":
-            raise ValueError(
+            raise UserError(
                 "MODEL.MULTITASK.GRADIENTS mgda weighs tasks that meet in an iteration, but "
                 "DATASETS.TASK_MODE alternate has one of them in each: set it to separate or mixed."
             )

@@ -14,6 +14,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from torch import Tensor
 
+from multas.util.errors import UserError
 from multas.util.files import written_whole
 from multas.util.names import check_choice
 
@@ -96,7 +97,7 @@ class EarlyStopping(HookBase):
         results = flatten_results_dict(nested)
         missing = [name for name in self._options.METRICS if name not in results]
         if missing:
-            raise ValueError(
+            raise UserError(
                 f"SOLVER.EARLY_STOPPING.METRICS names {', '.join(missing)}, which the evaluation "
                 f"on '{self._options.DATASET}' does not give. Choose from {', '.join(results)}."
             )
@@ -127,14 +128,14 @@ class EarlyStopping(HookBase):
 def _check_options(cfg: CfgNode) -> None:
     options, key = cfg.SOLVER.EARLY_STOPPING, "SOLVER.EARLY_STOPPING"
     if not options.DATASET:
-        raise ValueError(f"{key}.DATASET is empty; name a registered validation set.")
+        raise UserError(f"{key}.DATASET is empty; name a registered validation set.")
     if (period := options.PERIOD) <= 0:
-        raise ValueError(f"{key}.PERIOD is {period}; set the iterations between evaluations.")
+        raise UserError(f"{key}.PERIOD is {period}; set the iterations between evaluations.")
     check_choice(f"{key}.RULE", options.RULE, RULES)
     if not options.METRICS:
-        raise ValueError(f"{key}.METRICS is empty; name at least one, for example 'bbox/AP'.")
+        raise UserError(f"{key}.METRICS is empty; name at least one, for example 'bbox/AP'.")
     if options.DATASET in cfg.DATASETS.TEST and not options.SELECT_ON_TEST:
-        raise ValueError(
+        raise UserError(
             f"{key}.DATASET '{options.DATASET}' is also in DATASETS.TEST: selecting on the test "
             "set makes its figures too good. Name a validation set, or set "
             f"{key}.SELECT_ON_TEST True to do it all the same."

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from multas.distillation import Teacher, unwrap
 from multas.evaluation.build import evaluator_types
+from multas.util.errors import UserError
 
 Weights = Mapping[str, Tensor]
 
@@ -24,7 +25,7 @@ def swapped_weights(model: nn.Module, weights: Weights | None) -> Iterator[None]
     """Other weights (None = its own) in a model inside the block, and exactly its own after it.
 
     Raises:
-        ValueError: The weights have other names than the model's.
+        UserError: The weights have other names than the model's.
     """
     if weights is None:
         yield
@@ -32,7 +33,7 @@ def swapped_weights(model: nn.Module, weights: Weights | None) -> Iterator[None]
     live = live_weights(model)
     if live.keys() != weights.keys():
         different = sorted(live.keys() ^ weights.keys())
-        raise ValueError(
+        raise UserError(
             f"These weights belong to another model: {len(different)} names differ, the first "
             f"{', '.join(different[:5])}. Continue a run with its own config."
         )

@@ -9,6 +9,7 @@ from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
 from multas.util.annotation import Annotation
+from multas.util.errors import UserError
 from multas.util.names import lookup
 from multas.util.options import parse_options
 
@@ -92,11 +93,11 @@ def build_task_head(
         input_shape: the shapes of the backbone's outputs by name.
 
     Raises:
-        ValueError: if a name or an argument is unknown; the message has the known ones.
+        UserError: if a name or an argument is unknown; the message has the known ones.
     """
     options = {"TYPE": entry} if isinstance(entry, str) else entry
     if not isinstance(options, Mapping) or "TYPE" not in options:
-        raise ValueError(f"{_KEY} has {entry!r}: give a name, or a mapping with the key TYPE.")
+        raise UserError(f"{_KEY} has {entry!r}: give a name, or a mapping with the key TYPE.")
     cls = lookup(TASK_HEAD_REGISTRY, options["TYPE"], _KEY)
     where = f"{_KEY}, {options['TYPE']}"
     given = ("cfg", "input_shape")
@@ -123,10 +124,10 @@ def select_features(
     """Names and shapes of a head's input maps, finest first; without ``names`` all of the backbone.
 
     Raises:
-        ValueError: if the backbone lacks one; the message begins with the config ``key``.
+        UserError: if the backbone lacks one; the message begins with the config ``key``.
     """
     unknown = [name for name in names if name not in input_shape]
     if unknown:
-        raise ValueError(f"{key} names {unknown}; the backbone offers {list(input_shape)}.")
+        raise UserError(f"{key} names {unknown}; the backbone offers {list(input_shape)}.")
     chosen = sorted(names or input_shape, key=lambda name: input_shape[name].stride)
     return chosen, [input_shape[name] for name in chosen]

@@ -50,7 +50,7 @@ class DenseLoss:
             (pseudo-labels); objects without the field count fully.
 
     Raises:
-        ValueError: if a name is unknown.
+        UserError: if a name is unknown.
     """
 
     num_classes: int

@@ -13,6 +13,7 @@ from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
 from multas.modeling.layers import Norm, conv_block, norm_factory
+from multas.util.errors import UserError
 
 Maps = tuple[list[Tensor], list[Tensor]]  # logits and box predictions of each level
 
@@ -32,10 +33,10 @@ def predictor_options(
     """The arguments of a predictor, from the config node of its head and what each level has.
 
     Raises:
-        ValueError: if the numbers of anchors per place differ; the message names the levels.
+        UserError: if the numbers of anchors per place differ; the message names the levels.
     """
     if len(set(anchors)) != 1:
-        raise ValueError(
+        raise UserError(
             f"MODEL.ANCHOR_GENERATOR gives {anchors} anchors per place on the levels {levels}: "
             "SIZES x ASPECT_RATIOS must be equally many on each."
         )

@@ -80,7 +80,7 @@ class GFLLoss:
         iou_thresholds, use_scores: as of :class:`multas.modeling.heads.dense_loss.DenseLoss`.
 
     Raises:
-        ValueError: if the assignment is unknown.
+        UserError: if the assignment is unknown.
     """
 
     num_classes: int

@@ -24,6 +24,7 @@ from multas.modeling.heads.build import (
 from multas.modeling.layers import Norm, connected_zero, conv_block
 from multas.modeling.losses import semantic_cross_entropy
 from multas.util.annotation import MASKS
+from multas.util.errors import UserError
 
 
 @TASK_HEAD_REGISTRY.register()
@@ -73,7 +74,7 @@ class SemanticFPNHead(TaskHead):
         for name, shape in zip(in_features, input_shape, strict=True):
             steps = math.log2(shape.stride / common_stride)
             if steps < 0 or not steps.is_integer():
-                raise ValueError(
+                raise UserError(
                     f"Level {name} has stride {shape.stride}, which cannot be doubled down to "
                     f"MODEL.SEMANTIC_FPN_HEAD.COMMON_STRIDE ({common_stride}); change one of them "
                     "or name other levels in MODEL.SEMANTIC_FPN_HEAD.IN_FEATURES."

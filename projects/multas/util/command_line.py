@@ -1,0 +1,63 @@
+"""How a command ends: well, with one message about a mistake of the user, or with a traceback."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from torch.multiprocessing import ProcessExitedException
+
+from multas.util.errors import UserError
+
+DEBUG = "MULTAS_DEBUG"
+MISTAKE = 2  # the exit status, which argparse has as well
+INTERRUPTED = 130  # the exit status of a shell's command that Ctrl-C has ended
+
+# A user meets them whatever the program does: missing files and rights, a full disk, a training
+# that diverges.
+_MISTAKES = (UserError, OSError, FloatingPointError)
+
+
+def run(main: Callable[..., Any], *args: Any) -> Any:
+    """Call the main function of a command and return what it returns.
+
+    A mistake of the user ends the process with one message on stderr and exit status 2. With
+    ``--debug`` anywhere on the command line, or ``MULTAS_DEBUG=1``, the traceback is shown as well.
+
+    Raises:
+        SystemExit: There was such a mistake, or the user has interrupted the command.
+    """
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG] = "1"  # processes that are started from here know it, too
+    debug = os.environ.get(DEBUG, "") not in ("", "0")
+    if not debug:
+        logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_mistake)
+    try:
+        return main(*args)
+    except _MISTAKES as error:
+        if debug:
+            raise
+        print(f"error: {message_of(error)}", file=sys.stderr, flush=True)
+        raise SystemExit(MISTAKE) from None
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("\nInterrupted.", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
+    except ProcessExitedException as error:
+        # One of several processes of a training, which has told its mistake itself.
+        raise SystemExit(error.exit_code or 1) from None
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error; that of the operating system names the file before the fault."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fspath(error.filename)}: {error.strerror}."
+    return str(error)
+
+
+def _is_no_mistake(record: logging.LogRecord) -> bool:
+    """Whether Detectron2's training loop may log an error, which it does with a traceback."""
+    return not (record.exc_info and isinstance(record.exc_info[1], _MISTAKES))
