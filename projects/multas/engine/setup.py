@@ -13,8 +13,9 @@ from detectron2.utils.logger import setup_logger
 
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
-from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
 from multas.data import register_cards
+from multas.engine.checks.network_input import check_network_input
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     if config_file:
         merge_config(cfg, config_file)
     merge_opts(cfg, opts)
+    prefer_square_size(cfg)
     # TorchScript would fuse scripted losses (RetinaNet's focal loss) after some runs and so change
     # their last bits, and no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
@@ -42,6 +44,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
     for module in cfg.IMPORT_MODULES:
         importlib.import_module(module)
+    check_network_input(cfg)
     register_cards(cfg.DATASETS.CARDS)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
