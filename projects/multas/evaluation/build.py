@@ -49,7 +49,7 @@ def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvalu
         dataset_name,
         output_dir=output_folder,
         resolution=cfg.TEST.SEM_SEG_RESOLUTION,
-        square_size=cfg.INPUT.SQUARE_SIZE,
+        square_size=cfg.INPUT.get("SQUARE_SIZE", 0),
     )
 
 
