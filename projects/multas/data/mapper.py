@@ -15,6 +15,7 @@ from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 from multas.data.formats.masks import read_mask
+from multas.data.image_files import read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
 from multas.util.annotation import BOXES, STANDARD
@@ -120,7 +121,7 @@ class MultasMapper:
         """The image, (H, W, C), from its file or from "pixels"."""
         pixels = dataset_dict.pop("pixels", None)
         if pixels is None:
-            return utils.read_image(dataset_dict["file_name"], format=self.image_format)
+            return read_image(dataset_dict["file_name"], self.image_format)
         return utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
 
     def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:

@@ -1,5 +1,6 @@
 """Pascal VOC format: one XML file per image, 1-based inclusive boxes, palette masks."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from multas.data.formats.base import (
     Loaded,
     Source,
     box_annotation,
+    remark_copies,
 )
 from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
 from multas.data.issues import DatasetIssues, or_rather
@@ -76,6 +78,8 @@ class Voc(DataFormat):
                 issues.leave_out(image_id, _NO_BOXES)
             elif enough(key in record for key in wanted):
                 records.append(record)
+        if masks:
+            masks.remark_empty(issues)
         if masks and folder:
             _compare_class_order(records, masks, classes, issues)
         return records, self.class_metadata(classes)
@@ -143,9 +147,11 @@ def _read_boxes(
 ) -> list[dict] | None:
     try:
         annotation = read_voc_xml(file)
-    except (OSError, ValueError) as error:
-        is_unread = isinstance(error, OSError)
-        issues.add(str(file), "missing or unreadable" if is_unread else str(error))
+    except OSError as error:
+        issues.add(str(file), f"missing or unreadable ({error.strerror})")
+        return None
+    except UserError as error:
+        issues.add(str(file), str(error))
         return None
     size = (record["width"], record["height"])
     if annotation.size is not None and annotation.size != size:
@@ -165,6 +171,7 @@ def _read_boxes(
             box = [xmin - 1.0, ymin - 1.0, xmax, ymax]
             label = class_ids[entry.name]
             annotations.append(box_annotation(label, box, entry.difficult, entry.truncated))
+    remark_copies(annotations, str(file), issues)
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations
 
@@ -177,6 +184,8 @@ def box_fault(box: tuple[float, float, float, float], size: tuple[int, int]) -> 
     """
     xmin, ymin, xmax, ymax = box
     text = "box " + ",".join(f"{value:g}" for value in box)
+    if not all(map(math.isfinite, box)):
+        return f"{text} is not finite"
     if not (xmax > xmin and ymax > ymin):
         return f"{text} has no area"
     if xmin < 1 or ymin < 1 or xmax > size[0] or ymax > size[1]:
