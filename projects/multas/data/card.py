@@ -111,6 +111,7 @@ def read_card(card: str | os.PathLike | dict) -> Card:
         raise DatasetError(f"card {file} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise DatasetError(f"card {file} is not a table of keys, such as `name: cells`")
+    assert isinstance(node, yaml.MappingNode)
     for table in [node, *(value for _, value in node.value)]:
         _refuse_repeated_keys(table, file)
     return _parse(content, str(card), file.resolve().parent)

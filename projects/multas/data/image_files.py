@@ -56,14 +56,14 @@ def read_image(file: str, image_format: str) -> np.ndarray:
 def why_unreadable(error: Exception) -> str:
     """What an error of opening or decoding an image says, in few words and without the file."""
     if isinstance(error, UnidentifiedImageError):
-        return "of no known kind, or empty"
+        return error.__class__.__name__  # its message has the file and no reason
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{error.__class__.__name__}: {error}"
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Whether an image is gray with 16 bits; until Pillow 11, PNG files of this kind have mode I."""
+    """Whether an image is gray with 16 bits; older releases of Pillow give such PNGs the mode I."""
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 

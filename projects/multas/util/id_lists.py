@@ -19,9 +19,6 @@ def read_id_list(path: str | os.PathLike) -> list[tuple[int, str]]:
     """
     lines = enumerate(read_text(path).split("\n"), start=1)
     numbered = [(number, line.strip()) for number, line in lines if line.strip()]
-    flagged = [_FLAGGED.fullmatch(line) for _, line in numbered]
-    if not all(flagged):
-        return numbered
-    return [
-        (number, match[1]) for (number, _), match in zip(numbered, flagged, strict=True) if match
-    ]
+    if all(_FLAGGED.fullmatch(line) for _, line in numbered):
+        return [(number, _FLAGGED.sub(r"\1", line)) for number, line in numbered]
+    return numbered

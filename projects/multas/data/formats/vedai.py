@@ -78,8 +78,8 @@ class Vedai(DataFormat):
                 try:
                     where, lines = str(own_file), _read_lines(own_file)
                 except (OSError, UserError) as error:
-                    what = error.strerror if isinstance(error, OSError) else error
-                    source.issues.add(str(own_file), f"missing or unreadable ({what})")
+                    what = "missing or unreadable" if isinstance(error, OSError) else str(error)
+                    source.issues.add(str(own_file), what)
                     continue
             annotations = _convert(lines, record, class_ids, where, source.issues)
             if annotations is not None:
@@ -121,8 +121,8 @@ def parse_object(words: Sequence[str]) -> VedaiObject:
         raise UserError(f"has {len(words)} numbers instead of 14")
     try:
         values = [float(word) for word in words]
-    except ValueError:
-        raise UserError(f"'{' '.join(words)}' are not all numbers") from None
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if not all(math.isfinite(value) for value in values):
         raise UserError("not all numbers are finite")
     if values[3] not in CLASSES:

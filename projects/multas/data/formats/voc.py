@@ -1,6 +1,5 @@
 """Pascal VOC format: one XML file per image, 1-based inclusive boxes, palette masks."""
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -147,11 +146,9 @@ def _read_boxes(
 ) -> list[dict] | None:
     try:
         annotation = read_voc_xml(file)
-    except OSError as error:
-        issues.add(str(file), f"missing or unreadable ({error.strerror})")
-        return None
-    except UserError as error:
-        issues.add(str(file), str(error))
+    except (OSError, UserError) as error:
+        is_unread = isinstance(error, OSError)
+        issues.add(str(file), "missing or unreadable" if is_unread else str(error))
         return None
     size = (record["width"], record["height"])
     if annotation.size is not None and annotation.size != size:
@@ -184,8 +181,6 @@ def box_fault(box: tuple[float, float, float, float], size: tuple[int, int]) -> 
     """
     xmin, ymin, xmax, ymax = box
     text = "box " + ",".join(f"{value:g}" for value in box)
-    if not all(map(math.isfinite, box)):
-        return f"{text} is not finite"
     if not (xmax > xmin and ymax > ymin):
         return f"{text} has no area"
     if xmin < 1 or ymin < 1 or xmax > size[0] or ymax > size[1]:
