@@ -99,6 +99,14 @@ def read_mask(file: str | Path) -> np.ndarray:
         OSError: if the file is missing or not an image.
         UserError: if it has colours instead of indices, or is another kind of .mat file.
     """
+    try:
+        return _read_indices(file)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _read_indices(file: str | Path) -> np.ndarray:
+    """The same with errors that do not name the file."""
     if Path(file).suffix.lower() == _SBD_SUFFIX:
         return _read_sbd(file)
     with Image.open(file) as image:
@@ -171,7 +179,7 @@ class MaskFolders:
             return None
         file = self._files[image_id]
         try:
-            self._foreground[image_id] = self._check(read_mask(file), record)
+            self._foreground[image_id] = self._check(_read_indices(file), record)
         except UserError as error:
             issues.add(file, str(error))
             return None
