@@ -1,5 +1,6 @@
 """COCO detection format: one JSON file with images, annotations and categories."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def _select(
     by_id: dict[int, dict] = {}
     by_stem: dict[str, dict] = {}
     for entry in images:
-        stem = Path(entry["file_name"]).with_suffix("").as_posix()
+        stem = os.path.splitext(Path(entry["file_name"]).as_posix())[0]
         if entry["id"] in by_id or stem in by_stem:
             issues.add(file, f"image {entry['id']} ({entry['file_name']}) is listed twice")
         else:

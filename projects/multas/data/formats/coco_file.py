@@ -22,7 +22,7 @@ def is_number(value: Any) -> bool:
 
 
 _ID = _Kind("a whole number or a text", lambda v: type(v) is str or (is_number(v) and v % 1 == 0))
-_TEXT = _Kind("a text", lambda v: type(v) is str and bool(v.strip()))
+_TEXT = _Kind("a text", lambda v: type(v) is str and bool(v.strip()) and "\0" not in v)
 _SIDE = _Kind("a number of pixels", lambda v: is_number(v) and v > 0)
 _BOX = _Kind(
     "four finite numbers", lambda v: type(v) is list and len(v) == 4 and all(map(is_number, v))
