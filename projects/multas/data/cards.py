@@ -57,6 +57,8 @@ def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None
         annotates=() if unlabeled else split.annotates,
         annotation_keys=() if unlabeled else tuple(kind.dataset_key for kind in kinds),
         ignore_label=card.ignore_label,
+        strictness=card.strictness,
+        left_out={},
     )
     if card.classes is not None:
         metadata.set(**split.class_metadata(card.classes))
@@ -113,6 +115,8 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     records, found = (split.load_unlabeled if unlabeled else split.load)(source)
     metadata.set(**found)
     issues.close()
+    metadata.left_out.clear()
+    metadata.left_out.update(issues.counts())
     if not records:
         raise DatasetError(f"data set {name!r} (card {card.source}) has no images in {images}")
     return records

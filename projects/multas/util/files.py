@@ -1,8 +1,11 @@
 """Files that are never left half written."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+from multas.util.errors import UserError
 
 
 @contextmanager
@@ -14,3 +17,24 @@ def written_whole(path: str | os.PathLike, suffix: str = ".partial") -> Iterator
     partial = f"{os.fspath(path)}{suffix}"
     yield partial
     os.replace(partial, path)
+
+
+def require_writable(path: str | os.PathLike, what: str) -> None:
+    """Make sure that a file can be written later; nothing is written now.
+
+    Raises:
+        UserError: It cannot. The message starts with ``what``, an argument or key, and the path.
+    """
+    if os.path.isdir(path):
+        raise UserError(f"{what} {os.fspath(path)!r} is a folder; name a file.")
+    folder = os.path.dirname(os.path.abspath(path))
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{what} {os.fspath(path)!r} cannot be written: {folder}: {error.strerror}. Name "
+            "another file."
+        ) from None
