@@ -25,9 +25,10 @@ def require_writable(path: str | os.PathLike, what: str) -> None:
     Raises:
         UserError: It cannot. The message starts with ``what``, an argument or key, and the path.
     """
-    if os.path.isdir(path):
+    whole = os.path.abspath(path)
+    if os.path.isdir(whole):
         raise UserError(f"{what} {os.fspath(path)!r} is a folder; name a file.")
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(whole)
     while not os.path.lexists(folder):
         folder = os.path.dirname(folder)
     try:
