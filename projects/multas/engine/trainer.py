@@ -16,6 +16,7 @@ from multas.config.limits import check_limits
 from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
+from multas.engine.checks.images import check_images
 from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import Checkpointer, LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
@@ -54,6 +55,7 @@ class Trainer(DefaultTrainer):
     build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
+        check_images(cfg)
         cfg = resolve_epochs(cfg)
         check_limits(cfg)
         super().__init__(cfg)

@@ -2,6 +2,7 @@
 
 import codecs
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,3 +45,25 @@ def read_text(path: str | os.PathLike) -> str:
         raise UserError(f"{path} is not a text, it has zero bytes; save it in the encoding UTF-8.")
     # Marks within a text are left from files that were joined.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def require_writable(path: str | os.PathLike, what: str) -> None:
+    """Make sure that a file can be written later; nothing is written now.
+
+    Raises:
+        UserError: It cannot. The message starts with ``what``, an argument or key, and the path.
+    """
+    whole = os.path.abspath(path)
+    if os.path.isdir(whole):
+        raise UserError(f"{what} {os.fspath(path)!r} is a folder; name a file.")
+    folder = os.path.dirname(whole)
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{what} {os.fspath(path)!r} cannot be written: {folder}: {error.strerror}. Name "
+            "another file."
+        ) from None
