@@ -20,7 +20,8 @@ from multas.distillation.teacher.mean_teacher import MeanTeacher
 from multas.distillation.teacher.precision import cast_convolutions_, teacher_precision
 from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.layers import channels_last_
-from multas.modeling.strict_loading import is_file, load_strictly
+from multas.modeling.strict_loading import WeightsMisfit, load_strictly
+from multas.modeling.weight_files import is_file
 from multas.util.errors import UserError
 
 _KEY = "MODEL.DISTILLATION.TEACHER"
@@ -87,7 +88,7 @@ class Teacher:
         if options.WEIGHTS:
             try:
                 load_strictly(model, options.WEIGHTS)
-            except ValueError as error:
+            except WeightsMisfit as error:
                 raise UserError(
                     f"The teacher's weights do not fit its config: {error}. Check "
                     f"{_KEY}.CONFIG_FILE, WEIGHTS and OPTS."
