@@ -1,4 +1,4 @@
-"""Files of weights in all formats that Detectron2 reads, and safetensors; none of them runs code."""
+"""Files of weights in the formats that Detectron2 reads, and safetensors; none runs code."""
 
 import os
 import re
