@@ -11,7 +11,6 @@ reads that data set. --flip and --scales 0.8 1 1.2 label each image by an ensemb
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -26,6 +25,7 @@ from multas.engine.checks.classes import check_classes
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
 from multas.engine.pseudo_labeling import label_images, quality
+from multas.modeling.weight_files import check_is_file
 from multas.util.command_line import run
 from multas.util.errors import UserError
 
@@ -63,8 +63,7 @@ def main() -> None:
     args = parse_args()
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
-    if not os.path.isfile(args.weights):
-        raise UserError(f"--weights {args.weights}: no such file. Train the teacher first.")
+    check_is_file(args.weights, "--weights")
     model = load_model(cfg, args.weights)
     require_registered([args.dataset, *filter(None, [args.report_against])], "the command line")
     # The classes of a card that does not list them are only known when it is loaded.

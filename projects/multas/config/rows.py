@@ -19,6 +19,7 @@ from multas.config.solver import EPOCH_KEYS
 from multas.config.tables import DataSet, Row, Table, check_name, read_table
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
+from multas.util.paths import inside
 
 
 def merge_config(cfg: CfgNode, address: str) -> None:
@@ -87,11 +88,17 @@ def row_address(row: Row, data: str) -> str:
 
 
 def output_dir(address: str) -> str:
-    """The folder that a row writes to: ``output/`` and its address as a path."""
+    """The folder that a row writes to: ``output/`` and its address as a path.
+
+    Raises:
+        UserError: The name of the row leads out of ``output/``.
+    """
     file, _, row = address.partition("#")
     parts = PurePath(file).with_suffix("").parts
     start = len(parts) - parts[::-1].index("configs") if "configs" in parts else len(parts) - 1
-    return "/".join(["output", *parts[start:], row])
+    folder = "/".join(["output", *parts[start:], row])
+    inside("output", folder.removeprefix("output/"), address)
+    return folder
 
 
 def weights_of(address: str) -> str:

@@ -14,7 +14,7 @@ from multas.distillation import Distiller
 from multas.distillation.teacher.teacher import build_teachers
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
-from multas.modeling.strict_loading import WeightsMisfit, load_strictly
+from multas.modeling.strict_loading import WeightsMisfit, last_checkpoint, load_strictly
 from multas.modeling.weight_files import check_is_file
 from multas.util.errors import UserError
 
@@ -44,10 +44,8 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
 def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
     """MODEL.WEIGHTS, or with ``resume`` the last checkpoint in OUTPUT_DIR if there is one."""
-    record = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if resume and os.path.isfile(record):
-        with open(record) as file:
-            return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        return last_checkpoint(cfg.OUTPUT_DIR)
     return cfg.MODEL.WEIGHTS
 
 

@@ -1,5 +1,7 @@
 """Loading weights: what may be missing, what may not, and no code of the file is run."""
 
+import os
+import re
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -7,6 +9,9 @@ from torch import nn
 
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
+from multas.util.paths import inside
+
+_NEVER_MISSED = ("num_batches_tracked", "pixel_mean", "pixel_std")
 
 
 class WeightsMisfit(UserError):
@@ -31,6 +36,9 @@ class SafeCheckpointer(DetectionCheckpointer):
         except WeightsMisfit as error:
             raise WeightsMisfit(f"{error} ({path})") from error
 
+    def get_checkpoint_file(self) -> str:
+        return last_checkpoint(self.save_dir) if self.has_checkpoint() else ""
+
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_weights(filename)
         # Newer Detectron2 takes options behind a question mark.
@@ -47,14 +55,16 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise WeightsMisfit(f"MODEL.WEIGHTS do not fit the model: {error}") from error
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        own, absent = len(self.model.state_dict()), len(incompatible.missing_keys)
-        found = own - absent - len(incompatible.incorrect_shapes)
+        # Torch and Detectron2 do not miss these.
+        own = [n for n in self.model.state_dict() if not n.endswith(_NEVER_MISSED)]
+        lost = {*incompatible.missing_keys, *(n for n, *_ in incompatible.incorrect_shapes)}
+        found = sum(name not in lost for name in own)
         unused = len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes)
         # A backbone alone, or a head alone, is a good start for a model; a stray name is none.
-        if found == 0 or (found < own / 20 and found < unused):
-            names = ", ".join(incompatible.missing_keys[:3])
+        if found == 0 or (found < len(own) / 20 and found < unused):
+            names = ", ".join(sorted(lost)[:3])
             raise WeightsMisfit(
-                f"MODEL.WEIGHTS has {found} of the model's {own} parameters, and {unused} of no "
+                f"MODEL.WEIGHTS has {found} of the model's {len(own)} parameters, and {unused} of no "
                 f"use to it; it lacks {names} … Name weights of this model or of its backbone, or "
                 "convert them with tools/convert_weights.py"
             )
@@ -71,6 +81,25 @@ class _StrictCheckpointer(SafeCheckpointer):
                 f"{len(missing)} parameters are missing or of another shape, the first are "
                 f"{', '.join(missing[:5])}"
             )
+
+
+def last_checkpoint(folder: str) -> str:
+    """The checkpoint that the file "last_checkpoint" of a training names.
+
+    Raises:
+        UserError: It names a file outside of the folder, or one that is not there.
+    """
+    record = os.path.join(folder, "last_checkpoint")
+    with open(record, errors="replace") as file:
+        name = file.read(4096).strip()
+    path = inside(folder, name or "..", record)
+    if not path.is_file():
+        there = sorted(f for f in os.listdir(folder) if re.fullmatch(r"model_\w+\.pth", f))
+        raise UserError(
+            f"{record} names '{name}', which is not there. Write the name of one of these into it: "
+            f"{', '.join(there) or 'there is none, so that only a new training is left'}."
+        )
+    return str(path)
 
 
 def load_strictly(model: nn.Module, path: str) -> None:

@@ -23,7 +23,7 @@ from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.layers import channels_last_
 from multas.modeling.registered import check_registered
 from multas.modeling.strict_loading import WeightsMisfit, load_strictly
-from multas.modeling.weight_files import is_file, read_weights
+from multas.modeling.weight_files import check_is_file, is_file, read_weights
 from multas.util.errors import UserError
 
 _KEY = "MODEL.DISTILLATION.TEACHER"
@@ -258,10 +258,11 @@ def _teacher_nodes(cfg: CfgNode) -> list[CfgNode]:
 
 
 def _check_files(options: CfgNode) -> None:
-    files = {"CONFIG_FILE": options.CONFIG_FILE.partition("#")[0], "WEIGHTS": options.WEIGHTS}
-    for key, path in files.items():
-        if not is_file(path) and (path or not options.EMA_DECAY):
-            raise FileNotFoundError(
-                f"{_KEY}.{key} is '{path}': no such file. Give the teacher's own config and "
-                "its trained weights (train it first with train_net.py --config-file)."
-            )
+    config = options.CONFIG_FILE.partition("#")[0]
+    if not is_file(config) and (config or not options.EMA_DECAY):
+        raise FileNotFoundError(
+            f"{_KEY}.CONFIG_FILE is '{config}': no such file. Give the teacher's own config (train "
+            "it first with train_net.py --config-file)."
+        )
+    if options.WEIGHTS or not options.EMA_DECAY:
+        check_is_file(options.WEIGHTS, f"{_KEY}.WEIGHTS")

@@ -1,6 +1,5 @@
 """The check that all files that a run starts from can be read."""
 
-import os
 from argparse import Namespace
 
 from detectron2.config import CfgNode
@@ -8,6 +7,7 @@ from detectron2.config import CfgNode
 from multas.data.dataset_dicts import require_registered
 from multas.data.task_batches import training_sets
 from multas.distillation.teacher.teacher import check_teachers
+from multas.engine.inference import weights_to_evaluate
 from multas.modeling.weight_files import check_is_file, read_weights
 
 
@@ -25,9 +25,8 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
     require_registered(cfg.DATASETS.TEST, "DATASETS.TEST")
     if not args.eval_only:
         require_registered(training_sets(cfg), "DATASETS.TRAIN")
-    going_on = args.resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"))
-    weights = cfg.MODEL.WEIGHTS
-    if not going_on and (weights or args.eval_only) and "://" not in weights:
+    weights = weights_to_evaluate(cfg, args.resume)
+    if (weights or args.eval_only) and "://" not in weights:
         check_is_file(weights, "MODEL.WEIGHTS")
         read_weights(weights)
     distillation = cfg.MODEL.DISTILLATION
