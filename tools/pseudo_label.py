@@ -11,7 +11,6 @@ reads that data set. --flip and --scales 0.8 1 1.2 label each image by an ensemb
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -28,6 +27,7 @@ from multas.engine.checks.images import check_images
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
 from multas.engine.pseudo_labeling import check_ids, check_truth, label_images, quality
+from multas.modeling.weight_files import check_is_file
 from multas.util.command_line import run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
@@ -68,8 +68,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     check_limit("--topk", args.topk, at_least(0))
     check_limit("--scales", args.scales, each(above(0)))
     require_writable(args.output, "--output")
-    if not os.path.isfile(args.weights):
-        raise UserError(f"--weights {args.weights}: no such file. Train the teacher first.")
+    check_is_file(args.weights, "--weights")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from multas.data.image_files import read_image
 from multas.engine import load_config
+from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.command_line import run
 from multas.util.errors import UserError
 
@@ -71,8 +72,8 @@ def main() -> None:
     args = parse_args()
     setup_logger()
     cfg = load_config(args.config_file, args.opts)
-    if not Path(args.weights).is_file():
-        raise UserError(f"--weights {args.weights}: no such file.")
+    check_is_file(args.weights, "--weights")
+    read_weights(args.weights)  # Detectron2 would run what a damaged or foreign one holds
     cfg.MODEL.WEIGHTS = args.weights
     predict = DefaultPredictor(cfg)
     metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import Tensor, nn
 
 from multas.engine.path_weights import PathWeights
+from multas.modeling.strict_loading import SafeCheckpointer
 from multas.util.files import written_whole
 
 _CURE = (
@@ -82,7 +82,7 @@ def check_weights(model: nn.Module) -> None:
         )
 
 
-class Checkpointer(DetectionCheckpointer):
+class Checkpointer(SafeCheckpointer):
     """Leaves the last good checkpoint if the process is killed or the weights are not finite."""
 
     def save(self, name: str, **kwargs: Any) -> None:

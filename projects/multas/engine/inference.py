@@ -15,7 +15,8 @@ from multas.distillation.teacher.teacher import build_teachers
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
 from multas.modeling.building import building
-from multas.modeling.strict_loading import is_file, load_strictly
+from multas.modeling.strict_loading import WeightsMisfit, last_checkpoint, load_strictly
+from multas.modeling.weight_files import check_is_file
 from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,21 +27,18 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
     Raises:
         FileNotFoundError: There is no such file, or its name is empty.
-        UserError: It lacks parameters of the model, which would stay random.
+        UserError: It is no file of weights, or lacks parameters of the model, which would stay
+            random.
     """
-    if not is_file(weights):
-        raise FileNotFoundError(
-            f"The weights (MODEL.WEIGHTS, or --weights of a tool) are '{weights}': no such file. "
-            "Name the checkpoint of a trained model, such as student.pth in the OUTPUT_DIR of its "
-            "training; without one the model would be random."
-        )
+    # Without weights the model would be random.
+    check_is_file(weights, "MODEL.WEIGHTS (or --weights of a tool)")
     with building(cfg):
         model = build_model(cfg)
     try:
         load_strictly(model, weights)
-    except ValueError as error:
+    except WeightsMisfit as error:
         raise UserError(
-            f"The weights '{weights}' do not fit the config: {error}. Use the config that they "
+            f"The weights do not fit the config: {error}. Use the config that they "
             "were trained with, and a checkpoint of the whole model."
         ) from error
     return model.eval()
@@ -48,10 +46,8 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
 def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
     """MODEL.WEIGHTS, or with ``resume`` the last checkpoint in OUTPUT_DIR if there is one."""
-    record = os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")
-    if resume and os.path.isfile(record):
-        with open(record) as file:
-            return os.path.join(cfg.OUTPUT_DIR, file.read().strip())
+    if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
+        return last_checkpoint(cfg.OUTPUT_DIR)
     return cfg.MODEL.WEIGHTS
 
 

@@ -16,6 +16,10 @@ import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-
 from multas.config import add_multas_config, merge_config, merge_opts
 from multas.config.limits import check_limits
 from multas.data import register_cards
+from multas.engine.checks.files import check_files
+from multas.engine.checks.machine import check_device
+from multas.modeling.registered import check_registered
+from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +32,8 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         opts: keys and values in turn, which prevail over the file.
 
     Raises:
-        KeyError: The config does not have a key of ``opts``.
-        UserError: The row does not exist, or a value is wrong.
+        FileNotFoundError: There is no such file.
+        UserError: A file, key or value is wrong, or names something that does not exist.
     """
     cfg = get_cfg()
     add_multas_config(cfg)
@@ -42,20 +46,44 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as a whole is deprecated
         torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
     for module in cfg.IMPORT_MODULES:
-        importlib.import_module(module)
+        _import(module)
+    check_registered(cfg, config_file or "The config")
     register_cards(cfg.DATASETS.CARDS)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
         cfg.MODEL.DEVICE = "cpu"
+    check_device(cfg.MODEL.DEVICE)
     check_limits(cfg)
     return cfg
+
+
+def _import(module: str) -> None:
+    """Import a module that registers something.
+
+    Raises:
+        UserError: There is no such module, or its own code fails.
+    """
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        cure = "Correct that module; importing it in Python shows where it fails."
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            cure = (
+                "Give its dotted name, such as my_package.my_module, and have the folder that it "
+                "is in on the Python path (PYTHONPATH)."
+            )
+        raise UserError(
+            f"IMPORT_MODULES names '{module}', which cannot be imported ({type(error).__name__}: "
+            f"{error}). {cure}"
+        ) from error
 
 
 def setup(args: Namespace) -> CfgNode:
     """The frozen config of command line arguments; logging and the seed are set up as well."""
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    check_files(cfg, args)
     # Detectron2 opens and prints the config file.
     file, _, row = args.config_file.partition("#")
     default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
