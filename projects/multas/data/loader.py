@@ -219,7 +219,7 @@ def build_train_loader(
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Raising:
-    """Detectron2's test loader, with images stretched where INPUT.SQUARE_SIZE says so."""
+    """Detectron2's test loader. A model stretches and crops its test images itself."""
     mapper = partial(or_error, MultasMapper(cfg, is_train=False))
     return Raising(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 

@@ -79,7 +79,8 @@ class MultasMapper:
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
-            "square_size": cfg.INPUT.SQUARE_SIZE,
+            # Test images are stretched by the model itself.
+            "square_size": cfg.INPUT.SQUARE_SIZE if is_train else 0,
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,

@@ -13,11 +13,12 @@ from detectron2.utils.logger import setup_logger
 
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
-from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
 from multas.config.limits import check_limits
 from multas.data import register_cards
 from multas.engine.checks.files import check_files
 from multas.engine.checks.machine import check_device
+from multas.engine.checks.network_input import check_network_input
 from multas.modeling.registered import check_registered
 from multas.util.errors import UserError
 
@@ -40,6 +41,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     if config_file:
         merge_config(cfg, config_file)
     merge_opts(cfg, opts)
+    prefer_square_size(cfg)
     # TorchScript would fuse scripted losses (RetinaNet's focal loss) after some runs and so change
     # their last bits, and no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
@@ -48,6 +50,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     for module in cfg.IMPORT_MODULES:
         _import(module)
     check_registered(cfg, config_file or "The config")
+    check_network_input(cfg)
     register_cards(cfg.DATASETS.CARDS)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.

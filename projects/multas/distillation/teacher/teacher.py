@@ -12,7 +12,7 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
 from multas.config.distillation import teacher_node
 from multas.config.merging import merge_content
 from multas.distillation.taps import Taps, map_leaves
@@ -22,6 +22,7 @@ from multas.distillation.teacher.precision import cast_convolutions_, teacher_pr
 from multas.modeling.building import building
 from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.layers import channels_last_
+from multas.modeling.network_input import PREPARED
 from multas.modeling.registered import check_registered
 from multas.modeling.strict_loading import WeightsMisfit, load_strictly
 from multas.modeling.weight_files import check_is_file, is_file, read_weights
@@ -102,13 +103,18 @@ class Teacher:
         add_multas_config(cfg)
         merge_config(cfg, config_file)
         merge_opts(cfg, opts)
+        prefer_square_size(cfg)
         check_registered(cfg, f"The teacher's config {config_file}")
         return cfg
 
     def inputs(self, batched_inputs: Sequence[dict], input_format: str) -> list[dict]:
-        """The images alone (no annotation reaches the teacher), in its channel order."""
+        """The images alone, as the student sees them, in the teacher's channel order.
+
+        No annotation reaches the teacher, and it stretches or crops nothing by itself.
+        """
         flip = {self.input_format, input_format} == {"BGR", "RGB"}
-        return [{"image": x["image"].flip(0) if flip else x["image"]} for x in batched_inputs]
+        images = [x["image"].flip(0) if flip else x["image"] for x in batched_inputs]
+        return [{"image": image, PREPARED: True} for image in images]
 
     def probe(self, names: Sequence[str], inputs: list[dict]) -> dict[str, Any]:
         """Attach taps and run once; see :meth:`Taps.probe`."""
