@@ -15,6 +15,7 @@ import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
 from multas.config import add_multas_config, merge_config, merge_opts
 from multas.data import register_cards
+from multas.engine.contract import check_resumable
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +52,16 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
 
 
 def setup(args: Namespace) -> CfgNode:
-    """The frozen config of command line arguments; logging and the seed are set up as well."""
+    """The frozen config of command line arguments; logging and the seed are set up as well.
+
+    Raises:
+        KeyError, UserError: See :func:`load_config`.
+        UserError: The run to resume is another one, or its checkpoints are damaged.
+    """
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if args.resume and not args.eval_only:
+        check_resumable(cfg)
     # Detectron2 opens and prints the config file.
     file, _, row = args.config_file.partition("#")
     default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))

@@ -15,8 +15,10 @@ from torch import nn
 from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
+from multas.engine.checkpointer import Checkpointer, find_checkpoint
+from multas.engine.contract import config_facts, data_facts
 from multas.engine.epochs import resolve_epochs
-from multas.engine.finite import Checkpointer, LossRecord, describe_losses
+from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.lr_schedule import build_lr_scheduler
 from multas.engine.path_weights import PathWeights
@@ -29,6 +31,7 @@ from multas.engine.weights.final_weights import FinalWeights
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
 from multas.modeling.layers import channels_last_
+from multas.util.errors import UserError
 
 
 class EndOfTraining(BaseException):
@@ -52,6 +55,8 @@ class Trainer(DefaultTrainer):
     build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
+        # Of the config as it was given: epochs of other data are other iterations.
+        self._facts = config_facts(cfg)
         super().__init__(resolve_epochs(cfg))
         preflight(self.cfg, self._trainer.model, self._trainer.data_loader)
 
@@ -75,7 +80,10 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loader, optimizer = self._trainer.data_loader, self._trainer.optimizer
             self._trainer = MixedPrecisionTrainer(model, loader, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        contract = {"config": self._facts, "data": data_facts(cfg, self._trainer.data_loader)}
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, contract, trainer=weakref.proxy(self)
+        )
         weights = self._build_weights()
         self._losses = LossRecord(model)
         network, distillation = unwrap(model)
@@ -153,5 +161,15 @@ class Trainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     def resume_or_load(self, resume: bool = True) -> None:
-        super().resume_or_load(resume)
+        path = find_checkpoint(self.cfg.OUTPUT_DIR) if resume else ""
+        if path:
+            self.checkpointer.load(path)
+            self.start_iter = self.iter + 1
+        else:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+        if self.start_iter > self.max_iter:
+            raise UserError(
+                f"SOLVER.MAX_ITER is {self.max_iter}, but {path} has trained {self.start_iter} "
+                "iterations. Give at least as many, or start anew in another OUTPUT_DIR."
+            )
         self._trainer.data_loader.start_at(self.start_iter)
