@@ -17,6 +17,7 @@ import split as split_tool
 from multas.data import register_card, register_cards
 from multas.data.splits.check import read_lists
 from multas.data.splits.make import class_counts, make_partial_splits, mask_counts
+from multas.util.errors import UserError
 
 images = st.dictionaries(
     st.integers(0, 9999).map(lambda i: f"{i:04d}"),
@@ -131,7 +132,7 @@ def test_tool_divides_a_voc_card_which_then_uses_the_lists(small_toy, tmp_path, 
     det, seg = DatasetCatalog.get("mine_det"), DatasetCatalog.get("mine_seg2")
     assert (len(det), len(seg)) == (12, 6)
     assert "annotations" in det[0] and "sem_seg_file_name" in seg[0]
-    with pytest.raises(SystemExit, match="other ids"):
+    with pytest.raises(UserError, match="other ids"):
         split_tool.main([*arguments[:-1], "--seed", "1"])
 
 

@@ -13,6 +13,7 @@ import split as split_tool
 from multas.data import make_toy_classes
 from multas.data.splits.check import check_splits, read_lists
 from multas.data.splits.make import class_counts, make_splits, split_names, write_splits
+from multas.util.errors import UserError
 
 NAMES = ("Half", "Half2", "Quarter", "3Quarter", "Eighth", "7Eighth")
 
@@ -243,7 +244,7 @@ def test_tool_makes_lists_for_a_card_and_checks_them(small_toy, tmp_path, capsys
     assert split_tool.main(["check", str(tmp_path / "out")]) == 0
     assert "Issues: 0" in capsys.readouterr().out
     assert split_tool.main(arguments) == 0
-    with pytest.raises(SystemExit, match="other ids"):
+    with pytest.raises(UserError, match="other ids"):
         split_tool.main([*arguments, "--seed", "1"])
     write_splits({"Quarter": made["Half2/trainval"]}, tmp_path / "out")
     assert split_tool.main(["check", str(tmp_path / "out")]) == 1

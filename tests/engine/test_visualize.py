@@ -7,6 +7,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import visualize
+from multas.util.errors import UserError
 
 
 @pytest.fixture
@@ -47,12 +48,12 @@ def test_every_image_is_drawn_once(draw, devkit, tmp_path):
 def test_two_pictures_of_one_name_are_refused(draw, devkit, tmp_path):
     image = min((devkit / "JPEGImages").iterdir())
     Image.open(image).save(tmp_path / f"{image.stem}.png")
-    with pytest.raises(SystemExit, match="have one name"):
+    with pytest.raises(UserError, match="have one name"):
         draw(image, tmp_path / f"{image.stem}.png")
 
 
 @pytest.mark.parametrize("what", ["empty", "missing"])
 def test_nothing_to_draw_is_said(draw, tmp_path, what):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(SystemExit, match=r"no image in|no such image or folder"):
+    with pytest.raises(UserError, match=r"no image in|no such image or folder"):
         draw(tmp_path / what)

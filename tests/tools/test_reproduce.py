@@ -8,6 +8,7 @@ import yaml
 
 import reproduce
 from multas.data import make_toy
+from multas.util.errors import UserError
 from reproduction import data_check, data_sets
 from reproduction.runs import Planner
 
@@ -96,7 +97,7 @@ def test_wrong_arguments_are_refused(call, no_runner, capsys, args, message):
 
 
 def test_a_row_that_is_not_there_is_refused(call, no_runner):
-    with pytest.raises(SystemExit, match="--rows tutor: fits none of teacher"):
+    with pytest.raises(UserError, match="--rows tutor: fits none of teacher"):
         call("A1", "--rows", "tutor")
 
 
@@ -105,7 +106,7 @@ def test_full_scale_names_the_data_that_is_missing(call, no_runner, monkeypatch,
     monkeypatch.setenv("DETECTRON2_DATASETS", str(own_configs / "empty"))
     monkeypatch.setattr(reproduce, "REPOSITORY", own_configs)
     monkeypatch.setattr(reproduce, "make_embedded", lambda runs: None)
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(UserError) as stopped:
         call("A1", "--scale", "full")
     lines = str(stopped.value).splitlines()
     assert lines[0] == "Nothing was started; this is missing:"
@@ -156,7 +157,7 @@ def test_a_card_without_the_splits_of_the_rows_is_refused(call, no_runner, tmp_p
     card.write_text(
         yaml.safe_dump({"name": "few", "format": "voc", "root": str(root), "splits": splits})
     )
-    with pytest.raises(SystemExit, match=r"A1, --data: card .*few\.yaml: no split 'half'"):
+    with pytest.raises(UserError, match=r"A1, --data: card .*few\.yaml: no split 'half'"):
         call("A1", "--data", card)
 
 
@@ -171,7 +172,7 @@ def test_rows_that_nobody_asks_for_need_not_suit_a_card(call, no_runner, tmp_pat
     call("A1", "--data", card, *asked)
     (line,) = capsys.readouterr().out.splitlines()
     assert "half/supervised" in line and "onlyhalf_half" in line
-    with pytest.raises(SystemExit, match="--data: card"):
+    with pytest.raises(UserError, match="--data: card"):
         call("A1", "--data", card)
     call("all", "--data", card, "--dry-run")
     said = capsys.readouterr().err

@@ -7,6 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from multas.util.errors import UserError
 from reproduction import runners
 from reproduction.runs import Run
 
@@ -165,10 +166,10 @@ def test_jobs_go_to_the_cluster(run, submitit, tmp_path):
 
 
 def test_wrong_options_and_a_missing_submitit_say_what_to_do(submitit, tmp_path, monkeypatch):
-    with pytest.raises(SystemExit, match=r"--submit-option gpu: give KEY=VALUE"):
+    with pytest.raises(UserError, match=r"--submit-option gpu: give KEY=VALUE"):
         runners.Cluster("slurm", tmp_path, ["gpu"])
     monkeypatch.setitem(sys.modules, "submitit", None)
-    with pytest.raises(SystemExit, match=r"pip install 'multas\[cluster\]'"):
+    with pytest.raises(UserError, match=r"pip install 'multas\[cluster\]'"):
         runners.Cluster("slurm", tmp_path)
 
 
@@ -177,7 +178,7 @@ def test_there_is_no_cluster(submitit, tmp_path, monkeypatch):
         raise RuntimeError('Could not detect "srun"')
 
     monkeypatch.setattr(submitit, "AutoExecutor", refuse)
-    with pytest.raises(SystemExit, match=r'--submit slurm: Could not detect "srun"'):
+    with pytest.raises(UserError, match=r'--submit slurm: Could not detect "srun"'):
         runners.Cluster("slurm", tmp_path)
 
 

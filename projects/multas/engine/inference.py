@@ -14,6 +14,7 @@ from multas.distillation.teacher.teacher import build_teachers
 from multas.engine.checkpointer import find_checkpoint
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
+from multas.modeling.building import building
 from multas.modeling.strict_loading import is_file, load_strictly
 from multas.util.errors import UserError
 
@@ -33,7 +34,8 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
             "Name the checkpoint of a trained model, such as student.pth in the OUTPUT_DIR of its "
             "training; without one the model would be random."
         )
-    model = build_model(cfg)
+    with building(cfg):
+        model = build_model(cfg)
     try:
         load_strictly(model, weights)
     except ValueError as error:

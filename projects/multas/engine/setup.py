@@ -14,6 +14,7 @@ from detectron2.utils.logger import setup_logger
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
 from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config.limits import check_limits
 from multas.data import register_cards
 from multas.engine.contract import check_resumable
 
@@ -48,6 +49,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
         cfg.MODEL.DEVICE = "cpu"
+    check_limits(cfg)
     return cfg
 
 

@@ -12,6 +12,7 @@ from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
 from torch import nn
 
+from multas.config.limits import check_limits
 from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
@@ -30,6 +31,7 @@ from multas.engine.weights.ema import MeanTeachers
 from multas.engine.weights.final_weights import FinalWeights
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
+from multas.modeling.building import building
 from multas.modeling.layers import channels_last_
 from multas.util.errors import UserError
 
@@ -57,12 +59,15 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
-        super().__init__(resolve_epochs(cfg))
+        cfg = resolve_epochs(cfg)
+        check_limits(cfg)
+        super().__init__(cfg)
         preflight(self.cfg, self._trainer.model, self._trainer.data_loader)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        model = super().build_model(cfg)
+        with building(cfg):
+            model = super().build_model(cfg)
         if isinstance(model, Distiller):
             # DistributedDataParallel must know the adapters when it wraps the model.
             model.prepare()

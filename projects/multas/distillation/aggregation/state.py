@@ -10,19 +10,21 @@ from multas.distillation.aggregation.base import Aggregator
 from multas.distillation.aggregation.gradient import GradientAggregator
 from multas.util.errors import UserError
 
+_PATHS = "paths"
+
 
 def state_by_path(aggregator: Aggregator) -> dict[str, Any]:
-    """The names of the paths, and the state dict; a vector with an entry per path is a mapping.
+    """The state dict, in which a vector with an entry per path is a mapping, and the paths' order.
 
     Returns:
-        For example ``{"paths": ["at", "mse"], "state": {"z": {"at": 0.5, "mse": -1.2}}}``.
+        For example ``{"paths": ["at", "mse"], "z": {"at": 0.5, "mse": -1.2}}``.
     """
     names = _objectives(aggregator)
-    state: dict[str, Any] = {}
+    state: dict[str, Any] = {_PATHS: names}
     for key, value in aggregator.state_dict().items():
         by_path = isinstance(value, Tensor) and value.shape == (len(names),)
         state[key] = dict(zip(names, value.clone(), strict=True)) if by_path else value
-    return {"paths": names, "state": state}
+    return state
 
 
 def load_state_by_path(aggregator: Aggregator, saved: Mapping[str, Any]) -> None:
@@ -33,22 +35,23 @@ def load_state_by_path(aggregator: Aggregator, saved: Mapping[str, Any]) -> None
             mistake; or it is from an older version, which did not name the paths.
     """
     names = _objectives(aggregator)
-    if "paths" not in saved:
-        if saved and len(names) > 1:
+    state = dict(saved)
+    theirs = state.pop(_PATHS, None)
+    if theirs is None:
+        if state and len(names) > 1:
             raise UserError(
                 "The checkpoint is of an older version: it does not say which of the path weights "
-                f"in {', '.join(saved)} belongs to which path. Start anew in another OUTPUT_DIR."
+                f"in {', '.join(state)} belongs to which path. Start anew in another OUTPUT_DIR."
             )
-        saved = {"paths": names, "state": saved}
-    if saved["paths"] != names:
+    elif theirs != names:
         raise UserError(
-            f"The checkpoint has the paths {', '.join(saved['paths'])}, in this order, and "
+            f"The checkpoint has the paths {', '.join(theirs)}, in this order, and "
             f"MODEL.DISTILLATION.PATHS gives {', '.join(names)}. Put back the old paths and order, "
             "or start anew in another OUTPUT_DIR."
         )
     state = {
         key: torch.stack([value[name] for name in names]) if isinstance(value, Mapping) else value
-        for key, value in saved["state"].items()
+        for key, value in state.items()
     }
     own = aggregator.state_dict().keys()
     if own != state.keys():

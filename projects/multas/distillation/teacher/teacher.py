@@ -1,6 +1,6 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,10 +18,12 @@ from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
 from multas.distillation.teacher.mean_teacher import MeanTeacher
 from multas.distillation.teacher.precision import cast_convolutions_, teacher_precision
+from multas.modeling.building import building
 from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.layers import channels_last_
 from multas.modeling.strict_loading import is_file, load_strictly
 from multas.util.errors import UserError
+from multas.util.names import did_you_mean
 
 _KEY = "MODEL.DISTILLATION.TEACHER"
 
@@ -83,7 +85,8 @@ class Teacher:
             cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILLATION.STUDENT
             cfg.merge_from_list(list(options.OPTS))
         cfg.MODEL.DEVICE = student_cfg.MODEL.DEVICE
-        model = build_model(cfg)
+        with building(cfg):
+            model = build_model(cfg)
         if options.WEIGHTS:
             try:
                 load_strictly(model, options.WEIGHTS)
@@ -231,7 +234,19 @@ def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
 def build_teachers(cfg: CfgNode) -> list[Teacher]:
     """All teachers that the student's config names: TEACHER, then MORE_TEACHERS."""
     nodes = [cfg.MODEL.DISTILLATION.TEACHER]
-    for entry in cfg.MODEL.DISTILLATION.MORE_TEACHERS:
-        nodes.append(teacher_node())
-        nodes[-1].merge_from_other_cfg(CfgNode(dict(entry)))
+    for number, entry in enumerate(cfg.MODEL.DISTILLATION.MORE_TEACHERS):
+        key = f"MODEL.DISTILLATION.MORE_TEACHERS[{number}]"
+        node = teacher_node()
+        if not isinstance(entry, Mapping):
+            raise UserError(
+                f"{key} is {entry!r}; it must be a mapping with the keys {', '.join(node)}."
+            )
+        for name in entry:
+            if name not in node:
+                raise UserError(f"{key}: unknown key '{name}'.{did_you_mean(str(name), node)}")
+        try:
+            node.merge_from_other_cfg(CfgNode(dict(entry)))
+        except ValueError as error:
+            raise UserError(f"{key}: {error}") from error
+        nodes.append(node)
     return [Teacher.from_config(node, cfg) for node in nodes]
