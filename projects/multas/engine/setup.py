@@ -17,6 +17,7 @@ from multas.config import add_multas_config, merge_config, merge_opts
 from multas.config.limits import check_limits
 from multas.data import register_cards
 from multas.engine.contract import check_resumable
+from multas.engine.writers import keep_quiet_on_full_disk
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def setup(args: Namespace) -> CfgNode:
     default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
     # Detectron2 sets up only its own loggers. Those of multas use the same console and file.
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
+    keep_quiet_on_full_disk("detectron2", "fvcore", "multas")
     if row:
         logger.info(f"The config is the row {row} of {file}.")
     return cfg

@@ -10,6 +10,7 @@ from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from multas.config.limits import check_limits
@@ -29,6 +30,7 @@ from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights
 from multas.engine.weights.ema import MeanTeachers
 from multas.engine.weights.final_weights import FinalWeights
+from multas.engine.writers import LateWriters
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
 from multas.modeling.building import building
@@ -109,6 +111,9 @@ class Trainer(DefaultTrainer):
         ]
         last = [SaveStudent(self._final, model, cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         return [*own, *self._final.hooks, *default, *last]
+
+    def build_writers(self) -> list[EventWriter]:
+        return [LateWriters(super().build_writers, self.cfg.OUTPUT_DIR)]
 
     def _build_weights(self) -> list[HookBase | None]:
         """The hooks that weigh paths and tasks."""
