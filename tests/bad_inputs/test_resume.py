@@ -237,7 +237,8 @@ def test_what_may_change(run):
     moved = run / "elsewhere" / "teacher.pth"
     moved.parent.mkdir()
     (run / "teacher.pth").rename(moved)
-    opts = [f"{TEACHER}.WEIGHTS", "elsewhere/teacher.pth", "SOLVER.MAX_ITER", "4", "SOLVER.CHECKPOINT_PERIOD", "7", "DATALOADER.NUM_WORKERS", "1",
+    opts = [f"{TEACHER}.WEIGHTS", "elsewhere/teacher.pth", "SOLVER.MAX_ITER", "4",
+            "SOLVER.CHECKPOINT_PERIOD", "7", "DATALOADER.NUM_WORKERS", "1",
             "TEST.DETECTIONS_PER_IMAGE", "5", "INPUT.MIN_SIZE_TEST", "32"]  # fmt: skip
     status, errors = run_script("train_net.py", "--config-file", "three.yaml", "--resume", *opts,
                                 folder=run.folder)  # fmt: skip

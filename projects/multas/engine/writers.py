@@ -3,15 +3,13 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 
 from detectron2.utils.events import EventWriter, JSONWriter
 
 from multas.util.files import disk_full, is_disk_full
-
-METRICS = "metrics.json"
 
 
 class LateWriters(EventWriter):
@@ -26,40 +24,48 @@ class LateWriters(EventWriter):
     """
 
     def __init__(self, build: Callable[[], Sequence[EventWriter]], folder: str) -> None:
-        self._build, self._folder = build, folder
+        self._build = build
+        self._metrics = os.path.join(folder, "metrics.json")
+        self._events = os.path.join(folder, "events.out.tfevents")  # and a time
         self._writers: Sequence[EventWriter] | None = None
 
     def write(self) -> None:
         if self._writers is None:
-            _drop_half_line(os.path.join(self._folder, METRICS))
-            self._writers = self._build()
+            _drop_half_line(self._metrics)
+            self._writers = ()
+            with self._room_for(self._events):
+                self._writers = self._build()
         for writer in self._writers:
-            self._checked(writer, writer.write)
+            with self._room_for(self._file_of(writer)):
+                writer.write()
 
     def close(self) -> None:
         for writer in self._writers or ():
-            self._checked(writer, writer.close)
+            with self._room_for(self._file_of(writer)):
+                writer.close()
 
-    def _checked(self, writer: EventWriter, action: Callable[[], None]) -> None:
-        """Act, and give up all writers if the disk is full.
+    def _file_of(self, writer: EventWriter) -> str:
+        return self._metrics if isinstance(writer, JSONWriter) else self._events
+
+    @contextmanager
+    def _room_for(self, file: str) -> Iterator[None]:
+        """Gives up all writers if the disk is full.
 
         Raises:
             UserError: It is; the message names the file.
         """
         try:
-            action()
+            yield
         except OSError as error:
             if not is_disk_full(error):
                 raise
-            for opened in self._writers or ():
+            for writer in self._writers or ():
                 with suppress(OSError):
-                    opened.close()
+                    writer.close()
             # Detectron2 writes once more when a run ends, however it ends.
             self._writers = ()
-            metrics = os.path.join(self._folder, METRICS)
-            _drop_half_line(metrics)
-            name = metrics if isinstance(writer, JSONWriter) else f"{self._folder}/events.out.*"
-            raise disk_full(name, error) from error
+            _drop_half_line(self._metrics)
+            raise disk_full(file, error) from error
 
 
 def keep_quiet_on_full_disk(*names: str) -> None:
