@@ -231,6 +231,8 @@ def test_the_last_checkpoint_is_evaluated_when_asked_for(trained):
     os.makedirs(cfg.OUTPUT_DIR)
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as file:
         file.write("model_0000001.pth")
+    content = torch.load(path, weights_only=True) | {"trainer": {}, "iteration": 1}
+    torch.save(content, os.path.join(cfg.OUTPUT_DIR, "model_0000001.pth"))
     expected = os.path.join(cfg.OUTPUT_DIR, "model_0000001.pth")
     assert weights_to_evaluate(cfg, resume=True) == expected
     assert weights_to_evaluate(cfg, resume=False) == path

@@ -19,6 +19,8 @@ from multas.data import register_cards
 from multas.engine.checks.files import check_files
 from multas.engine.checks.machine import check_device
 from multas.engine.checks.network_input import check_network_input
+from multas.engine.contract import check_resumable
+from multas.engine.writers import keep_quiet_on_full_disk
 from multas.modeling.registered import check_registered
 from multas.util.errors import UserError
 
@@ -83,15 +85,23 @@ def _import(module: str) -> None:
 
 
 def setup(args: Namespace) -> CfgNode:
-    """The frozen config of command line arguments; logging and the seed are set up as well."""
+    """The frozen config of command line arguments; logging and the seed are set up as well.
+
+    Raises:
+        KeyError, UserError: See :func:`load_config`.
+        UserError: The run to resume is another one, or its checkpoints are damaged.
+    """
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if args.resume and not args.eval_only:
+        check_resumable(cfg)
     check_files(cfg, args)
     # Detectron2 opens and prints the config file.
     file, _, row = args.config_file.partition("#")
     default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
     # Detectron2 sets up only its own loggers. Those of multas use the same console and file.
     setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
+    keep_quiet_on_full_disk("detectron2", "fvcore", "multas")
     if row:
         logger.info(f"The config is the row {row} of {file}.")
     return cfg

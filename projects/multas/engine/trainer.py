@@ -10,15 +10,18 @@ from detectron2.engine import DefaultTrainer, HookBase, SimpleTrainer
 from detectron2.engine.hooks import EvalHook
 from detectron2.evaluation import DatasetEvaluator, verify_results
 from detectron2.utils import comm
+from detectron2.utils.events import EventWriter
 from torch import nn
 
 from multas.config.limits import check_limits
 from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
+from multas.engine.checkpointer import Checkpointer, find_checkpoint
 from multas.engine.checks.images import check_images
+from multas.engine.contract import config_facts, data_facts
 from multas.engine.epochs import resolve_epochs
-from multas.engine.finite import Checkpointer, LossRecord, describe_losses
+from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.lr_schedule import build_lr_scheduler
 from multas.engine.path_weights import PathWeights
@@ -28,10 +31,12 @@ from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights
 from multas.engine.weights.ema import MeanTeachers
 from multas.engine.weights.final_weights import FinalWeights
+from multas.engine.writers import LateWriters
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
 from multas.modeling.building import building
 from multas.modeling.layers import channels_last_
+from multas.util.errors import UserError
 
 
 class EndOfTraining(BaseException):
@@ -55,6 +60,8 @@ class Trainer(DefaultTrainer):
     build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
+        # Of the config as it was given: epochs of other data are other iterations.
+        self._facts = config_facts(cfg)
         check_images(cfg)
         cfg = resolve_epochs(cfg)
         check_limits(cfg)
@@ -82,7 +89,10 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loader, optimizer = self._trainer.data_loader, self._trainer.optimizer
             self._trainer = MixedPrecisionTrainer(model, loader, optimizer)
-        self.checkpointer = Checkpointer(model, cfg.OUTPUT_DIR, trainer=weakref.proxy(self))
+        contract = {"config": self._facts, "data": data_facts(cfg, self._trainer.data_loader)}
+        self.checkpointer = Checkpointer(
+            model, cfg.OUTPUT_DIR, contract, trainer=weakref.proxy(self)
+        )
         weights = self._build_weights()
         self._losses = LossRecord(model)
         network, distillation = unwrap(model)
@@ -103,6 +113,9 @@ class Trainer(DefaultTrainer):
         ]
         last = [SaveStudent(self._final, model, cfg.OUTPUT_DIR)] if comm.is_main_process() else []
         return [*own, *self._final.hooks, *default, *last]
+
+    def build_writers(self) -> list[EventWriter]:
+        return [LateWriters(super().build_writers, self.cfg.OUTPUT_DIR)]
 
     def _build_weights(self) -> list[HookBase | None]:
         """The hooks that weigh paths and tasks."""
@@ -160,5 +173,15 @@ class Trainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     def resume_or_load(self, resume: bool = True) -> None:
-        super().resume_or_load(resume)
+        path = find_checkpoint(self.cfg.OUTPUT_DIR) if resume else ""
+        if path:
+            self.checkpointer.load(path)
+            self.start_iter = self.iter + 1
+        else:
+            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+        if self.start_iter > self.max_iter:
+            raise UserError(
+                f"SOLVER.MAX_ITER is {self.max_iter}, but {path} has trained {self.start_iter} "
+                "iterations. Give at least as many, or start anew in another OUTPUT_DIR."
+            )
         self._trainer.data_loader.start_at(self.start_iter)
