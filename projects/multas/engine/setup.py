@@ -17,6 +17,7 @@ from multas.config import add_multas_config, merge_config, merge_opts
 from multas.config.limits import check_limits
 from multas.data import register_cards
 from multas.engine.contract import check_resumable
+from multas.engine.run_log import keep_log
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
 def setup(args: Namespace) -> CfgNode:
     """The frozen config of command line arguments; logging and the seed are set up as well.
 
+    Nothing is written yet: a training or ``begin_evaluation`` opens the log.
+
     Raises:
         KeyError, UserError: See :func:`load_config`.
         UserError: The run to resume is another one, or its checkpoints are damaged.
@@ -64,11 +67,17 @@ def setup(args: Namespace) -> CfgNode:
     cfg.freeze()
     if args.resume and not args.eval_only:
         check_resumable(cfg)
-    # Detectron2 opens and prints the config file.
+    keep_log()
+    # Detectron2 opens and prints the config file. Its set-up would also begin to write into
+    # OUTPUT_DIR, before anything is checked.
     file, _, row = args.config_file.partition("#")
-    default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
-    # Detectron2 sets up only its own loggers. Those of multas use the same console and file.
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
+    without_folder = cfg.clone()
+    without_folder.defrost()
+    without_folder.OUTPUT_DIR = None
+    default_setup(without_folder, Namespace(**{**vars(args), "config_file": file}))
+    # Detectron2 sets up only its own loggers. Those of multas use the same console.
+    setup_logger(None, comm.get_rank(), name="multas")
+    logger.info(f"Running with full config:\n{cfg.dump()}")
     if row:
         logger.info(f"The config is the row {row} of {file}.")
     return cfg
