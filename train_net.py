@@ -17,6 +17,7 @@ from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.checks.images import check_images
 from multas.engine.checks.machine import check_gpus
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
+from multas.engine.run_folder import begin_evaluation
 from multas.util.command_line import run
 
 
@@ -27,6 +28,7 @@ def main(args):
         check_test_sets(cfg)
         model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
         check_classes(model, cfg.DATASETS.TEST)
+        begin_evaluation(cfg)
         results = evaluate(cfg, model, Trainer.test)
         if comm.is_main_process():
             verify_results(cfg, results)

@@ -20,7 +20,7 @@ from multas.engine.checks.files import check_files
 from multas.engine.checks.machine import check_device
 from multas.engine.checks.network_input import check_network_input
 from multas.engine.contract import check_resumable
-from multas.engine.writers import keep_quiet_on_full_disk
+from multas.engine.run_log import keep_log
 from multas.modeling.registered import check_registered
 from multas.util.errors import UserError
 
@@ -87,6 +87,8 @@ def _import(module: str) -> None:
 def setup(args: Namespace) -> CfgNode:
     """The frozen config of command line arguments; logging and the seed are set up as well.
 
+    Nothing is written yet: a training or ``begin_evaluation`` opens the log.
+
     Raises:
         KeyError, UserError: See :func:`load_config`.
         UserError: The run to resume is another one, or its checkpoints are damaged.
@@ -96,12 +98,17 @@ def setup(args: Namespace) -> CfgNode:
     if args.resume and not args.eval_only:
         check_resumable(cfg)
     check_files(cfg, args)
-    # Detectron2 opens and prints the config file.
+    keep_log()
+    # Detectron2 opens and prints the config file. Its set-up would also begin to write into
+    # OUTPUT_DIR, before anything is checked.
     file, _, row = args.config_file.partition("#")
-    default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
-    # Detectron2 sets up only its own loggers. Those of multas use the same console and file.
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
-    keep_quiet_on_full_disk("detectron2", "fvcore", "multas")
+    without_folder = cfg.clone()
+    without_folder.defrost()
+    without_folder.OUTPUT_DIR = None
+    default_setup(without_folder, Namespace(**{**vars(args), "config_file": file}))
+    # Detectron2 sets up only its own loggers. Those of multas use the same console.
+    setup_logger(None, comm.get_rank(), name="multas")
+    logger.info(f"Running with full config:\n{cfg.dump()}")
     if row:
         logger.info(f"The config is the row {row} of {file}.")
     return cfg
