@@ -12,6 +12,10 @@ def add_data_config(cfg: CN) -> None:
     # looked up. Every split of a card is then a name for DATASETS.TRAIN and TEST. The same name
     # with `_unlabeled` is that split without its annotations, which are never opened.
     cfg.DATASETS.CARDS = ()
+    # Whether every image file is decoded once before a training or evaluation, so that none of them
+    # breaks it later. Files that were found intact are remembered in ~/.cache/multas (or
+    # $XDG_CACHE_HOME/multas) and not read again until they change.
+    cfg.DATASETS.CHECK_IMAGES = True
 
     # Multi-task learning with one mini-batch per task: a list of mappings that replaces
     # DATASETS.TRAIN, with the keys

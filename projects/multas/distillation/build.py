@@ -14,7 +14,8 @@ from multas.distillation.gradients.feature_boundary import FeatureBoundary
 from multas.distillation.paths.build import build_path, probe_layers, table_row
 from multas.distillation.paths.spec import check_paths, parse_paths, tapped_heads
 from multas.distillation.paths.targets import BoxSource
-from multas.distillation.teacher.teacher import Teacher, build_teachers, teacher_nodes
+from multas.distillation.teacher.build import build_teachers, teacher_nodes
+from multas.distillation.teacher.teacher import Teacher
 from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def build_distillation(
 def _check_plain_training(cfg: CfgNode) -> None:
     """Say that nothing is distilled, and make sure that nothing was to be."""
     key, student = "MODEL.DISTILLATION", cfg.MODEL.DISTILLATION.STUDENT
-    for node in teacher_nodes(cfg):
+    for _, node in teacher_nodes(cfg):
         if node.CONFIG_FILE or node.WEIGHTS or node.EMA_DECAY:
             name = node.CONFIG_FILE or node.WEIGHTS or f"EMA_DECAY {node.EMA_DECAY:g}"
             raise UserError(

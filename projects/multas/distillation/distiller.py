@@ -18,6 +18,7 @@ from multas.distillation.paths.targets import Targets
 from multas.modeling.multitask_network import MultiTaskNetwork, add_losses, mini_batches
 from multas.modeling.network_input import NetworkInput
 from multas.util.annotation import STANDARD
+from multas.util.errors import UserError
 from multas.util.sizes import round_up
 
 
@@ -87,6 +88,11 @@ class Distiller(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        if cls.__name__ == cfg.MODEL.DISTILLATION.STUDENT:
+            raise UserError(
+                "MODEL.DISTILLATION.STUDENT is 'Distiller'; it must be the meta-architecture of "
+                "the student, such as MultiTaskNetwork or RetinaNet."
+            )
         student_cfg = cfg.clone()
         student_cfg.defrost()
         student_cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILLATION.STUDENT

@@ -81,9 +81,16 @@ def segmentation_metrics(confusion: np.ndarray) -> tuple[dict[str, float], dict[
 
 
 def read_labels(file: str) -> np.ndarray:
-    """Read a label image as (H, W) integers; for palette images these are the indices."""
+    """Read a label image as (H, W) integers; for palette images these are the indices.
+
+    Raises:
+        UserError: it has colours instead of indices.
+    """
     with PathManager.open(file, "rb") as stream:
-        return np.asarray(Image.open(stream))
+        labels = np.asarray(Image.open(stream))
+    if labels.ndim != 2:
+        raise UserError(f"{file} has {labels.shape[-1]} channels, need one of class indices.")
+    return labels
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:

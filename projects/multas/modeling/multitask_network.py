@@ -110,6 +110,13 @@ class MultiTaskNetwork(nn.Module):
                 "together entry by entry: give distinct tasks and equally many of each "
                 "(LOSS_WEIGHTS may be empty)."
             )
+        for task in tasks:
+            # Their names are those of modules, losses and paths.
+            if not str(task).isidentifier():
+                raise UserError(
+                    f"MODEL.MULTITASK.TASKS has {task!r}; a task's name has letters, digits and "
+                    "'_' alone."
+                )
         backbone = build_backbone(cfg)
         shapes = backbone.output_shape()
         heads = [build_task_head(entry, cfg, shapes) for entry in entries]

@@ -12,10 +12,9 @@ from multas.data.loader import Index, TrainLoader
 from multas.data.task_batches import TaskLoader
 from multas.distillation import Distillation, Teacher, unwrap
 from multas.distillation.taps import leaves
-from multas.distillation.teacher.teacher import teacher_nodes
+from multas.distillation.teacher.build import teacher_nodes
 from multas.engine.checks.cache_size import taught_sets
 from multas.engine.weights.evaluated_models import undisturbed_training
-from multas.modeling.strict_loading import is_file
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,9 @@ _ABSURD = 10.0
 _IMAGES = 4
 
 
-def check_teachers(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader) -> None:
+def check_teacher_statistics(
+    cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
+) -> None:
     """Warn of fixed teachers whose BatchNorms have statistics that are no use.
 
     A teacher that was trained for few iterations, or with a small momentum, normalises by numbers
@@ -37,14 +38,15 @@ def check_teachers(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoa
     _, distillation = unwrap(model)
     if distillation is None:
         return
-    for number, node in enumerate(teacher_nodes(cfg)[: len(distillation.teachers)]):
-        teacher, named = distillation.teachers[number], is_file(node.WEIGHTS)
-        if not named or teacher.mean_teacher is not None or not teacher.keeps_statistics:
+    named = zip(teacher_nodes(cfg), distillation.teachers, strict=False)
+    for number, ((key, node), teacher) in enumerate(named):
+        fixed = teacher.mean_teacher is None and node.WEIGHTS
+        if not fixed or not teacher.keeps_statistics:
             continue
         images = _images_for(number, distillation, loader)
         if images:
             with undisturbed_training():
-                fresh = Teacher.from_config(node, cfg)
+                fresh = Teacher.from_config(node, cfg, key)
                 inputs = fresh.inputs(images, cfg.INPUT.FORMAT)
                 _compare(fresh, inputs, distillation, number, node.WEIGHTS)
 
