@@ -90,6 +90,18 @@ def _high_bytes(image: Image.Image) -> Image.Image:
     return shallow
 
 
+def remark_dark(files: Sequence[str], issues: DatasetIssues) -> None:
+    """Note 16-bit images of which hardly anything is left in 8 bits; looks at the first few.
+
+    Cameras of 10 or 12 bits write such files.
+    """
+    for file in files[:20]:
+        with Image.open(file) as image:
+            if _is_16_bit(image) and np.asarray(_high_bytes(image)).max() < 16:
+                what = "16-bit images with values below 4096 look black; scale them to 65535"
+                issues.remark(file, what)
+
+
 def _upright_size(image: Image.Image) -> tuple[int, int]:
     """(width, height) with which :func:`read_image` will read an opened image."""
     width, height = image.size
