@@ -58,6 +58,8 @@ def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None
         annotates=() if unlabeled else split.annotates,
         annotation_keys=() if unlabeled else tuple(kind.dataset_key for kind in kinds),
         ignore_label=card.ignore_label,
+        strictness=card.strictness,
+        left_out={},
     )
     if card.classes is not None:
         metadata.set(**split.class_metadata(card.classes))
@@ -118,6 +120,8 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     for group in find_copies(files):
         issues.remark(" = ".join(group), "one picture under several names")
     issues.close()
+    metadata.left_out.clear()
+    metadata.left_out.update(issues.counts())
     if not records:
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise DatasetError(

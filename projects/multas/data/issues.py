@@ -82,6 +82,11 @@ class DatasetIssues:
         if self.lines:
             logger.warning("%s\nLeft out because of `strictness: skip`.", self.report())
 
+    def counts(self) -> dict[str, int]:
+        """How many images and objects were left out, by the reason."""
+        found = {f"images with {why}": len(names) for why, names in self.left_out.items()}
+        return found | ({"faulty images or objects": len(self.lines)} if self.lines else {})
+
     def _report_left_out(self) -> str:
         lines = []
         for why, names in self.left_out.items():

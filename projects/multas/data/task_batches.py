@@ -84,7 +84,7 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
     own.defrost()
     try:
         own.merge_from_list(opts)
-    except (AssertionError, ValueError) as error:  # what yacs raises
+    except (AssertionError, KeyError, ValueError) as error:  # what yacs raises
         raise UserError(f"{key}: OPTS {opts}: {error}. Give pairs of key and value.") from error
     train = entry["TRAIN"]
     own.DATASETS.TRAIN = (train,) if isinstance(train, str) else tuple(train)
