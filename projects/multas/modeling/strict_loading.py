@@ -64,8 +64,8 @@ class SafeCheckpointer(DetectionCheckpointer):
         if found == 0 or (found < len(own) / 20 and found < unused):
             names = ", ".join(sorted(lost)[:3])
             raise WeightsMisfit(
-                f"MODEL.WEIGHTS has {found} of the model's {len(own)} parameters, and {unused} of no "
-                f"use to it; it lacks {names} … Name weights of this model or of its backbone, or "
+                f"MODEL.WEIGHTS has {found} of the model's {len(own)} parameters, and {unused} of "
+                f"no use to it; it lacks {names} … Name weights of this model or its backbone, or "
                 "convert them with tools/convert_weights.py"
             )
         super()._log_incompatible_keys(incompatible)
