@@ -155,7 +155,8 @@ def test_a_checkpoint_holds_plain_data_only(distilled_cfg):
     train(cfg)
     path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
     state = torch.load(path, weights_only=True)
-    assert "z" in state["trainer"]["hooks"]["PathWeights"]["aggregator"]
+    z = state["trainer"]["hooks"]["PathWeights"]["aggregator"]["z"]
+    assert list(z) == ["at", "mse", "soft"]
     model = build_model(cfg)
     assert DetectionCheckpointer(model).load(path)["iteration"] == cfg.SOLVER.MAX_ITER - 1
 

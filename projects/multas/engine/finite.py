@@ -1,17 +1,12 @@
 """Losses and weights that are not finite: messages that name them, and no checkpoint of them."""
 
 import math
-import os
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from multas.engine.path_weights import PathWeights
-from multas.modeling.strict_loading import SafeCheckpointer
-from multas.util.files import written_whole
 
 _CURE = (
     "Lower SOLVER.BASE_LR, lengthen SOLVER.WARMUP_ITERS, or set SOLVER.CLIP_GRADIENTS.ENABLED True."
@@ -80,18 +75,6 @@ def check_weights(model: nn.Module) -> None:
             f"{len(bad)} parameters are infinite or NaN, the first {', '.join(bad[:5])}; no "
             f"checkpoint was written, the last one is good. {_CURE}"
         )
-
-
-class Checkpointer(SafeCheckpointer):
-    """Leaves the last good checkpoint if the process is killed or the weights are not finite."""
-
-    def save(self, name: str, **kwargs: Any) -> None:
-        check_weights(self.model)
-        super().save(name, **kwargs)
-
-    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with written_whole(os.path.join(self.save_dir, "last_checkpoint")) as path:
-            Path(path).write_text(last_filename_basename)
 
 
 def _not_finite(values: Mapping[str, float]) -> str:

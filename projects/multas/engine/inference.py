@@ -1,7 +1,6 @@
 """Loading and evaluating a trained model apart from its training."""
 
 import logging
-import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,10 +10,12 @@ from detectron2.utils import comm
 from torch import nn
 
 from multas.distillation import Distiller
-from multas.distillation.teacher.teacher import build_teachers
+from multas.distillation.teacher.build import build_teachers
+from multas.engine.checkpointer import find_checkpoint
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
-from multas.modeling.strict_loading import WeightsMisfit, last_checkpoint, load_strictly
+from multas.modeling.building import building
+from multas.modeling.strict_loading import WeightsMisfit, load_strictly
 from multas.modeling.weight_files import check_is_file
 from multas.util.errors import UserError
 
@@ -31,7 +32,8 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
     """
     # Without weights the model would be random.
     check_is_file(weights, "MODEL.WEIGHTS (or --weights of a tool)")
-    model = build_model(cfg)
+    with building(cfg):
+        model = build_model(cfg)
     try:
         load_strictly(model, weights)
     except WeightsMisfit as error:
@@ -43,10 +45,12 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
 
 def weights_to_evaluate(cfg: CfgNode, resume: bool) -> str:
-    """MODEL.WEIGHTS, or with ``resume`` the last checkpoint in OUTPUT_DIR if there is one."""
-    if resume and os.path.isfile(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint")):
-        return last_checkpoint(cfg.OUTPUT_DIR)
-    return cfg.MODEL.WEIGHTS
+    """MODEL.WEIGHTS, or with ``resume`` the newest checkpoint in OUTPUT_DIR if there is one.
+
+    Raises:
+        UserError: There are checkpoints, but none is intact.
+    """
+    return (find_checkpoint(cfg.OUTPUT_DIR) if resume else "") or cfg.MODEL.WEIGHTS
 
 
 def evaluate(

@@ -22,6 +22,7 @@ from multas.distillation import (
 )
 from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.gradient import GradientScope
+from multas.distillation.aggregation.state import load_state_by_path, state_by_path
 from multas.distillation.paths.build import path_table
 from multas.engine.alpha import Alpha
 from multas.engine.loss_hook import LossHook, with_gradient
@@ -183,11 +184,20 @@ class PathWeights(LossHook):
                 self.trainer.storage.put_scalar(name, shares[place], smoothing_hint=False)
 
     def state_dict(self) -> dict[str, Any]:
-        parts = {"aggregator": self.aggregator, "adapters": self.distillation}
-        return {name: part.state_dict() for name, part in parts.items()}
+        return {
+            "aggregator": state_by_path(self.aggregator),
+            "adapters": self.distillation.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.aggregator.load_state_dict(state["aggregator"])
+        load_state_by_path(self.aggregator, state["aggregator"])
+        own, saved = self.distillation.state_dict().keys(), state["adapters"].keys()
+        if own != saved:
+            raise UserError(
+                "The adapters in the checkpoint are not those of MODEL.DISTILLATION.PATHS: absent "
+                f"there are {', '.join(sorted(own - saved)) or 'none'}, absent here are "
+                f"{', '.join(sorted(saved - own)) or 'none'}. Continue with the old paths."
+            )
         self.distillation.load_state_dict(state["adapters"])
 
 

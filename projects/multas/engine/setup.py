@@ -13,10 +13,14 @@ from detectron2.utils.logger import setup_logger
 
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
-from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
+from multas.config.limits import check_limits
 from multas.data import register_cards
 from multas.engine.checks.files import check_files
 from multas.engine.checks.machine import check_device
+from multas.engine.checks.network_input import check_network_input
+from multas.engine.contract import check_resumable
+from multas.engine.run_log import keep_log
 from multas.modeling.registered import check_registered
 from multas.util.errors import UserError
 
@@ -39,6 +43,8 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     if config_file:
         merge_config(cfg, config_file)
     merge_opts(cfg, opts)
+    prefer_square_size(cfg)
+    check_limits(cfg)
     # TorchScript would fuse scripted losses (RetinaNet's focal loss) after some runs and so change
     # their last bits, and no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
@@ -47,6 +53,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     for module in cfg.IMPORT_MODULES:
         _import(module)
     check_registered(cfg, config_file or "The config")
+    check_network_input(cfg)
     register_cards(cfg.DATASETS.CARDS)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
@@ -78,15 +85,30 @@ def _import(module: str) -> None:
 
 
 def setup(args: Namespace) -> CfgNode:
-    """The frozen config of command line arguments; logging and the seed are set up as well."""
+    """The frozen config of command line arguments; logging and the seed are set up as well.
+
+    Nothing is written yet: a training or ``begin_evaluation`` opens the log.
+
+    Raises:
+        KeyError, UserError: See :func:`load_config`.
+        UserError: The run to resume is another one, or its checkpoints are damaged.
+    """
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
+    if args.resume and not args.eval_only:
+        check_resumable(cfg)
     check_files(cfg, args)
-    # Detectron2 opens and prints the config file.
+    keep_log()
+    # Detectron2 opens and prints the config file. Its set-up would also begin to write into
+    # OUTPUT_DIR, before anything is checked.
     file, _, row = args.config_file.partition("#")
-    default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
-    # Detectron2 sets up only its own loggers. Those of multas use the same console and file.
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
+    without_folder = cfg.clone()
+    without_folder.defrost()
+    without_folder.OUTPUT_DIR = None
+    default_setup(without_folder, Namespace(**{**vars(args), "config_file": file}))
+    # Detectron2 sets up only its own loggers. Those of multas use the same console.
+    setup_logger(None, comm.get_rank(), name="multas")
+    logger.info(f"Running with full config:\n{cfg.dump()}")
     if row:
         logger.info(f"The config is the row {row} of {file}.")
     return cfg

@@ -1,7 +1,5 @@
 """Loading weights: what may be missing, what may not, and no code of the file is run."""
 
-import os
-import re
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -9,7 +7,6 @@ from torch import nn
 
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
-from multas.util.paths import inside
 
 _NEVER_MISSED = ("num_batches_tracked", "pixel_mean", "pixel_std")
 
@@ -35,9 +32,6 @@ class SafeCheckpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
         except WeightsMisfit as error:
             raise WeightsMisfit(f"{error} ({path})") from error
-
-    def get_checkpoint_file(self) -> str:
-        return last_checkpoint(self.save_dir) if self.has_checkpoint() else ""
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_weights(filename)
@@ -65,8 +59,8 @@ class SafeCheckpointer(DetectionCheckpointer):
             names = ", ".join(sorted(lost)[:3])
             raise WeightsMisfit(
                 f"MODEL.WEIGHTS has {found} of the model's {len(own)} parameters, and {unused} of "
-                f"no use to it; it lacks {names} … Name weights of this model or its backbone, or "
-                "convert them with tools/convert_weights.py"
+                f"no use to it; it lacks {names} … Name weights of this model or of its backbone, "
+                "or convert them with tools/convert_weights.py"
             )
         super()._log_incompatible_keys(incompatible)
 
@@ -81,25 +75,6 @@ class _StrictCheckpointer(SafeCheckpointer):
                 f"{len(missing)} parameters are missing or of another shape, the first are "
                 f"{', '.join(missing[:5])}"
             )
-
-
-def last_checkpoint(folder: str) -> str:
-    """The checkpoint that the file "last_checkpoint" of a training names.
-
-    Raises:
-        UserError: It names a file outside of the folder, or one that is not there.
-    """
-    record = os.path.join(folder, "last_checkpoint")
-    with open(record, errors="replace") as file:
-        name = file.read(4096).strip()
-    path = inside(folder, name or "..", record)
-    if not path.is_file():
-        there = sorted(f for f in os.listdir(folder) if re.fullmatch(r"model_\w+\.pth", f))
-        raise UserError(
-            f"{record} names '{name}', which is not there. Write the name of one of these into it: "
-            f"{', '.join(there) or 'there is none, so that only a new training is left'}."
-        )
-    return str(path)
 
 
 def load_strictly(model: nn.Module, path: str) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
@@ -26,7 +26,8 @@ def parse_options(
         keys: keys of the entry that are no arguments, e.g. ``("TYPE",)``.
 
     Raises:
-        UserError: The class does not have an argument. The nearest name is given.
+        UserError: The class does not have an argument (the nearest name is given), or the value
+            is no bool, int, float or str where the argument is one.
     """
     arguments = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     names = [name for name in arguments if name not in ("self", *given)]
@@ -34,4 +35,17 @@ def parse_options(
         if key not in keys and key.lower() not in names:
             known = [*keys, *(name.upper() for name in names)]
             raise UserError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)}")
-    return {key.lower(): value for key, value in entry.items() if key not in keys}
+    options = {key.lower(): value for key, value in entry.items() if key not in keys}
+    types = get_type_hints(cls.__init__)  # type: ignore[misc]
+    for name, value in options.items():
+        _check_type(value, types.get(name), f"{where}: {name.upper()}")
+    return options
+
+
+def _check_type(value: Any, kind: Any, where: str) -> None:
+    """Refuse a value of another type than the argument's, where that is a plain one."""
+    if kind not in (bool, int, float, str):
+        return
+    allowed = (int, float) if kind is float else kind
+    if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):
+        raise UserError(f"{where} is {value!r}; it must be of type {kind.__name__}.")

@@ -1,11 +1,14 @@
-"""Means over the processes of a data-parallel run. With one process they change nothing."""
+"""Means and decisions of a data-parallel run. With one process they change nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from detectron2.utils import comm
 from torch import Tensor
+
+from multas.util.errors import UserError
 
 # The gradients of one loss, one for each parameter; None where the loss does not depend on it.
 GradientRow = Sequence[Tensor | None]
@@ -61,3 +64,23 @@ def average_gradients(
         for i, piece in zip(used, averaged, strict=True):
             row[i] = piece.view_as(parameters[i])
     return result
+
+
+def decided_by_main(decide: Callable[[], Any]) -> Any:
+    """What the main process decides, on all ranks, though files may change between their looks.
+
+    Raises:
+        UserError: The main process has met a mistake of the user, or a file that it cannot read.
+    """
+    if comm.get_world_size() == 1:
+        return decide()
+    decision, mistake = None, ""
+    if comm.is_main_process():
+        try:
+            decision = decide()
+        except (UserError, OSError) as error:
+            mistake = str(error)
+    decision, mistake = comm.all_gather((decision, mistake))[0]
+    if mistake:
+        raise UserError(mistake)
+    return decision

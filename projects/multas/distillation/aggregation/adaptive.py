@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multas.config.limits import at_least, below, check_limit
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
 from multas.util.errors import UserError
 
@@ -44,6 +45,8 @@ class Adaptive(Aggregator):
                 f"{KEY}.MAX_WEIGHTED_LOSS is {max_weighted_loss}; it must be above 1 (the weighted "
                 "loss at rest), or 0 for no bound."
             )
+        check_limit(f"{KEY}.Z_WEIGHT_DECAY", z_weight_decay, at_least(0))
+        check_limit(f"{KEY}.Z_MOMENTUM", max(z_momentum, 0.0), below(1))
         self.max_weighted_loss = max_weighted_loss
         self.z_weight_decay = z_weight_decay
         self.z_momentum = z_momentum

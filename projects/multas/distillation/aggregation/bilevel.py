@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
+from multas.config.limits import above, check_limit
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY
 from multas.distillation.aggregation.gradient import GradientAggregator
 from multas.util.errors import UserError
 
@@ -32,6 +33,7 @@ class Bilevel(GradientAggregator):
         super().__init__(names=names, hand_tuned=hand_tuned)
         if min(hand_tuned) <= 0:
             raise UserError("Aggregation bilevel: the WEIGHT of every path must be above 0.")
+        check_limit(f"{KEY}.LR", lr, above(0))
         self.lr = lr
         self.register_buffer("u", torch.tensor(hand_tuned, dtype=torch.float64).log())
         self._weights = torch.tensor(hand_tuned)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY
+from multas.config.limits import above, at_least, check_limit
+from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY
 from multas.distillation.aggregation.gradient import GradientAggregator
 
 
@@ -38,6 +39,8 @@ class GradNorm(GradientAggregator):
         asymmetry: float = 1.5,
         lr: float = 0.025,
     ) -> None:
+        check_limit(f"{KEY}.ASYMMETRY", asymmetry, at_least(0))
+        check_limit(f"{KEY}.LR", lr, above(0))
         super().__init__(names=names, hand_tuned=hand_tuned, task_as_objective=task_as_objective)
         self.asymmetry = asymmetry
         self.lr = lr

@@ -1,8 +1,9 @@
 """Checked entries of MODEL.DISTILLATION.PATHS."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from detectron2.config import CfgNode
 
@@ -10,6 +11,8 @@ from multas.distillation.paths.base import PATH_REGISTRY, Path
 from multas.util.errors import UserError
 from multas.util.names import lookup
 from multas.util.options import parse_options
+
+T = TypeVar("T")
 
 KEY = "MODEL.DISTILLATION.PATHS"
 _KEYS = ("TYPE", "NAME", "STUDENT", "TEACHER", "WEIGHT", "LAYERWISE", "TEACHER_ID", "TASKS")
@@ -89,28 +92,43 @@ def _parse(entry: Mapping[str, Any], where: str) -> PathSpec:
     cls: type[Path] = lookup(PATH_REGISTRY, entry["TYPE"], where)
     where = f"{where} ({entry['TYPE']})"
     options = parse_options(cls, entry, where, given=("layers",), keys=_KEYS)
-    student = _names(entry.get("STUDENT", cls.default_student))
+    student = _names(entry.get("STUDENT", cls.default_student), f"{where}: STUDENT")
     if not student:
         raise UserError(f"{where}: STUDENT must name the layer(s) to tap.")
     return PathSpec(
         type=cls,
-        name=str(entry.get("NAME", cls.default_name)),
+        name=_name(entry.get("NAME", cls.default_name), f"{where}: NAME"),
         student=student,
-        teacher=_names(entry.get("TEACHER", student)),
-        weight=_number(entry.get("WEIGHT", cls.default_weight), f"{where}: WEIGHT"),
-        layerwise=bool(entry.get("LAYERWISE", False)),
-        teacher_id=int(entry.get("TEACHER_ID", 0)),
-        tasks=_names(entry.get("TASKS", ())),
+        teacher=_names(entry.get("TEACHER", student), f"{where}: TEACHER"),
+        weight=_weight(entry.get("WEIGHT", cls.default_weight), f"{where}: WEIGHT"),
+        layerwise=_of_type(bool, entry.get("LAYERWISE", False), f"{where}: LAYERWISE"),
+        teacher_id=_of_type(int, entry.get("TEACHER_ID", 0), f"{where}: TEACHER_ID"),
+        tasks=_names(entry.get("TASKS", ()), f"{where}: TASKS"),
         options=options,
     )
 
 
-def _names(value: Any) -> tuple[str, ...]:
-    return (value,) if isinstance(value, str) else tuple(value)
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    names = (value,) if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise UserError(f"{where} is {value!r}; it must be a name or a list of names.")
+    return tuple(names)
 
 
-def _number(value: Any, where: str) -> float:
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        raise UserError(f"{where} is {value!r}; it must be a number.") from None
+def _name(value: Any, where: str) -> str:
+    # Adapters are modules of this name, metrics and plots have it after a slash.
+    if not isinstance(value, str) or not value or set(value) & set("./"):
+        raise UserError(f"{where} is {value!r}; it must be a name without '.' and '/'.")
+    return value
+
+
+def _weight(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        raise UserError(f"{where} is {value!r}; it must be a number, 0 or more.")
+    return float(value)
+
+
+def _of_type(kind: type[T], value: Any, where: str) -> T:
+    if type(value) is not kind:
+        raise UserError(f"{where} is {value!r}; it must be of type {kind.__name__}.")
+    return value
