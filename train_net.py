@@ -17,6 +17,7 @@ from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
 from multas.engine.run_folder import begin_evaluation
 from multas.util.command_line import run
+from multas.util.signals import children_not_orphaned
 
 
 def main(args):
@@ -57,15 +58,16 @@ def start():
     args = parse_args()
     if args.write_config:
         return write(args)
-    # Each process tells the mistakes that it finds.
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(main, args),
-    )
+    with children_not_orphaned():
+        # Each process tells the mistakes that it finds.
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
 
 
 if __name__ == "__main__":

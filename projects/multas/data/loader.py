@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from multas.data.mapper import MultasMapper
 from multas.util.errors import UserError
+from multas.util.signals import load_on
 
 # Keeps the sizes independent of the order of the images, which is drawn from the same seed.
 _SIZES = 0x5CA1E
@@ -169,6 +170,7 @@ class TrainLoader:
             pin_memory=False,
             # Starting workers must not draw from the generator of the training process.
             generator=torch.Generator(),
+            worker_init_fn=load_on,
         )
 
 
@@ -218,7 +220,10 @@ def build_train_loader(
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
     """Detectron2's test loader, with images stretched where INPUT.SQUARE_SIZE says so."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=MultasMapper(cfg, is_train=False))
+    mapper = MultasMapper(cfg, is_train=False)
+    loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    loader.worker_init_fn = load_on
+    return loader
 
 
 def build_batch_sizes(cfg: CfgNode, seed: int) -> Callable[[int], int] | None:
