@@ -14,6 +14,8 @@ from detectron2.utils import comm
 from multas.config.rows import write_config
 from multas.engine import Trainer, load_config, setup
 from multas.engine.checks.classes import check_classes, check_test_sets
+from multas.engine.checks.images import check_images
+from multas.engine.checks.machine import check_gpus
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
 from multas.engine.run_folder import begin_evaluation
 from multas.util.command_line import run
@@ -23,6 +25,7 @@ from multas.util.signals import children_not_orphaned
 def main(args):
     cfg = setup(args)
     if args.eval_only:
+        check_images(cfg, cfg.DATASETS.TEST)
         check_test_sets(cfg)
         model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
         check_classes(model, cfg.DATASETS.TEST)
@@ -58,6 +61,7 @@ def start():
     args = parse_args()
     if args.write_config:
         return write(args)
+    check_gpus(args.num_gpus)
     with children_not_orphaned():
         # Each process tells the mistakes that it finds.
         launch(

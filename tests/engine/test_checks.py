@@ -12,7 +12,7 @@ import yaml
 from detectron2.modeling import build_model
 from PIL import Image
 
-from multas.data.pseudo_labels import Header, save_pseudo_labels
+from multas.data.pseudo_label_files import Header, save_pseudo_labels
 from multas.engine import Trainer
 from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.inference import load_model, weights_to_evaluate
@@ -231,6 +231,8 @@ def test_the_last_checkpoint_is_evaluated_when_asked_for(trained):
     os.makedirs(cfg.OUTPUT_DIR)
     with open(os.path.join(cfg.OUTPUT_DIR, "last_checkpoint"), "w") as file:
         file.write("model_0000001.pth")
+    content = torch.load(path, weights_only=True) | {"trainer": {}, "iteration": 1}
+    torch.save(content, os.path.join(cfg.OUTPUT_DIR, "model_0000001.pth"))
     expected = os.path.join(cfg.OUTPUT_DIR, "model_0000001.pth")
     assert weights_to_evaluate(cfg, resume=True) == expected
     assert weights_to_evaluate(cfg, resume=False) == path

@@ -1,9 +1,15 @@
 """Files that are never left half written."""
 
 import os
+import re
+import resource
+import shutil
+import subprocess
 
 import pytest
+import torch
 
+from multas.util.errors import UserError
 from multas.util.files import written_whole
 
 
@@ -36,3 +42,81 @@ def test_processes_may_write_at_once(tmp_path):
             with open(name, "w") as stream:
                 stream.write(name[-1])
     assert file.read_text() == "1" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_failed_write_leaves_no_partial_file(tmp_path):
+    with pytest.raises(KeyboardInterrupt), written_whole(tmp_path / "a") as partial:
+        with open(partial, "w") as stream:
+            stream.write("half")
+        raise KeyboardInterrupt
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.fixture
+def limited_files():
+    """No file may grow above half a megabyte, which fails as a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A folder on a disk of one megabyte."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs the rights of root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def write_text(path):
+    with open(path, "w") as stream:
+        stream.write("x" * 4_000_000)
+
+
+def write_tensor(path):
+    torch.save({"weights": torch.zeros(1_000_000)}, path)
+
+
+def write_tensors(path):
+    torch.save({str(i): torch.zeros(1000) for i in range(1000)}, path)
+
+
+def write_to_stream(path):
+    with open(path, "wb") as stream:
+        write_tensor(stream)
+
+
+WRITERS = [write_text, write_tensor, write_tensors, write_to_stream]
+
+
+def assert_keeps_the_old_file(folder, write):
+    file = folder / "a.pth"
+    file.write_text("old")
+    with pytest.raises(UserError) as caught, written_whole(file) as partial:
+        write(partial)
+    assert re.match(
+        rf"{file} could not be written: .* MB of its disk are free\)", str(caught.value)
+    )
+    assert os.listdir(folder) == ["a.pth"] and file.read_text() == "old"
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_on_a_full_disk_the_old_file_stays(full_disk, write):
+    assert_keeps_the_old_file(full_disk, write)
+
+
+@pytest.mark.parametrize("write", WRITERS)
+def test_so_it_does_where_a_file_grows_too_large(tmp_path, limited_files, write):
+    assert_keeps_the_old_file(tmp_path, write)
+
+
+def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
+    for error in (RuntimeError("shapes"), PermissionError(13, "no")):
+        with pytest.raises(type(error)), written_whole(tmp_path / "a") as partial:
+            write_text(partial)
+            raise error

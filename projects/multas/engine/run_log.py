@@ -7,6 +7,8 @@ from logging.handlers import MemoryHandler
 
 from detectron2.utils import comm
 
+from multas.engine.writers import keep_quiet_on_full_disk
+
 LOG = "log.txt"
 _LOGGERS = ("detectron2", "fvcore", "multas")
 _NAME = "multas.run_log"
@@ -35,6 +37,7 @@ def open_log(folder: str) -> None:
     kept.setTarget(file)
     kept.flush()
     _replace_handler(file)
+    keep_quiet_on_full_disk(*_LOGGERS)
 
 
 def _handlers() -> list[logging.Handler]:

@@ -18,6 +18,7 @@ from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer, find_checkpoint
+from multas.engine.checks.images import check_images
 from multas.engine.contract import config_facts, data_facts
 from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import LossRecord, describe_losses
@@ -65,6 +66,7 @@ class Trainer(DefaultTrainer):
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
         self._given, self._resumes, self._interruption = cfg, False, Interruption()
+        check_images(cfg)
         cfg = resolve_epochs(cfg)
         check_limits(cfg)
         super().__init__(cfg)
@@ -119,7 +121,7 @@ class Trainer(DefaultTrainer):
         return [*own, *self._final.hooks, *default]
 
     def build_writers(self) -> list[EventWriter]:
-        return [LateWriters(super().build_writers)]
+        return [LateWriters(super().build_writers, self.cfg.OUTPUT_DIR)]
 
     def _build_weights(self) -> list[HookBase | None]:
         """The hooks that weigh paths and tasks."""

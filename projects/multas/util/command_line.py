@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -35,6 +36,7 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
     debug = os.environ.get(DEBUG, "") not in ("", "0")
     if not debug:
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_mistake)
+        threading.excepthook = _tell_of_thread
     try:
         with sigterm_unwinds():
             return main(*args)
@@ -58,6 +60,12 @@ def message_of(error: BaseException) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}."
     return str(error)
+
+
+def _tell_of_thread(args: threading.ExceptHookArgs) -> None:
+    """A traceback of an error in a thread, unless it is a mistake, which the main thread tells."""
+    if not isinstance(args.exc_value, _MISTAKES):
+        threading.__excepthook__(args)
 
 
 def _is_no_mistake(record: logging.LogRecord) -> bool:

@@ -1,6 +1,6 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +12,8 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from multas.config import add_multas_config, merge_config, merge_opts
-from multas.config.distillation import teacher_node
+from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
+from multas.config.limits import check_limits
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
 from multas.distillation.teacher.mean_teacher import MeanTeacher
@@ -21,11 +21,13 @@ from multas.distillation.teacher.precision import cast_convolutions_, teacher_pr
 from multas.modeling.building import building
 from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.layers import channels_last_
-from multas.modeling.strict_loading import is_file, load_strictly
+from multas.modeling.network_input import PREPARED
+from multas.modeling.registered import check_registered
+from multas.modeling.strict_loading import WeightsMisfit, load_strictly
+from multas.modeling.weight_files import check_is_file, is_file
 from multas.util.errors import UserError
-from multas.util.names import did_you_mean
 
-_KEY = "MODEL.DISTILLATION.TEACHER"
+KEY = "MODEL.DISTILLATION.TEACHER"
 
 
 @dataclass(eq=False)
@@ -57,43 +59,38 @@ class Teacher:
         self.taps = Taps(self.model, [], owner="teacher")
 
     @classmethod
-    def from_config(cls, options: CfgNode, student_cfg: CfgNode) -> "Teacher":
+    def from_config(cls, options: CfgNode, student_cfg: CfgNode, key: str = KEY) -> "Teacher":
         """Build a teacher and load its weights.
 
         Args:
             options: MODEL.DISTILLATION.TEACHER, or such a node.
             student_cfg: the student's config: gives the device, and the network of a teacher that
                 follows the student and has no config of its own.
+            key: the key of ``options``, for messages.
 
         Raises:
             FileNotFoundError: the config or the weights are missing; the message names the key.
             UserError: the weights do not fit the config, or a key is out of range.
         """
         mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
-        files = {"CONFIG_FILE": options.CONFIG_FILE.partition("#")[0], "WEIGHTS": options.WEIGHTS}
-        for key, path in files.items():
-            if not is_file(path) and (path or not mean_teacher.decay):
-                raise FileNotFoundError(
-                    f"{_KEY}.{key} is '{path}': no such file. Give the teacher's own config and "
-                    "its trained weights (train it first with train_net.py --config-file)."
-                )
+        check_teacher_files(options, key)
         if options.CONFIG_FILE:
             cfg = cls.load_config(options.CONFIG_FILE, options.OPTS)
         else:
             cfg = student_cfg.clone()
             cfg.defrost()
             cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILLATION.STUDENT
-            cfg.merge_from_list(list(options.OPTS))
+            merge_opts(cfg, options.OPTS)
         cfg.MODEL.DEVICE = student_cfg.MODEL.DEVICE
         with building(cfg):
             model = build_model(cfg)
         if options.WEIGHTS:
             try:
                 load_strictly(model, options.WEIGHTS)
-            except ValueError as error:
+            except WeightsMisfit as error:
                 raise UserError(
                     f"The teacher's weights do not fit its config: {error}. Check "
-                    f"{_KEY}.CONFIG_FILE, WEIGHTS and OPTS."
+                    f"{key}.CONFIG_FILE, WEIGHTS and OPTS."
                 ) from error
         precision = teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE))
         follows = mean_teacher if mean_teacher.decay else None
@@ -106,12 +103,19 @@ class Teacher:
         add_multas_config(cfg)
         merge_config(cfg, config_file)
         merge_opts(cfg, opts)
+        prefer_square_size(cfg)
+        check_limits(cfg, f"The teacher's config {config_file}: ")
+        check_registered(cfg, f"The teacher's config {config_file}")
         return cfg
 
     def inputs(self, batched_inputs: Sequence[dict], input_format: str) -> list[dict]:
-        """The images alone (no annotation reaches the teacher), in its channel order."""
+        """The images alone, as the student sees them, in the teacher's channel order.
+
+        No annotation reaches the teacher, and it stretches or crops nothing by itself.
+        """
         flip = {self.input_format, input_format} == {"BGR", "RGB"}
-        return [{"image": x["image"].flip(0) if flip else x["image"]} for x in batched_inputs]
+        images = [x["image"].flip(0) if flip else x["image"] for x in batched_inputs]
+        return [{"image": image, PREPARED: True} for image in images]
 
     def probe(self, names: Sequence[str], inputs: list[dict]) -> dict[str, Any]:
         """Attach taps and run once; see :meth:`Taps.probe`."""
@@ -231,22 +235,21 @@ def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
     return [x.pred_boxes[x.scores > score_thresh] for x in instances]
 
 
-def build_teachers(cfg: CfgNode) -> list[Teacher]:
-    """All teachers that the student's config names: TEACHER, then MORE_TEACHERS."""
-    nodes = [cfg.MODEL.DISTILLATION.TEACHER]
-    for number, entry in enumerate(cfg.MODEL.DISTILLATION.MORE_TEACHERS):
-        key = f"MODEL.DISTILLATION.MORE_TEACHERS[{number}]"
-        node = teacher_node()
-        if not isinstance(entry, Mapping):
-            raise UserError(
-                f"{key} is {entry!r}; it must be a mapping with the keys {', '.join(node)}."
-            )
-        for name in entry:
-            if name not in node:
-                raise UserError(f"{key}: unknown key '{name}'.{did_you_mean(str(name), node)}")
-        try:
-            node.merge_from_other_cfg(CfgNode(dict(entry)))
-        except ValueError as error:
-            raise UserError(f"{key}: {error}") from error
-        nodes.append(node)
-    return [Teacher.from_config(node, cfg) for node in nodes]
+def check_teacher_files(options: CfgNode, key: str) -> None:
+    """Make sure that the config and the weights that a teacher needs are there.
+
+    Args:
+        options: MODEL.DISTILLATION.TEACHER, or such a node.
+        key: the key of this node, for messages.
+
+    Raises:
+        FileNotFoundError: One is missing; the message names the key.
+    """
+    config = options.CONFIG_FILE.partition("#")[0]
+    if not is_file(config) and (config or not options.EMA_DECAY):
+        raise FileNotFoundError(
+            f"{key}.CONFIG_FILE is '{config}': no such file. Give the teacher's own config (train "
+            "it first with train_net.py --config-file)."
+        )
+    if options.WEIGHTS or not options.EMA_DECAY:
+        check_is_file(options.WEIGHTS, f"{key}.WEIGHTS")

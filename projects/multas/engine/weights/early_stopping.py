@@ -14,6 +14,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from torch import Tensor
 
+from multas.modeling.weight_files import read_weights
 from multas.util.errors import UserError
 from multas.util.files import written_whole
 from multas.util.names import check_choice
@@ -115,7 +116,7 @@ class EarlyStopping(HookBase):
         """The best weights, on the CPU; None if nothing was evaluated."""
         if self.progress.best_iteration < 0:
             return None
-        return torch.load(self._path, map_location="cpu", weights_only=True)["model"]
+        return read_weights(self._path)["model"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"progress": asdict(self.progress), "stopped": self.stopped}
