@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from multas.util.errors import UserError
+from multas.util.files import write_text as write_whole_text
 from multas.util.files import written_whole
 
 
@@ -120,3 +121,13 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         with pytest.raises(type(error)), written_whole(tmp_path / "a") as partial:
             write_text(partial)
             raise error
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_whole_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "text"
+    write_whole_text("/dev/null", "text")
+    assert not os.path.isfile("/dev/null")
+    with pytest.raises(OSError, match="directory"):
+        write_whole_text(tmp_path, "text")
