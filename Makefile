@@ -57,7 +57,7 @@ $(STAMP): $(SETUP_INPUTS)
 	$(PIP) install --quiet -c $(CONSTRAINTS) setuptools torch
 	$(PIP) install --quiet -c $(CONSTRAINTS) --no-deps torchvision
 	@echo "== installing multas and its dependencies"
-	$(PIP) install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[dev,cache,cluster,coco,torchjd,tune]'
+	$(PIP) install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[dev,cluster,coco,torchjd,tune]'
 	@echo "== installing Detectron2"
 	$(PY) tools/install_detectron2.py
 	@touch $(STAMP)

@@ -14,16 +14,21 @@ from detectron2.utils import comm
 from multas.config.rows import write_config
 from multas.engine import Trainer, load_config, setup
 from multas.engine.checks.classes import check_classes, check_test_sets
+from multas.engine.checks.images import check_images
+from multas.engine.checks.machine import check_gpus
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
+from multas.engine.run_folder import begin_evaluation
 from multas.util.command_line import run
 
 
 def main(args):
     cfg = setup(args)
     if args.eval_only:
+        check_images(cfg, cfg.DATASETS.TEST)
         check_test_sets(cfg)
         model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
         check_classes(model, cfg.DATASETS.TEST)
+        begin_evaluation(cfg)
         results = evaluate(cfg, model, Trainer.test)
         if comm.is_main_process():
             verify_results(cfg, results)
@@ -55,6 +60,7 @@ def start():
     args = parse_args()
     if args.write_config:
         return write(args)
+    check_gpus(args.num_gpus)
     # Each process tells the mistakes that it finds.
     launch(
         run,

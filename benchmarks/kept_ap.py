@@ -42,6 +42,7 @@ class RunBy(nn.Module):
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """Inputs and outputs are those of the model in eval mode."""
+        batched_inputs = self.model.network_input(batched_inputs)
         images = self.model.preprocess_image(batched_inputs)
         outputs = [x.to(self.model.device) for x in self.network(images.tensor)]
         logits, deltas = outputs[: len(outputs) // 2], outputs[len(outputs) // 2 :]
@@ -60,7 +61,7 @@ def trained(folder: str) -> tuple[CfgNode, Any]:
     trainer.resume_or_load(resume=False)
     trainer.train()
     cfg.defrost()
-    cfg.INPUT.SQUARE_SIZE = SIDE
+    cfg.INPUT.SQUARE_SIZE, cfg.INPUT.MIN_SIZE_TEST = SIDE, 0
     return cfg, load_model(cfg, str(Path(folder) / "student.pth"))
 
 

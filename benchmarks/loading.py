@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from multas.data import MultasMapper
-from multas.data.pseudo_labels import Header, save_pseudo_labels
+from multas.data.pseudo_label_files import Header, save_pseudo_labels
 from multas.data.toy.scene import CLASSES, Scene, draw_scene
 from multas.engine import load_config
 from tables import rate_table

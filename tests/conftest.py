@@ -32,6 +32,14 @@ def seed():
     return 0
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """What runs remember from one to the next is forgotten after the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def forget_registered():
     """Removes from the catalogs what the test added."""

@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from detectron2.utils.events import EventStorage
 
 import multas.data
-from multas.config import add_multas_config
+from multas.config import add_multas_config, files
 from multas.config.rows import output_dir, read_config
 from multas.config.solver import EPOCH_KEYS
 from multas.data import make_toy
@@ -20,6 +20,7 @@ from multas.distillation import Distiller, unwrap
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
 from multas.engine.path_weights import PathWeights
+from multas.util.yaml_files import read_yaml
 from shipped import PLAIN, REPOSITORY, ROWS, row_of, rows
 from tiny_recipe import as_shipped
 
@@ -126,13 +127,12 @@ def test_there_are_few_files():
 
 def test_every_part_is_used(monkeypatch):
     read = set()
-    original = CfgNode._open_cfg
 
-    def spy(filename):
-        read.add(Path(filename).resolve())
-        return original(filename)
+    def spy(file):
+        read.add(Path(file).resolve())
+        return read_yaml(file)
 
-    monkeypatch.setattr(CfgNode, "_open_cfg", spy)
+    monkeypatch.setattr(files, "read_yaml", spy)
     for address in [*ROWS, *PLAIN]:
         read_config(address)
     parts = {f for f in (REPOSITORY / "configs").rglob("*.yaml") if "base" in f.parts}

@@ -13,7 +13,7 @@ from packaging.version import Version
 import multas
 
 # Extras that `make test` installs, without which tests are skipped.
-TESTED_EXTRAS = ("cache", "cluster", "coco", "dev", "torchjd", "tune")
+TESTED_EXTRAS = ("cluster", "coco", "dev", "torchjd", "tune")
 PAPERS = {
     "Self-training and multi-task learning for limited data": (["Lê", "Pham"], 2023),
     "Adaptive Distillation": (["Chennupati", "Kamani", "Cheng", "Chen"], 2021),

@@ -11,7 +11,7 @@ FLOORS = {
     "config": {"util"},
     "data": {"util"},
     "evaluation": {"util"},
-    "modeling": {"util"},
+    "modeling": {"util", "data"},
     "distillation": {"util", "config", "modeling"},
     "engine": {"util", "config", "data", "modeling", "evaluation", "distillation"},
 }

@@ -15,8 +15,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
+from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.command_line import run
 from multas.util.errors import UserError
 
@@ -67,31 +69,32 @@ def convert(weights: Mapping[str, Tensor], classifier: bool = False) -> dict[str
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
     """Read a state dict, bare or as the entry "state_dict" or "model" of a checkpoint."""
-    loaded = torch.load(path, map_location="cpu", weights_only=True)
-    for key in ("state_dict", "model"):
-        if isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-    return {name.removeprefix("module."): value for name, value in loaded.items()}
+    check_is_file(str(path), "The input")
+    weights = read_weights(str(path), inside=("state_dict",))["model"]
+    tensors = {name: torch.as_tensor(value) for name, value in weights.items()}
+    return {name.removeprefix("module."): value for name, value in tensors.items()}
 
 
 def write_checkpoint(path: Path, weights: Mapping[str, Tensor]) -> None:
-    """Write a ".pth" or ".pkl" that Detectron2's checkpointer loads by the ends of names."""
+    """Write a file that is loaded by the ends of names, in the format of the file's own end."""
     header = {"__author__": "multas", "matching_heuristics": True}
-    if path.suffix == ".pkl":
+    if path.suffix == ".safetensors":
+        save_file(dict(weights), path, {"matching_heuristics": "True"})
+    elif path.suffix == ".pkl":
         arrays = {name: value.numpy() for name, value in weights.items()}
         path.write_bytes(pickle.dumps({"model": arrays, **header}))
     elif path.suffix == ".pth":
         torch.save({"model": dict(weights), **header}, path)
     else:
-        raise UserError(f"The output '{path}' must end in .pth or .pkl.")
+        raise UserError(f"The output '{path}' must end in .pth, .safetensors or .pkl.")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("input", type=Path, help="the state dict of a ResNet (.pth)")
-    parser.add_argument("output", type=Path, help="the file to write (.pth or .pkl)")
+    parser.add_argument("input", type=Path, help="the state dict of a ResNet")
+    parser.add_argument("output", type=Path, help="the .pth, .safetensors or .pkl to write")
     parser.add_argument("--classifier", action="store_true", help="keep the last linear layer, too")
     args = parser.parse_args(arguments)
     weights = convert(read_state_dict(args.input), args.classifier)

@@ -11,23 +11,26 @@ reads that data set. --flip and --scales 0.8 1 1.2 label each image by an ensemb
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
+from multas.config.limits import above, at_least, check_limit, each, from_to
 from multas.data import build_test_loader
 from multas.data.dataset_dicts import require_registered
-from multas.data.pseudo_labels import Header, file_sha256, save_pseudo_labels
+from multas.data.pseudo_label_files import Header, file_sha256, save_pseudo_labels
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
+from multas.engine.checks.images import check_images
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
-from multas.engine.pseudo_labeling import label_images, quality
+from multas.engine.pseudo_labeling import check_ids, check_truth, label_images, quality
+from multas.modeling.weight_files import check_is_file
 from multas.util.command_line import run
 from multas.util.errors import UserError
+from multas.util.files import require_writable
 
 
 def parse_args() -> argparse.Namespace:
@@ -59,17 +62,30 @@ def class_names(datasets: Sequence[str]) -> list[str]:
     )
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Find what is wrong with the arguments before there is anything to lose."""
+    check_limit("--score-thresh", args.score_thresh, from_to(0, 1))
+    check_limit("--topk", args.topk, at_least(0))
+    check_limit("--scales", args.scales, each(above(0)))
+    require_writable(args.output, "--output")
+    check_is_file(args.weights, "--weights")
+
+
 def main() -> None:
     args = parse_args()
+    check_arguments(args)
     setup_logger()
+    setup_logger(name="multas")
     cfg = load_config(args.config_file, args.opts)
-    if not os.path.isfile(args.weights):
-        raise UserError(f"--weights {args.weights}: no such file. Train the teacher first.")
-    model = load_model(cfg, args.weights)
     require_registered([args.dataset, *filter(None, [args.report_against])], "the command line")
+    check_images(cfg, [args.dataset])
     # The classes of a card that does not list them are only known when it is loaded.
-    for name in filter(None, [args.dataset, args.report_against]):
-        DatasetCatalog.get(name)
+    images = DatasetCatalog.get(args.dataset)
+    check_ids(images, args.dataset)
+    truth = DatasetCatalog.get(args.report_against) if args.report_against else []
+    if args.report_against:
+        check_truth(images, truth, args.report_against)
+    model = load_model(cfg, args.weights)
     known = [args.dataset, args.report_against, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     check_classes(model, [name for name in known if name])
     classes = class_names(known)
@@ -95,7 +111,6 @@ def main() -> None:
     empty = len(set(image_ids) - {a["image_id"] for a in annotations})
     print(f"{args.output}: {len(annotations)} boxes, {empty} of {len(image_ids)} images have none.")
     if args.report_against:
-        truth = DatasetCatalog.get(args.report_against)
         rows = quality(annotations, truth, len(classes))
         table = [[name, *row] for name, row in zip([*classes, "all"], rows, strict=True)]
         print(tabulate(table, ["class", "precision", "recall", "boxes", "objects"], floatfmt=".3f"))

@@ -23,7 +23,7 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from multas.data import make_toy
-from multas.data.pseudo_labels import file_sha256, read_pseudo_labels
+from multas.data.pseudo_label_files import file_sha256, read_pseudo_labels
 from multas.engine import load_config
 from multas.engine.report import contact_sheet, last_values, plot_paths, training_seconds
 from multas.util.command_line import run

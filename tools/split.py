@@ -20,6 +20,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data.card import read_card
 from multas.data.cards import register_card
+from multas.data.dataset_dicts import require_registered
 from multas.data.splits.check import check_splits, read_lists
 from multas.data.splits.make import (
     FRACTIONS,
@@ -32,6 +33,8 @@ from multas.data.splits.make import (
 from multas.util.annotation import BOXES, LABELS, MASKS
 from multas.util.command_line import run
 from multas.util.errors import UserError
+from multas.util.id_lists import read_id_list
+from multas.util.names import did_you_mean
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,7 +42,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="divide a data set into nested fractions")
     add_source(make, part="trainval")
-    make.add_argument("--fractions", type=Fraction, nargs="+", default=list(FRACTIONS),
+    make.add_argument("--fractions", type=fraction, nargs="+", default=list(FRACTIONS),
                       help="the shares of the data set, such as 1/10 1/5")  # fmt: skip
     make.set_defaults(run=make_fractions)
     partial = commands.add_parser("partial", help="divide a data set among tasks")
@@ -55,12 +58,25 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def fraction(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except ZeroDivisionError:
+        raise argparse.ArgumentTypeError(f"{text} has the denominator 0") from None
+
+
+def seed(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0 on")
+    return int(text)
+
+
 def add_source(parser: argparse.ArgumentParser, part: str) -> None:
     """Arguments that say what is divided, and where the lists go."""
     parser.add_argument("--card", help="the data card; without it --split is a registered name")
     parser.add_argument("--split", required=True, help="the split of the card to divide")
     parser.add_argument("--out", type=Path, required=True, help="the folder for <name>/<part>.txt")
-    parser.add_argument("--seed", type=int, default=0, help="the seed of the random order")
+    parser.add_argument("--seed", type=seed, default=0, help="the seed of the random order")
     parser.add_argument("--part", default=part, help="the file name of the lists, without .txt")
     parser.add_argument("--force", action="store_true", help="overwrite lists that differ")
 
@@ -82,7 +98,13 @@ def load_counts(args: argparse.Namespace) -> dict[str, dict[str, int]]:
     name = args.split
     if args.card:
         register_card(args.card)
-        name = f"{read_card(args.card).name}_{args.split}"
+        card = read_card(args.card)
+        splits = [split.name for split in card.splits]
+        if name not in splits:
+            raise UserError(f"--split {name}: {args.card} has none.{did_you_mean(name, splits)}")
+        name = f"{card.name}_{name}"
+    else:
+        require_registered([name], "--split")
     records = DatasetCatalog.get(name)
     metadata = MetadataCatalog.get(name)
     # Detectron2 has another name of the folder for Cityscapes.
@@ -106,7 +128,7 @@ def refuse_overwriting(splits: dict[str, list[str]], out: Path, part: str) -> No
     """Make sure that the lists of an experiment do not change after it has run."""
     for name, ids in splits.items():
         file = out / name / f"{part}.txt"
-        if file.exists() and file.read_text().split() != ids:
+        if file.exists() and [image_id for _, image_id in read_id_list(file)] != ids:
             raise UserError(f"{file} exists with other ids: choose another --out, or add --force")
 
 
@@ -116,7 +138,10 @@ def print_shares(splits: dict[str, list[str]], counts: dict[str, dict[str, int]]
     for own in counts.values():
         totals.update(own)
     rows = {"images": [len(ids) for ids in splits.values()]}
-    parts = [sum((Counter(counts[i]) for i in ids), Counter()) for ids in splits.values()]
+    parts: list[Counter[str]] = [Counter() for _ in splits]
+    for part, ids in zip(parts, splits.values(), strict=True):
+        for image_id in ids:
+            part.update(counts[image_id])
     rows |= {name: [part[name] for part in parts] for name in sorted(totals)}
     width = max(map(len, rows))
     print(" " * width + "".join(f"{name:>16s}" for name in splits))

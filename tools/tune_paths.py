@@ -103,15 +103,22 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
     try:
         import optuna
         from optuna.trial import TrialState
+        from sqlalchemy.exc import SQLAlchemyError
     except ImportError as error:
         raise UserError("tune_paths.py needs Optuna: pip install 'multas[tune]'.") from error
     names = [spec.name for spec in parse_paths(cfg.MODEL.DISTILLATION.PATHS)]
-    study = optuna.create_study(
-        study_name=args.search,
-        storage=f"sqlite:///{os.path.abspath(cfg.OUTPUT_DIR)}/trials.db",
-        direction="maximize",
-        load_if_exists=True,
-    )
+    file = f"{os.path.abspath(cfg.OUTPUT_DIR)}/trials.db"
+    try:
+        study = optuna.create_study(
+            study_name=args.search,
+            storage=f"sqlite:///{file}",
+            direction="maximize",
+            load_if_exists=True,
+        )
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        raise UserError(
+            f"{file} is damaged, or no database of trials. Delete it, or choose another OUTPUT_DIR."
+        ) from error
     if args.search == "grid" and not study.trials:
         for values in itertools.product(args.grid, repeat=len(names)):
             study.enqueue_trial(dict(zip(names, values, strict=True)))

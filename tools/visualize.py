@@ -3,33 +3,50 @@
 
     python tools/visualize.py --config-file configs/quickstart/supervised.yaml \
         --weights output/quickstart/distilled/student.pth --output out/ image.jpg folder/ ...
+
+Boxes, masks and the class of a classifier are drawn with the names that the data sets of
+DATASETS.TEST or, failing that, DATASETS.TRAIN have for them.
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from detectron2.data import MetadataCatalog
-from detectron2.data.detection_utils import read_image
-from detectron2.engine import DefaultPredictor
+import numpy as np
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import setup_logger
-from detectron2.utils.visualizer import Visualizer
+from detectron2.utils.visualizer import VisImage, Visualizer
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from multas.data.image_files import read_image
+from multas.data.mapper import MultasMapper
 from multas.engine import load_config
+from multas.engine.checks.classes import check_classes
+from multas.engine.inference import load_model
+from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD, Annotation
+from multas.util.arguments import number
 from multas.util.command_line import run
 from multas.util.errors import UserError
 
 IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+logger = logging.getLogger("multas.visualize")
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config-file", required=True, help="the config of the model, or a row")
     parser.add_argument("--weights", required=True, help="its trained weights")
-    parser.add_argument("--output", required=True, help="the folder for the pictures")
-    parser.add_argument("--score-thresh", type=float, default=0.5, help="the lowest score drawn")
-    parser.add_argument("--scale", type=float, default=1.0, help="the enlargement of the pictures")
+    parser.add_argument("--output", required=True, type=Path, help="the folder for the pictures")
+    parser.add_argument("--score-thresh", type=number(0, 1), default=0.5,
+                        help="the lowest score drawn")  # fmt: skip
+    parser.add_argument("--scale", type=number(0, above=True), default=1.0,
+                        help="the enlargement of the pictures")  # fmt: skip
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of the config")
     parser.add_argument("inputs", nargs="+", help="images, or folders of images")
     return parser.parse_args()
@@ -39,56 +56,129 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
     """The files that are given, and the images of the folders.
 
     Raises:
-        UserError: An input does not exist.
+        UserError: An input does not exist or is no image.
     """
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            yield from sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
         elif path.is_file():
-            yield path
+            found = [path]
         else:
             raise UserError(f"{name}: no such image or folder.")
+        for file in found:
+            check_image(file)
+            yield file
 
 
-def name_pictures(images: Iterable[Path]) -> dict[str, Path]:
-    """Each image once, by the file name of its picture.
+def check_image(file: Path) -> None:
+    """Make sure that a file begins like an image.
 
     Raises:
-        UserError: There is no image, or two would be written to one file.
+        UserError: It does not.
     """
-    named: dict[str, Path] = {}
+    try:
+        with Image.open(file):
+            pass
+    except Exception as error:  # Pillow has many for damaged files
+        why = "of no known kind, or empty" if isinstance(error, UnidentifiedImageError) else error
+        raise UserError(
+            f"{file}: not a readable image ({why}); mend it, or leave it out."
+        ) from error
+
+
+def name_pictures(images: Iterable[Path], output: Path) -> dict[Path, Path]:
+    """The image of each picture that is to be written, each image once.
+
+    Raises:
+        UserError: There is no image, two would be written to one file, or a picture over an image.
+    """
+    named: dict[Path, Path] = {}
     for path in images:
-        other = named.setdefault(f"{path.stem}.png", path)
+        picture = output / f"{path.stem}.png"
+        other = named.setdefault(picture, path)
         if other.resolve() != path.resolve():
             raise UserError(f"{other} and {path} have one name; draw them into different folders.")
+        if picture.resolve() == path.resolve():
+            raise UserError(f"{path} would be overwritten; give --output another folder.")
     if not named:
-        raise UserError("There is no image in what was given.")
+        raise UserError(f"There is no image in what was given ({', '.join(sorted(IMAGES))}).")
     return named
+
+
+def check_output(folder: Path) -> None:
+    """Make sure that pictures can be written to a folder, which may not exist yet.
+
+    Raises:
+        UserError: They cannot.
+    """
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir():
+        raise UserError(f"--output {folder}: {existing} is a file; name a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--output {folder}: {existing} is not writable; name another folder.")
+
+
+def legend(names: Sequence[str]) -> Metadata:
+    """The names and colours of the classes: of each kind from the first data set that has it."""
+    entries: dict[str, Any] = {}
+    for kind in STANDARD:
+        entries |= next(filter(None, (_classes_of(name, kind) for name in names)), {})
+    return Metadata(name="legend", **entries)
+
+
+def _classes_of(name: str, kind: Annotation) -> dict[str, Any]:
+    """The classes of a data set that is annotated for a task, as entries of the metadata."""
+    data = MetadataCatalog.get(name)
+    if kind.task not in data.get("annotates", (kind.task,)):
+        return {}
+    if not data.get(kind.classes_key) and data.get("annotates"):
+        # The classes of a card that does not list them are only known when it is loaded.
+        try:
+            DatasetCatalog.get(name)
+        except (UserError, OSError) as error:
+            logger.warning(f"The classes are drawn as numbers, since their names are lost: {error}")
+    colours = kind.classes_key.replace("_classes", "_colors")
+    keys = [key for key in (kind.classes_key, colours) if data.get(key)]
+    return {key: list(data.get(key)) for key in keys} if kind.classes_key in keys else {}
+
+
+def draw(image: np.ndarray, results: Mapping[str, Any], args: Any, names: Metadata) -> VisImage:
+    """A picture of what a model has found in an image (H, W, 3), RGB."""
+    drawing = Visualizer(image, names, scale=args.scale)
+    if MASKS.input_key in results:
+        scores = results[MASKS.input_key]
+        if not names.get(MASKS.classes_key):
+            names.stuff_classes = [str(k) for k in range(len(scores))]
+        drawing.draw_sem_seg(scores.argmax(0).cpu())
+    if BOXES.input_key in results:
+        found = results[BOXES.input_key].to("cpu")
+        drawing.draw_instance_predictions(found[found.scores >= args.score_thresh])
+    if "scores" in results:
+        score, k = results["scores"].max(0)
+        known = names.get(LABELS.classes_key)
+        title = f"{known[k] if known else int(k)} {float(score):.0%}"
+        drawing.draw_text(title, (2, 2), horizontal_alignment="left")
+    return drawing.output
 
 
 def main() -> None:
     args = parse_args()
     setup_logger()
+    setup_logger(name="multas")
+    images = name_pictures(find_images(args.inputs), args.output)
+    check_output(args.output)
     cfg = load_config(args.config_file, args.opts)
-    if not Path(args.weights).is_file():
-        raise UserError(f"--weights {args.weights}: no such file.")
-    cfg.MODEL.WEIGHTS = args.weights
-    predict = DefaultPredictor(cfg)
-    metadata = MetadataCatalog.get(cfg.DATASETS.TEST[0] if cfg.DATASETS.TEST else "__unused")
-    output = Path(args.output)
-    images = name_pictures(find_images(args.inputs))
-    output.mkdir(parents=True, exist_ok=True)
-    for name, path in tqdm(images.items(), unit="image"):
-        image = read_image(str(path), "BGR")
-        results = predict(image)
-        drawing = Visualizer(image[:, :, ::-1], metadata, scale=args.scale)
-        if "sem_seg" in results:
-            drawing.draw_sem_seg(results["sem_seg"].argmax(0).cpu())
-        if "instances" in results:
-            found = results["instances"].to("cpu")
-            drawing.draw_instance_predictions(found[found.scores >= args.score_thresh])
-        drawing.output.save(str(output / name))
+    model = load_model(cfg, args.weights)
+    sets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]
+    names = legend(sets)
+    check_classes(model, sets)
+    mapper = MultasMapper(cfg, is_train=False)
+    args.output.mkdir(parents=True, exist_ok=True)
+    for picture, path in tqdm(images.items(), unit="image"):
+        with torch.no_grad():
+            results = model([mapper({"file_name": str(path)})])[0]
+        draw(read_image(str(path), "RGB"), results, args, names).save(str(picture))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def test_a_whole_number_is_a_fraction_too():
         (["SLOVER.MAX_ITER", 1], UserError, "the config has no key 'SLOVER'.*'SOLVER'"),
         (["SOLVER.MAX_ITER.X", 1], UserError, "SOLVER.MAX_ITER is a value, not a group"),
         (["MODEL.DISTILLATION.AGGREGATION.A.B", 1], UserError, "AGGREGATION has no key 'A'"),
-        (["INPUT.STRETCH", 1], KeyError, "INPUT.SQUARE_SIZE"),
+        (["INPUT.STRETCH", 1], UserError, "INPUT.SQUARE_SIZE"),
         (["SOLVER.MAX_ITER", 1, "SOLVER.EPOCHS", 2], ValueError, "say the same thing twice"),
         (["SOLVER.MAX_ITER", "soon"], ValueError, "SOLVER.MAX_ITER"),
         (["SOLVER.BASE_LR", True], ValueError, "SOLVER.BASE_LR"),

@@ -80,12 +80,6 @@ def cached(teacher, folder, limit=10**8) -> Teacher:
     return teacher
 
 
-@pytest.fixture(autouse=True)
-def _libraries():
-    pytest.importorskip("diskcache")
-    pytest.importorskip("safetensors")
-
-
 def close(one: dict, other: dict) -> bool:
     pairs = zip(leaves(one), leaves(other), strict=True)
     return all(torch.allclose(a, b, rtol=2**-10, atol=1e-6) for a, b in pairs)

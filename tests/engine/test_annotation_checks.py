@@ -10,7 +10,7 @@ from detectron2.utils import comm
 
 from multas.data import MultasMapper, build_train_loader, register_card
 from multas.data.dataset_dicts import load_training_dicts
-from multas.data.pseudo_labels import Header, save_pseudo_labels
+from multas.data.pseudo_label_files import Header, save_pseudo_labels
 from multas.data.task_batches import parse_task_batches
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller

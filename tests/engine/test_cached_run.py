@@ -10,9 +10,6 @@ from multas.engine import Trainer
 from multas.engine.checks import cache_size
 from training import start
 
-pytest.importorskip("diskcache")
-pytest.importorskip("safetensors")
-
 PATHS = [
     {"TYPE": "FeatureMSE", "STUDENT": "backbone", "WEIGHT": 1.0},
     {"TYPE": "SoftDetection"},

@@ -12,7 +12,7 @@ import yaml
 from detectron2.modeling import build_model
 from PIL import Image
 
-from multas.data.pseudo_labels import Header, save_pseudo_labels
+from multas.data.pseudo_label_files import Header, save_pseudo_labels
 from multas.engine import Trainer
 from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.inference import load_model, weights_to_evaluate

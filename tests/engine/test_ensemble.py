@@ -7,7 +7,7 @@ from detectron2.structures import Boxes, Instances
 from torchvision.ops import nms
 
 import pseudo_label
-from multas.data.pseudo_labels import read_pseudo_labels
+from multas.data.pseudo_label_files import read_pseudo_labels
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.pseudo_labeling import label_images
 

@@ -13,7 +13,7 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
 from multas.data import DatasetError, make_toy, make_toy_classes, register_card
-from multas.data.pseudo_labels import file_sha256
+from multas.data.pseudo_label_files import file_sha256
 
 # Made when the runs start, always the same.
 EMBEDDED = {

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
-import yaml
 from detectron2.config import CfgNode, get_cfg
 
 from multas.config import add_multas_config, merge_config, merge_opts
 from multas.data import register_cards
 from multas.engine.epochs import resolve_epochs
 from multas.engine.report import last_values
+from multas.util.yaml_files import read_yaml
 from reproduction.data_sets import content_hash, file_hash, names_on_cards
 from reproduction.own_data import opts_on_card
 from reproduction.tables import METRICS, rows_by_weights
@@ -168,7 +168,7 @@ def digest(cfg: CfgNode) -> str:
     """
     cfg = cfg.clone()
     cfg.OUTPUT_DIR = ""
-    cards = [yaml.safe_load(Path(card).read_text()) for card in cfg.DATASETS.CARDS]
+    cards = [read_yaml(card) for card in cfg.DATASETS.CARDS]
     own = [{k: v for k, v in card.items() if k != "root"} for card in cards]
     content = [content_hash(name) for name in names_on_cards(cfg)]
     content += [file_hash(file) for file in _files(cfg)]

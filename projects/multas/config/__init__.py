@@ -10,7 +10,7 @@ from multas.config.opts import merge_opts
 from multas.config.rows import merge_config
 from multas.config.solver import add_solver_config
 
-__all__ = ["add_multas_config", "merge_config", "merge_opts"]
+__all__ = ["add_multas_config", "merge_config", "merge_opts", "prefer_square_size"]
 
 
 def add_multas_config(cfg: CfgNode) -> None:
@@ -20,3 +20,9 @@ def add_multas_config(cfg: CfgNode) -> None:
     add_distillation_config(cfg)
     add_solver_config(cfg)
     add_evaluation_config(cfg)
+
+
+def prefer_square_size(cfg: CfgNode) -> None:
+    """Leave test images whole where the model stretches them (INPUT.SQUARE_SIZE), in place."""
+    if cfg.INPUT.SQUARE_SIZE:
+        cfg.INPUT.MIN_SIZE_TEST = 0

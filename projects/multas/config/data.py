@@ -12,6 +12,10 @@ def add_data_config(cfg: CN) -> None:
     # looked up. Every split of a card is then a name for DATASETS.TRAIN and TEST. The same name
     # with `_unlabeled` is that split without its annotations, which are never opened.
     cfg.DATASETS.CARDS = ()
+    # Whether every image file is decoded once before a training or evaluation, so that none of them
+    # breaks it later. Files that were found intact are remembered in ~/.cache/multas (or
+    # $XDG_CACHE_HOME/multas) and not read again until they change.
+    cfg.DATASETS.CHECK_IMAGES = True
 
     # Multi-task learning with one mini-batch per task: a list of mappings that replaces
     # DATASETS.TRAIN, with the keys
@@ -45,7 +49,10 @@ def add_data_config(cfg: CN) -> None:
     cfg.DATASETS.PSEUDO_LABELS.EMPTY = "background"
 
     # The side, in pixels, of the square that images are stretched to in training and test (320 or
-    # 512 in Lê and Pham). 0 = Detectron2's INPUT.MIN_SIZE_* and MAX_SIZE_*.
+    # 512 in Lê and Pham). 0 = Detectron2's INPUT.MIN_SIZE_* and MAX_SIZE_*. In test the model
+    # stretches the whole image itself: it prevails over MIN_SIZE_TEST, which `load_config` sets to
+    # 0, so that Detectron2's DefaultPredictor hands the whole image over. A meta-architecture of
+    # Detectron2 can only do so, and crop (CENTER_CROP_TEST), as the student of a Distiller.
     cfg.INPUT.SQUARE_SIZE = 0
     cfg.register_renamed_key("INPUT.STRETCH", "INPUT.SQUARE_SIZE")
     # The augmentation of training images: "" = Detectron2's INPUT.RANDOM_FLIP and CROP,

@@ -105,7 +105,7 @@ def add_distillation_config(cfg: CN) -> None:
     # image is shown to them twice; "" = no cache. Set INPUT.VIEWS, so that images come back. Runs
     # may share a folder: an entry is found by the content of the image, the size that it is padded
     # to in its batch (always the same with INPUT.SQUARE_SIZE), and the teacher's weights. Empty
-    # the folder after you change a teacher's code. It needs the extra `cache`.
+    # the folder after you change a teacher's code.
     d.CACHE.FOLDER = ""
     # The size limit in GB (10^9 bytes). The least recently used entries are dropped.
     d.CACHE.MAX_GB = 20.0

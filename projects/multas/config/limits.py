@@ -17,14 +17,16 @@ class Limit(NamedTuple):
     holds: Callable[[Any], bool]
 
 
-def check_limits(cfg: CfgNode) -> None:
+def check_limits(cfg: CfgNode, where: str = "") -> None:
     """Make sure that every key of :data:`LIMITS` has a value that makes sense.
+
+    Messages begin with ``where``, which says whose config it is.
 
     Raises:
         UserError: One does not. The message names the key, its value and what it must be.
     """
     for key, limit in LIMITS.items():
-        check_limit(key, value_of(cfg, key), limit)
+        check_limit(f"{where}{key}", value_of(cfg, key), limit)
 
 
 def check_limit(key: str, value: Any, limit: Limit) -> None:
@@ -185,6 +187,7 @@ LIMITS: Mapping[str, Limit] = {
     "MODEL.SEMANTIC_FPN_HEAD.NORM": _NORM,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES": _SIZE,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS": _COUNT,
+    "OUTPUT_DIR": Limit("the name of a folder", lambda x: isinstance(x, str) and x != ""),
     "SOLVER.BASE_LR": above(0),
     "SOLVER.CHECKPOINT_PERIOD": _SIZE,
     "SOLVER.CHECKPOINT_PERIOD_EPOCHS": at_least(0),
@@ -201,7 +204,14 @@ LIMITS: Mapping[str, Limit] = {
     "SOLVER.EPOCHS": at_least(0),
     "SOLVER.FINAL_LR_FACTOR": at_least(0),
     "SOLVER.GAMMA": above(0),
-    "SOLVER.IMS_PER_BATCH": _SIZE,
+    "SOLVER.IMS_PER_BATCH": Limit("a whole number, 1 or more", lambda x: type(x) is int and x > 0),
+    "SOLVER.LR_SCHEDULER_NAME": one_of(
+        "WarmupMultiStepLR",
+        "WarmupCosineLR",
+        "WarmupStepWithFixedGammaLR",  # Detectron2's main branch
+        "WarmupCosineToFloorLR",
+        "WarmupPolyLR",
+    ),
     "SOLVER.MAX_ITER": _SIZE,
     "SOLVER.MOMENTUM": below(1),
     "SOLVER.POLY_LR_POWER": above(0),
@@ -211,8 +221,9 @@ LIMITS: Mapping[str, Limit] = {
     "SOLVER.WARMUP_ITERS": _COUNT,
     "SOLVER.WARMUP_METHOD": one_of("linear", "constant"),
     "SOLVER.WEIGHT_DECAY": at_least(0),
-    # Detectron2 augments at test time only in a script of its own.
-    "TEST.AUG.ENABLED": one_of(False),
+    "TEST.AUG.ENABLED": Limit(
+        "False, since test images are not augmented here", lambda x: x is False
+    ),
     "TEST.DETECTIONS_PER_IMAGE": _COUNT,
     "TEST.EVAL_PERIOD": _COUNT,
     "TEST.EVAL_PERIOD_EPOCHS": at_least(0),

@@ -5,6 +5,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
+from multas.config.merging import check_value, decode, renamed
 from multas.config.solver import EPOCH_KEYS
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
@@ -19,13 +20,18 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
 
     Raises:
         UserError: A key lacks its value, or a schedule is given in iterations and in epochs.
-        UserError: There is no such key. The nearest one is named.
+        UserError: There is no such key (the nearest one is named), or the value has another type.
     """
     if len(opts) % 2:
         raise UserError(f"{opts[-1]}: options are pairs of KEY VALUE, and this one has no pair.")
+    for key in opts[::2]:
+        if not isinstance(key, str):
+            raise UserError(f"{key!r}: options are pairs of KEY VALUE, and this is no key.")
     given = dict(zip(opts[::2], opts[1::2], strict=True))
     for key, value in given.items():
-        if not cfg.key_is_deprecated(key) and not cfg.key_is_renamed(key):
+        if cfg.key_is_renamed(key):
+            raise UserError(renamed(cfg, key))
+        if not cfg.key_is_deprecated(key):
             value = _prepare(cfg, key, value)
         cfg.merge_from_list([key, value])
     for key, in_epochs in EPOCH_KEYS.items():
@@ -43,7 +49,7 @@ def _prepare(cfg: CfgNode, key: str, value: Any) -> Any:
     for depth, name in enumerate([*path, last]):
         if name not in node:
             if depth == len(path) and node.is_new_allowed():
-                setattr(node, last, CfgNode._decode_cfg_value(value))
+                setattr(node, last, decode(value, key))
                 return value
             where = ".".join(path[:depth]) or "the config"
             raise UserError(f"{key}: {where} has no key '{name}'.{did_you_mean(name, node)}")
@@ -51,9 +57,11 @@ def _prepare(cfg: CfgNode, key: str, value: Any) -> Any:
             node = node[name]
             if not isinstance(node, CfgNode):
                 raise UserError(f"{key}: {'.'.join(path[: depth + 1])} is a value, not a group.")
-    decoded = CfgNode._decode_cfg_value(value)
-    whole = isinstance(node[last], float) and type(decoded) is int
-    return float(decoded) if whole else value
+    decoded = decode(value, key)
+    if isinstance(node[last], float) and type(decoded) is int:
+        return float(decoded)
+    check_value(decoded, node[last], key)
+    return value
 
 
 def value_of(cfg: CfgNode, key: str) -> Any:

@@ -12,41 +12,50 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
+from multas.config.files import read_file
+from multas.config.merging import merge_content, merge_old_content
 from multas.config.opts import value_of
 from multas.config.solver import EPOCH_KEYS
 from multas.config.tables import DataSet, Row, Table, check_name, read_table
 from multas.util.errors import UserError
 from multas.util.files import written_whole
 from multas.util.names import did_you_mean
+from multas.util.paths import inside
 
 
 def merge_config(cfg: CfgNode, address: str) -> None:
     """Merge a config file of Detectron2's kind, or a row FILE#DATA/ROW, into a config, in place.
 
+    Nothing that a file says is run.
+
     Raises:
-        UserError: There is no such row, or it names something that does not exist.
+        FileNotFoundError: There is no such file.
+        UserError: There is no such row, it names something that does not exist, or a file, key or
+            value is wrong.
     """
+    content = read_config(address)
     if "#" in address:
-        cfg.merge_from_other_cfg(CfgNode(read_config(address)))
-    elif _is_table(address):
-        raise UserError(f"{address} is a table: name one of its rows, {address}#DATA/ROW.")
+        merge_content(cfg, content, address)
     else:
-        cfg.merge_from_file(address)
+        merge_old_content(cfg, content, address)
 
 
 def read_config(address: str) -> dict[str, Any]:
     """The keys that a config file or a row sets, without those that it leaves at their defaults."""
     if "#" not in address:
-        return CfgNode.load_yaml_with_base(address, allow_unsafe=True)
+        content = read_file(address)
+        if {"columns", "place"} <= content.keys():
+            raise UserError(f"{address} is a table: name one of its rows, {address}#DATA/ROW.")
+        return content
     table, data, row = _find(address)
-    content: dict[str, Any] = {}
+    content = {}
     paths: list[Any] = []
     for part in [*row.parts, *row.paths]:
-        own = CfgNode.load_yaml_with_base(_part_file(table, data, part, address))
+        own = read_file(_part_file(table, data, part, address))
         _merge(content, own)
         if part in row.paths:
-            paths += own["MODEL"]["DISTILLATION"]["PATHS"]
-            content["MODEL"]["DISTILLATION"]["PATHS"] = paths
+            paths += _paths_in(own, f"{address}: part '{part}.yaml'")
+            _merge(content, {"MODEL": {"DISTILLATION": {"PATHS": paths}}})
     if row.train:
         names = [f"{card}_{split}" for split in row.train for card in data.cards]
         _merge(content, {"DATASETS": {"TRAIN": names}})
@@ -80,11 +89,17 @@ def row_address(row: Row, data: str) -> str:
 
 
 def output_dir(address: str) -> str:
-    """The folder that a row writes to: ``output/`` and its address as a path."""
+    """The folder that a row writes to: ``output/`` and its address as a path.
+
+    Raises:
+        UserError: The name of the row leads out of ``output/``.
+    """
     file, _, row = address.partition("#")
     parts = PurePath(file).with_suffix("").parts
     start = len(parts) - parts[::-1].index("configs") if "configs" in parts else len(parts) - 1
-    return "/".join(["output", *parts[start:], row])
+    folder = "/".join(["output", *parts[start:], row])
+    inside("output", folder.removeprefix("output/"), address)
+    return folder
 
 
 def weights_of(address: str) -> str:
@@ -128,6 +143,14 @@ def _part_file(table: Table, data: DataSet, part: str, address: str) -> str:
     )
 
 
+def _paths_in(content: Mapping[str, Any], where: str) -> list[Any]:
+    """The distillation paths that a part adds."""
+    try:
+        return list(content["MODEL"]["DISTILLATION"]["PATHS"])
+    except (KeyError, TypeError):
+        raise UserError(f"{where} needs a list in MODEL.DISTILLATION.PATHS.") from None
+
+
 def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
     """Merge nested mappings, in place, where the values of the second prevail."""
     for key, value in other.items():
@@ -137,11 +160,3 @@ def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
             _merge(content[key], value)
         else:
             content[key] = value
-
-
-def _is_table(file: str) -> bool:
-    """Whether a YAML file is a table of rows rather than a config."""
-    with CfgNode._open_cfg(file) as stream:
-        content = yaml.compose(stream, yaml.SafeLoader)
-    keys = {key.value for key, _ in content.value} if content else set()
-    return {"columns", "place"} <= keys

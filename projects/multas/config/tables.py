@@ -10,10 +10,9 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
-import yaml
-
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
+from multas.util.yaml_files import read_yaml
 
 
 @dataclass(frozen=True)
@@ -99,14 +98,18 @@ def read_table(file: str) -> Table:
         FileNotFoundError: There is no such file.
         UserError: A key, data set or number is wrong. The message names the file and the row.
     """
-    return _read(file, os.stat(file).st_mtime_ns)
+    try:
+        return _read(file, os.stat(file).st_mtime_ns)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{file}: something in it is not of the form that configs/README.md describes: {error}."
+        ) from error
 
 
 @lru_cache(maxsize=64)
 def _read(file: str, _changed: int) -> Table:
     """Read a table file, and again only when it has changed."""
-    with open(file) as stream:
-        content = yaml.load(stream, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    content = read_yaml(file)
     own = _checked(Table, content, file, "file")
     data = {}
     for name, entry in own["data"].items():

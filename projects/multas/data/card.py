@@ -2,7 +2,8 @@
 
 Keys of a card (``datasets/README.md`` shows examples):
 
-- name: prefix of the registered names ``<name>_<split>`` and ``<name>_<split>_unlabeled``
+- name: prefix of the registered names ``<name>_<split>`` and ``<name>_<split>_unlabeled``, which
+  become names of files: letters, digits, ".", "_" and "-"
 - format: a registered data format, in lower case: voc, coco, masks, images, vedai, folders,
   cifar10, cifar100, or one of your own
 - root: folder of the data; a relative one is looked for beside the card, then in
@@ -17,6 +18,7 @@ Keys of a card (``datasets/README.md`` shows examples):
 """
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
@@ -27,10 +29,12 @@ import yaml
 from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat
 from multas.data.issues import STRICTNESS, DatasetError
 from multas.util.errors import UserError
+from multas.util.files import read_text
 from multas.util.names import check_choice, did_you_mean
 
 UNLABELED = "_unlabeled"
 
+_NAME = re.compile(r"\w[\w.-]*")
 _CARD_KEYS = ("name", "format", "root", "splits", "classes", "ignore_label", "strictness")
 
 
@@ -54,8 +58,8 @@ class Card:
         Raises:
             DatasetError: if there is none; the message has the places that were tried.
         """
-        path = Path(self.root).expanduser()
-        datasets = Path(os.environ.get("DETECTRON2_DATASETS", "datasets")).expanduser()
+        path = Path(os.path.expanduser(self.root))
+        datasets = Path(os.path.expanduser(os.environ.get("DETECTRON2_DATASETS", "datasets")))
         places = [Path(os.path.normpath(base / path)) for base in (self.folder, datasets)]
         tried = [path] if path.is_absolute() else places
         for folder in tried:
@@ -95,16 +99,31 @@ def read_card(card: str | os.PathLike | dict) -> Card:
     """
     if isinstance(card, dict):
         return _parse(card, "<dict>", Path.cwd())
-    file = Path(card).expanduser()
+    file = Path(os.path.expanduser(card))
     try:
-        content = yaml.safe_load(file.read_text())
+        text = read_text(file)
+        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
     except OSError as error:
         raise DatasetError(f"card {file.absolute()} cannot be read ({error.strerror})") from None
-    except yaml.YAMLError as error:
+    except UserError as error:
+        raise DatasetError(f"card {error}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no date, 2020-02-30
         raise DatasetError(f"card {file} is not YAML: {error}") from None
     if not isinstance(content, dict):
-        raise DatasetError(f"card {file} is not a table of keys")
+        raise DatasetError(f"card {file} is not a table of keys, such as `name: cells`")
+    assert isinstance(node, yaml.MappingNode)
+    for table in [node, *(value for _, value in node.value)]:
+        _refuse_repeated_keys(table, file)
     return _parse(content, str(card), file.resolve().parent)
+
+
+def _refuse_repeated_keys(node: yaml.Node, file: Path) -> None:
+    """YAML's reader takes the last of two equal keys of a table, and drops the others."""
+    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+    for number, key in enumerate(keys):
+        if key in keys[:number]:
+            line = node.value[number][0].start_mark.line + 1
+            raise DatasetError(f"card {file}: line {line}: key {key!r} is there twice, drop one")
 
 
 def _parse(content: dict, source: str, folder: Path) -> Card:
@@ -118,26 +137,31 @@ def _parse(content: dict, source: str, folder: Path) -> Card:
         check_choice("format", kind, formats)
         check_choice("strictness", strictness, STRICTNESS)
         classes = _class_names(formats[kind].parse_classes(content.get("classes")))
-    except ValueError as error:
+        name = _registered_name("name", content["name"])
+        root = _convert("root", content["root"], str)
+        ignore_label = _convert("ignore_label", content.get("ignore_label", 255), int)
+        if not -1 <= ignore_label <= 255:
+            raise UserError(f"ignore_label {ignore_label}, choose a value of a mask, 0 to 255")
+    except ValueError as error:  # that of a format of the user's own, too
         raise DatasetError(f"{where}: {error}") from None
     splits = content.get("splits", formats[kind].default_splits)
     if not isinstance(splits, dict) or not splits:
         raise DatasetError(f"{where}: `splits` must be a table like {{train: Main/train}}")
     shared = {key: value for key, value in content.items() if key not in _CARD_KEYS}
     parsed = []
-    for name, value in splits.items():
+    for key, value in splits.items():
         table = value if isinstance(value, dict) else {formats[kind].main_key: value}
-        place = f"{where}: split {name!r}"
+        place = f"{where}: split {key!r}"
         _check_keys(table, own_keys, (), place)
         given = shared | {key: value for key, value in table.items() if value is not None}
-        parsed.append(_parse_split(formats, kind, str(name), given, place))
+        parsed.append(_parse_split(formats, kind, key, given, place))
     return Card(
-        name=str(content["name"]),
+        name=name,
         format=kind,
-        root=str(content["root"]),
+        root=root,
         splits=tuple(parsed),
         classes=classes,
-        ignore_label=int(content.get("ignore_label", 255)),
+        ignore_label=ignore_label,
         strictness=strictness,
         source=source,
         folder=folder,
@@ -145,8 +169,12 @@ def _parse(content: dict, source: str, folder: Path) -> Card:
 
 
 def _parse_split(
-    formats: Mapping[str, type[DataFormat]], kind: str, name: str, given: dict, where: str
+    formats: Mapping[str, type[DataFormat]], kind: str, key: Any, given: dict, where: str
 ) -> DataFormat:
+    try:
+        name = _registered_name("a split's name", key)
+    except UserError as error:
+        raise DatasetError(f"{where}: {error}") from None
     if name.endswith(UNLABELED):
         raise DatasetError(f"{where}: names ending in {UNLABELED} are made by themselves")
     cls = formats[kind]
@@ -160,7 +188,7 @@ def _parse_split(
     types = get_type_hints(cls)
     try:
         split = cls(name=name, **{key: _convert(key, v, types[key]) for key, v in given.items()})
-    except ValueError as error:
+    except ValueError as error:  # that of a format of the user's own, too
         raise DatasetError(f"{where}: {error}") from None
     allowed = [annotation.task for annotation in cls.can_annotate]
     if not set(split.annotates) <= set(allowed):
@@ -188,10 +216,32 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
     if kind is bool and not isinstance(value, bool):
         raise UserError(f"{key} {value!r}, choose true or false")
     if kind == tuple[str, ...]:
-        return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
-    if kind in (int, float):
-        return kind(value)
-    return str(value) if kind in (str, str | None) else value
+        words = value if isinstance(value, (list, tuple)) else [value]
+        return tuple(_text(key, word) for word in words)
+    if kind is int and type(value) is not int:
+        raise UserError(f"{key} {value!r}, need a whole number")
+    if kind is float and type(value) not in (int, float):
+        raise UserError(f"{key} {value!r}, need a number")
+    return _text(key, value) if kind in (str, str | None) else value
+
+
+def _text(key: str, value: Any) -> str:
+    """A text or whole number of a card as a text; YAML makes other things of yes, 1.0 or a date."""
+    if type(value) not in (str, int) or "\0" in str(value):
+        raise UserError(
+            f"{key} has {value!r}, need a text; if it is meant as one, put it in quotes"
+        )
+    return str(value)
+
+
+def _registered_name(key: str, value: Any) -> str:
+    name = _text(key, value)
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{key} {name!r} must consist of letters, digits, '.', '_' and '-', and begin with a "
+            "letter or digit: it becomes the name of files"
+        )
+    return name
 
 
 def _class_names(classes: Any) -> tuple[str, ...] | None:
@@ -199,7 +249,11 @@ def _class_names(classes: Any) -> tuple[str, ...] | None:
         return None
     if not isinstance(classes, (list, tuple)):
         raise UserError(f"classes must be a list of names, got {classes!r}")
-    names = tuple(map(str, classes))
+    if not classes:
+        raise UserError(
+            "classes is empty: name them, or leave out the key to find them in the data"
+        )
+    names = tuple(_text("classes", name) for name in classes)
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"classes lists {', '.join(twice)} twice")
     return names

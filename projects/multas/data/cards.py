@@ -10,6 +10,7 @@ from multas.data.card import UNLABELED, Card, read_card
 from multas.data.formats import DataFormat, Source
 from multas.data.image_files import read_ids
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.data.same_images import find_copies, opened_files
 
 
 def register_card(card: str | os.PathLike | dict) -> list[str]:
@@ -57,6 +58,8 @@ def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None
         annotates=() if unlabeled else split.annotates,
         annotation_keys=() if unlabeled else tuple(kind.dataset_key for kind in kinds),
         ignore_label=card.ignore_label,
+        strictness=card.strictness,
+        left_out={},
     )
     if card.classes is not None:
         metadata.set(**split.class_metadata(card.classes))
@@ -112,7 +115,11 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
         raise DatasetError(f"{where}: no image folder {images}; correct `root` or `images`")
     records, found = (split.load_unlabeled if unlabeled else split.load)(source)
     metadata.set(**found)
+    for group in find_copies(opened_files(records)):
+        issues.remark(" = ".join(group), "one picture under several names")
     issues.close()
+    metadata.left_out.clear()
+    metadata.left_out.update(issues.counts())
     if not records:
         raise DatasetError(f"data set {name!r} (card {card.source}) has no images in {images}")
     return records

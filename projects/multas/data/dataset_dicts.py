@@ -1,6 +1,7 @@
 """The dataset dicts of registered data sets."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
@@ -28,10 +29,18 @@ def require_registered(names: Sequence[str], key: str) -> None:
             )
 
 
-def load_training_dicts(
+class TrainingSet(NamedTuple):
+    """A data set that is trained on."""
+
+    name: str
+    dicts: list[dict]
+    num_empty: int  # of images that were dropped because they have no object
+
+
+def load_training_sets(
     names: Sequence[str], filter_empty: bool, key: str = "DATASETS.TRAIN"
-) -> list[dict]:
-    """Dataset dicts of the data sets that the config key ``key`` names.
+) -> list[TrainingSet]:
+    """The data sets that the config key ``key`` names.
 
     With ``filter_empty`` (DATALOADER.FILTER_EMPTY_ANNOTATIONS), images that are annotated with
     boxes alone and have none are dropped. Images that are not annotated, or annotated with
@@ -44,15 +53,21 @@ def load_training_dicts(
     # Before the classes are compared: loading finds those that a card does not list.
     loaded = [(MetadataCatalog.get(name), DatasetCatalog.get(name)) for name in names]
     _check_classes([data for data, _ in loaded], key)
-    dicts = [
-        record
-        for data, records in loaded
-        for record in records
-        if not (filter_empty and _is_empty(record, data.get("annotation_keys", ())))
-    ]
-    if not dicts:
+    sets = []
+    for data, records in loaded:
+        own = data.get("annotation_keys", ())
+        kept = [r for r in records if not (filter_empty and _is_empty(r, own))]
+        sets.append(TrainingSet(data.name, kept, len(records) - len(kept)))
+    if not any(data.dicts for data in sets):
         raise UserError(f"{key} {tuple(names)} has no image to train on.")
-    return dicts
+    return sets
+
+
+def load_training_dicts(
+    names: Sequence[str], filter_empty: bool, key: str = "DATASETS.TRAIN"
+) -> list[dict]:
+    """The dataset dicts of :func:`load_training_sets`, one after the other."""
+    return [d for data in load_training_sets(names, filter_empty, key) for d in data.dicts]
 
 
 def _check_classes(metadata: Sequence[Metadata], key: str) -> None:

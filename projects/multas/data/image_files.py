@@ -1,70 +1,170 @@
-"""Images in a folder and lists of their ids: the part of every format that needs no annotation."""
+"""Images: reading one, finding those of a folder, and what a format knows without annotations."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-from PIL import Image
+import numpy as np
+from detectron2.data import detection_utils as utils
+from detectron2.utils.file_io import PathManager
+from PIL import Image, UnidentifiedImageError
 
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.id_lists import read_id_list
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
-_EXIF_ORIENTATION = 0x0112
+# Pillow converts them to RGB, 16-bit colours by their high byte.
+_MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+_PAGED = {"GIF", "PNG", "TIFF", "WEBP"}  # a photograph's second picture (MPO) is a preview
+_ORIENTATION, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 0x0112, 256, 257, 258, 262  # of EXIF and TIFF
+
+
+def read_image(file: str, image_format: str) -> np.ndarray:
+    """Read an image like Detectron2's function of this name, but 16-bit gray images right.
+
+    Of 16 bits the high byte counts, as Pillow and OpenCV do it with 16-bit colours: 0 … 65535
+    becomes 0 … 255. (Detectron2 makes everything above 255 white.) Of several pages, the first is
+    read. Images are turned upright as their EXIF data say, TIFF files once and not twice.
+
+    Args:
+        file: its path.
+        image_format: see INPUT.FORMAT.
+
+    Returns:
+        (H, W, C) uint8; float for YUV-BT.601.
+
+    Raises:
+        DatasetError: if the file is missing or damaged, or the range of its values is unknown.
+    """
+    try:
+        with PathManager.open(file, "rb") as stream, Image.open(stream) as image:
+            if fault := _mode_fault(image):
+                raise DatasetError(f"{file}: {fault}.")
+            image.load()  # which turns TIFF files; what other files say, holds until later
+            upright = utils._apply_exif_orientation(_high_bytes(image))
+            return utils.convert_PIL_to_numpy(upright, image_format)
+    except DatasetError:
+        raise
+    except Exception as error:  # Pillow has many for damaged files
+        raise DatasetError(
+            f"{file}: not a readable image ({why_unreadable(error)}); mend or remove the file."
+        ) from error
+
+
+def why_unreadable(error: Exception) -> str:
+    """What an error of opening or decoding an image says, in few words and without the file."""
+    if isinstance(error, UnidentifiedImageError):
+        return error.__class__.__name__  # its message has the file and no reason
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"{error.__class__.__name__}: {error}"
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Whether an image is gray with 16 bits; older releases of Pillow give such PNGs the mode I."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
+
+
+def _mode_fault(image: Image.Image) -> str | None:
+    """Why the pixels of an opened image cannot become 8-bit RGB, or None; known by the header."""
+    if image.mode in _MODES or _is_16_bit(image):
+        return None
+    if image.mode in ("I", "F"):
+        cure = "save it with 8 or 16 bits per channel"
+        return f"has 32-bit values (mode {image.mode}), whose range is unknown; {cure}"
+    return f"has mode {image.mode}, which is not converted to RGB; save it as RGB"
+
+
+def _high_bytes(image: Image.Image) -> Image.Image:
+    """A loaded 16-bit gray image with 8 bits; any other as it is."""
+    if not _is_16_bit(image):
+        return image
+    tags = getattr(image, "tag_v2", {})  # of TIFF, which has images of 12 bits, too
+    bits = tags.get(_BITS, (16,))[0]
+    values = (np.asarray(image) >> (bits - 8)).astype(np.uint8)
+    shallow = Image.fromarray(255 - values if tags.get(_PHOTOMETRIC) == 0 else values)
+    if orientation := image.getexif().get(_ORIENTATION):
+        shallow.getexif()[_ORIENTATION] = orientation
+    return shallow
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """(width, height) with which :func:`read_image` will read an opened image."""
+    width, height = image.size
+    if tags := getattr(image, "tag_v2", None):  # some releases of Pillow turn it already
+        width, height = tags[_WIDTH], tags[_HEIGHT]
+    try:
+        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception:  # Detectron2 does without EXIF data that are damaged, too
+        turned = False
+    return (height, width) if turned else (width, height)
 
 
 def read_ids(file: str | Path, issues: DatasetIssues) -> list[str]:
-    """Read a list of ids, the first word of each line (VOC's lists by class have a second word).
-
-    An id that is listed again is reported and left out.
-    """
+    """Read a list of ids. An id that is listed again is reported and left out."""
     seen: dict[str, int] = {}
-    for number, line in enumerate(Path(file).read_text().splitlines(), start=1):
-        for word in line.split()[:1]:
-            first = seen.setdefault(word, number)
-            if first != number:
-                issues.add(str(file), f"line {number}: {word} is listed twice (line {first})")
+    for number, image_id in read_id_list(file):
+        first = seen.setdefault(image_id, number)
+        if first != number:
+            issues.add(str(file), f"line {number}: {image_id} is listed twice (line {first})")
     return list(seen)
 
 
-def index_images(folder: str | Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> dict[str, str]:
+def index_images(
+    folder: str | Path,
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    issues: DatasetIssues | None = None,
+) -> dict[str, str]:
     """Find the image files below a folder.
 
     Returns:
         The files by id, which is the path below the folder without extension, with "/" between
-        folders.
+        folders. Of two files with one id the first counts, and ``issues`` gets a remark.
 
     Raises:
         DatasetError: if the folder does not exist.
+        OSError: if a folder is unreadable.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise DatasetError(f"folder {folder} does not exist")
     found: dict[str, str] = {}
-    for parent, folders, names in os.walk(folder):
+    for parent, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()
         relative = Path(parent).relative_to(folder)
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
             if suffix.lower() in suffixes:
-                found.setdefault((relative / stem).as_posix(), os.path.join(parent, name))
+                file = os.path.join(parent, name)
+                first = found.setdefault((relative / stem).as_posix(), file)
+                if issues is not None and first != file:
+                    issues.remark(f"{first} and {name}", "of files with one id the first counts")
     return found
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict | None:
     """The dict of an image without annotations: file_name, image_id, height, width.
 
-    The size is that with which Detectron2 will read the image, in pixels, from the header alone.
-    If the file cannot be read, this is reported, and there is no dict.
+    The size is that with which :func:`read_image` will read the image, in pixels, from the header
+    alone. If the file cannot be read, this is reported, and there is no dict.
     """
     try:
         with Image.open(file) as image:
-            width, height = image.size
-            # Detectron2 turns photographs upright when it reads them.
-            if image.getexif().get(_EXIF_ORIENTATION, 1) >= 5:
-                width, height = height, width
-    except OSError as error:  # Pillow raises one for what is not an image, too
-        issues.add(file, f"not a readable image ({error.__class__.__name__})")
+            width, height = _upright_size(image)
+            fault = _mode_fault(image)
+            if image.format in _PAGED and getattr(image, "is_animated", False):
+                issues.remark(file, "of images with several pages the first is read")
+    except Exception as error:  # Pillow has many for damaged files
+        issues.add(file, f"not a readable image ({why_unreadable(error)})")
+        return None
+    if fault:
+        issues.add(file, fault)
         return None
     return {"file_name": file, "image_id": image_id, "height": height, "width": width}
 
@@ -81,13 +181,15 @@ def load_images(
         suffix: what the file names have between id and extension; other files do not count, and
             ids may have it, too, as in lists that were made from the names of the files.
     """
-    found = index_images(image_dir).items()
+    found = index_images(image_dir, issues=issues).items()
     files = {stem.removesuffix(suffix): file for stem, file in found if stem.endswith(suffix)}
     wanted = sorted(files) if ids is None else [name.removesuffix(suffix) for name in ids]
     records = []
     for image_id in wanted:
         if image_id not in files:
-            issues.add(image_id, f"no image of this id in {image_dir}")
+            stem = os.path.splitext(image_id)[0].removesuffix(suffix)
+            cure = f"; ids have no extension, write {stem}" if stem in files else ""
+            issues.add(image_id, f"no image of this id in {image_dir}{cure}")
         elif (record := image_record(image_id, files[image_id], issues)) is not None:
             records.append(record)
     return records

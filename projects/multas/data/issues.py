@@ -28,7 +28,8 @@ class DatasetIssues:
 
     Readers :meth:`add` a line for each issue and leave the object or image out of what they return;
     :meth:`close` then stops (``strictness`` "stop") or logs one warning ("skip"). Images that a
-    card asks to leave out are not faults: they are counted and named in one warning of their own.
+    card asks to leave out are not faults: they are counted and named in one warning of their own,
+    and so is what is odd but may be meant (:meth:`remark`).
     """
 
     def __init__(self, dataset: str, strictness: str = "stop"):
@@ -37,6 +38,7 @@ class DatasetIssues:
         self.strictness = strictness
         self.lines: list[str] = []
         self.left_out: dict[str, list[str]] = {}
+        self.remarks: dict[str, list[str]] = {}
 
     def add(self, where: str, what: str) -> None:
         """Note that the file or entry ``where`` has the fault ``what``."""
@@ -45,6 +47,10 @@ class DatasetIssues:
     def leave_out(self, image_id: str, why: str) -> None:
         """Note that an image is left out, as the card asks, because of ``why``."""
         self.left_out.setdefault(why, []).append(image_id)
+
+    def remark(self, where: str, what: str) -> None:
+        """Note that the file or entry ``where`` is used, but ``what`` looks like a mistake."""
+        self.remarks.setdefault(what, []).append(where)
 
     def report(self) -> str:
         """All issues, at most ``MAX_LINES`` of them and the number of the others."""
@@ -62,6 +68,12 @@ class DatasetIssues:
         """
         if self.left_out:
             logger.warning("%s", self._report_left_out())
+        for what, places in self.remarks.items():
+            noun = "place" if len(places) == 1 else "places"
+            logger.warning(
+                "data set %s: %s (%d %s): %s",
+                self.dataset, what, len(places), noun, _some(places),
+            )  # fmt: skip
         if self.lines and self.strictness == "stop":
             raise DatasetError(
                 f"{self.report()}\nMend the files, or set `strictness: skip` in the card to go on "
@@ -70,12 +82,21 @@ class DatasetIssues:
         if self.lines:
             logger.warning("%s\nLeft out because of `strictness: skip`.", self.report())
 
+    def counts(self) -> dict[str, int]:
+        """How many images and objects were left out, by the reason."""
+        found = {f"images with {why}": len(names) for why, names in self.left_out.items()}
+        return found | ({"faulty images or objects": len(self.lines)} if self.lines else {})
+
     def _report_left_out(self) -> str:
         lines = []
         for why, names in self.left_out.items():
-            more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
-            lines.append(f"  {len(names)} with {why}: {', '.join([*names[:MAX_NAMES], *more])}")
+            lines.append(f"  {len(names)} with {why}: {_some(names)}")
         count = sum(map(len, self.left_out.values()))
         noun = "image" if count == 1 else "images"
         head = f"data set {self.dataset}: {count} {noun} left out because of `only_complete`"
         return "\n".join([head, *lines])
+
+
+def _some(names: list[str]) -> str:
+    more = [f"and {len(names) - MAX_NAMES} more"] if len(names) > MAX_NAMES else []
+    return ", ".join([*names[:MAX_NAMES], *more])

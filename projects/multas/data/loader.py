@@ -8,7 +8,7 @@ the number of workers.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset
 
 from multas.data.mapper import MultasMapper
+from multas.data.worker_errors import Raising, or_error, raise_errors
 from multas.util.errors import UserError
 
 # Keeps the sizes independent of the order of the images, which is drawn from the same seed.
@@ -161,8 +162,8 @@ class TrainLoader:
     def __iter__(self) -> Iterator[list[dict]]:
         # A generator, so that workers start only with the first batch: a trainer learns the
         # iteration to resume at after it has called iter().
-        yield from DataLoader(
-            self.dataset,
+        batches = DataLoader(
+            replace(self.dataset, mapper=partial(or_error, self.dataset.mapper)),
             batch_sampler=self.sampler,
             num_workers=self.num_workers,
             collate_fn=list,
@@ -170,6 +171,7 @@ class TrainLoader:
             # Starting workers must not draw from the generator of the training process.
             generator=torch.Generator(),
         )
+        yield from raise_errors(batches)
 
 
 def build_train_loader(
@@ -216,9 +218,10 @@ def build_train_loader(
     return TrainLoader(dataset, sampler, num_workers)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> DataLoader:
-    """Detectron2's test loader, with images stretched where INPUT.SQUARE_SIZE says so."""
-    return build_detection_test_loader(cfg, dataset_name, mapper=MultasMapper(cfg, is_train=False))
+def build_test_loader(cfg: CfgNode, dataset_name: str) -> Raising:
+    """Detectron2's test loader. A model stretches and crops its test images itself."""
+    mapper = partial(or_error, MultasMapper(cfg, is_train=False))
+    return Raising(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
 
 
 def build_batch_sizes(cfg: CfgNode, seed: int) -> Callable[[int], int] | None:

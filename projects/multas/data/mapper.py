@@ -1,7 +1,8 @@
 """The mapper from dataset dicts to model inputs, which joins ground truth and pseudo-labels."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 from multas.data.formats.masks import read_mask
+from multas.data.image_files import read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
 from multas.util.annotation import BOXES, STANDARD
@@ -77,7 +79,8 @@ class MultasMapper:
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
-            "square_size": cfg.INPUT.SQUARE_SIZE,
+            # Test images are stretched by the model itself.
+            "square_size": cfg.INPUT.SQUARE_SIZE if is_train else 0,
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
@@ -94,15 +97,19 @@ class MultasMapper:
         Returns:
             The dict with "image" (uint8, (C, H, W), augmented) and, if annotated, "instances"
             (pixels of the augmented image) and "sem_seg" (int64, (H, W)).
+
+        Raises:
+            UserError: a file cannot be read or has the wrong size; the message names it.
         """
         dataset_dict = copy.deepcopy(self.pseudo_labels.join(dataset_dict))
-        image = self._read_image(dataset_dict)
-        utils.check_image_size(dataset_dict, image)
+        with _naming(dataset_dict.get("file_name")):
+            image = self._read_image(dataset_dict)
+            utils.check_image_size(dataset_dict, image)
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
         if not self.is_train:
             annotations = mask_file = None
-        mask = None if mask_file is None else read_mask(mask_file)
+        mask = None if mask_file is None else _read_mask(mask_file, image)
         boxes = None if annotations is None else _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
@@ -120,7 +127,7 @@ class MultasMapper:
         """The image, (H, W, C), from its file or from "pixels"."""
         pixels = dataset_dict.pop("pixels", None)
         if pixels is None:
-            return utils.read_image(dataset_dict["file_name"], format=self.image_format)
+            return read_image(dataset_dict["file_name"], self.image_format)
         return utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
 
     def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:
@@ -135,6 +142,30 @@ class MultasMapper:
         instances.gt_scores = torch.tensor(scores, dtype=torch.float32)
         instances.gt_pseudo = torch.tensor(pseudo, dtype=torch.bool)
         return utils.filter_empty_instances(instances)
+
+
+@contextmanager
+def _naming(file: str | None) -> Iterator[None]:
+    """Errors inside the block become one that names the file."""
+    try:
+        yield
+    except UserError:
+        raise  # It knows better.
+    except utils.SizeMismatchError as error:
+        raise UserError(f"{error} Or has the file {file} changed since it was read?") from error
+    except Exception as error:  # Pillow has many for damaged files
+        what = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else repr(error)
+        raise UserError(f"{file} cannot be read ({what}). Mend or remove the file.") from error
+
+
+def _read_mask(file: str, image: np.ndarray) -> np.ndarray:
+    """The mask of an image, (H, W) uint8."""
+    with _naming(file):
+        mask = read_mask(file)
+    if mask.shape != image.shape[:2]:
+        sizes = "{1}x{0}, but its image is {3}x{2}".format(*mask.shape, *image.shape)
+        raise UserError(f"The mask {file} is {sizes}. Mend or remove the file.")
+    return mask
 
 
 def _training_classes(names: Sequence[str]) -> Sequence[str] | None:

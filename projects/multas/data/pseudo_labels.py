@@ -1,44 +1,23 @@
-"""Pseudo-label files: the detections of a teacher, kept in a file of their own.
+"""Pseudo-labels: the boxes of files (pseudo_label_files.py) for images that are not annotated."""
 
-A file is JSON with two entries. "header" says where the boxes come from (:class:`Header`);
-"annotations" is a COCO results list: ``{"image_id", "category_id", "bbox", "score"}`` with boxes
-as x, y, width, height in pixels of the original image, and with category_id counted from 0 in the
-order of the header's classes.
-"""
-
-import hashlib
-import json
 import logging
 import math
-import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 from detectron2.structures import BoxMode
-from detectron2.utils.file_io import PathManager
 
+from multas.data.pseudo_label_files import Header, read_pseudo_labels
 from multas.util.errors import UserError
-from multas.util.files import written_whole
 from multas.util.names import check_choice
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Header:
-    """Where a file of pseudo-labels comes from."""
-
-    dataset: str  # name of the split whose images were labelled
-    classes: list[str]  # names of the classes in the order of category_id
-    image_ids: list[Any]  # of all images that were labelled, also of those without a box
-    score_thresh: float  # lowest score of the boxes that were kept
-    topk: int  # largest number of boxes of an image; 0 if all were kept
-    teacher_config: str = ""  # file of the teacher's config
-    teacher_weights: str = ""  # file of its weights
-    teacher_sha256: str = ""  # hash of that file
-    version: int = 1
+# Why boxes of a file are not used.
+BELOW = "below the threshold"
+BEYOND = "beyond TOPK"
 
 
 @dataclass(frozen=True)
@@ -50,11 +29,13 @@ class PseudoLabels:
             "pseudo": 1; an empty list for an image that was labelled but has no box left.
         empty: what such an image counts as, see DATASETS.PSEUDO_LABELS.EMPTY.
         headers: the headers of the files by path.
+        dropped: by image id, how many boxes are not used, by the reason.
     """
 
     boxes: Mapping[Any, list[dict]] = field(default_factory=dict)
     empty: str = "background"
     headers: Mapping[str, Header] = field(default_factory=dict)
+    dropped: Mapping[Any, Mapping[str, int]] = field(default_factory=dict)
 
     def join(self, dataset_dict: dict) -> dict:
         """Add its pseudo-labels to the dict of an unannotated image.
@@ -121,46 +102,6 @@ def _leaves(box: Sequence[float], sample: Mapping) -> bool:
     return any(end > size + 1 for end, size in zip(ends, sizes, strict=True))
 
 
-def file_sha256(path: str) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with PathManager.open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def save_pseudo_labels(path: str, header: Header, annotations: Sequence[Mapping]) -> None:
-    """Write a file of pseudo-labels; an interrupted write leaves the old file."""
-    PathManager.mkdirs(os.path.dirname(path) or ".")
-    with written_whole(path) as partial, open(partial, "w") as file:
-        json.dump({"header": asdict(header), "annotations": list(annotations)}, file)
-
-
-def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
-    """Header and annotations of a file.
-
-    Raises:
-        FileNotFoundError: if there is no such file.
-        UserError: if it is not a file of pseudo-labels.
-    """
-    if not PathManager.isfile(path):
-        raise FileNotFoundError(
-            f"DATASETS.PSEUDO_LABELS.FILES names '{path}': no such file. "
-            "tools/pseudo_label.py writes it."
-        )
-    try:
-        with PathManager.open(path) as file:
-            content = json.load(file)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path} is not JSON ({error}). Write it again.") from error
-    if not isinstance(content, dict) or not {"header", "annotations"} <= content.keys():
-        raise UserError(
-            f"{path} is not a file of pseudo-labels: it must have 'header' and 'annotations', as "
-            "tools/pseudo_label.py writes them."
-        )
-    known = {f.name for f in fields(Header)}
-    header = Header(**{k: v for k, v in content["header"].items() if k in known})
-    return header, content["annotations"]
-
-
 def load_pseudo_labels(
     files: Sequence[str],
     classes: Sequence[str],
@@ -182,8 +123,8 @@ def load_pseudo_labels(
 
     Raises:
         FileNotFoundError: if there is no such file.
-        UserError: if a file is not one of pseudo-labels, has other classes or a category_id
-            without class, or labels an image again; if the number of thresholds is wrong.
+        UserError: if a file is not one of pseudo-labels, has a wrong entry or other classes, or
+            labels an image again; if the number of thresholds is wrong.
     """
     check_choice("DATASETS.PSEUDO_LABELS.EMPTY", empty, ("background", "skip"))
     if class_score_thresh and len(class_score_thresh) != len(classes):
@@ -193,17 +134,20 @@ def load_pseudo_labels(
         )
     thresholds = [max(score_thresh, t) for t in class_score_thresh or [0.0] * len(classes)]
     boxes: dict[Any, list[dict]] = {}
+    dropped: dict[Any, dict[str, int]] = {}
     source: dict[Any, str] = {}
     headers: dict[str, Header] = {}
     for path in files:
         headers[path], annotations = read_pseudo_labels(path)
-        _check_classes(path, headers[path], annotations, classes)
-        found = defaultdict(list)
+        _check_header(path, headers[path], classes, thresholds, topk)
+        found, below = defaultdict(list), Counter[Any]()
         for box in sorted(annotations, key=lambda a: -a["score"]):
-            if box["score"] >= thresholds[box["category_id"]]:
-                annotation = {key: box[key] for key in ("bbox", "category_id", "score")}
-                annotation |= {"bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0, "pseudo": 1}
-                found[box["image_id"]].append(annotation)
+            if box["score"] < thresholds[box["category_id"]]:
+                below[box["image_id"]] += 1
+                continue
+            annotation = {key: box[key] for key in ("bbox", "category_id", "score")}
+            annotation |= {"bbox_mode": BoxMode.XYWH_ABS, "iscrowd": 0, "pseudo": 1}
+            found[box["image_id"]].append(annotation)
         for image_id in headers[path].image_ids:
             if image_id in source:
                 raise UserError(
@@ -212,20 +156,30 @@ def load_pseudo_labels(
                 )
             source[image_id] = path
             boxes[image_id] = found[image_id][: topk or None]
-    return PseudoLabels(boxes, empty, headers)
+            beyond = len(found[image_id]) - len(boxes[image_id])
+            if below[image_id] or beyond:
+                dropped[image_id] = {BELOW: below[image_id], BEYOND: beyond}
+    return PseudoLabels(boxes, empty, headers, dropped)
 
 
-def _check_classes(
-    path: str, header: Header, annotations: Sequence[Mapping], classes: Sequence[str]
+def _check_header(
+    path: str, header: Header, classes: Sequence[str], thresholds: Sequence[float], topk: int
 ) -> None:
+    """Make sure that a file has the classes of the training set; warn where it lacks boxes."""
     if list(header.classes) != list(classes):
         raise UserError(
             f"{path} was made for the classes {header.classes}, but the training set has "
             f"{list(classes)}. Label again with a teacher of these classes."
         )
-    wrong = {a["category_id"] for a in annotations} - set(range(len(classes)))
-    if wrong:
-        raise UserError(
-            f"{path}: category_id {min(wrong)} is none of 0 to {len(classes) - 1}, the positions "
-            f"of the {len(classes)} classes. Label again with a teacher of these classes."
+    lowest = min((t for t in thresholds if t > 0), default=1.0)  # 0 asks for all that there is
+    if lowest < header.score_thresh:
+        logger.warning(
+            f"{path} has no boxes with scores below {header.score_thresh:g}, so that the threshold "
+            f"{lowest:g} (DATASETS.PSEUDO_LABELS) has no effect. Label again with --score-thresh "
+            f"{lowest:g} to use more."
+        )
+    if 0 < header.topk < topk:
+        logger.warning(
+            f"{path} has at most {header.topk} boxes of an image, fewer than "
+            f"DATASETS.PSEUDO_LABELS.TOPK {topk}. Label again with --topk {topk} to use more."
         )

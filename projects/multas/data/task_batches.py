@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from detectron2.config import CfgNode
 
+from multas.config.limits import check_limits
 from multas.data.loader import TrainLoader
 from multas.util.errors import UserError
 from multas.util.names import check_choice, did_you_mean
@@ -68,7 +69,10 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
             f"{key}: TASK is '{entry['TASK']}', MODEL.MULTITASK.TASKS are "
             f"{', '.join(cfg.MODEL.MULTITASK.TASKS)}."
         )
-    opts = list(entry.get("OPTS", []))
+    opts = entry.get("OPTS", [])
+    if not isinstance(opts, list | tuple):
+        raise UserError(f"{key}: OPTS is {opts!r}; it must be a list of keys and values in turn.")
+    opts = list(opts)
     for name in opts[::2]:
         if not str(name).startswith(_OPTS) or name in _NOT_OPTS:
             raise UserError(
@@ -80,7 +84,7 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
     own.defrost()
     try:
         own.merge_from_list(opts)
-    except (AssertionError, ValueError) as error:  # what yacs raises
+    except (AssertionError, KeyError, ValueError) as error:  # what yacs raises
         raise UserError(f"{key}: OPTS {opts}: {error}. Give pairs of key and value.") from error
     train = entry["TRAIN"]
     own.DATASETS.TRAIN = (train,) if isinstance(train, str) else tuple(train)
@@ -90,7 +94,8 @@ def _parse(cfg: CfgNode, seed: int, number: int, entry: Mapping[str, Any]) -> Ta
             f"{key}: IMS_PER_BATCH would not be scaled to the number of processes as "
             "SOLVER.IMS_PER_BATCH is: set SOLVER.REFERENCE_WORLD_SIZE to 0."
         )
-    own.SOLVER.IMS_PER_BATCH = int(entry.get("IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH))
+    own.SOLVER.IMS_PER_BATCH = entry.get("IMS_PER_BATCH", cfg.SOLVER.IMS_PER_BATCH)
+    check_limits(own, f"{key}, ")
     if cfg.DATASETS.TASK_MODE == "alternate":
         # Schedules of the data count the batches of this entry.
         own.SOLVER.MAX_ITER = -(-cfg.SOLVER.MAX_ITER // len(cfg.DATASETS.TASK_BATCHES))

@@ -1,16 +1,21 @@
 """The training data of a config as one loader."""
 
+import logging
 from collections.abc import Sequence
 from typing import cast
 
 from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
 
-from multas.data.dataset_dicts import load_training_dicts
+from multas.data.dataset_dicts import TrainingSet, load_training_sets
 from multas.data.loader import TrainLoader, build_batch_sizes, build_train_loader
 from multas.data.mapper import MultasMapper
+from multas.data.statistics import count, describe
 from multas.data.task_batches import KEY, TaskBatch, TaskLoader, parse_task_batches
 from multas.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
@@ -42,7 +47,10 @@ def mini_batches(cfg: CfgNode) -> list[tuple[int, int]]:
         UserError: if a data set or value is wrong; the message names the key.
     """
     parts = _parts(cfg, seed=0)
-    return [(len(_load_dicts(part)), part.cfg.SOLVER.IMS_PER_BATCH) for part in parts]
+    return [
+        (sum(len(data.dicts) for data in _load_sets(part)), part.cfg.SOLVER.IMS_PER_BATCH)
+        for part in parts
+    ]
 
 
 def _parts(cfg: CfgNode, seed: int) -> list[TaskBatch]:
@@ -51,16 +59,20 @@ def _parts(cfg: CfgNode, seed: int) -> list[TaskBatch]:
     return parse_task_batches(cfg, seed) or [whole]
 
 
-def _load_dicts(part: TaskBatch) -> list[dict]:
+def _load_sets(part: TaskBatch) -> list[TrainingSet]:
     filter_empty = part.cfg.DATALOADER.FILTER_EMPTY_ANNOTATIONS
-    return load_training_dicts(part.cfg.DATASETS.TRAIN, filter_empty, f"{part.key}.TRAIN")
+    return load_training_sets(part.cfg.DATASETS.TRAIN, filter_empty, f"{part.key}.TRAIN")
 
 
 def _build_loader(part: TaskBatch) -> TrainLoader:
-    cfg = part.cfg
+    cfg, sets = part.cfg, _load_sets(part)
+    mapper = MultasMapper(cfg, is_train=True)
+    task = f" for the task '{part.task}'" if part.task else ""
+    numbers = [count(x, MetadataCatalog.get(x.name), mapper.pseudo_labels) for x in sets]
+    logger.info(describe(numbers, f"The images to learn from{task}:"))
     return build_train_loader(
-        _load_dicts(part),
-        MultasMapper(cfg, is_train=True),
+        [record for data in sets for record in data.dicts],
+        mapper,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         batch_size_key=part.batch_size_key,
         seed=part.seed,

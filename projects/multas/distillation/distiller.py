@@ -16,6 +16,7 @@ from multas.distillation.distillation import Distillation
 from multas.distillation.gradients.feature_boundary import BoundaryFeature
 from multas.distillation.paths.targets import Targets
 from multas.modeling.multitask_network import MultiTaskNetwork, add_losses, mini_batches
+from multas.modeling.network_input import NetworkInput
 from multas.util.annotation import STANDARD
 from multas.util.errors import UserError
 from multas.util.sizes import round_up
@@ -58,6 +59,7 @@ class Distiller(nn.Module):
         build: makes the :class:`Distillation` of the student, or None for plain training.
         hard_labels: whether the student's own losses on annotated images are used.
         ignore_value: label of pixels without annotation in "sem_seg".
+        network_input: makes what the student sees of test images; by default images as they are.
 
     Attributes:
         distillation: None before :meth:`prepare`, and where there is nothing to distill.
@@ -72,12 +74,14 @@ class Distiller(nn.Module):
         build: Callable[[nn.Module], Distillation | None],
         hard_labels: bool = True,
         ignore_value: int = 255,
+        network_input: NetworkInput | None = None,
     ) -> None:
         super().__init__()
         self.student = student
         self.distillation: Distillation | None = None
         self.hard_labels = hard_labels
         self.ignore_value = ignore_value
+        self.network_input = network_input or NetworkInput()
         self._build = build
         self.prepared = False
         self._loss_names: list[str] = []  # of the student, once any rank has seen them
@@ -97,6 +101,7 @@ class Distiller(nn.Module):
             "build": partial(build_distillation, cfg.clone()),
             "hard_labels": cfg.MODEL.DISTILLATION.HARD_LABELS,
             "ignore_value": cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE,
+            "network_input": NetworkInput.from_config(cfg),
         }
 
     def prepare(self) -> "Distiller":
@@ -133,7 +138,9 @@ class Distiller(nn.Module):
                 "A Distiller trains only after prepare() has loaded its teachers: train with "
                 "multas.engine.Trainer, or register PathWeights.for_trainer(trainer)."
             )
-        if not self.training or self.distillation is None:
+        if not self.training:
+            return self.student(self.network_input(batched_inputs))
+        if self.distillation is None:
             return self.student(batched_inputs)
         return self._distill(self.distillation, batched_inputs)
 

@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from multas.modeling.network_input import PREPARED
 from multas.util.errors import UserError
 from multas.util.modules import evaluation_mode
 from multas.util.sizes import round_up
@@ -216,10 +217,12 @@ def blank_image(model: nn.Module, cfg: CfgNode) -> dict:
     """A gray image for a model, of the training size, from which the shapes of layers are learned.
 
     Returns:
-        "image" (3, S, S) float32. S is INPUT.MIN_SIZE_TRAIN (MIN_SIZE_TEST if that is empty),
-        rounded up to the model's divisor, and at most 320, since larger images only cost time.
+        "image" (3, S, S) float32, marked as prepared. S is INPUT.MIN_SIZE_TRAIN (MIN_SIZE_TEST
+        if that is empty), rounded up to the model's divisor, and at most 320, since larger images
+        only cost time.
     """
     side = cfg.INPUT.MIN_SIZE_TRAIN[0] if cfg.INPUT.MIN_SIZE_TRAIN else cfg.INPUT.MIN_SIZE_TEST
     divisor = max(getattr(getattr(model, "backbone", None), "size_divisibility", 0), 32)
     side = min(round_up(max(side, 1), divisor), 320)
-    return {"image": torch.full((3, side, side), 114.0), "height": side, "width": side}
+    image = torch.full((3, side, side), 114.0)
+    return {"image": image, "height": side, "width": side, PREPARED: True}

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from detectron2.checkpoint import DetectionCheckpointer
 from torch import nn
 
 from multas.engine.checkpoint_files import LAST, newest_intact, read_checkpoint
 from multas.engine.contract import check_same_run
 from multas.engine.finite import check_weights
+from multas.modeling.strict_loading import SafeCheckpointer
 from multas.util.errors import UserError
 from multas.util.files import write_text, written_whole
 from multas.util.ranks import decided_by_main
@@ -31,7 +31,7 @@ def find_checkpoint(folder: str) -> str:
     return found.path
 
 
-class Checkpointer(DetectionCheckpointer):
+class Checkpointer(SafeCheckpointer):
     """Writes whole files of finite weights, and continues only the run that wrote them.
 
     Args:

@@ -37,7 +37,7 @@ Facts = dict[str, Any]
 _FREE = (
     "OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "IMPORT_MODULES", "FLOAT32_PRECISION",
     "*_TEST", "TEST.[!P]*", "MODEL.DEVICE", "MODEL.WEIGHTS",
-    "DATASETS.TEST", "DATASETS.CARDS", "DATALOADER.NUM_WORKERS",
+    "DATASETS.TEST", "DATASETS.CARDS", "DATASETS.CHECK_IMAGES", "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD*", "MODEL.DISTILLATION.CACHE.*",
 )  # fmt: skip
 # A longer run, or another end of its schedule: it counts from here on, and the log tells it. (Not

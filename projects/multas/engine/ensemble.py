@@ -46,6 +46,9 @@ class FlipScaleEnsemble(nn.Module):
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
         """The "instances" of each input ("image" (3, H, W)), as the model in eval mode has them."""
+        # The scales are factors of what the network sees, and not of the whole image.
+        prepare = getattr(self.model, "network_input", list)
+        batched_inputs = prepare(batched_inputs)
         found: list[list[Instances]] = [[] for _ in batched_inputs]
         for inputs, mirrored in self._views(batched_inputs):
             for views, output in zip(found, self.model(inputs), strict=True):

@@ -60,7 +60,10 @@ class RunState(HookBase):
 
 @dataclass(eq=False)
 class CacheHits(HookBase):
-    """Logs the share of each step's images that the teachers' caches knew, "teacher_cache/hits"."""
+    """Logs the share of each step's images that the teachers' caches knew, "teacher_cache/hits".
+
+    Where entries were damaged, "teacher_cache/damaged" is their number since the start.
+    """
 
     caches: Sequence[TeacherCache]
 
@@ -71,6 +74,9 @@ class CacheHits(HookBase):
             cache.hits = cache.misses = 0
         if asked:
             self.trainer.storage.put_scalar("teacher_cache/hits", hits / asked)
+        if damaged := sum(cache.damaged for cache in self.caches):
+            name = "teacher_cache/damaged"
+            self.trainer.storage.put_scalar(name, damaged, smoothing_hint=False)
 
 
 @dataclass(eq=False)

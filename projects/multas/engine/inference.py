@@ -15,7 +15,8 @@ from multas.engine.checkpointer import find_checkpoint
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
 from multas.modeling.building import building
-from multas.modeling.strict_loading import is_file, load_strictly
+from multas.modeling.strict_loading import WeightsMisfit, load_strictly
+from multas.modeling.weight_files import check_is_file
 from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -26,21 +27,18 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
 
     Raises:
         FileNotFoundError: There is no such file, or its name is empty.
-        UserError: It lacks parameters of the model, which would stay random.
+        UserError: It is no file of weights, or lacks parameters of the model, which would stay
+            random.
     """
-    if not is_file(weights):
-        raise FileNotFoundError(
-            f"The weights (MODEL.WEIGHTS, or --weights of a tool) are '{weights}': no such file. "
-            "Name the checkpoint of a trained model, such as student.pth in the OUTPUT_DIR of its "
-            "training; without one the model would be random."
-        )
+    # Without weights the model would be random.
+    check_is_file(weights, "MODEL.WEIGHTS (or --weights of a tool)")
     with building(cfg):
         model = build_model(cfg)
     try:
         load_strictly(model, weights)
-    except ValueError as error:
+    except WeightsMisfit as error:
         raise UserError(
-            f"The weights '{weights}' do not fit the config: {error}. Use the config that they "
+            f"The weights do not fit the config: {error}. Use the config that they "
             "were trained with, and a checkpoint of the whole model."
         ) from error
     return model.eval()

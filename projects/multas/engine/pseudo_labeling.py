@@ -1,15 +1,19 @@
 """A teacher's detections on a data set, and how good they are."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from detectron2.structures import Boxes, BoxMode, pairwise_iou
+from detectron2.structures import Boxes, BoxMode, Instances, pairwise_iou
 from torch import nn
 from tqdm import tqdm
 
+from multas.util.errors import UserError
 from multas.util.modules import evaluation_mode
+
+logger = logging.getLogger(__name__)
 
 
 def label_images(
@@ -24,6 +28,9 @@ def label_images(
 
     Returns:
         Annotations in the form of COCO's results (category_id from 0), and the ids of all images.
+
+    Raises:
+        FloatingPointError: a box or score is not finite.
     """
     annotations: list[dict] = []
     image_ids: list[Any] = []
@@ -31,6 +38,8 @@ def label_images(
         for batch in tqdm(loader, desc="pseudo-labels", unit="batch"):
             for sample, output in zip(batch, model(batch), strict=True):
                 found = output["instances"].to("cpu")
+                _check_finite(found, sample)
+                found = found[found.pred_boxes.nonempty()]
                 found = found[found.scores.argsort(descending=True)]
                 found = found[found.scores >= score_thresh][: topk or len(found)]
                 boxes = BoxMode.convert(found.pred_boxes.tensor, BoxMode.XYXY_ABS, BoxMode.XYWH_ABS)
@@ -41,6 +50,71 @@ def label_images(
                     for b, s, c in zip(*(column.tolist() for column in columns), strict=True)
                 )
     return annotations, image_ids
+
+
+def _check_finite(found: Instances, sample: Mapping) -> None:
+    """A score that is not a number would pass for a low one, and the image for background."""
+    if not (found.scores.isfinite().all() and found.pred_boxes.tensor.isfinite().all()):
+        raise FloatingPointError(
+            f"The teacher's detections on {sample['file_name']} are not finite: its training has "
+            "diverged, or its weights are damaged. Label with another checkpoint."
+        )
+
+
+def check_ids(images: Sequence[Mapping], dataset: str) -> None:
+    """Make sure that pseudo-labels, which go by ids, can be told apart.
+
+    Raises:
+        UserError: an image has no id, one that JSON cannot hold, or that of another image.
+    """
+    seen: dict[Any, Any] = {}
+    for sample in images:
+        image_id, file = sample.get("image_id"), sample.get("file_name")
+        if isinstance(image_id, bool) or not isinstance(image_id, str | int):
+            raise UserError(
+                f"Data set '{dataset}': the image_id of {file} is {image_id!r}; pseudo-labels go "
+                "by it: give each image a text or an integer."
+            )
+        if image_id in seen:
+            raise UserError(
+                f"Data set '{dataset}': the image_id {image_id!r} is that of {seen[image_id]} and "
+                f"of {file}; pseudo-labels go by it: give each image its own."
+            )
+        seen[image_id] = file
+
+
+def check_truth(images: Sequence[Mapping], truth: Sequence[Mapping], dataset: str) -> None:
+    """Make sure that a data set has the withheld boxes of images that are to be labelled.
+
+    Raises:
+        UserError: it has other images, or some without boxes.
+    """
+    cure = "name the data set that has the boxes of the same images"
+    known = {sample.get("image_id"): sample for sample in truth}
+    for sample in images:
+        own = known.get(image_id := sample["image_id"])
+        if own is None:
+            raise UserError(
+                f"--report-against {dataset} has no image '{image_id}' ({sample['file_name']}), "
+                f"which is to be labelled; {cure}."
+            )
+        for key in ("width", "height"):
+            if key in own and key in sample and own[key] != sample[key]:
+                raise UserError(
+                    f"--report-against {dataset}: the image '{image_id}' has {key} {own[key]}, "
+                    f"but {sample['file_name']}, which is to be labelled, {sample[key]}; {cure}."
+                )
+    bare = [sample for sample in truth if "annotations" not in sample]
+    if bare:
+        raise UserError(
+            f"--report-against {dataset}: {len(bare)} of {len(truth)} images are not annotated "
+            f"with boxes (the first is {bare[0]['file_name']}); {cure}, without _unlabeled."
+        )
+    if len(truth) > len(images):
+        logger.warning(
+            f"--report-against {dataset} has {len(truth)} images, of which {len(images)} are "
+            "labelled: the objects of the others count as missed."
+        )
 
 
 def quality(

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data import detection_utils as utils
 from detectron2.utils.visualizer import Visualizer
 
+from multas.data.image_files import read_image
 from multas.data.loader import build_test_loader
 from multas.engine.inference import load_model
 
@@ -87,7 +87,7 @@ def contact_sheet(
     annotated = {d["file_name"]: d for d in DatasetCatalog.get(dataset)}
 
     def canvas(sample: Mapping) -> Visualizer:
-        image = utils.read_image(sample["file_name"], "RGB")
+        image = read_image(sample["file_name"], "RGB")
         return Visualizer(image, metadata, scale=scale)
 
     truth = [canvas(x).draw_dataset_dict(annotated[x["file_name"]]) for x in samples]

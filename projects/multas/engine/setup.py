@@ -13,11 +13,16 @@ from detectron2.utils.logger import setup_logger
 
 import multas.distillation
 import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
-from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
 from multas.config.limits import check_limits
 from multas.data import register_cards
+from multas.engine.checks.files import check_files
+from multas.engine.checks.machine import check_device
+from multas.engine.checks.network_input import check_network_input
 from multas.engine.contract import check_resumable
-from multas.engine.writers import keep_quiet_on_full_disk
+from multas.engine.run_log import keep_log
+from multas.modeling.registered import check_registered
+from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -30,32 +35,59 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         opts: keys and values in turn, which prevail over the file.
 
     Raises:
-        KeyError: The config does not have a key of ``opts``.
-        UserError: The row does not exist, or a value is wrong.
+        FileNotFoundError: There is no such file.
+        UserError: A file, key or value is wrong, or names something that does not exist.
     """
     cfg = get_cfg()
     add_multas_config(cfg)
     if config_file:
         merge_config(cfg, config_file)
     merge_opts(cfg, opts)
+    prefer_square_size(cfg)
     # TorchScript would fuse scripted losses (RetinaNet's focal loss) after some runs and so change
     # their last bits, and no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript as a whole is deprecated
         torch.jit.set_fusion_strategy([("STATIC", 0), ("DYNAMIC", 0)])
     for module in cfg.IMPORT_MODULES:
-        importlib.import_module(module)
+        _import(module)
+    check_registered(cfg, config_file or "The config")
+    check_network_input(cfg)
     register_cards(cfg.DATASETS.CARDS)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
         cfg.MODEL.DEVICE = "cpu"
+    check_device(cfg.MODEL.DEVICE)
     check_limits(cfg)
     return cfg
 
 
+def _import(module: str) -> None:
+    """Import a module that registers something.
+
+    Raises:
+        UserError: There is no such module, or its own code fails.
+    """
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        cure = "Correct that module; importing it in Python shows where it fails."
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            cure = (
+                "Give its dotted name, such as my_package.my_module, and have the folder that it "
+                "is in on the Python path (PYTHONPATH)."
+            )
+        raise UserError(
+            f"IMPORT_MODULES names '{module}', which cannot be imported ({type(error).__name__}: "
+            f"{error}). {cure}"
+        ) from error
+
+
 def setup(args: Namespace) -> CfgNode:
     """The frozen config of command line arguments; logging and the seed are set up as well.
+
+    Nothing is written yet: a training or ``begin_evaluation`` opens the log.
 
     Raises:
         KeyError, UserError: See :func:`load_config`.
@@ -65,12 +97,18 @@ def setup(args: Namespace) -> CfgNode:
     cfg.freeze()
     if args.resume and not args.eval_only:
         check_resumable(cfg)
-    # Detectron2 opens and prints the config file.
+    check_files(cfg, args)
+    keep_log()
+    # Detectron2 opens and prints the config file. Its set-up would also begin to write into
+    # OUTPUT_DIR, before anything is checked.
     file, _, row = args.config_file.partition("#")
-    default_setup(cfg, Namespace(**{**vars(args), "config_file": file}))
-    # Detectron2 sets up only its own loggers. Those of multas use the same console and file.
-    setup_logger(cfg.OUTPUT_DIR, comm.get_rank(), name="multas")
-    keep_quiet_on_full_disk("detectron2", "fvcore", "multas")
+    without_folder = cfg.clone()
+    without_folder.defrost()
+    without_folder.OUTPUT_DIR = None
+    default_setup(without_folder, Namespace(**{**vars(args), "config_file": file}))
+    # Detectron2 sets up only its own loggers. Those of multas use the same console.
+    setup_logger(None, comm.get_rank(), name="multas")
+    logger.info(f"Running with full config:\n{cfg.dump()}")
     if row:
         logger.info(f"The config is the row {row} of {file}.")
     return cfg

@@ -18,13 +18,16 @@ from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer, find_checkpoint
+from multas.engine.checks.images import check_images
 from multas.engine.contract import config_facts, data_facts
 from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
+from multas.engine.interruption import Interruption
 from multas.engine.lr_schedule import build_lr_scheduler
 from multas.engine.path_weights import PathWeights
 from multas.engine.preflight import preflight
+from multas.engine.run_folder import claimed_folder
 from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
 from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights
@@ -50,7 +53,8 @@ class Trainer(DefaultTrainer):
     best of SOLVER.EARLY_STOPPING once training has ended, otherwise the student.
 
     A run with one process can be killed at any iteration and resumed to bit-identical weights: the
-    loader's n-th batch depends only on SEED and n, and a checkpoint carries the rest.
+    loader's n-th batch depends only on SEED and n, and a checkpoint carries the rest. On SIGTERM or
+    SIGINT it leaves with a checkpoint. Nothing is written before :meth:`train`.
     """
 
     _trainer: SimpleTrainer
@@ -61,6 +65,8 @@ class Trainer(DefaultTrainer):
     def __init__(self, cfg: CfgNode) -> None:
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
+        self._given, self._resumes, self._interruption = cfg, False, Interruption()
+        check_images(cfg)
         cfg = resolve_epochs(cfg)
         check_limits(cfg)
         super().__init__(cfg)
@@ -109,8 +115,10 @@ class Trainer(DefaultTrainer):
             EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if isinstance(hook, EvalHook) else hook
             for hook in super().build_hooks()
         ]
-        last = [SaveStudent(self._final, model, cfg.OUTPUT_DIR)] if comm.is_main_process() else []
-        return [*own, *self._final.hooks, *default, *last]
+        if comm.is_main_process():
+            # Before the last evaluation, which may fail.
+            default = [SaveStudent(self._final, model, cfg.OUTPUT_DIR), *default]
+        return [*own, *self._final.hooks, *default]
 
     def build_writers(self) -> list[EventWriter]:
         return [LateWriters(super().build_writers, self.cfg.OUTPUT_DIR)]
@@ -129,10 +137,17 @@ class Trainer(DefaultTrainer):
         return [self.path_weights, validation]
 
     def _evaluate(self) -> Mapping[str, Any]:
-        self._last_eval_results = self._final.evaluate(finished=self.iter >= self.max_iter)
+        finished = self.iter >= self.max_iter
+        if finished:
+            self._interruption.may_leave()
+        self._last_eval_results = self._final.evaluate(finished)
         return self._last_eval_results
 
     def train(self) -> Mapping[str, Any] | None:
+        with claimed_folder(self._given, self._resumes), self._interruption.noting():
+            return self._train()
+
+    def _train(self) -> Mapping[str, Any] | None:
         try:
             return super().train()
         except EndOfTraining:
@@ -161,6 +176,12 @@ class Trainer(DefaultTrainer):
         # Detectron2's checkpointer only knows the planned end.
         if self.iter + 1 == self.max_iter < self.cfg.SOLVER.MAX_ITER and comm.is_main_process():
             self.checkpointer.save("model_final", iteration=self.iter)
+        if self.iter + 1 < self.max_iter and self._interruption.is_asked(self.iter):
+            name = f"model_{self.iter:07d}"
+            self.checkpointer.save(name, iteration=self.iter)
+            comm.synchronize()  # the others would be ended with the first that leaves
+            file = os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
+            self._interruption.leave(f"{file} is written, and --resume goes on from it")
 
     # Detectron2 0.6 leaves the inner trainer, and with it the optimiser, out of the checkpoint.
     def state_dict(self) -> dict[str, Any]:
@@ -171,6 +192,7 @@ class Trainer(DefaultTrainer):
         self._trainer.load_state_dict(state_dict["_trainer"])
 
     def resume_or_load(self, resume: bool = True) -> None:
+        self._resumes = resume
         path = find_checkpoint(self.cfg.OUTPUT_DIR) if resume else ""
         if path:
             self.checkpointer.load(path)

@@ -82,9 +82,16 @@ def segmentation_metrics(confusion: np.ndarray) -> tuple[dict[str, float], dict[
 
 
 def read_labels(file: str) -> np.ndarray:
-    """Read a label image as (H, W) integers; for palette images these are the indices."""
+    """Read a label image as (H, W) integers; for palette images these are the indices.
+
+    Raises:
+        UserError: it has colours instead of indices.
+    """
     with PathManager.open(file, "rb") as stream:
-        return np.asarray(Image.open(stream))
+        labels = np.asarray(Image.open(stream))
+    if labels.ndim != 2:
+        raise UserError(f"{file} has {labels.shape[-1]} channels, need one of class indices.")
+    return labels
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -108,6 +115,8 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         output_dir: folder for the predictions (COCO stuff JSON) and the metrics, or None.
         resolution: "image" compares at the size of the label file, "network" at the size of the
             network's input, to which labels are resized (nearest neighbour).
+        square_size: the side of the network's input where the network itself stretches the images
+            (INPUT.SQUARE_SIZE); 0 = it sees the "image" of the inputs.
 
     Raises:
         UserError: unknown resolution, or no ``stuff_classes``.
@@ -120,6 +129,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         output_dir: str | None = None,
         *,
         resolution: str = "image",
+        square_size: int = 0,
     ):
         # Detectron2's constructor is not called: it fails if one image has no label file.
         meta = MetadataCatalog.get(dataset_name)
@@ -133,6 +143,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self._resolution = resolution
+        self._square_size = square_size
         self._class_names = list(meta.stuff_classes)
         self._num_classes = len(self._class_names)
         self._ignore_label = meta.get("ignore_label", 255)
@@ -168,7 +179,8 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                 continue
             scores, truth = output["sem_seg"].detach(), self._read_labels(label_file)
             if self._resolution == "network":
-                size = tuple(record["image"].shape[-2:])
+                square = self._square_size
+                size = (square, square) if square else tuple(record["image"].shape[-2:])
                 truth = resize_labels(truth, size)
                 if tuple(scores.shape[-2:]) != size:
                     scores = F.interpolate(scores[None].float(), size, mode="bilinear")[0]

@@ -1,5 +1,6 @@
 """Ground truth for the VOC evaluator, from a VOC devkit or from Detectron2 dataset dicts."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
 from multas.util.errors import UserError
+from multas.util.id_lists import read_id_list
 from multas.util.voc_xml import read_voc_xml
 
 
@@ -48,9 +50,8 @@ def read_devkit(dirname: str, split: str, class_names: Sequence[str]) -> GroundT
         FileNotFoundError: the list or an annotation file does not exist.
         UserError: an annotation file is not valid XML or lacks a box.
     """
-    with PathManager.open(image_set_file(dirname, split)) as file:
-        names = dict.fromkeys(line.strip() for line in file)
-    names.pop("", None)
+    listed = read_id_list(PathManager.get_local_path(image_set_file(dirname, split)))
+    names = dict.fromkeys(image_id for _, image_id in listed)
     # One local copy of the folder is faster than many remote reads.
     folder = PathManager.get_local_path(os.path.join(dirname, "Annotations/"))
     class_ids = {name: number for number, name in enumerate(class_names)}
@@ -68,11 +69,14 @@ def _read_objects(path: str, class_ids: dict[str, int]) -> list[tuple]:
     try:
         with PathManager.open(path, "rb") as file:
             objects = read_voc_xml(file, class_ids).objects
-    except ValueError as error:
+    except UserError as error:
         raise UserError(
             f"{path} is not a valid VOC annotation ({error}); each <object> needs a <bndbox> "
             "with xmin, ymin, xmax, ymax."
         ) from error
+    for number, entry in enumerate(objects):
+        if not all(map(math.isfinite, entry.box)):
+            raise UserError(f"{path}: object {number} ({entry.name}) has no finite <bndbox>.")
     return [(class_ids[entry.name], entry.difficult, *entry.box) for entry in objects]
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from multas.modeling.heads import TaskHead, build_task_head
 from multas.modeling.heads.build import Features, pick_images
+from multas.modeling.network_input import NetworkInput
 from multas.util.annotation import Annotation
 from multas.util.errors import UserError
 
@@ -52,6 +53,7 @@ class MultiTaskNetwork(nn.Module):
         heads: the head of each task by name, in the order of the losses.
         loss_weights: factor of the losses of a task by its name; 1 if missing.
         pixel_mean, pixel_std: one number for each channel, in the channel order of the input.
+        network_input: makes what the network sees of test images; by default images as they are.
 
     Attributes:
         task_of_loss: the task of each loss that training has seen.
@@ -77,6 +79,7 @@ class MultiTaskNetwork(nn.Module):
         pixel_mean: list[float],
         pixel_std: list[float],
         loss_weights: dict[str, float] | None = None,
+        network_input: NetworkInput | None = None,
     ) -> None:
         super().__init__()
         results = [head.result for head in heads.values()]
@@ -88,6 +91,7 @@ class MultiTaskNetwork(nn.Module):
         self.backbone = backbone
         self.heads = nn.ModuleDict(heads)
         self.loss_weights = dict(loss_weights or {})
+        self.network_input = network_input or NetworkInput(channels=len(pixel_mean))
         self.always_run: frozenset[str] = frozenset()
         self.task_of_loss: dict[str, str] = {}
         self.annotated_images: dict[str, int] = {}
@@ -122,6 +126,7 @@ class MultiTaskNetwork(nn.Module):
             "loss_weights": dict(zip(tasks, weights, strict=True)),
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
+            "network_input": NetworkInput.from_config(cfg),
         }
 
     @property
@@ -169,8 +174,9 @@ class MultiTaskNetwork(nn.Module):
         """Losses in training, results in inference.
 
         Args:
-            batched_inputs: one dict for each image: "image" (C, H, W); in inference "height" and
-                "width" of the wanted output; in training the annotations that it has, such as
+            batched_inputs: one dict for each image: "image" (C, H, W), in inference the whole one,
+                see :class:`NetworkInput`, and "height" and "width" of the wanted output, if it is
+                another than the image's; in training the annotations that it has, such as
                 "instances" (empty: annotated as empty), "sem_seg" (H, W) or "label". An image
                 without the annotation of a task takes no part in its losses, and an image with a
                 "task" takes part in the losses of this task alone. "mini_batch": see
@@ -182,10 +188,11 @@ class MultiTaskNetwork(nn.Module):
             as "instances", "sem_seg" or "scores".
 
         Raises:
-            UserError: if two heads give a loss the same name.
+            UserError: if two heads give a loss the same name, or an input is no image.
         """
         if not self.training:
-            return self.results(self.raw_outputs(batched_inputs), batched_inputs)
+            inputs = self.network_input(batched_inputs)
+            return self.results(self.raw_outputs(inputs), inputs)
         losses: dict[str, Tensor] = {}
         for part in mini_batches(batched_inputs):
             losses = add_losses(losses, self._losses(self.raw_outputs(part), part))

@@ -1,35 +1,88 @@
-"""Loading checkpoints that must be complete."""
+"""Loading weights: what may be missing, what may not, and no code of the file is run."""
 
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.utils.file_io import PathManager
 from torch import nn
 
+from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
 
+_NEVER_MISSED = ("num_batches_tracked", "pixel_mean", "pixel_std")
 
-class _StrictCheckpointer(DetectionCheckpointer):
+
+class WeightsMisfit(UserError):
+    """A file of weights is in order, but belongs to another model."""
+
+
+class SafeCheckpointer(DetectionCheckpointer):
+    """Detectron2's, which reads files by :func:`read_weights`."""
+
+    def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint; "" loads nothing.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            UserError: It is damaged or foreign, or wants to run code.
+            WeightsMisfit: It hardly has a parameter of the model.
+        """
+        if path:
+            check_is_file(path.partition("?")[0], "MODEL.WEIGHTS (or the checkpoint)")
+        try:
+            return super().load(path, *args, **kwargs)
+        except WeightsMisfit as error:
+            raise WeightsMisfit(f"{error} ({path})") from error
+
+    def _load_file(self, filename: str) -> dict[str, Any]:
+        content = read_weights(filename)
+        # Newer Detectron2 takes options behind a question mark.
+        url = getattr(self, "_parsed_url_during_loading", None)
+        if url is not None and url.query == "matching_heuristics=True":
+            content["matching_heuristics"] = True
+        return content
+
+    def _load_model(self, checkpoint: Any) -> Any:
+        try:
+            return super()._load_model(checkpoint)
+        # Where its heuristics cannot decide.
+        except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+            raise WeightsMisfit(f"MODEL.WEIGHTS do not fit the model: {error}") from error
+
+    def _log_incompatible_keys(self, incompatible: Any) -> None:
+        # Torch and Detectron2 do not miss these.
+        own = [n for n in self.model.state_dict() if not n.endswith(_NEVER_MISSED)]
+        lost = {*incompatible.missing_keys, *(n for n, *_ in incompatible.incorrect_shapes)}
+        found = sum(name not in lost for name in own)
+        unused = len(incompatible.unexpected_keys) + len(incompatible.incorrect_shapes)
+        # A backbone alone, or a head alone, is a good start for a model; a stray name is none.
+        if found == 0 or (found < len(own) / 20 and found < unused):
+            names = ", ".join(sorted(lost)[:3])
+            raise WeightsMisfit(
+                f"MODEL.WEIGHTS has {found} of the model's {len(own)} parameters, and {unused} of "
+                f"no use to it; it lacks {names} … Name weights of this model or of its backbone, "
+                "or convert them with tools/convert_weights.py"
+            )
+        super()._log_incompatible_keys(incompatible)
+
+
+class _StrictCheckpointer(SafeCheckpointer):
     """Raises for missing parameters; Detectron2 only warns and leaves them random."""
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         missing = [*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)]
         if missing:
-            raise UserError(
+            raise WeightsMisfit(
                 f"{len(missing)} parameters are missing or of another shape, the first are "
                 f"{', '.join(missing[:5])}"
             )
-
-
-def is_file(path: str) -> bool:
-    """Whether ``path`` is an existing file or a URL (which is not checked)."""
-    return bool(path) and ("://" in path or PathManager.isfile(path))
 
 
 def load_strictly(model: nn.Module, path: str) -> None:
     """Load a checkpoint, in any format that Detectron2 reads, that must have every parameter.
 
     Raises:
-        UserError: parameters are missing or have another shape; the message names the first ones.
+        FileNotFoundError: There is no such file.
+        UserError: It cannot be read as weights.
+        WeightsMisfit: Parameters are missing or have another shape; the message names the first.
     """
     _StrictCheckpointer(model).load(path)

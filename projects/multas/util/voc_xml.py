@@ -5,6 +5,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from multas.util.errors import UserError
+
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -33,19 +35,24 @@ def read_voc_xml(
 
     Raises:
         OSError: if the file is missing or unreadable.
-        ValueError: if it is not an XML file, or an object lacks its name or its box.
+        UserError: if it is not an XML file, or an object lacks its name or its box.
     """
     try:
         root = ElementTree.parse(file).getroot()
     except ElementTree.ParseError as error:
-        raise ValueError(f"not an XML file ({error})") from None
+        raise UserError(f"not an XML file ({error})") from None
+    except (LookupError, ValueError) as error:  # what Python makes of other encodings
+        cure = "save it in the encoding UTF-8, with encoding='UTF-8' in its first line"
+        raise UserError(f"not in an encoding that can be read ({error}); {cure}") from None
+    if root.tag != "annotation":
+        raise UserError(f"not a VOC annotation: its first tag is <{root.tag}>, not <annotation>")
     objects = []
     for number, node in enumerate(root.iter("object")):
         name = (node.findtext("name") or "").strip()
         if classes is not None and name not in classes:
             continue
         if not name:
-            raise ValueError(f"object {number} has no name")
+            raise UserError(f"object {number} has no name")
         objects.append(_read_object(number, name, node))
     try:
         size = (int(root.findtext("size/width") or ""), int(root.findtext("size/height") or ""))
@@ -59,7 +66,15 @@ def _read_object(number: int, name: str, node: ElementTree.Element) -> VocObject
     xmin, ymin, xmax, ymax = (node.findtext(f"bndbox/{key}") or "" for key in _CORNERS)
     try:
         box = (float(xmin), float(ymin), float(xmax), float(ymax))
-        difficult, truncated = (int(node.findtext(key) or 0) for key in ("difficult", "truncated"))
     except ValueError:
-        raise ValueError(f"object {number} has no complete <bndbox>") from None
+        raise UserError(f"object {number} has no complete <bndbox>") from None
+    difficult, truncated = (_read_flag(number, key, node) for key in ("difficult", "truncated"))
     return VocObject(name, box, difficult, truncated)
+
+
+def _read_flag(number: int, key: str, node: ElementTree.Element) -> int:
+    text = node.findtext(key) or "0"
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"object {number} has <{key}> {text.strip()!r}, need 0 or 1") from None

@@ -123,6 +123,12 @@ class Images(DataFormat):
         return {BOXES.classes_key: list(classes)}
 
 
+def remark_copies(annotations: Sequence[dict], where: str, issues: DatasetIssues) -> None:
+    """Note objects of an image that have the class and the box of another; they stay."""
+    if len({(entry["category_id"], *entry["bbox"]) for entry in annotations}) < len(annotations):
+        issues.remark(where, "objects that are annotated twice, with one class and box, are kept")
+
+
 def box_annotation(category_id: int, box: list[float], difficult: int, truncated: int) -> dict:
     """Detectron2's annotation of an object; ``box`` is (xmin, ymin, xmax, ymax) in pixels."""
     flags = {"difficult": difficult, "truncated": truncated}

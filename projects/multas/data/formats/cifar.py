@@ -1,7 +1,9 @@
 """CIFAR-10 and CIFAR-100, as torchvision.datasets reads them.
 
-The images are parts of a few large files. So the dicts carry "pixels", (32, 32, 3) uint8 RGB, which
-the mapper takes in place of "file_name", here a mere name. Nothing is downloaded.
+The images are parts of a few large files, which are pickles and could run code: torchvision opens
+only those that have the MD5 sums of the original ones, each time. So the dicts carry "pixels",
+(32, 32, 3) uint8 RGB, which the mapper takes in place of "file_name", here a mere name. Nothing is
+downloaded.
 """
 
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, S
 from multas.data.formats.folders import select_records, without_labels
 from multas.data.issues import DatasetError
 from multas.util.annotation import LABELS
+from multas.util.errors import UserError
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -29,12 +32,12 @@ class Cifar10(DataFormat):
 
     def __post_init__(self) -> None:
         if self.part not in ("train", "test"):
-            raise ValueError(f"format {self.format_name()} has the splits train and test")
+            raise UserError(f"format {self.format_name()} has the splits train and test")
 
     @classmethod
     def parse_classes(cls, classes: Any) -> Any:
         if classes is not None:
-            raise ValueError(f"the files of {cls.format_name()} name its classes, drop `classes`")
+            raise UserError(f"the files of {cls.format_name()} name its classes, drop `classes`")
         return None
 
     def load(self, source: Source) -> Loaded:

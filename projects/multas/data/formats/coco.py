@@ -1,6 +1,6 @@
 """COCO detection format: one JSON file with images, annotations and categories."""
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +8,20 @@ from pathlib import Path
 import pycocotools.mask as mask_util
 from detectron2.structures import BoxMode
 
-from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
+from multas.data.formats.base import (
+    DATA_FORMAT_REGISTRY,
+    DataFormat,
+    Loaded,
+    Source,
+    remark_copies,
+)
+from multas.data.formats.coco_file import (
+    Tables,
+    is_number,
+    read_coco_file,
+    segmentation_fault,
+    valid_polygons,
+)
 from multas.data.image_files import image_record
 from multas.data.issues import DatasetError, DatasetIssues, or_rather
 from multas.util.annotation import BOXES
@@ -36,7 +49,8 @@ class Coco(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         file, issues = str(source.root / self.json), source.issues
-        content = _read_json(file)
+        content = read_coco_file(file, issues)
+        is_whole = not issues.lines and _can_be_evaluated(content)
         in_file = sorted(content["categories"], key=lambda entry: entry["id"])
         names = {entry["id"]: entry["name"] for entry in in_file}
         classes, class_ids = _match_classes(names, source.classes, file, issues)
@@ -55,11 +69,14 @@ class Coco(DataFormat):
                 continue
             own = _convert_all(objects[entry["id"]], names, class_ids, size, where, issues)
             if own is not None:
+                remark_copies(own, where, issues)
                 records.append({**record, "annotations": own})
         metadata = self.class_metadata(classes)
         # Detectron2's evaluator names results by the order of the file. Where that is another one,
-        # or the records are fewer, it must write a file from the records.
-        if list(classes) == list(names.values()) and len(records) == len(content["images"]):
+        # or the records are fewer, or pycocotools would miss a key, it must write a file from the
+        # records.
+        is_whole = is_whole and len(records) == len(content["images"])
+        if is_whole and list(classes) == list(names.values()):
             metadata["json_file"] = file
             metadata["thing_dataset_id_to_contiguous_id"] = class_ids
         return records, metadata
@@ -89,17 +106,6 @@ class Coco(DataFormat):
             )
 
 
-def _read_json(file: str) -> dict:
-    try:
-        content = json.loads(Path(file).read_text())
-        missing = {"images", "annotations", "categories"} - content.keys()
-    except (OSError, ValueError, AttributeError) as error:
-        raise DatasetError(f"{file}: not a readable COCO annotation file ({error})") from None
-    if missing:
-        raise DatasetError(f"{file}: lacks the table(s) {', '.join(sorted(missing))}")
-    return content
-
-
 def _match_classes(
     names: Mapping[int, str], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
 ) -> tuple[Sequence[str], dict[int, int]]:
@@ -124,14 +130,21 @@ def _match_classes(
     return wanted, {ids[name]: index for index, name in enumerate(wanted) if name in ids}
 
 
-def _objects_by_image(content: dict, file: str, issues: DatasetIssues) -> dict[int, list[dict]]:
+def _can_be_evaluated(content: Tables) -> bool:
+    """Whether the annotations have what pycocotools needs beside what is needed here."""
+    entries = content["annotations"]
+    return all("iscrowd" in entry and is_number(entry.get("area")) for entry in entries)
+
+
+def _objects_by_image(content: Tables, file: str, issues: DatasetIssues) -> dict[int, list[dict]]:
     objects: dict[int, list[dict]] = {entry["id"]: [] for entry in content["images"]}
     for annotation in content["annotations"]:
         image_id = annotation["image_id"]
         if image_id in objects:
             objects[image_id].append(annotation)
         else:
-            issues.add(file, f"annotation {annotation['id']}: there is no image {image_id}")
+            where = f"annotation {annotation['id']}"
+            issues.add(file, f"{where}: there is no image {image_id!r}")
     return objects
 
 
@@ -142,7 +155,7 @@ def _select(
     by_id: dict[int, dict] = {}
     by_stem: dict[str, dict] = {}
     for entry in images:
-        stem = Path(entry["file_name"]).with_suffix("").as_posix()
+        stem = os.path.splitext(Path(entry["file_name"]).as_posix())[0]
         if entry["id"] in by_id or stem in by_stem:
             issues.add(file, f"image {entry['id']} ({entry['file_name']}) is listed twice")
         else:
@@ -169,7 +182,7 @@ def _convert_all(
         category = annotation["category_id"]
         place = f"{where}: annotation {annotation['id']}"
         if category not in names:
-            issues.add(place, f"unknown category id {category}")
+            issues.add(place, f"unknown category id {category!r}")
         elif category in class_ids:
             if fault := _annotation_fault(annotation, size):
                 issues.add(f"{place} ({names[category]})", fault)
@@ -187,14 +200,7 @@ def _annotation_fault(annotation: dict, size: tuple[int, int]) -> str | None:
         return f"{text} has no area"
     if max(-x, -y, x + width - size[0], y + height - size[1]) > _OVERSHOOT:
         return f"{text} leaves the image of {size[0]}x{size[1]}"
-    segmentation = annotation.get("segmentation")
-    if isinstance(segmentation, list) and segmentation and not _valid_polygons(segmentation):
-        return "segmentation has no polygon of three or more corners"
-    return None
-
-
-def _valid_polygons(segmentation: list) -> list:
-    return [polygon for polygon in segmentation if len(polygon) >= 6 and len(polygon) % 2 == 0]
+    return segmentation_fault(annotation.get("segmentation"), size)
 
 
 def _convert(annotation: dict, category_id: int) -> dict:
@@ -206,7 +212,7 @@ def _convert(annotation: dict, category_id: int) -> dict:
     }
     segmentation = annotation.get("segmentation")
     if isinstance(segmentation, list):
-        segmentation = _valid_polygons(segmentation)
+        segmentation = valid_polygons(segmentation)
     elif isinstance(segmentation, dict) and isinstance(segmentation["counts"], list):
         segmentation = mask_util.frPyObjects(segmentation, *segmentation["size"])
     if segmentation:

@@ -13,8 +13,10 @@ from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.image_files import index_images
-from multas.data.issues import DatasetError, DatasetIssues
+from multas.data.issues import DatasetError, DatasetIssues, or_rather
 from multas.util.annotation import LABELS
+from multas.util.errors import UserError
+from multas.util.files import read_text
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -23,7 +25,8 @@ class Folders(DataFormat):
     """Images below ``<images>/<class>`` at any depth, or of the text file ``labels``.
 
     The ids are paths below ``images`` without extension. ``labels`` lies below the root; on each
-    line it has an image file of ``images``, its class, and what else there may be.
+    line it has an image file of ``images``, its class, and what else there may be. Where these are
+    separated by tabs, names may have spaces.
     """
 
     main_key = "images"
@@ -68,7 +71,8 @@ def _find_classes(source: Source) -> list[str]:
     """Names of the class folders of all splits, sorted, so that each split gets the same order."""
     own = [split for split in source.splits if isinstance(split, Folders) and not split.labels]
     folders = [source.root / split.images for split in own]
-    found = {path.name for folder in folders for path in folder.glob("*/")}
+    below = [path for folder in folders for path in folder.glob("*/")]
+    found = {path.name for path in below if path.is_dir() and not path.name.startswith(".")}
     if not found:
         places = ", ".join(map(str, folders)) or "any split"
         raise DatasetError(
@@ -89,6 +93,8 @@ def _read_class_folders(
     if not numbers:
         return []
     samples = make_dataset(image_dir, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
+    for name in numbers.keys() - {class_names[label] for _, label in samples}:
+        issues.remark(str(image_dir / name), "a class has no image")
     start = len(os.path.join(image_dir, ""))
     return [_record(file, os.path.splitext(file[start:])[0], label) for file, label in samples]
 
@@ -98,22 +104,27 @@ def _read_labels(
 ) -> list[dict]:
     """Records of the images that a text file lists; unknown classes and images are reported."""
     try:
-        lines = [words for line in labels.read_text().splitlines() if (words := line.split())]
-    except (OSError, ValueError) as error:
+        lines = read_text(labels).split("\n")
+    except (OSError, UserError) as error:
         raise DatasetError(f"{labels}: not a readable list of labels ({error})") from None
     numbers = {name: number for number, name in enumerate(class_names)}
     found = index_images(image_dir)
-    records = []
-    for count, words in enumerate(lines, start=1):
-        image_id = os.path.splitext(words[0])[0]
-        name = words[1] if len(words) > 1 else ""
+    records: dict[str, dict] = {}
+    for count, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        file, name, *_ = [*map(str.strip, line.split("\t" if "\t" in line else None)), ""]
+        image_id, where = os.path.splitext(file)[0], f"{labels}: line {count}"
         if name not in numbers:
-            issues.add(str(labels), f"line {count}: unknown class {name!r} of {words[0]}")
+            rather = or_rather(name, numbers)
+            issues.add(where, f"unknown class {name!r} of {file}{rather}")
         elif image_id not in found:
-            issues.add(str(labels), f"line {count}: no image {words[0]} in {image_dir}")
+            issues.add(where, f"no image {file} in {image_dir}")
+        elif image_id in records:
+            issues.add(where, f"{file} is listed twice")
         else:
-            records.append(_record(found[image_id], image_id, numbers[name]))
-    return records
+            records[image_id] = _record(found[image_id], image_id, numbers[name])
+    return list(records.values())
 
 
 def _record(file: str, image_id: str, label: int) -> dict:

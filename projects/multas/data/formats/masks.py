@@ -11,9 +11,10 @@ from PIL import Image
 from scipy.io import loadmat
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
-from multas.data.image_files import index_images, load_images
+from multas.data.image_files import index_images, load_images, why_unreadable
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
+from multas.util.errors import UserError
 
 NO_MASK = "no mask"
 _SBD_SUFFIX = ".mat"
@@ -40,13 +41,13 @@ class Masks(DataFormat):
 
     def __post_init__(self) -> None:
         if not self.masks:
-            raise ValueError("format masks needs `masks`, the folder of the masks")
+            raise UserError("format masks needs `masks`, the folder of the masks")
 
     @classmethod
     def parse_classes(cls, classes: Any) -> Any:
         """A list, or a table of pixel values and names that may leave out values."""
         if classes is None:
-            raise ValueError("format masks needs `classes`, the names of values 0, 1, …")
+            raise UserError("format masks needs `classes`, the names of values 0, 1, …")
         return _fill_gaps(classes) if isinstance(classes, dict) else classes
 
     def load(self, source: Source) -> Loaded:
@@ -58,6 +59,7 @@ class Masks(DataFormat):
                 source.issues.leave_out(image_id, NO_MASK)
             elif (file := masks.find(image_id, record, source.issues)) is not None:
                 records.append({**record, "sem_seg_file_name": file})
+        masks.remark_empty(source.issues)
         return records, {}
 
     def load_unlabeled(self, source: Source) -> Loaded:
@@ -69,9 +71,9 @@ class Masks(DataFormat):
 
 def _fill_gaps(classes: dict) -> list[str]:
     """Names of all values: the network has an output for those without a name, too."""
-    wrong = [value for value in classes if not isinstance(value, int) or not 0 <= value <= 255]
+    wrong = [v for v in classes if type(v) is not int or not 0 <= v <= 255]
     if wrong or not classes:
-        raise ValueError(
+        raise UserError(
             f"classes must be a list of names or a table of pixel values 0 … 255 and names, got "
             f"{wrong or classes!r}"
         )
@@ -89,21 +91,34 @@ def read_mask(file: str | Path) -> np.ndarray:
     """Read a mask as (H, W) uint8 of class indices.
 
     Palette images yield their indices. (Converting them to gray, as Detectron2's own mapper does,
-    would yield the brightness of the palette's colours instead.) A .mat file must be one of SBD's
-    folder ``cls``: a struct GTcls with the field Segmentation.
+    would yield the brightness of the palette's colours instead.) Of 16 or 32 bits, all values must
+    be below 256. A .mat file must be one of SBD's folder ``cls``: a struct GTcls with the field
+    Segmentation.
 
     Raises:
         OSError: if the file is missing or not an image.
-        ValueError: if it has colours instead of indices, or is another kind of .mat file.
+        UserError: if it has colours instead of indices, or is another kind of .mat file.
     """
+    try:
+        return _read_indices(file)
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from None
+
+
+def _read_indices(file: str | Path) -> np.ndarray:
+    """The same with errors that do not name the file."""
     if Path(file).suffix.lower() == _SBD_SUFFIX:
         return _read_sbd(file)
     with Image.open(file) as image:
-        if image.mode not in ("L", "P", "1"):
-            raise ValueError(
+        if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
+            raise UserError(
                 f"has mode {image.mode}, need one 8-bit channel (mode L or P) of class indices"
             )
-        return np.asarray(image, dtype=np.uint8)
+        values = np.asarray(image)
+    if values.dtype.itemsize > 1 and not 0 <= values.min() <= values.max() <= 255:
+        span = f"{values.min()} … {values.max()}"
+        raise UserError(f"has values {span}, but class indices are 0 … 255")
+    return values.astype(np.uint8)
 
 
 def _read_sbd(file: str | Path) -> np.ndarray:
@@ -114,11 +129,11 @@ def _read_sbd(file: str | Path) -> np.ndarray:
     except OSError:
         raise
     except Exception:  # scipy has many errors for files that are not Matlab's, or broken
-        raise ValueError(
+        raise UserError(
             "has no GTcls.Segmentation, which the files of SBD's cls have (those of inst do not)"
         ) from None
     if mask.dtype != np.uint8 or mask.ndim != 2:
-        raise ValueError(f"GTcls.Segmentation is {mask.dtype} {mask.shape}, need (H, W) uint8")
+        raise UserError(f"GTcls.Segmentation is {mask.dtype} {mask.shape}, need (H, W) uint8")
     return mask
 
 
@@ -164,12 +179,12 @@ class MaskFolders:
             return None
         file = self._files[image_id]
         try:
-            self._foreground[image_id] = self._check(read_mask(file), record)
-        except (OSError, SyntaxError) as error:
-            issues.add(file, f"not a readable mask ({error.__class__.__name__})")
-            return None
-        except ValueError as error:
+            self._foreground[image_id] = self._check(_read_indices(file), record)
+        except UserError as error:
             issues.add(file, str(error))
+            return None
+        except Exception as error:  # Pillow has many for damaged files
+            issues.add(file, f"not a readable mask ({why_unreadable(error)})")
             return None
         return file
 
@@ -177,12 +192,20 @@ class MaskFolders:
         """The foreground values of a mask that fits its image."""
         size, own = (record["width"], record["height"]), mask.shape[::-1]
         if own != size:
-            raise ValueError("is {}x{}, but the image is {}x{}".format(*own, *size))
+            raise UserError("is {}x{}, but the image is {}x{}".format(*own, *size))
         values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {self.ignore_label}
         beyond = sorted(value for value in values if value >= self.num_values)
         if beyond:
-            raise ValueError(f"values {beyond} are beyond the {self.num_values} classes")
+            raise UserError(f"values {beyond} are beyond the {self.num_values} classes")
+        if not values:
+            raise UserError(f"every pixel has the ignore label {self.ignore_label}")
         return frozenset(values - {0})
+
+    def remark_empty(self, issues: DatasetIssues) -> None:
+        """Note that no mask shows anything, as where objects have the value of the ignore label."""
+        if self._foreground and not any(self._foreground.values()):
+            what = f"no mask has another value than 0 and the ignore label {self.ignore_label}"
+            issues.remark(self.place, what)
 
     def foreground(self, image_id: str) -> frozenset[int]:
         """Values other than 0 and ``ignore_label`` in a mask that :meth:`find` accepted."""

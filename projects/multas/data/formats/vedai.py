@@ -18,11 +18,13 @@ from multas.data.formats.base import (
     Loaded,
     Source,
     box_annotation,
+    remark_copies,
 )
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError
+from multas.util.files import read_text
 from multas.util.names import did_you_mean
 
 CLASSES = {
@@ -75,8 +77,9 @@ class Vedai(DataFormat):
             else:
                 try:
                     where, lines = str(own_file), _read_lines(own_file)
-                except (OSError, ValueError):
-                    source.issues.add(str(own_file), "missing or unreadable")
+                except (OSError, UserError) as error:
+                    what = "missing or unreadable" if isinstance(error, OSError) else str(error)
+                    source.issues.add(str(own_file), what)
                     continue
             annotations = _convert(lines, record, class_ids, where, source.issues)
             if annotations is not None:
@@ -116,7 +119,10 @@ def parse_object(words: Sequence[str]) -> VedaiObject:
     """
     if len(words) != 14:
         raise UserError(f"has {len(words)} numbers instead of 14")
-    values = [float(word) for word in words]
+    try:
+        values = [float(word) for word in words]
+    except ValueError as error:
+        raise UserError(str(error)) from None
     if not all(math.isfinite(value) for value in values):
         raise UserError("not all numbers are finite")
     if values[3] not in CLASSES:
@@ -139,7 +145,7 @@ def _visible_box(entry: VedaiObject, size: tuple[int, int]) -> list[float]:
 
 def _read_lines(file: Path) -> list[list[str]]:
     """The words of each line that is not empty."""
-    return [words for line in file.read_text().splitlines() if (words := line.split())]
+    return [words for line in read_text(file).split("\n") if (words := line.split())]
 
 
 def read_whole_file(file: Path) -> dict[str, list[list[str]]]:
@@ -156,7 +162,7 @@ def read_whole_file(file: Path) -> dict[str, list[list[str]]]:
     objects: dict[str, list[list[str]]] = {}
     try:
         lines = _read_lines(file)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         raise DatasetError(f"{file}: not a readable VEDAI annotation file ({error})") from None
     for image_id, *words in lines:
         objects.setdefault(image_id, []).append([*words[:3], *words[11:], *words[3:11]])
@@ -175,12 +181,13 @@ def _convert(
         try:
             entry = parse_object(words)
             box = _visible_box(entry, (record["width"], record["height"]))
-        except ValueError as error:
+        except UserError as error:
             issues.add(where, f"object {number}: {error}")
             faulty = True
             continue
         if entry.name in class_ids:
             label, truncated = class_ids[entry.name], int(not entry.contained)
             annotations.append(box_annotation(label, box, 0, truncated))
+    remark_copies(annotations, where, issues)
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations

@@ -12,6 +12,7 @@ from multas.data.formats.base import (
     Loaded,
     Source,
     box_annotation,
+    remark_copies,
 )
 from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
 from multas.data.issues import DatasetIssues, or_rather
@@ -76,6 +77,8 @@ class Voc(DataFormat):
                 issues.leave_out(image_id, _NO_BOXES)
             elif enough(key in record for key in wanted):
                 records.append(record)
+        if masks:
+            masks.remark_empty(issues)
         if masks and folder:
             _compare_class_order(records, masks, classes, issues)
         return records, self.class_metadata(classes)
@@ -143,7 +146,7 @@ def _read_boxes(
 ) -> list[dict] | None:
     try:
         annotation = read_voc_xml(file)
-    except (OSError, ValueError) as error:
+    except (OSError, UserError) as error:
         is_unread = isinstance(error, OSError)
         issues.add(str(file), "missing or unreadable" if is_unread else str(error))
         return None
@@ -165,6 +168,7 @@ def _read_boxes(
             box = [xmin - 1.0, ymin - 1.0, xmax, ymax]
             label = class_ids[entry.name]
             annotations.append(box_annotation(label, box, entry.difficult, entry.truncated))
+    remark_copies(annotations, str(file), issues)
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from tabulate import tabulate
 
-from multas.data.splits.make import NAMES
+from multas.data.splits.make import NAMES, part_size
 from multas.util.errors import UserError
+from multas.util.id_lists import read_id_list
 
 PARTS = ("train", "val", "trainval", "test")
 
@@ -42,14 +43,15 @@ def read_lists(folder: str | Path) -> Lists:
 
     Raises:
         FileNotFoundError: if there is no such list.
+        UserError: if a list is not a text.
     """
     folder = Path(folder)
     base = folder / "ImageSets" if (folder / "ImageSets").is_dir() else folder
     lists: Lists = {}
     for file in sorted(base.glob("*/*.txt")):
         if file.stem in PARTS:
-            lines = [line.split() for line in file.read_text().splitlines()]
-            lists[f"{file.parent.name}/{file.stem}"] = [words[0] for words in lines if words]
+            listed = read_id_list(file)
+            lists[f"{file.parent.name}/{file.stem}"] = [image_id for _, image_id in listed]
     if not lists:
         raise FileNotFoundError(f"no lists like Half/trainval.txt or Main/test.txt below {base}")
     return lists
@@ -57,6 +59,8 @@ def read_lists(folder: str | Path) -> Lists:
 
 def image_key(image_id: str) -> str:
     """The identity of an image: VOC2012's ``2007_NNNNNN`` is VOC2007's ``NNNNNN``."""
+    if not image_id.startswith("2007_"):
+        return image_id
     copy = _VOC2007_COPY.fullmatch(image_id)
     return copy.group(1) if copy else image_id
 
@@ -79,7 +83,7 @@ def check_splits(sources: dict[str, Lists], tests: Sequence[str] = ()) -> SplitR
         name: {image_key(i) for lists in sources.values() for i in lists.get(name, ())}
         for name in names
     }
-    issues = list(_repetitions(sources, names))
+    issues = list(_repetitions(sources, together))
     for source, lists in sources.items():
         sets = {name: set(ids) for name, ids in lists.items()}
         issues += [f"{source}: {line}" for line in _relations(sets)]
@@ -133,7 +137,7 @@ def _table(rows: list[list], heads: list[str]) -> str:
     return tabulate(rows, heads, "plain", missingval="-", disable_numparse=True, colalign=align)
 
 
-def _repetitions(sources: dict[str, Lists], names: Sequence[str]) -> Iterator[str]:
+def _repetitions(sources: dict[str, Lists], together: dict[str, set[str]]) -> Iterator[str]:
     for source, lists in sources.items():
         for name, ids in lists.items():
             if again := [image_id for image_id, count in Counter(ids).items() if count > 1]:
@@ -141,7 +145,9 @@ def _repetitions(sources: dict[str, Lists], names: Sequence[str]) -> Iterator[st
                     f"{source}: {name} has {len(again)} ids more than once "
                     f"({len(ids)} lines, first {again[0]})"
                 )
-    for name in names:
+    for name, images in together.items():
+        if sum(len(set(lists.get(name, ()))) for lists in sources.values()) == len(images):
+            continue
         spelled: dict[str, set[str]] = {}
         for source, lists in sources.items():
             for image_id in lists.get(name, ()):
@@ -162,13 +168,19 @@ def _relations(sets: dict[str, set[str]]) -> Iterator[str]:
         for outer, inner in [*pairwise(small), *((b, a) for a, b in pairwise(large))]:
             if outside := own[inner] - own[outer]:
                 yield f"{inner}/{part} has {_some(outside)} outside {outer}/{part}"
-        wholes = {f"Main/{part}": own["Main"]} if "Main" in own else {}
+        unions: dict[str, set[str]] = {}
+        fitting = True
         for name, rest in product(small, large):
             shared = own[name] & own[rest]
             if shared and shares[name][0] <= shares[rest][0]:
                 yield f"{name}/{part} and {rest}/{part} have {_some(shared)} in common"
             if shares[name][0] == shares[rest][0]:
-                wholes[f"{name} + {rest} ({part})"] = own[name] | own[rest]
+                both = unions[f"{name} + {rest} ({part})"] = own[name] | own[rest]
+                sizes = part_size(shares[name][0], len(both)), len(both) - len(own[rest])
+                fitting &= sizes == (len(own[name]), len(own[name]))
+        wholes = unions
+        if "Main" in own and not (fitting and _have_one_union(unions, own["Main"])):
+            wholes = {f"Main/{part}": own["Main"], **unions}
         reference, *others = wholes or [""]
         for whole in others:
             for lacking, other in ((whole, reference), (reference, whole)):
@@ -177,6 +189,12 @@ def _relations(sets: dict[str, set[str]]) -> Iterator[str]:
     for folder, ids in sorted(_of_part(sets, "train").items()):
         if shared := ids & sets.get(f"{folder}/val", set()):
             yield f"{folder}/train and {folder}/val have {_some(shared)} in common"
+
+
+def _have_one_union(unions: dict[str, set[str]], main: set[str]) -> bool:
+    """Whether all pairs divide the same images of a larger Main: they were made of a part of it."""
+    first = next(iter(unions.values()), set())
+    return first <= main and all(union == first for union in unions.values())
 
 
 def _of_part(sets: dict[str, set[str]], part: str) -> dict[str, set[str]]:

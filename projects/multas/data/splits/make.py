@@ -16,6 +16,7 @@ import numpy as np
 from multas.data.formats.masks import read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.files import write_text
+from multas.util.errors import UserError
 
 NAMES = {
     Fraction(1, 2): ("Half", "Half2"),
@@ -46,18 +47,18 @@ def make_splits(
         :func:`split_names`, with sizes rounded half up.
 
     Raises:
-        ValueError: if a fraction lies outside (0, 1), comes twice, or gives a part without images.
+        UserError: if a fraction lies outside (0, 1), comes twice, or gives a part without images.
     """
     shares = sorted({_as_fraction(fraction) for fraction in fractions}, reverse=True)
     if len(shares) != len(fractions) or not all(0 < share < 1 for share in shares):
-        raise ValueError(f"fractions must differ and lie between 0 and 1, got {list(fractions)}")
+        raise UserError(f"fractions must differ and lie between 0 and 1, got {list(fractions)}")
     ids, features, rng = sorted(counts), _features(counts), np.random.default_rng(seed)
     inside = np.arange(len(ids))
     splits: dict[str, list[str]] = {}
     for share in shares:
-        size = int(len(ids) * share + Fraction(1, 2))
+        size = part_size(share, len(ids))
         if not 0 < size < len(ids):
-            raise ValueError(f"{share} of {len(ids)} images is {size}: no such split can be made")
+            raise UserError(f"{share} of {len(ids)} images is {size}: no such split can be made")
         inside = _balanced_part(features, inside, size, float(share), rng)
         part, rest = split_names(share)
         splits[part] = [ids[i] for i in inside]
@@ -81,11 +82,11 @@ def make_partial_splits(
         Lists of sorted ids: ``det`` for the task "det", ``det2`` for the half of it.
 
     Raises:
-        ValueError: if two lists have one name, or a part is not a fraction or has no image.
+        UserError: if two lists have one name, or a part is not a fraction or has no image.
     """
     names = [f"{task}{part}" for task in tasks for part in ("", *nested)]
     if not tasks or len(set(names)) != len(names) or not all(part >= 2 for part in nested):
-        raise ValueError(
+        raise UserError(
             f"tasks must have names of their own and nested parts be 2 or more, got {list(tasks)} "
             f"and {list(nested)}"
         )
@@ -102,8 +103,13 @@ def make_partial_splits(
             inside = _balanced_part(features, inside, size, 1 / (part * len(tasks)), rng)
             splits[f"{task}{part}"] = [ids[i] for i in inside]
     if empty := [name for name, members in splits.items() if not members]:
-        raise ValueError(f"{len(ids)} images are too few: {', '.join(empty)} would have none")
+        raise UserError(f"{len(ids)} images are too few: {', '.join(empty)} would have none")
     return splits
+
+
+def part_size(share: Fraction, count: int) -> int:
+    """The size of a part of ``count`` images, rounded half up."""
+    return int(count * share + Fraction(1, 2))
 
 
 def split_names(fraction: float | Fraction) -> tuple[str, str]:
@@ -132,7 +138,7 @@ def class_counts(
     ``image_root`` without extension: COCO numbers its images, but cards list them by name.
 
     Raises:
-        ValueError: if two images have the same id, or an image is not annotated.
+        UserError: if two images have the same id, or an image is not annotated.
     """
     counts: dict[str, dict[str, int]] = {}
     for record in records:
@@ -152,7 +158,7 @@ def mask_counts(
     """The same as :func:`class_counts` for masks: 1 for each class that an image shows.
 
     Raises:
-        ValueError: if two images have the same id, an image has no mask, or a mask has a value
+        UserError: if two images have the same id, an image has no mask, or a mask has a value
             beyond the classes.
     """
     counts: dict[str, dict[str, int]] = {}
@@ -161,7 +167,7 @@ def mask_counts(
         file = record["sem_seg_file_name"]
         values = np.setdiff1d(read_mask(file), ignore_label).tolist()
         if values and values[-1] >= len(class_names):
-            raise ValueError(
+            raise UserError(
                 f"{file}: value {values[-1]} is beyond the {len(class_names)} classes and not the "
                 f"ignore label {ignore_label}"
             )
@@ -179,9 +185,9 @@ def _new_id(
         file = file.with_suffix("")
         image_id = file.name if image_root is None else file.relative_to(image_root).as_posix()
     if image_id in known:
-        raise ValueError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
+        raise UserError(f"image id {image_id} occurs twice, lists of ids would be ambiguous")
     if annotation.dataset_key not in record:
-        raise ValueError(f"image {image_id} is not annotated: its classes cannot be balanced")
+        raise UserError(f"image {image_id} is not annotated: its classes cannot be balanced")
     return image_id
 
 
@@ -214,12 +220,36 @@ def _balanced_part(
     target = share * (features.sum(axis=0) > 0)
     error = features[chosen].sum(axis=0) - target
     best = float(error @ error)
+    rows = features[others]
+    squares = np.einsum("ij,ij->i", rows, rows)
     # Two sweeps of at most 2,000 swaps suffice: later ones gain less than one object of any class.
     for position in rng.permutation(np.tile(np.arange(size), 2))[:2000]:
-        candidates = features[others] - features[chosen[position]] + error
-        costs = np.einsum("ij,ij->i", candidates, candidates)
-        swap = int(np.argmin(costs))
-        if costs[swap] < best * (1 - 1e-9) - 1e-18:
-            best, error = float(costs[swap]), candidates[swap]
+        swap, cost, sums = _best_swap(rows, squares, features[chosen[position]], error)
+        if cost < best * (1 - 1e-9) - 1e-18:
+            best, error = cost, sums
             chosen[position], others[swap] = others[swap], chosen[position]
+            rows[swap] = features[others[swap]]
+            squares[swap] = rows[swap] @ rows[swap]
     return np.sort(chosen)
+
+
+def _best_swap(
+    rows: np.ndarray, squares: np.ndarray, leaving: np.ndarray, error: np.ndarray
+) -> tuple[int, float, np.ndarray]:
+    """The row that had best come in for ``leaving``: its number, the new cost and the new error.
+
+    Args:
+        rows: (N, D) features of the images outside.
+        squares: (N,) their squared norms.
+        leaving, error: (D,).
+    """
+    shift = error - leaving
+    # |row + shift|² without |shift|²: one product of a matrix. Those within its rounding of the
+    # least are computed exactly, for the first of the least.
+    costs = squares + rows @ (2 * shift)
+    slack = 1e-12 * float(squares.max() + shift @ shift)
+    near = np.flatnonzero(costs <= costs.min() + slack)
+    sums = rows[near] - leaving + error
+    exact = np.einsum("ij,ij->i", sums, sums)
+    first = int(np.argmin(exact))
+    return int(near[first]), float(exact[first]), sums[first]

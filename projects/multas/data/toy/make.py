@@ -27,6 +27,7 @@ from multas.data.formats.masks import voc_palette
 from multas.data.splits.make import make_splits
 from multas.data.toy.scene import Scene, SceneObject, draw_scene
 from multas.util.files import written_whole
+from multas.util.paths import inside
 
 DEVKIT_VERSION, CLASSES_VERSION = 3, 1
 MANIFEST = "manifest.json"
@@ -72,6 +73,9 @@ def check_toy(root: str | Path) -> list[str]:
     """The missing and damaged files of an embedded set, by their paths below ``root``.
 
     Where there is no manifest, this is the one that is missing.
+
+    Raises:
+        UserError: The manifest names a file outside of ``root``.
     """
     _, files = _read_manifest(Path(root))
     damaged = [path for path, entry in files.items() if not _is_intact(Path(root, path), entry)]
@@ -90,19 +94,27 @@ def _make_files(root: Path, recipe: dict, files: Iterable[tuple[str, bytes]]) ->
         return root
     made = {path: _write(root / path, content) for path, content in files}
     for path in old_files.keys() - made.keys():
-        (root / path).unlink(missing_ok=True)
+        if (root / path).is_file():  # of a link, the link alone is removed
+            (root / path).unlink()
     manifest = {"recipe": recipe, "files": dict(sorted(made.items()))}
     _write(root / MANIFEST, json.dumps(manifest, indent=0).encode())
     return root
 
 
 def _read_manifest(root: Path) -> tuple[dict, dict[str, list]]:
-    """The recipe, and the entry of each file by its path; both are empty without a manifest."""
+    """The recipe, and the entry of each file by its path; both are empty without a manifest.
+
+    Raises:
+        UserError: It names a file outside of ``root``, which would be read or removed.
+    """
     try:
         content = json.loads((root / MANIFEST).read_text())
-        return content["recipe"], content["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        recipe, files = dict(content["recipe"]), dict(content["files"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}, {}
+    for name in files:
+        inside(root, name, str(root / MANIFEST))
+    return recipe, files
 
 
 def _write(file: Path, content: bytes) -> list:
@@ -117,7 +129,8 @@ def _write(file: Path, content: bytes) -> list:
 
 def _is_intact(file: Path, entry: list) -> bool:
     try:
-        return _entry(file.read_bytes()) == entry
+        # Pipes and devices have no end.
+        return file.is_file() and _entry(file.read_bytes()) == entry
     except OSError:
         return False
 

@@ -7,6 +7,7 @@ What is returned has passed through half precision even when the teacher has jus
 a run does not depend on the entries that were there before it, as long as none is dropped.
 """
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,10 +17,13 @@ from typing import Any
 import detectron2
 import torch
 from detectron2.structures import Boxes
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 import multas
 from multas.distillation.taps import leaves, map_leaves
+from multas.distillation.teacher.entry_files import EntryFiles
 from multas.util.errors import UserError
 from multas.util.sizes import round_up
 
@@ -69,7 +73,6 @@ class TeacherCache:
         divisor: what sides of a padded batch are multiples of (``size_divisibility``).
 
     Raises:
-        UserError: a library is missing.
         UserError: a layer returns something that is no tensor.
     """
 
@@ -83,20 +86,13 @@ class TeacherCache:
         device: torch.device,
         divisor: int = 1,
     ) -> None:
-        try:
-            from diskcache import Cache
-        except ImportError as error:
-            raise UserError(
-                "MODEL.DISTILLATION.CACHE needs diskcache and safetensors: pip install diskcache "
-                "safetensors (the extra `cache`)."
-            ) from error
         for name, value in template.items():
             if not _only_tensors(value):
                 raise UserError(
                     f"{_KEY}: the teacher's layer '{name}' returns more than tensors, and only "
                     "those can be kept. Tap what is inside, or set FOLDER to ''."
                 )
-        self._store = Cache(folder, size_limit=max_bytes, eviction_policy="least-recently-used")
+        self._store = EntryFiles(folder, max_bytes)
         self._teacher = teacher
         self._template = map_leaves(lambda tensor: tensor.new_empty(0), template)
         self._device = device
@@ -108,12 +104,17 @@ class TeacherCache:
     @property
     def folder(self) -> str:
         """The folder of the entries, with ``~`` and variables replaced."""
-        return self._store.directory
+        return self._store.folder
 
     @property
     def held(self) -> int:
         """Bytes of all entries in the folder."""
-        return self._store.volume()
+        return self._store.held
+
+    @property
+    def damaged(self) -> int:
+        """The number of entries so far that were there and could not be used."""
+        return self._store.damaged
 
     def output_of(self, inputs: list[dict], score_thresh: float | None, run: Run) -> TeacherOutput:
         """What the teacher says of a batch; it is run only on images that are new to it.
@@ -126,7 +127,7 @@ class TeacherCache:
         images = [x["image"] for x in inputs]
         padded = self._padded_size(images)
         keys = [self._key(image, padded, score_thresh) for image in images]
-        entries = [self._store.get(key, retry=True) for key in keys]
+        entries = [self._find(key) for key in keys]
         new = [i for i, entry in enumerate(entries) if entry is None]
         self.hits += len(images) - len(new)
         self.misses += len(new)
@@ -136,11 +137,23 @@ class TeacherCache:
             shown = new if alone else list(range(len(images)))
             output = run([inputs[i] for i in shown], score_thresh)
             for i, entry in zip(shown, split(output, len(shown)), strict=True):
-                entries[i] = entry
-                self._store.set(keys[i], entry, retry=True)
+                entries[i] = unpack(entry)
+                self._store.set(keys[i], entry)
         # Autocast would change the halves' format, or refuse it.
         with torch.autocast(self._device.type, enabled=False):
-            return self._join([unpack(entry) for entry in entries])
+            return self._join([entry for entry in entries if entry is not None])
+
+    def _find(self, key: str) -> Packed | None:
+        data = self._store.get(key)
+        if data is None:
+            return None
+        # The checksum says that somebody has written it so, not what it is.
+        with contextlib.suppress(KeyError, SafetensorError):
+            packed = unpack(data)
+            if len(packed.halves) == sum(1 for _ in leaves(self._template)):
+                return packed
+        self._store.count_damage(key)
+        return None
 
     def _padded_size(self, images: Sequence[Tensor]) -> tuple[int, int]:
         height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
@@ -177,8 +190,6 @@ def pack(tensors: Sequence[Tensor], boxes: Tensor | None = None) -> bytes:
     The relative error is at most 2^-11, and larger only below 2^-29 of the largest value of a
     tensor.
     """
-    from safetensors.torch import save
-
     scales = [_scale(tensor) for tensor in tensors]
     pairs = enumerate(zip(tensors, scales, strict=True))
     named = {str(k): (tensor.float() / scale).half() for k, (tensor, scale) in pairs}
@@ -190,8 +201,6 @@ def pack(tensors: Sequence[Tensor], boxes: Tensor | None = None) -> bytes:
 
 def unpack(data: bytes) -> Packed:
     """The tensors and boxes, on the CPU, of which :func:`pack` made ``data``."""
-    from safetensors.torch import load
-
     named = load(data)
     scales, boxes = named.pop("scales"), named.pop("boxes", None)
     return Packed([named[str(k)] for k in range(len(named))], scales, boxes)

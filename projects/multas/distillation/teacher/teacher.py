@@ -12,8 +12,9 @@ from detectron2.structures import Boxes
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
 from multas.config.distillation import teacher_node
+from multas.config.merging import merge_content
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
 from multas.distillation.teacher.mean_teacher import MeanTeacher
@@ -21,9 +22,11 @@ from multas.distillation.teacher.precision import cast_convolutions_, teacher_pr
 from multas.modeling.building import building
 from multas.modeling.fold import fold_batch_norm_
 from multas.modeling.layers import channels_last_
-from multas.modeling.strict_loading import is_file, load_strictly
+from multas.modeling.network_input import PREPARED
+from multas.modeling.registered import check_registered
+from multas.modeling.strict_loading import WeightsMisfit, load_strictly
+from multas.modeling.weight_files import check_is_file, is_file, read_weights
 from multas.util.errors import UserError
-from multas.util.names import did_you_mean
 
 _KEY = "MODEL.DISTILLATION.TEACHER"
 
@@ -70,27 +73,21 @@ class Teacher:
             UserError: the weights do not fit the config, or a key is out of range.
         """
         mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
-        files = {"CONFIG_FILE": options.CONFIG_FILE.partition("#")[0], "WEIGHTS": options.WEIGHTS}
-        for key, path in files.items():
-            if not is_file(path) and (path or not mean_teacher.decay):
-                raise FileNotFoundError(
-                    f"{_KEY}.{key} is '{path}': no such file. Give the teacher's own config and "
-                    "its trained weights (train it first with train_net.py --config-file)."
-                )
+        _check_files(options)
         if options.CONFIG_FILE:
             cfg = cls.load_config(options.CONFIG_FILE, options.OPTS)
         else:
             cfg = student_cfg.clone()
             cfg.defrost()
             cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILLATION.STUDENT
-            cfg.merge_from_list(list(options.OPTS))
+            merge_opts(cfg, options.OPTS)
         cfg.MODEL.DEVICE = student_cfg.MODEL.DEVICE
         with building(cfg):
             model = build_model(cfg)
         if options.WEIGHTS:
             try:
                 load_strictly(model, options.WEIGHTS)
-            except ValueError as error:
+            except WeightsMisfit as error:
                 raise UserError(
                     f"The teacher's weights do not fit its config: {error}. Check "
                     f"{_KEY}.CONFIG_FILE, WEIGHTS and OPTS."
@@ -106,12 +103,18 @@ class Teacher:
         add_multas_config(cfg)
         merge_config(cfg, config_file)
         merge_opts(cfg, opts)
+        prefer_square_size(cfg)
+        check_registered(cfg, f"The teacher's config {config_file}")
         return cfg
 
     def inputs(self, batched_inputs: Sequence[dict], input_format: str) -> list[dict]:
-        """The images alone (no annotation reaches the teacher), in its channel order."""
+        """The images alone, as the student sees them, in the teacher's channel order.
+
+        No annotation reaches the teacher, and it stretches or crops nothing by itself.
+        """
         flip = {self.input_format, input_format} == {"BGR", "RGB"}
-        return [{"image": x["image"].flip(0) if flip else x["image"]} for x in batched_inputs]
+        images = [x["image"].flip(0) if flip else x["image"] for x in batched_inputs]
+        return [{"image": image, PREPARED: True} for image in images]
 
     def probe(self, names: Sequence[str], inputs: list[dict]) -> dict[str, Any]:
         """Attach taps and run once; see :meth:`Taps.probe`."""
@@ -233,20 +236,41 @@ def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
 
 def build_teachers(cfg: CfgNode) -> list[Teacher]:
     """All teachers that the student's config names: TEACHER, then MORE_TEACHERS."""
+    return [Teacher.from_config(node, cfg) for node in _teacher_nodes(cfg)]
+
+
+def check_teachers(cfg: CfgNode) -> None:
+    """Read the configs and weights of all teachers, without building them.
+
+    Raises:
+        FileNotFoundError: One is missing; the message names the key.
+        UserError: One is damaged or foreign, or a key is wrong.
+    """
+    for options in _teacher_nodes(cfg):
+        _check_files(options)
+        if options.CONFIG_FILE:
+            Teacher.load_config(options.CONFIG_FILE, options.OPTS)
+        if options.WEIGHTS and "://" not in options.WEIGHTS:
+            read_weights(options.WEIGHTS)
+
+
+def _teacher_nodes(cfg: CfgNode) -> list[CfgNode]:
     nodes = [cfg.MODEL.DISTILLATION.TEACHER]
     for number, entry in enumerate(cfg.MODEL.DISTILLATION.MORE_TEACHERS):
         key = f"MODEL.DISTILLATION.MORE_TEACHERS[{number}]"
-        node = teacher_node()
         if not isinstance(entry, Mapping):
-            raise UserError(
-                f"{key} is {entry!r}; it must be a mapping with the keys {', '.join(node)}."
-            )
-        for name in entry:
-            if name not in node:
-                raise UserError(f"{key}: unknown key '{name}'.{did_you_mean(str(name), node)}")
-        try:
-            node.merge_from_other_cfg(CfgNode(dict(entry)))
-        except ValueError as error:
-            raise UserError(f"{key}: {error}") from error
-        nodes.append(node)
-    return [Teacher.from_config(node, cfg) for node in nodes]
+            raise UserError(f"{key} is {entry!r}; give a mapping with the keys of {_KEY}.")
+        nodes.append(teacher_node())
+        merge_content(nodes[-1], entry, key)
+    return nodes
+
+
+def _check_files(options: CfgNode) -> None:
+    config = options.CONFIG_FILE.partition("#")[0]
+    if not is_file(config) and (config or not options.EMA_DECAY):
+        raise FileNotFoundError(
+            f"{_KEY}.CONFIG_FILE is '{config}': no such file. Give the teacher's own config (train "
+            "it first with train_net.py --config-file)."
+        )
+    if options.WEIGHTS or not options.EMA_DECAY:
+        check_is_file(options.WEIGHTS, f"{_KEY}.WEIGHTS")

@@ -33,8 +33,11 @@ class _Head(NamedTuple):
     annotation: Annotation
 
 
-def check_test_sets(cfg: CfgNode) -> None:
+def check_test_sets(cfg: CfgNode) -> list[dict]:
     """Load every data set that is evaluated, so that faults show before training.
+
+    Returns:
+        Their dataset dicts.
 
     Raises:
         UserError: A data set is not registered, or its files are wrong.
@@ -44,10 +47,12 @@ def check_test_sets(cfg: CfgNode) -> None:
     early = cfg.SOLVER.EARLY_STOPPING
     if early.ENABLED and early.DATASET:
         sets.append(("SOLVER.EARLY_STOPPING.DATASET", early.DATASET))
+    loaded: list[dict] = []
     for key, name in sets:
         require_registered([name], key)
-        DatasetCatalog.get(name)
+        loaded += DatasetCatalog.get(name)
         evaluator_types(name)
+    return loaded
 
 
 def check_classes(model: nn.Module, names: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from detectron2.utils import comm
 from torch import Tensor
 
 from multas.engine.checkpoint_files import damage_of
+from multas.modeling.weight_files import read_weights
 from multas.util.errors import UserError
 from multas.util.files import written_whole
 from multas.util.names import check_choice
@@ -116,7 +117,7 @@ class EarlyStopping(HookBase):
         """The best weights, on the CPU; None if nothing was evaluated."""
         if self.progress.best_iteration < 0:
             return None
-        return torch.load(self._path, map_location="cpu", weights_only=True)["model"]
+        return read_weights(self._path)["model"]
 
     def state_dict(self) -> dict[str, Any]:
         return {"progress": asdict(self.progress), "stopped": self.stopped}

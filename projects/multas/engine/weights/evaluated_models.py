@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from multas.distillation import Teacher, unwrap
 from multas.evaluation.build import evaluator_types
+from multas.modeling.network_input import NetworkInput
 from multas.util.errors import UserError
 
 Weights = Mapping[str, Tensor]
@@ -64,17 +65,22 @@ def undisturbed_training() -> Iterator[None]:
 class TeacherModel(nn.Module):
     """A teacher that predicts on the student's test images, for Detectron2's evaluators.
 
-    ``input_format`` is the channel order of the student's images.
+    ``input_format`` is the channel order of the student's images, and ``network_input`` makes what
+    the student sees of them.
     """
 
-    def __init__(self, teacher: Teacher, input_format: str) -> None:
+    def __init__(
+        self, teacher: Teacher, input_format: str, network_input: NetworkInput | None = None
+    ) -> None:
         super().__init__()
         self.teacher = teacher
         self._input_format = input_format
+        self._network_input = network_input or NetworkInput()
 
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        images = self.teacher.inputs(batched_inputs, self._input_format)
-        return self.teacher.model([x | y for x, y in zip(batched_inputs, images, strict=True)])
+        seen = self._network_input(batched_inputs)
+        images = self.teacher.inputs(seen, self._input_format)
+        return self.teacher.model([x | y for x, y in zip(seen, images, strict=True)])
 
 
 class WithTeacherScores(nn.Module):
@@ -98,8 +104,9 @@ def teacher_models(cfg: CfgNode, teachers: Sequence[Teacher]) -> dict[str, Teach
     """The teachers that are evaluated, by name; none without TEST.EVALUATE_TEACHER."""
     if not cfg.TEST.EVALUATE_TEACHER:
         return {}
+    network_input = NetworkInput.from_config(cfg)
     return {
-        f"teacher{i}" if i else "teacher": TeacherModel(teacher, cfg.INPUT.FORMAT)
+        f"teacher{i}" if i else "teacher": TeacherModel(teacher, cfg.INPUT.FORMAT, network_input)
         for i, teacher in enumerate(teachers)
     }
 

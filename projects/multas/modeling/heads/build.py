@@ -1,10 +1,14 @@
 """The registry of task heads and what every head offers to the meta-architecture."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
+from detectron2.modeling.anchor_generator import (
+    ANCHOR_GENERATOR_REGISTRY,
+    build_anchor_generator,
+)
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
@@ -116,6 +120,23 @@ def pick_images(predictions: Tensor, index: list[int]) -> Tensor:
         return predictions
     first, last = index[0], index[-1] + 1
     return predictions[first:last] if last - first == len(index) else predictions[index]
+
+
+def build_anchors(cfg: CfgNode, levels: Sequence[ShapeSpec]) -> Any:
+    """The anchor generator of MODEL.ANCHOR_GENERATOR for these levels.
+
+    Raises:
+        UserError: there is no such generator, or a list does not have an entry for each level.
+    """
+    options = cfg.MODEL.ANCHOR_GENERATOR
+    lookup(ANCHOR_GENERATOR_REGISTRY, options.NAME, "MODEL.ANCHOR_GENERATOR.NAME")
+    for key in ("SIZES", "ASPECT_RATIOS"):
+        if len(options[key]) not in (1, len(levels)):
+            raise UserError(
+                f"MODEL.ANCHOR_GENERATOR.{key} has {len(options[key])} lists for {len(levels)} "
+                "levels; give one for each level, or one for all."
+            )
+    return build_anchor_generator(cfg, list(levels))
 
 
 def select_features(

@@ -5,7 +5,6 @@ from typing import Any
 
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.structures import Boxes, Instances
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from multas.modeling.heads.build import (
     Sizes,
     TaskHead,
     annotated_images,
+    build_anchors,
     pick_images,
     select_features,
 )
@@ -72,7 +72,7 @@ class DenseDetectionHead(TaskHead):
         head = cfg.MODEL.DENSE_HEAD
         key = "MODEL.DENSE_HEAD.IN_FEATURES"
         names, shapes = select_features(head.IN_FEATURES, input_shape, key)
-        anchor_generator = build_anchor_generator(cfg, shapes)
+        anchor_generator = build_anchors(cfg, shapes)
         options = predictor_options(head, shapes, anchor_generator.num_anchors, names)
         if not head.SHARED:
             options["slope"] = head.LEAKY_SLOPE

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from detectron2.config import CfgNode, configurable
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.structures import Instances
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from multas.modeling.heads.build import (
     Sizes,
     TaskHead,
     annotated_images,
+    build_anchors,
     pick_images,
     select_features,
 )
@@ -76,7 +76,7 @@ class GFLHead(TaskHead):
     def from_config(cls, cfg: CfgNode, input_shape: dict[str, ShapeSpec]) -> dict[str, Any]:
         head = cfg.MODEL.GFL_HEAD
         names, shapes = select_features(head.IN_FEATURES, input_shape, "MODEL.GFL_HEAD.IN_FEATURES")
-        anchor_generator = build_anchor_generator(cfg, shapes)
+        anchor_generator = build_anchors(cfg, shapes)
         options = predictor_options(head, shapes, anchor_generator.num_anchors, names)
         return {
             "in_features": names,

@@ -1,0 +1,122 @@
+"""Merging what a file says into a config, with messages that name the key."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from detectron2.config import CfgNode, downgrade_config, upgrade_config
+from detectron2.config.compat import guess_version
+
+from multas.util.errors import UserError
+from multas.util.names import did_you_mean
+
+# What yacs raises for content that it cannot merge.
+_RAW = (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
+
+
+def merge_content(cfg: CfgNode, content: Mapping[str, Any], where: str, group: str = "") -> None:
+    """Merge nested keys into a config, in place.
+
+    Args:
+        cfg: the config, or one of its groups.
+        content: the keys of a file of the latest version.
+        where: the file, for messages.
+        group: the name of the group that ``cfg`` is, for messages.
+
+    Raises:
+        UserError: A key is unknown or renamed, or a value is of the wrong type.
+    """
+    try:
+        node = CfgNode(dict(content))
+        _check_entries(cfg, node, cfg, where, group)
+        cfg.merge_from_other_cfg(node)
+    except UserError:
+        raise
+    except _RAW as error:
+        raise UserError(f"{where}: {_text(error)}. Correct that key.") from error
+
+
+def merge_old_content(cfg: CfgNode, content: Mapping[str, Any], file: str) -> None:
+    """Merge the keys of a config file of any version, in place, as Detectron2 does.
+
+    Raises:
+        UserError: As :func:`merge_content`, or its VERSION is none that is known.
+    """
+    latest, version = cfg.VERSION, content.get("VERSION")
+    try:
+        version = guess_version(CfgNode(dict(content)), file) if version is None else version
+    except _RAW as error:
+        raise UserError(f"{file}: {_text(error)}. Correct that key.") from error
+    if type(version) is not int or not 1 <= version <= latest:
+        raise UserError(f"{file}: VERSION is {version!r}; write {latest}, the latest.")
+    if version == latest:
+        merge_content(cfg, content, file)
+        return
+    old = downgrade_config(cfg, to_version=version)
+    merge_content(old, content, file)
+    new = upgrade_config(old)
+    cfg.clear()
+    cfg.update(new)
+
+
+def decode(value: Any, key: str) -> Any:
+    """The value that a text means to yacs: a number, list … or the text itself.
+
+    Raises:
+        UserError: It cannot be made sense of. The message names the key.
+    """
+    try:
+        return CfgNode._decode_cfg_value(value)
+    except (MemoryError, RecursionError, TypeError) as error:
+        raise UserError(f"{key}: '{str(value)[:60]}' is no value ({error}).") from error
+
+
+def check_value(value: Any, default: Any, key: str) -> None:
+    """Make sure that a decoded value has the type of what it replaces.
+
+    Raises:
+        UserError: It has not. The message names the key, both types and an example.
+    """
+    own, wanted = type(value), type(default)
+    if own is wanted or default is None or {own, wanted} == {list, tuple}:
+        return
+    if isinstance(default, CfgNode):
+        raise UserError(
+            f"{key} is {value!r}, but it is a group of keys; set one of "
+            f"{', '.join(f'{key}.{name}' for name in list(default)[:3])} …"
+        )
+    example = f"{float(value)}" if own is int and wanted is float else f"{default!r}"
+    raise UserError(
+        f"{key} is {value!r} of the type {own.__name__}, expected {wanted.__name__}, for example "
+        f"{example}."
+    )
+
+
+def _check_entries(
+    cfg: CfgNode, content: Mapping[str, Any], root: CfgNode, where: str, group: str
+) -> None:
+    for name, value in content.items():
+        key = f"{group}.{name}" if group else name
+        if name in cfg:
+            value, own = decode(value, f"{where}: {key}"), cfg[name]
+            check_value(value, own, f"{where}: {key}")
+            if isinstance(own, CfgNode):
+                _check_entries(own, value, root, where, key)
+        elif root.key_is_renamed(key):
+            raise UserError(f"{where}: {renamed(root, key)}")
+        elif not cfg.is_new_allowed() and key not in root.__dict__[CfgNode.DEPRECATED_KEYS]:
+            raise UserError(
+                f"{where}: {group or 'the config'} has no key '{name}'.{did_you_mean(name, cfg)}"
+            )
+
+
+def renamed(cfg: CfgNode, key: str) -> str:
+    """The sentence about a key that has another name now."""
+    try:
+        cfg.raise_key_rename_error(key)
+    except KeyError as error:
+        return _text(error)
+    raise ValueError(f"{key} was not renamed")
+
+
+def _text(error: BaseException) -> str:
+    return str(error.args[0] if error.args else error).rstrip(".")

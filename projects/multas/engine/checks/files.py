@@ -1,0 +1,37 @@
+"""The check that all files that a run starts from can be read."""
+
+from argparse import Namespace
+
+from detectron2.config import CfgNode
+
+from multas.data.dataset_dicts import require_registered
+from multas.data.task_batches import training_sets
+from multas.distillation.teacher.teacher import check_teachers
+from multas.engine.inference import weights_to_evaluate
+from multas.modeling.weight_files import check_is_file, read_weights
+
+
+def check_files(cfg: CfgNode, args: Namespace) -> None:
+    """Read weights and teachers' configs, and look data sets up, before a run writes anything.
+
+    Args:
+        cfg: the config of the run.
+        args: the command line; ``resume`` and ``eval_only`` say what is needed.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        UserError: A file is damaged or foreign, or a data set is not registered.
+    """
+    require_registered(cfg.DATASETS.TEST, "DATASETS.TEST")
+    if not args.eval_only:
+        require_registered(training_sets(cfg), "DATASETS.TRAIN")
+    weights = weights_to_evaluate(cfg, args.resume)
+    if (weights or args.eval_only) and "://" not in weights:
+        check_is_file(weights, "MODEL.WEIGHTS")
+        read_weights(weights)
+    distillation = cfg.MODEL.DISTILLATION
+    taught = (
+        cfg.MODEL.META_ARCHITECTURE == "Distiller" and distillation.PATHS and distillation.ALPHA
+    )
+    if taught and (not args.eval_only or cfg.TEST.EVALUATE_TEACHER):
+        check_teachers(cfg)

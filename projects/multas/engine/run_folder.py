@@ -1,0 +1,144 @@
+"""The folder of a run: held by one training at a time, and never shared with a former run."""
+
+import fcntl
+import itertools
+import logging
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.utils import comm
+
+from multas.engine.run_log import open_log
+from multas.util.errors import UserError
+from multas.util.files import written_whole
+from multas.util.ranks import decided_by_main
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+# What a run writes; what else there is belongs to the user.
+_WRITTEN = re.compile(
+    r"(config\.yaml|metrics\.json|last_checkpoint|model_(\d+|final|best)\.pth|student(_raw)?\.pth)"
+    r"(\.partial)?|log\.txt(\.rank\d+)?|events\.out\.tfevents\..*|inference"
+)
+
+
+@contextmanager
+def claimed_folder(cfg: CfgNode, resumes: bool) -> Iterator[None]:
+    """Hold OUTPUT_DIR for a training, and begin its log and config.yaml.
+
+    The folder is made where it does not exist. What a former run has left there is moved to a
+    folder former_1, former_2 … in it, unless this training ``resumes`` it.
+
+    Raises:
+        UserError: Another training holds the folder, or it cannot be written to, or what would
+            have to be moved is named in the config.
+    """
+    with ExitStack() as held:
+        decided_by_main(lambda: _claim(cfg, resumes, held))
+        _begin_records(cfg)
+        yield
+
+
+def begin_evaluation(cfg: CfgNode) -> None:
+    """Make OUTPUT_DIR where it does not exist, and begin the log and config.yaml there.
+
+    Raises:
+        UserError: It cannot be written to.
+    """
+    decided_by_main(lambda: _make(cfg.OUTPUT_DIR))
+    _begin_records(cfg)
+
+
+def _begin_records(cfg: CfgNode) -> None:
+    open_log(cfg.OUTPUT_DIR)
+    if comm.is_main_process():
+        with written_whole(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as path:
+            Path(path).write_text(cfg.dump())
+
+
+def _claim(cfg: CfgNode, resumes: bool, held: ExitStack) -> None:
+    folder = Path(cfg.OUTPUT_DIR)
+    if not resumes:
+        _check_unused(_left_by_run(folder), cfg)
+    _make(folder)
+    held.enter_context(_locked(folder))
+    if not resumes and (left := _left_by_run(folder)):
+        aside = next(p for n in itertools.count(1) if not (p := folder / f"former_{n}").exists())
+        aside.mkdir()
+        for path in left:
+            path.rename(aside / path.name)
+        logger.warning(f"{folder} held a former run, which is in {aside} now: no --resume.")
+
+
+def _make(folder: str | Path) -> None:
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"OUTPUT_DIR {folder} cannot be made ({error.strerror}). Name a folder in a place that "
+            "you may write to."
+        ) from error
+
+
+def _left_by_run(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if _WRITTEN.fullmatch(path.name))
+
+
+def _check_unused(left: list[Path], cfg: CfgNode) -> None:
+    """Make sure that no file that the config names lies among those that are to be moved."""
+    for key, name in _named_files(cfg).items():
+        used = Path(name).resolve()
+        if any(used.is_relative_to(path.resolve()) for path in left):
+            raise UserError(
+                f"{key} {name} was written by the former run in OUTPUT_DIR {cfg.OUTPUT_DIR}, which "
+                "a new run there would replace. Choose another OUTPUT_DIR, or continue that run "
+                "with --resume."
+            )
+
+
+def _named_files(cfg: CfgNode) -> Mapping[str, str]:
+    """The files that the config names, by their keys."""
+    distillation, key = cfg.MODEL.DISTILLATION, "MODEL.DISTILLATION"
+    teachers = {f"{key}.TEACHER": distillation.TEACHER}
+    teachers |= {f"{key}.MORE_TEACHERS[{i}]": t for i, t in enumerate(distillation.MORE_TEACHERS)}
+    named = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
+    for where, teacher in teachers.items():
+        named |= {f"{where}.{x}": teacher.get(x, "") for x in ("WEIGHTS", "CONFIG_FILE")}
+    files = enumerate(cfg.DATASETS.PSEUDO_LABELS.FILES)
+    named |= {f"DATASETS.PSEUDO_LABELS.FILES[{i}]": file for i, file in files}
+    return {where: name for where, name in named.items() if name}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, which the operating system gives back if this process dies.
+
+    A POSIX lock, unlike that of flock, is not inherited by processes that load data and may outlive
+    this one for some seconds.
+    """
+    with open(folder / LOCK, "a+") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            lock.seek(0)
+            raise UserError(
+                f"OUTPUT_DIR {folder} is in use by another training, {lock.read().strip()}. Wait "
+                "for its end, or choose another OUTPUT_DIR."
+            ) from None
+        except OSError as error:
+            logger.warning(
+                f"{folder} is on a file system without locks ({error.strerror}): make sure that no "
+                "other training writes there."
+            )
+        lock.truncate(0)
+        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        lock.flush()
+        yield

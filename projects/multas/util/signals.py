@@ -1,0 +1,67 @@
+"""Signals that end a process: cleaned up after, and passed on to the processes it has started."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+# What a process sends to those that it has started. Unlike SIGTERM and SIGINT, which terminals and
+# clusters also send to all of them, it may come twice: a second SIGTERM would cost a training its
+# checkpoint. It ends whatever is no training at once.
+PASSED_ON = signal.SIGUSR2
+# How long a process that loads data goes on after SIGTERM, in seconds. A training needs it to
+# finish its step.
+_LOADS_ON = 30
+
+
+@contextmanager
+def sigterm_unwinds() -> Iterator[None]:
+    """SIGTERM raises SystemExit inside the block, so that what is open is closed and cleaned up."""
+    changes = (
+        threading.current_thread() is threading.main_thread()
+        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    )
+    if changes:
+        signal.signal(signal.SIGTERM, _unwind)
+    try:
+        yield
+    finally:
+        if changes:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def not_orphaned(process: subprocess.Popen) -> Iterator[None]:
+    """A process that was started is ended, and waited for, if the block ends by an exception.
+
+    A training writes its checkpoint first. A second exception, such as another Ctrl-C, kills it.
+    """
+    try:
+        yield
+    except BaseException:
+        process.send_signal(PASSED_ON)
+        try:
+            process.wait()
+        finally:
+            process.kill()
+            process.wait()
+        raise
+
+
+def load_on(_worker: int) -> None:
+    """Begin a process that loads data, so that signals to all processes do not end it too early."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _unwind(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGALRM, lambda *_: os._exit(0))
+    signal.alarm(_LOADS_ON)

@@ -1,0 +1,81 @@
+"""YAML files, read without running anything, with messages that name the line."""
+
+import os
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+from detectron2.utils.file_io import PathManager
+
+from multas.util.errors import UserError
+
+# The only expression in Detectron2's own configs, Base-RetinaNet.yaml, where a tag lets Python
+# evaluate it: anchors of three sizes for each level.
+_ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
+
+
+def read_yaml(file: str | os.PathLike) -> Any:
+    """What a YAML file says, in plain mappings, lists, texts, numbers and dates.
+
+    Raises:
+        OSError: There is no such file, or it cannot be opened.
+        UserError: It is not YAML in UTF-8, gives a key twice, or has a tag that runs Python code.
+            The message names the file and the line.
+    """
+    with PathManager.open(os.fspath(file), "rb") as stream:
+        content = stream.read()
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{file}, line {line}: this is not text in UTF-8. Save the file as UTF-8 in an editor "
+            "(it may be UTF-16, Latin-1, or no text at all)."
+        ) from None
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{file}, line {mark.line + 1}" if mark else f"{file}"
+        why = ", ".join(filter(None, [error.context, error.problem]))
+        raise UserError(f"{where}: {why}.") from None
+    except yaml.reader.ReaderError as error:
+        line = text[: error.position].count("\n") + 1
+        raise UserError(f"{file}, line {line}: {error.reason}; YAML is plain text.") from None
+    except RecursionError:
+        raise UserError(f"{file}: it is nested too deeply. Correct its brackets.") from None
+    # A number or date that looks like one to YAML and is none, such as 2024-13-45.
+    except ValueError as error:
+        raise UserError(f"{file}: {error}. Put texts in quotes.") from None
+
+
+# The one in C ends the process, without an exception, where brackets are nested very deeply.
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice, of which YAML would silently take the last."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        seen: set[str] = set()
+        for key, _ in getattr(node, "value", ()):
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    problem = f"the key '{key.value}' is given twice; join the two"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _refuse_tag(loader: _Loader, node: yaml.Node) -> Any:
+    tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+    if tag == "!!python/object/apply:eval" and isinstance(node, yaml.SequenceNode):
+        expressions = [item.value for item in node.value]
+        if expressions == [_ANCHORS]:
+            return [[x, x * 2 ** (1.0 / 3), x * 2 ** (2.0 / 3)] for x in [32, 64, 128, 256, 512]]
+    why = "would run Python code and is refused" if "!!python" in tag else "is unknown"
+    problem = (
+        f"the tag {tag} {why}. Write the value itself in its place: a text, a number or a list "
+        "such as [32, 64]"
+    )
+    raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+
+
+_Loader.add_constructor(None, _refuse_tag)  # whatever has no constructor

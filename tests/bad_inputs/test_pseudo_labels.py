@@ -1,0 +1,264 @@
+"""Wrong files of pseudo-labels, as training meets them, and wrong requests to write one."""
+
+import copy
+import json
+import math
+
+import pytest
+from detectron2.data import DatasetCatalog
+
+from bad_inputs.entry import check_refusal
+from multas.data import register_card
+from multas.data.pseudo_label_files import read_pseudo_labels
+from multas.data.pseudo_labels import load_pseudo_labels
+from multas.engine import pseudo_labeling
+from multas.modeling import MultiTaskNetwork
+
+TRAIN = ["DATASETS.TRAIN", "('tiny_half', 'tiny_half2_unlabeled')"]
+FILES = "DATASETS.PSEUDO_LABELS.FILES"
+AGAIN = "tools/pseudo_label.py"
+
+
+def train(world, file="pseudo.json", *opts):
+    return world.train(*TRAIN, FILES, f"('{file}',)", *opts)
+
+
+def entry(key, value):
+    """Changes the second box of a file."""
+
+    def change(content):
+        content["annotations"][1][key] = value
+
+    return change
+
+
+def header(key, value):
+    def change(content):
+        content["header"][key] = value
+
+    return change
+
+
+def without(part, key):
+    def change(content):
+        del (content["header"] if part == "header" else content["annotations"][1])[key]
+
+    return change
+
+
+def twice(content):
+    content["header"]["image_ids"].append(content["header"]["image_ids"][0])
+
+
+CONTENTS = [
+    (entry("bbox", [math.nan, 1, 2, 3]), "nan", "four finite numbers"),
+    (entry("bbox", [1, math.inf, 2, 3]), "inf", "four finite numbers"),
+    (entry("bbox", [1, 2, -math.inf, 3]), "inf", "four finite numbers"),
+    (entry("bbox", [-20, 1, 30, 30]), "begins outside of the image"),
+    (entry("bbox", [1, 1, -5, 30]), "has no area", "above 0"),
+    (entry("bbox", [1, 1, 5, 0]), "has no area", "above 0"),
+    (entry("bbox", [1, 1, 5]), "four numbers x, y, width, height"),
+    (entry("bbox", "1 1 5 5"), "four numbers x, y, width, height"),
+    (entry("bbox", {"x": 1}), "four numbers x, y, width, height"),
+    (entry("bbox", [1, 2, "3", 4]), "four finite numbers"),
+    (entry("bbox", [1, 2, 3, 10**400]), "four finite numbers"),
+    (entry("bbox", None), "four numbers"),
+    (entry("score", math.nan), "score must be from 0 to 1, is nan"),
+    (entry("score", math.inf), "score must be from 0 to 1, is inf"),
+    (entry("score", 97), "score must be from 0 to 1, is 97"),
+    (entry("score", -0.5), "score must be from 0 to 1, is -0.5"),
+    (entry("score", "0.9"), "score must be from 0 to 1, is '0.9'"),
+    (entry("score", True), "score must be from 0 to 1, is True"),
+    (entry("category_id", 8), "category_id 8 is none of 0 to 7"),
+    (entry("category_id", -1), "category_id -1 is none of 0 to 7"),
+    (entry("category_id", "cat"), "category_id 'cat' is none of 0 to 7"),
+    (entry("category_id", 1.0), "category_id 1.0 is none of 0 to 7"),
+    (entry("image_id", "elsewhere"), "(image 'elsewhere')", "header does not list this image"),
+    (entry("image_id", ["a"]), "image_id must be a text or an integer"),
+    (without("entry", "bbox"), "lacks bbox"),
+    (without("entry", "score"), "lacks score"),
+    (without("entry", "category_id"), "lacks category_id"),
+    (without("entry", "image_id"), "lacks image_id"),
+    (lambda c: c["annotations"].__setitem__(1, [1, 2]), "must be a table, is [1, 2]"),
+]
+
+
+@pytest.mark.parametrize(("change", "parts"), [(c, p) for c, *p in CONTENTS])
+def test_wrong_entries(world, change, parts):
+    content = world.read("pseudo.json")
+    change(content)
+    world.write("pseudo.json", content)
+    check_refusal(train(world), "pseudo.json: annotations[1]", *parts, AGAIN)
+
+
+HEADERS = [
+    (header("classes", "cat"), "classes must be a list of names"),
+    (header("classes", [1, 2]), "classes must be a list of names"),
+    (header("image_ids", 3), "image_ids must be a list"),
+    (header("image_ids", [{}]), "image_ids must be a list of texts or integers"),
+    (twice, "image_ids lists the image", "twice"),
+    (header("score_thresh", 50), "score_thresh must be from 0 to 1, is 50"),
+    (header("topk", -1), "topk must be 0 (all) or more, is -1"),
+    (header("topk", "all"), "topk must be 0 (all) or more, is 'all'"),
+    (header("dataset", 5), "dataset must be a text"),
+    (header("version", 2), "version is 2", "reads version 1"),
+    (without("header", "classes"), "header lacks classes"),
+    (without("header", "image_ids"), "header lacks image_ids"),
+    (without("header", "topk"), "header lacks topk"),
+    (lambda c: c.__setitem__("header", []), "header must be a table"),
+    (lambda c: c.__setitem__("annotations", {}), "annotations must be a list"),
+]
+
+
+@pytest.mark.parametrize(("change", "parts"), [(c, p) for c, *p in HEADERS])
+def test_wrong_headers(world, change, parts):
+    content = world.read("pseudo.json")
+    change(content)
+    world.write("pseudo.json", content)
+    check_refusal(train(world), "pseudo.json: ", *parts, AGAIN)
+
+
+WHOLE = json.dumps({"header": {}, "annotations": []}).encode()
+FILE_CONTENTS = [
+    (b"", "is empty"),
+    (b" \n", "is empty"),
+    (WHOLE[:20], "is not JSON", "cut off"),
+    (b"\x89PNG\r\n\xff\xfe", "is not JSON"),
+    ('{"header": "Stra\xdfe"}'.encode("latin-1"), "is not JSON", "UTF-8"),
+    (b'{"annotations": []}', "must have 'header' and 'annotations'"),
+    (b"17", "must have 'header' and 'annotations'"),
+    (b'[{"image_id": 1}]', "list of COCO results", '"image_ids"', "category_id from 0"),
+    (b"[" * 100_000, "is not JSON"),
+]
+
+
+@pytest.mark.parametrize(("content", "parts"), [(c, p) for c, *p in FILE_CONTENTS])
+def test_files_of_another_kind(world, content, parts):
+    world.write("pseudo.json", content)
+    check_refusal(train(world), "pseudo.json", *parts, AGAIN)
+
+
+def test_missing_files_and_folders(world):
+    check_refusal(train(world, "no.json"), FILES, "'no.json': no such file", AGAIN)
+    check_refusal(train(world, "coco"), FILES, "'coco', which is a folder", "name a file")
+
+
+def test_a_file_in_utf_16_is_read(world):
+    content = world.read("pseudo.json")
+    world.write("pseudo.json", json.dumps(content).encode("utf-16"))
+    assert read_pseudo_labels(str(world / "pseudo.json"))[1] == content["annotations"]
+
+
+OPTIONS = [
+    ("SCORE_THRESH", "1.5"),
+    ("SCORE_THRESH", "-0.1"),
+    ("CLASS_SCORE_THRESH", "[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 2.0]"),
+    ("CLASS_SCORE_THRESH", "[0.5]"),
+    ("TOPK", "-1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), OPTIONS)
+def test_wrong_options(world, name, value):
+    key = f"DATASETS.PSEUDO_LABELS.{name}"
+    check_refusal(train(world, "pseudo.json", key, value), key)
+
+
+def test_many_faults_are_counted(world):
+    content = world.read("pseudo.json")
+    count = len(content["annotations"])
+    for box in content["annotations"]:
+        box["score"] = 2
+    world.write("pseudo.json", content)
+    check_refusal(train(world), "annotations[0]", "annotations[4]", f"and {count - 5} more")
+
+
+def test_thresholds_below_that_of_the_file_are_warned_of(world, caplog):
+    path = str(world / "pseudo.json")
+    classes = world.read("pseudo.json")["header"]["classes"]
+    load_pseudo_labels([path], classes)
+    assert not caplog.records, "without a threshold all boxes of the file are wanted"
+    load_pseudo_labels([path], classes, score_thresh=0.3)
+    assert "no boxes with scores below 0.5" in caplog.text
+    assert "--score-thresh 0.3" in caplog.text
+
+
+def label(world, *argv, output="out.json", dataset="tiny_half2_unlabeled"):
+    return world.refused(
+        "tools/pseudo_label.py", "--config-file", "student.yaml", "--weights", "teacher.pth",
+        "--dataset", dataset, "--output", output, *argv,
+    )  # fmt: skip
+
+
+ARGUMENTS = [
+    (("--score-thresh", "1.5"), "--score-thresh is 1.5", "from 0 to 1"),
+    (("--score-thresh", "nan"), "--score-thresh is nan", "from 0 to 1"),
+    (("--score-thresh", "-1"), "--score-thresh is -1", "from 0 to 1"),
+    (("--topk", "-1"), "--topk is -1", "0 or more"),
+    (("--scales", "0"), "--scales is [0.0]", "greater than 0"),
+    (("--scales", "1", "-2"), "--scales is [1.0, -2.0]", "greater than 0"),
+    (("--scales", "nan"), "--scales is [nan]", "greater than 0"),
+    (("--scales", "inf"), "--scales is [inf]", "greater than 0"),
+    (("--weights", "none.pth"), "none.pth: no such file", "Train the teacher first"),
+    (("--report-against", "tiny_test"), "--report-against tiny_test", "has no image"),
+    (("--report-against", "tiny_half2_unlabeled"), "are not annotated", "without _unlabeled"),
+    (("--report-against", "tiny_hafl2"), "tiny_hafl2", "not registered", "tiny_half2"),
+]
+
+
+@pytest.mark.parametrize(("argv", "parts"), [(a, p) for a, *p in ARGUMENTS])
+def test_wrong_arguments_are_found_before_the_model_runs(world, argv, parts, no_labelling):
+    check_refusal(label(world, *argv), *parts)
+
+
+@pytest.fixture
+def no_labelling(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("the model ran")
+
+    monkeypatch.setattr(pseudo_labeling, "label_images", refuse)
+
+
+OUTPUTS = [
+    ("coco", "'coco' is a folder", "name a file"),
+    ("student.yaml/labels.json", "cannot be written", "Name another file"),
+    ("teacher.pth/deeper/labels.json", "cannot be written", "Name another file"),
+    ("", "is a folder", "name a file"),
+    ("/proc/labels.json", "cannot be written", "Name another file"),
+]
+
+
+@pytest.mark.parametrize(("output", "parts"), [(o, p) for o, *p in OUTPUTS])
+def test_outputs_that_cannot_be_written(world, output, parts, no_labelling):
+    check_refusal(label(world, output=output), "--output", *parts)
+
+
+def test_truth_of_other_images_with_the_same_ids(world, no_labelling):
+    card = copy.deepcopy(world.read("devkit.yaml"))
+    register_card({**card, "name": "other", "root": str(world / "devkit")})
+    records = [{**r, "width": 7} for r in DatasetCatalog.get("other_half2")]
+    DatasetCatalog.register("swapped", lambda: records)
+    message = label(world, "--report-against", "swapped")
+    check_refusal(message, "--report-against swapped", "has width 7", "of the same images")
+
+
+def test_images_that_share_an_id_cannot_be_labelled(world, no_labelling):
+    image = str(next((world / "devkit" / "JPEGImages").iterdir()))
+    DatasetCatalog.register("shared", lambda: [{"image_id": 1, "file_name": image}] * 2)
+    DatasetCatalog.register("nameless", lambda: [{"file_name": image}])
+    check_refusal(label(world, dataset="shared"), "'shared'", "each image its own")
+    check_refusal(label(world, dataset="nameless"), "'nameless'", "a text or an integer")
+
+
+def test_detections_that_are_not_finite_are_refused(world, monkeypatch):
+    whole = MultiTaskNetwork.forward
+
+    def broken(self, batch):
+        found = whole(self, batch)
+        for output in found:
+            output["instances"].scores.fill_(math.nan)
+        return found
+
+    monkeypatch.setattr(MultiTaskNetwork, "forward", broken)
+    message = label(world, "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", "0.0")
+    check_refusal(message, "are not finite", ".jpg", "another checkpoint")

@@ -1,0 +1,57 @@
+"""Command lines of the tools that make no sense."""
+
+import pytest
+
+from bad_inputs.entry import REPOSITORY, check_refusal
+
+TABLE = f"{REPOSITORY}/configs/limited-data/table1.yaml"
+
+ROWS = [
+    ("make_dataset.py --root set --train 3", "--train is 3", "16 or more"),
+    ("make_dataset.py --root set --val -3", "--val is -3", "1 or more"),
+    ("make_dataset.py --root set --seed -3", "--seed is -3", "0 or more"),
+    ("make_dataset.py --root student.yaml", "student.yaml", "directory"),
+    ("reproduce.py", "TABLE", "required"),
+    ("reproduce.py A9", "A9", "choose from A1"),
+    ("reproduce.py A1 --scale huge", "--scale", "'tiny', 'full'"),
+    ("reproduce.py A1 --seeds 0", "--seeds", "1 or more"),
+    ("reproduce.py A1 --jobs 0", "--jobs", "1 or more"),
+    ("reproduce.py A1 --rows tutor --dry-run", "--rows tutor", "teacher"),
+    ("reproduce.py A1 --data no.yaml --dry-run", "no.yaml", "No such file"),
+    ("reproduce.py A1 --data student.yaml --dry-run", "student.yaml", "Choose from: annotates"),
+    ("reproduce.py A1 SOLVER.MAX_ITR 3 --dry-run", "SOLVER.MAX_ITR", "Did you mean 'MAX_ITER'?"),
+    ("reproduce.py A1 SOLVER.MAX_ITER --dry-run", "SOLVER.MAX_ITER", "pairs of KEY VALUE"),
+    ("reproduce.py A1 SOLVER.MAX_ITER x --dry-run", "SOLVER.MAX_ITER", "int"),
+    ("reproduce.py A1 OUTPUT_DIR x --dry-run", "OUTPUT_DIR", "--output"),
+    ("reproduce.py A1 --submit pbs", "--submit", "'slurm', 'local'"),
+    ("reproduce.py A1 --submit local --submit-option gpu", "--submit-option gpu", "KEY=VALUE"),
+    ("quickstart.py --seed x", "--seed", "int"),
+    ("convert_weights.py no.pth out.pth", "no.pth", "No such file"),
+    ("convert_weights.py teacher.pth out.pth", "backbone", "resnet18"),
+]
+TRAIN_NET = [
+    ("student.yaml --write-config no/such/x.yaml", "no/such/x.yaml", "No such file"),
+    ("student.yaml --write-config masks", "masks", "Is a directory"),
+    ("student.yaml --eval-only", "MODEL.WEIGHTS", "student.pth"),
+    ("student.yaml --eval-only MODEL.WEIGHTS no.pth", "no.pth", "Name the checkpoint"),
+    ("student.yaml --eval-only --resume", "MODEL.WEIGHTS", "Name the checkpoint"),
+    ("student.yaml --num-gpus x", "--num-gpus", "int"),
+    ("no.yaml", "no.yaml", "No such file"),
+    ("masks", "masks", "directory"),
+    ("student.yaml#a/b", "student.yaml", "columns"),
+    (TABLE, "table1.yaml#DATA/ROW", "name one of its rows"),
+    (f"{TABLE}#toy", "table1.yaml#toy", "FILE#DATA/ROW"),
+    (f"{TABLE}#toyy/half/teacher", "'toyy'", "Did you mean 'toy'?"),
+    (f"{TABLE}#toy/half/techer", "'half/techer'", "Did you mean 'half/teacher'?"),
+]
+
+
+@pytest.mark.parametrize(("line", "fault", "cure"), ROWS, ids=[line for line, *_ in ROWS])
+def test_a_tool_names_the_argument(world, line, fault, cure):
+    script, *argv = line.split()
+    check_refusal(world.refused(f"tools/{script}", *argv), fault, cure)
+
+
+@pytest.mark.parametrize(("line", "fault", "cure"), TRAIN_NET, ids=[x for x, *_ in TRAIN_NET])
+def test_train_net_names_the_argument(world, line, fault, cure):
+    check_refusal(world.refused("train_net.py", "--config-file", *line.split()), fault, cure)

@@ -1,0 +1,166 @@
+"""Weights that are missing, damaged, foreign or hostile are refused by every command."""
+
+import pickle
+import shutil
+
+import pytest
+import torch
+
+from bad_inputs.entry import check_refusal, contents, run_script
+from bad_inputs.weights import FOREIGN, WEIGHTS, attacks, saved
+
+TEACHER = "MODEL.DISTILLATION.TEACHER.WEIGHTS"
+
+
+def label(world, weights):
+    return world.refused(
+        "tools/pseudo_label.py", "--config-file", "student.yaml", "--weights", weights,
+        "--dataset", "tiny_half2_unlabeled", "--output", "boxes.json",
+    )  # fmt: skip
+
+
+def draw(world, weights):
+    return world.refused(
+        "tools/visualize.py", "--config-file", "student.yaml", "--weights", weights,
+        "--output", "out", "coco/images",
+    )  # fmt: skip
+
+
+def convert(world, weights):
+    return world.refused("tools/convert_weights.py", weights, "new.pth")
+
+
+def evaluate(world, weights):
+    return world.refused("train_net.py", "--config-file", "student.yaml", "--eval-only",
+                         "MODEL.WEIGHTS", weights)  # fmt: skip
+
+
+def more_teachers(world, weights):
+    more = [{"CONFIG_FILE": "teacher.yaml", "WEIGHTS": weights}]
+    key = "MODEL.DISTILLATION.MORE_TEACHERS"
+    return world.train(key, repr(more), config="distilled.yaml")
+
+
+COMMANDS = {
+    "MODEL.WEIGHTS": lambda world, file: world.train("MODEL.WEIGHTS", file),
+    "TEACHER.WEIGHTS": lambda world, file: world.train(TEACHER, file, config="distilled.yaml"),
+    "MORE_TEACHERS": more_teachers,
+    "eval-only": evaluate,
+    "pseudo_label": label,
+    "visualize": draw,
+    "convert_weights": convert,
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_what_is_no_file_of_weights_is_named(world, name):
+    end, content, reason = FOREIGN[name]
+    world.write(f"bad{end}", content)
+    check_refusal(world.train("MODEL.WEIGHTS", f"bad{end}"), f"bad{end}", reason)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", ["cut_half", "page", "list", "text_pkl", "safetensors_cut"])
+def test_every_command_refuses_it(world, command, name):
+    end, content, reason = FOREIGN[name]
+    world.write(f"bad{end}", content)
+    check_refusal(COMMANDS[command](world, f"bad{end}"), f"bad{end}", reason)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", ["techer.pth", "nowhere/teacher.pth", "coco"])
+def test_misspelt_names_are_named(world, command, name):
+    message = COMMANDS[command](world, name)
+    cure = "folder" if name == "coco" else "teacher"
+    check_refusal(message, f"'{name}'", cure)
+
+
+def test_a_misspelt_name_gets_the_nearest_and_a_folder_its_files(world):
+    check_refusal(evaluate(world, "techer.pth"), "Did you mean 'teacher.pth'?")
+    shutil.copy(world / "teacher.pth", world / "coco" / "student.pth")
+    check_refusal(evaluate(world, "coco"), "it has student.pth")
+
+
+@pytest.mark.parametrize("name", attacks("mark"))
+def test_no_file_of_weights_runs_code(world, name):
+    end, content = attacks(world / "mark")[name]
+    world.write(f"evil{end}", content)
+    message = COMMANDS["MODEL.WEIGHTS"](world, f"evil{end}")
+    check_refusal(message, f"evil{end}", ".")
+    assert not (world / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["protocol_0", "protocol_4", "open", "eval", "by_hand", "built"])
+def test_these_attacks_are_real(tmp_path, name):
+    pickle.loads(attacks(tmp_path / "mark")[name][1])
+    assert (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("name", ["protocol_2", "torch", "as_blobs"])
+def test_no_command_runs_what_weights_hold(world, command, name):
+    end, content = attacks(world / "mark")[name]
+    world.write(f"evil{end}", content)
+    check_refusal(COMMANDS[command](world, f"evil{end}"), f"evil{end}", "wants to run", "save")
+    assert not (world / "mark").exists()
+
+
+@pytest.mark.parametrize("command", ["pseudo_label"])
+def test_weights_of_another_network_are_refused_where_all_are_needed(world, command):
+    weights = torch.load(world / "teacher.pth")["model"]
+    weights.pop(next(name for name in weights if name.startswith("heads")))
+    torch.save({"model": weights}, world / "part.pth")
+    check_refusal(COMMANDS[command](world, "part.pth"), "part.pth", "1 parameters are missing")
+
+
+def started(world, opts):
+    """The message of a training that is refused once its log has begun."""
+    argv = ["--config-file", "student.yaml", *map(str, opts)]
+    status, errors = run_script("train_net.py", *argv, folder=world.folder)
+    assert status == 2 and "Traceback" not in errors, errors
+    assert not list(world.folder.rglob("*.pth.partial"))
+    return errors[errors.index("error: ") :]
+
+
+def test_training_does_not_start_from_weights_that_fit_nothing(world):
+    torch.save({"model": WEIGHTS}, world / "other.pth")
+    message = started(world, ["MODEL.WEIGHTS", "other.pth"])
+    check_refusal(message, "other.pth", "0 of the model's", "convert_weights.py")
+
+
+def test_training_starts_from_a_part_of_the_model(world):
+    weights = torch.load(world / "teacher.pth")["model"]
+    backbone = {n: t for n, t in weights.items() if n.startswith("backbone.bottom_up")}
+    torch.save({"model": backbone}, world / "backbone.pth")
+    opts = ["--config-file", "student.yaml", "MODEL.WEIGHTS", "backbone.pth"]
+    status, errors = run_script("train_net.py", *opts, folder=world.folder)
+    assert status == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("../teacher.pth", ("last_checkpoint", "not inside of run")),
+        ("/etc/passwd", ("last_checkpoint", "'/etc/passwd'")),
+        ("", ("last_checkpoint", "not inside")),
+        ("model_0000007.pth", ("names 'model_0000007.pth'", "model_0000001.pth")),
+        ("\0\1\2", ("last_checkpoint",)),
+        ("model_0000001.pth", ("run/model_0000001.pth", "damaged")),
+        ("evil.pkl", ("run/evil.pkl", "wants to run")),
+    ],
+)
+@pytest.mark.parametrize("argv", [(), ("--eval-only",)])
+def test_last_checkpoint_names_a_checkpoint_of_the_run(world, name, parts, argv):
+    world.write("run/model_0000001.pth", saved(WEIGHTS)[:99])
+    world.write("run/evil.pkl", attacks(world / "mark")["open"][1])
+    world.write("run/last_checkpoint", name)
+    message = world.refused("train_net.py", "--config-file", "student.yaml", "--resume", *argv)
+    check_refusal(message, *parts)
+    assert not (world / "mark").exists()
+
+
+def test_a_refused_conversion_leaves_what_was_there(world):
+    world.write("new.pth", b"mine")
+    before = contents(world.folder)
+    convert(world, "teacher.pth")
+    assert contents(world.folder) == before
