@@ -13,7 +13,8 @@ from multas.distillation.gradients.feature_boundary import FeatureBoundary
 from multas.distillation.paths.build import build_path, probe_layers, table_row
 from multas.distillation.paths.spec import check_paths, parse_paths, tapped_heads
 from multas.distillation.paths.targets import BoxSource
-from multas.distillation.teacher.teacher import Teacher, build_teachers
+from multas.distillation.teacher.build import build_teachers
+from multas.distillation.teacher.teacher import Teacher
 
 
 def build_distillation(

@@ -10,7 +10,7 @@ from detectron2.utils import comm
 from torch import nn
 
 from multas.distillation import Distiller
-from multas.distillation.teacher.teacher import build_teachers
+from multas.distillation.teacher.build import build_teachers
 from multas.engine.checkpointer import find_checkpoint
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table

@@ -44,6 +44,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         merge_config(cfg, config_file)
     merge_opts(cfg, opts)
     prefer_square_size(cfg)
+    check_limits(cfg)
     # TorchScript would fuse scripted losses (RetinaNet's focal loss) after some runs and so change
     # their last bits, and no resumed run could equal an uninterrupted one.
     with warnings.catch_warnings():
@@ -59,7 +60,6 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
         cfg.MODEL.DEVICE = "cpu"
     check_device(cfg.MODEL.DEVICE)
-    check_limits(cfg)
     return cfg
 
 

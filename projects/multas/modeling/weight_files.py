@@ -53,7 +53,10 @@ def check_is_file(path: str, key: str) -> None:
     others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     near = nearest(name, others)
     hint = f" Did you mean '{os.path.join(folder, near)}'?" if near else ""
-    raise FileNotFoundError(f"{key} is '{path}': no such file.{hint} {_CURE}")
+    raise FileNotFoundError(
+        f"{key} is '{path}': no such file.{hint} Name the weights of a trained model, such as "
+        "student.pth in the OUTPUT_DIR of its training."
+    )
 
 
 def read_weights(path: str, inside: Sequence[str] = ()) -> dict[str, Any]:

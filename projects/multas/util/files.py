@@ -17,12 +17,15 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def written_whole(path: str | os.PathLike, suffix: str = ".partial") -> Iterator[str]:
+def written_whole(
+    path: str | os.PathLike, suffix: str = ".partial", *, durable: bool = True
+) -> Iterator[str]:
     """Gives a name to write to. When the block has ended well, that file is moved to ``path``.
 
     The name is ``path`` and ``suffix``, which processes that may write at once must not share. What
     was at ``path`` stays until the new content is safely on the disk, so that not even a power cut
-    leaves half of it. What a failed block has written is removed.
+    leaves half of it; with ``durable`` False nothing waits for the disk. What a failed block has
+    written is removed.
 
     Raises:
         UserError: There is no room on the disk; the message names the file.
@@ -34,7 +37,8 @@ def written_whole(path: str | os.PathLike, suffix: str = ".partial") -> Iterator
     partial = f"{path}{suffix}"
     try:
         yield partial
-        _flush(partial)
+        if durable:
+            _flush(partial)
         os.replace(partial, path)
     except BaseException as error:
         cause = _no_room(error, partial)
@@ -43,9 +47,10 @@ def written_whole(path: str | os.PathLike, suffix: str = ".partial") -> Iterator
         if cause is not None:
             raise disk_full(path, cause) from error
         raise
-    # Some file systems cannot flush a folder. The file itself is safe there.
-    with suppress(OSError):
-        _flush(os.path.dirname(os.path.abspath(path)))
+    if durable:
+        # Some file systems cannot flush a folder. The file itself is safe there.
+        with suppress(OSError):
+            _flush(os.path.dirname(os.path.abspath(path)))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
@@ -61,12 +66,24 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 def disk_full(path: str | os.PathLike, error: OSError) -> UserError:
     """The message about a file that there is no room for."""
-    free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
+    free = free_space(os.path.dirname(os.path.abspath(path)))
     return UserError(
         f"{os.fspath(path)} could not be written: {os.strerror(error.errno or 0)} "
         f"({free / 1e6:.1f} MB of its disk are free). What was there before is unchanged. Make "
         "room, or write to a folder on another disk."
     )
+
+
+def free_space(folder: str | os.PathLike) -> int:
+    """The free bytes of the disk that a folder is on, or will be on."""
+    return shutil.disk_usage(_existing(os.path.abspath(folder))).free
+
+
+def _existing(folder: str) -> str:
+    """The folder, or the nearest one above it that there is."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _flush(path: str) -> None:
@@ -126,9 +143,7 @@ def require_writable(path: str | os.PathLike, what: str) -> None:
     whole = os.path.abspath(path)
     if os.path.isdir(whole):
         raise UserError(f"{what} {os.fspath(path)!r} is a folder; name a file.")
-    folder = os.path.dirname(whole)
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)
+    folder = _existing(os.path.dirname(whole))
     try:
         with tempfile.TemporaryFile(dir=folder):
             pass

@@ -10,6 +10,7 @@ a run does not depend on the entries that were there before it, as long as none 
 import contextlib
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ class TeacherCache:
         divisor: what sides of a padded batch are multiples of (``size_divisibility``).
 
     Raises:
-        UserError: a layer returns something that is no tensor.
+        UserError: a layer returns something that is no tensor, or the folder is a file.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class TeacherCache:
                     f"{_KEY}: the teacher's layer '{name}' returns more than tensors, and only "
                     "those can be kept. Tap what is inside, or set FOLDER to ''."
                 )
+        if os.path.isfile(folder):
+            raise UserError(f"{_KEY} is '{folder}', which is a file; name a folder.")
         self._store = EntryFiles(folder, max_bytes)
         self._teacher = teacher
         self._template = map_leaves(lambda tensor: tensor.new_empty(0), template)

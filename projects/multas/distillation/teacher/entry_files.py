@@ -39,7 +39,7 @@ class EntryFiles:
     """The entries of a folder, of which the least recently used are dropped at a limit.
 
     Args:
-        folder: where they are; ``~`` and variables are replaced. It is made if it is not there.
+        folder: where they are; ``~`` and variables are replaced. It is made for the first entry.
         max_bytes: the limit for all files together, which several processes may exceed by a tenth
             each.
 
@@ -53,7 +53,6 @@ class EntryFiles:
         self.folder = os.path.expanduser(os.path.expandvars(folder))
         self.damaged = 0
         self._max_bytes = max_bytes
-        os.makedirs(self.folder, exist_ok=True)
         self.held = sum(file.size for file in self._files(_ENTRY))
         if os.path.isfile(os.path.join(self.folder, "cache.db")):
             logger.warning(
@@ -89,8 +88,13 @@ class EntryFiles:
     def set(self, key: str, content: bytes) -> None:
         """Write an entry, whatever was there; others may be dropped for it."""
         name = f".{secrets.token_hex(8)}.partial"
+        os.makedirs(self.folder, exist_ok=True)
         try:
-            with written_whole(self._path(key), name) as partial, open(partial, "xb") as file:
+            # An entry that a power cut has damaged is as good as none: nothing waits for the disk.
+            with (
+                written_whole(self._path(key), name, durable=False) as partial,
+                open(partial, "xb") as file,
+            ):
                 file.write(_checksum(key, content) + content)
         except IsADirectoryError:  # none of ours; it stays, and the entry stays a miss
             _remove(partial)
@@ -127,6 +131,8 @@ class EntryFiles:
 
     def _files(self, kind: re.Pattern) -> Iterator[_File]:
         """The files of a kind, without links."""
+        if not os.path.exists(self.folder):
+            return
         with os.scandir(self.folder) as files:
             for file in files:
                 # Another process may drop it at any time.

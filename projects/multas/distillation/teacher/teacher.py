@@ -1,6 +1,6 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
-from multas.config.distillation import teacher_node
-from multas.config.merging import merge_content
+from multas.config.limits import check_limits
 from multas.distillation.taps import Taps, map_leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, split
 from multas.distillation.teacher.mean_teacher import MeanTeacher
@@ -25,10 +24,10 @@ from multas.modeling.layers import channels_last_
 from multas.modeling.network_input import PREPARED
 from multas.modeling.registered import check_registered
 from multas.modeling.strict_loading import WeightsMisfit, load_strictly
-from multas.modeling.weight_files import check_is_file, is_file, read_weights
+from multas.modeling.weight_files import check_is_file, is_file
 from multas.util.errors import UserError
 
-_KEY = "MODEL.DISTILLATION.TEACHER"
+KEY = "MODEL.DISTILLATION.TEACHER"
 
 
 @dataclass(eq=False)
@@ -60,20 +59,21 @@ class Teacher:
         self.taps = Taps(self.model, [], owner="teacher")
 
     @classmethod
-    def from_config(cls, options: CfgNode, student_cfg: CfgNode) -> "Teacher":
+    def from_config(cls, options: CfgNode, student_cfg: CfgNode, key: str = KEY) -> "Teacher":
         """Build a teacher and load its weights.
 
         Args:
             options: MODEL.DISTILLATION.TEACHER, or such a node.
             student_cfg: the student's config: gives the device, and the network of a teacher that
                 follows the student and has no config of its own.
+            key: the key of ``options``, for messages.
 
         Raises:
             FileNotFoundError: the config or the weights are missing; the message names the key.
             UserError: the weights do not fit the config, or a key is out of range.
         """
         mean_teacher = MeanTeacher(options.EMA_DECAY, options.EMA_START, not options.WEIGHTS)
-        _check_files(options)
+        check_teacher_files(options, key)
         if options.CONFIG_FILE:
             cfg = cls.load_config(options.CONFIG_FILE, options.OPTS)
         else:
@@ -90,7 +90,7 @@ class Teacher:
             except WeightsMisfit as error:
                 raise UserError(
                     f"The teacher's weights do not fit its config: {error}. Check "
-                    f"{_KEY}.CONFIG_FILE, WEIGHTS and OPTS."
+                    f"{key}.CONFIG_FILE, WEIGHTS and OPTS."
                 ) from error
         precision = teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE))
         follows = mean_teacher if mean_teacher.decay else None
@@ -104,6 +104,7 @@ class Teacher:
         merge_config(cfg, config_file)
         merge_opts(cfg, opts)
         prefer_square_size(cfg)
+        check_limits(cfg, f"The teacher's config {config_file}: ")
         check_registered(cfg, f"The teacher's config {config_file}")
         return cfg
 
@@ -234,43 +235,21 @@ def _boxes_above(outputs: list[dict], score_thresh: float) -> list[Boxes]:
     return [x.pred_boxes[x.scores > score_thresh] for x in instances]
 
 
-def build_teachers(cfg: CfgNode) -> list[Teacher]:
-    """All teachers that the student's config names: TEACHER, then MORE_TEACHERS."""
-    return [Teacher.from_config(node, cfg) for node in _teacher_nodes(cfg)]
+def check_teacher_files(options: CfgNode, key: str) -> None:
+    """Make sure that the config and the weights that a teacher needs are there.
 
-
-def check_teachers(cfg: CfgNode) -> None:
-    """Read the configs and weights of all teachers, without building them.
+    Args:
+        options: MODEL.DISTILLATION.TEACHER, or such a node.
+        key: the key of this node, for messages.
 
     Raises:
         FileNotFoundError: One is missing; the message names the key.
-        UserError: One is damaged or foreign, or a key is wrong.
     """
-    for options in _teacher_nodes(cfg):
-        _check_files(options)
-        if options.CONFIG_FILE:
-            Teacher.load_config(options.CONFIG_FILE, options.OPTS)
-        if options.WEIGHTS and "://" not in options.WEIGHTS:
-            read_weights(options.WEIGHTS)
-
-
-def _teacher_nodes(cfg: CfgNode) -> list[CfgNode]:
-    nodes = [cfg.MODEL.DISTILLATION.TEACHER]
-    for number, entry in enumerate(cfg.MODEL.DISTILLATION.MORE_TEACHERS):
-        key = f"MODEL.DISTILLATION.MORE_TEACHERS[{number}]"
-        if not isinstance(entry, Mapping):
-            raise UserError(f"{key} is {entry!r}; give a mapping with the keys of {_KEY}.")
-        nodes.append(teacher_node())
-        merge_content(nodes[-1], entry, key)
-    return nodes
-
-
-def _check_files(options: CfgNode) -> None:
     config = options.CONFIG_FILE.partition("#")[0]
     if not is_file(config) and (config or not options.EMA_DECAY):
         raise FileNotFoundError(
-            f"{_KEY}.CONFIG_FILE is '{config}': no such file. Give the teacher's own config (train "
+            f"{key}.CONFIG_FILE is '{config}': no such file. Give the teacher's own config (train "
             "it first with train_net.py --config-file)."
         )
     if options.WEIGHTS or not options.EMA_DECAY:
-        check_is_file(options.WEIGHTS, f"{_KEY}.WEIGHTS")
+        check_is_file(options.WEIGHTS, f"{key}.WEIGHTS")

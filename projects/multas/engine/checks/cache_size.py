@@ -1,7 +1,7 @@
 """The check that a teacher's cache is of use and has room on the disk."""
 
 import logging
-import shutil
+import os
 from collections.abc import Iterator
 
 from detectron2.config import CfgNode
@@ -11,6 +11,7 @@ from multas.data.loader import Index, SeededDataset, TrainLoader
 from multas.data.task_batches import TaskLoader
 from multas.distillation import Distillation, unwrap
 from multas.util.errors import UserError
+from multas.util.files import free_space, require_writable
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
             f"{size / 1e6:.2f} MB make {count * size / 1e9:.2f} GB."
         )
         total += count * size
-    free = shutil.disk_usage(folder).free
+    require_writable(os.path.join(folder, "entry"), "MODEL.DISTILLATION.CACHE.FOLDER")
+    free = free_space(folder)
     logger.info(
         f"Teacher cache '{folder}': holds {there / 1e9:.2f} GB, may hold {limit / 1e9:g} GB, "
         f"{free / 1e9:.1f} GB of the disk are free."

@@ -6,7 +6,7 @@ from detectron2.config import CfgNode
 
 from multas.data.dataset_dicts import require_registered
 from multas.data.task_batches import training_sets
-from multas.distillation.teacher.teacher import check_teachers
+from multas.distillation.teacher.build import check_teachers
 from multas.engine.inference import weights_to_evaluate
 from multas.modeling.weight_files import check_is_file, read_weights
 
@@ -24,7 +24,9 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
     """
     require_registered(cfg.DATASETS.TEST, "DATASETS.TEST")
     if not args.eval_only:
-        require_registered(training_sets(cfg), "DATASETS.TRAIN")
+        batches = cfg.DATASETS.TASK_BATCHES
+        key = "DATASETS.TASK_BATCHES" if batches else "DATASETS.TRAIN"
+        require_registered(training_sets(cfg), key)
     weights = weights_to_evaluate(cfg, args.resume)
     if (weights or args.eval_only) and "://" not in weights:
         check_is_file(weights, "MODEL.WEIGHTS")
