@@ -15,8 +15,8 @@ import numpy as np
 
 from multas.data.formats.masks import read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
-from multas.util.files import write_text
 from multas.util.errors import UserError
+from multas.util.files import write_text
 
 NAMES = {
     Fraction(1, 2): ("Half", "Half2"),
