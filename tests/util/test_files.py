@@ -11,6 +11,7 @@ import torch
 
 from multas.util.errors import UserError
 from multas.util.files import read_text, written_whole
+from multas.util.files import write_text as write_whole_text
 
 
 def test_a_file_is_there_when_the_block_has_ended(tmp_path):
@@ -146,3 +147,13 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         with pytest.raises(type(error)), written_whole(tmp_path / "a") as partial:
             write_text(partial)
             raise error
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_whole_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "text"
+    write_whole_text("/dev/null", "text")
+    assert not os.path.isfile("/dev/null")
+    with pytest.raises(OSError, match="directory"):
+        write_whole_text(tmp_path, "text")

@@ -10,6 +10,7 @@ from typing import Any
 from torch.multiprocessing import ProcessExitedException
 
 from multas.util.errors import UserError
+from multas.util.files import disk_full, is_disk_full
 from multas.util.signals import sigterm_unwinds
 
 DEBUG = "MULTAS_DEBUG"
@@ -57,6 +58,8 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
 
 def message_of(error: BaseException) -> str:
     """The message of an error; that of the operating system names the file before the fault."""
+    if isinstance(error, OSError) and is_disk_full(error) and error.filename is not None:
+        return str(disk_full(error.filename, error))
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}."
     return str(error)

@@ -17,6 +17,7 @@ from scipy.sparse import csr_array
 from multas.data.formats.masks import read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
+from multas.util.files import write_text
 
 NAMES = {
     Fraction(1, 2): ("Half", "Half2"),
@@ -126,7 +127,7 @@ def write_splits(
     for name, ids in splits.items():
         file = Path(folder, name, f"{part}.txt")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(f"{image_id}\n" for image_id in ids))
+        write_text(file, "".join(f"{image_id}\n" for image_id in ids))
 
 
 def class_counts(
