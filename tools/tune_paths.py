@@ -72,7 +72,6 @@ def with_weights(cfg: CfgNode, weights: Weights) -> CfgNode:
 def train(cfg: CfgNode) -> Trainer:
     """A training in its OUTPUT_DIR, from the last checkpoint if there is one."""
     cfg.freeze()
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
