@@ -87,7 +87,7 @@ def _make(folder: str | Path) -> None:
 
 
 def _left_by_run(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted(path for path in folder.iterdir() if _WRITTEN.fullmatch(path.name))
 
