@@ -87,10 +87,15 @@ FILES = {
     "module_file": (b"IMPORT_MODULES: [no_such/module.py]\n", "module.py'", "dotted name"),
     "module_text": (b"IMPORT_MODULES: no_such_module\n", "IMPORT_MODULES is 'no_such_module'",
                     "tuple"),
-    "module_number": (b"IMPORT_MODULES: [3]\n", "IMPORT_MODULES names '3'"),
+    "module_number": (b"IMPORT_MODULES: [3]\n", "IMPORT_MODULES is", "a name"),
     "module_fails": (b"IMPORT_MODULES: [failing_module]\n", "'failing_module'", "ZeroDivision"),
     "train": (b"DATASETS: {TRAIN: [tiny_hal]}\n", "DATASETS.TRAIN", "'tiny_hal'", "tiny_half"),
     "test": (b"DATASETS: {TEST: [nothing_at_all]}\n", "DATASETS.TEST", "DATASETS.CARDS"),
+    "train_number": (b"DATASETS: {TRAIN: [3]}\n", "DATASETS.TRAIN is", "a name"),
+    "test_number": (b"DATASETS: {TEST: [3]}\n", "DATASETS.TEST is", "a name"),
+    "card_number": (b"DATASETS: {CARDS: [3]}\n", "DATASETS.CARDS is", "a file"),
+    "world_size": (b"SOLVER: {IMS_PER_BATCH: 4, REFERENCE_WORLD_SIZE: 3}\n",
+                   "SOLVER.REFERENCE_WORLD_SIZE is 3", "give 0"),
     "card": (b"DATASETS: {CARDS: [no_card.yaml]}\n", "no_card.yaml"),
 }  # fmt: skip
 # These would make a file if they were loaded as Detectron2 loads configs.
@@ -124,7 +129,7 @@ def test_what_is_wrong_with_a_file_is_named(world, monkeypatch, name):
     monkeypatch.setattr("sys.dont_write_bytecode", True)
     content, *parts = FILES[name]
     write(world, "bad.yaml", content)
-    if name in ("train", "test", "card"):
+    if name in ("train", "test", "card", "world_size"):
         # They are only looked up in a config that is right otherwise.
         ((group, keys),) = yaml.safe_load(content).items()
         config = world.read("student.yaml")

@@ -1,7 +1,6 @@
 """Training with a teacher's cache: the same losses, and a teacher that is soon not run at all."""
 
 import logging
-from collections import namedtuple
 
 import pytest
 
@@ -123,7 +122,6 @@ def test_the_size_is_told_and_compared_with_limit_and_disk(run_cfg, tmp_path, ca
     with caplog.at_level(logging.INFO, logger="multas"):
         Trainer(run_cfg(*folder, "MODEL.DISTILLATION.CACHE.MAX_GB", 1e-4))
     assert "Raise MODEL.DISTILLATION.CACHE.MAX_GB" in caplog.text
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(cache_size.shutil, "disk_usage", lambda _: usage(1000))
+    monkeypatch.setattr(cache_size, "free_space", lambda _: 1000)
     with pytest.raises(ValueError, match=r"0.0 GB are free on its disk"):
         Trainer(run_cfg(*folder))
