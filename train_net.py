@@ -19,6 +19,7 @@ from multas.engine.checks.machine import check_gpus
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
 from multas.engine.run_folder import begin_evaluation
 from multas.util.command_line import run
+from multas.util.signals import children_not_orphaned
 
 
 def main(args):
@@ -61,15 +62,16 @@ def start():
     if args.write_config:
         return write(args)
     check_gpus(args.num_gpus)
-    # Each process tells the mistakes that it finds.
-    launch(
-        run,
-        args.num_gpus,
-        num_machines=args.num_machines,
-        machine_rank=args.machine_rank,
-        dist_url=args.dist_url,
-        args=(main, args),
-    )
+    with children_not_orphaned():
+        # Each process tells the mistakes that it finds.
+        launch(
+            run,
+            args.num_gpus,
+            num_machines=args.num_machines,
+            machine_rank=args.machine_rank,
+            dist_url=args.dist_url,
+            args=(main, args),
+        )
 
 
 if __name__ == "__main__":

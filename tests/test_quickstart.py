@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 
@@ -11,6 +12,25 @@ import yaml
 from multas.data import make_toy
 
 STAGES = ("teacher", "supervised", "distilled")
+CALL = """
+import sys
+from pathlib import Path
+import quickstart
+from multas.util.command_line import run
+quickstart.REPOSITORY = Path(sys.argv[1])
+run(quickstart.call, "child.py")
+"""
+CHILD = """
+import os, signal, time
+from pathlib import Path
+def leave(*_):
+    time.sleep(0.5)
+    print("checkpoint", flush=True)
+    raise SystemExit(140)
+signal.signal(signal.SIGUSR2, leave)
+print(os.getpid(), flush=True)
+time.sleep(60)
+"""
 
 
 def run(repository, *args):
@@ -68,6 +88,23 @@ def test_everything_that_the_quickstart_promises_is_left_behind(tiny_job):
     done, _ = tiny_job(seed=2)
     assert done.returncode != 0
     assert "holds a job with other settings" in done.stderr, "seed 1 must not pass for seed 2"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_reaches_the_stage_that_runs(repository, tmp_path, number, status):
+    (tmp_path / "child.py").write_text(CHILD)
+    process = subprocess.Popen(
+        [sys.executable, "-c", CALL, str(tmp_path)], cwd=repository / "tools",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    child = int(process.stdout.readline())
+    process.send_signal(number)
+    said, errors = process.communicate()
+    assert said == "checkpoint\n" and process.returncode == status, errors
+    assert "Traceback" not in errors
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 @pytest.mark.slow

@@ -25,9 +25,17 @@ from tabulate import tabulate
 from multas.data import make_toy
 from multas.data.pseudo_label_files import file_sha256, read_pseudo_labels
 from multas.engine import load_config
-from multas.engine.report import contact_sheet, last_values, plot_paths, training_seconds
+from multas.engine.report import (
+    contact_sheet,
+    final_values,
+    last_values,
+    plot_paths,
+    training_seconds,
+)
 from multas.util.command_line import run
 from multas.util.errors import UserError
+from multas.util.files import written_whole
+from multas.util.signals import not_orphaned
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 STAGES = {
@@ -59,17 +67,24 @@ class Quickstart:
         """Make sure that the folder has no models of a job with other settings.
 
         Raises:
-            UserError: It has. The message names both settings.
+            UserError: It has, and the message names both settings; or its stamp is damaged.
         """
         stamp, mine = Path(self.output, "job.json"), {"configs": self.configs, "opts": self.opts}
-        theirs = json.loads(stamp.read_text()) if stamp.is_file() else mine
+        try:
+            theirs = json.loads(stamp.read_text()) if stamp.is_file() else mine
+        except ValueError as error:
+            raise UserError(
+                f"{stamp} is damaged ({error}): the settings of the models in {self.output} are "
+                f"unknown. If they are {mine}, delete that file; if not, choose another --output."
+            ) from error
         if theirs != mine:
             raise UserError(
                 f"{self.output} holds a job with other settings:\n  {theirs}\nnot\n  {mine}\n"
                 "Choose another --output, or delete that folder."
             )
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        stamp.write_text(json.dumps(mine))
+        with written_whole(stamp) as path:
+            Path(path).write_text(json.dumps(mine))
 
     def config_file(self, stage: str) -> str:
         return os.path.join(self.configs, f"{stage}.yaml")
@@ -91,7 +106,8 @@ class Quickstart:
         return load_config(self.config_file(stage), self.stage_opts(stage))
 
     def train(self, stage: str) -> None:
-        if os.path.isfile(self.weights(stage)):
+        evaluated = "bbox/AP" in final_values(self.folder(stage))
+        if os.path.isfile(self.weights(stage)) and evaluated:
             print(f"[{stage}] already finished: {self.weights(stage)}", flush=True)
             return
         print(f"[{stage}] {STAGES[stage]}: training", flush=True)
@@ -144,9 +160,11 @@ class Quickstart:
 def call(script: str, *args: str) -> None:
     """Run a script of this repository. If it fails, this one ends with its exit status."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    done = subprocess.run([sys.executable, str(REPOSITORY / script), *args], env=environment)
-    if done.returncode:
-        raise SystemExit(done.returncode)
+    command = [sys.executable, str(REPOSITORY / script), *args]
+    with subprocess.Popen(command, env=environment) as process, not_orphaned(process):
+        status = process.wait()
+    if status:
+        raise SystemExit(status if status > 0 else 128 - status)
 
 
 def main() -> None:

@@ -34,6 +34,7 @@ from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
 from multas.util.command_line import run
 from multas.util.errors import UserError
+from multas.util.files import write_text
 
 Weights = Mapping[str, float]
 Trials = Sequence[tuple[int, Weights, float]]
@@ -71,7 +72,6 @@ def with_weights(cfg: CfgNode, weights: Weights) -> CfgNode:
 def train(cfg: CfgNode) -> Trainer:
     """A training in its OUTPUT_DIR, from the last checkpoint if there is one."""
     cfg.freeze()
-    os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     seed_all_rng(None if cfg.SEED < 0 else cfg.SEED)
     trainer = Trainer(cfg)
     trainer.resume_or_load(resume=True)
@@ -188,10 +188,8 @@ def write_report(cfg: CfgNode, trials: Trials, metric: str) -> None:
     rows = [[n, *(weights[name] for name in names), value] for n, weights, value in trials]
     table = tabulate(rows, ["trial", *names, metric], tablefmt="github", floatfmt=".4g")
     print(table)
-    with open(os.path.join(cfg.OUTPUT_DIR, "trials.md"), "w") as file:
-        file.write(table + "\n")
-    with open(os.path.join(cfg.OUTPUT_DIR, "best.yaml"), "w") as file:
-        file.write(with_weights(cfg, trials[0][1]).dump())
+    write_text(os.path.join(cfg.OUTPUT_DIR, "trials.md"), table + "\n")
+    write_text(os.path.join(cfg.OUTPUT_DIR, "best.yaml"), with_weights(cfg, trials[0][1]).dump())
     size = 3.2 * len(names), 3
     figure, axes = plt.subplots(
         1, len(names), figsize=size, sharey=True, squeeze=False, layout="constrained"

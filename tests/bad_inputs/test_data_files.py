@@ -336,6 +336,7 @@ def test_train_net_names_file_and_entry(world):
     world.write("coco/train.json", added("categories", {"id": 3, "name": "cat"})(
         world.read("coco/train.json")))  # fmt: skip
     opts = "DATASETS.CARDS", "('coco.yaml',)", "DATASETS.TRAIN", "('tinycoco_train',)"
+    opts += "DATASETS.TEST", "()"
     argv = "--config-file", "student.yaml", *opts
     status, errors = run_script("train_net.py", *argv, folder=world.folder)
     assert status == 2 and "Traceback" not in errors

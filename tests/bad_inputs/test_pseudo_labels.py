@@ -199,7 +199,7 @@ ARGUMENTS = [
     (("--scales", "1", "-2"), "--scales is [1.0, -2.0]", "greater than 0"),
     (("--scales", "nan"), "--scales is [nan]", "greater than 0"),
     (("--scales", "inf"), "--scales is [inf]", "greater than 0"),
-    (("--weights", "none.pth"), "none.pth: no such file", "Train the teacher first"),
+    (("--weights", "none.pth"), "none.pth': no such file", "weights of a trained model"),
     (("--report-against", "tiny_test"), "--report-against tiny_test", "has no image"),
     (("--report-against", "tiny_half2_unlabeled"), "are not annotated", "without _unlabeled"),
     (("--report-against", "tiny_hafl2"), "tiny_hafl2", "not registered", "tiny_half2"),

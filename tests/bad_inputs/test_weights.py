@@ -140,19 +140,21 @@ def test_training_starts_from_a_part_of_the_model(world):
 @pytest.mark.parametrize(
     ("name", "parts"),
     [
-        ("../teacher.pth", ("last_checkpoint", "not inside of run")),
-        ("/etc/passwd", ("last_checkpoint", "'/etc/passwd'")),
-        ("", ("last_checkpoint", "not inside")),
-        ("model_0000007.pth", ("names 'model_0000007.pth'", "model_0000001.pth")),
-        ("\0\1\2", ("last_checkpoint",)),
-        ("model_0000001.pth", ("run/model_0000001.pth", "damaged")),
-        ("evil.pkl", ("run/evil.pkl", "wants to run")),
+        ("../teacher.pth", ("last_checkpoint names '../teacher.pth'", "not in this folder")),
+        ("/etc/passwd", ("last_checkpoint names '/etc/passwd'", "not in this folder")),
+        ("", ("last_checkpoint is empty", "Put back")),
+        ("model_0000007.pth", ("model_0000007.pth does not exist", "model_0000001.pth is damaged")),
+        ("\0\1\2", ("run", "does not exist", "Put back")),
+        ("model_0000001.pth", ("run", "model_0000001.pth is damaged", "Put back")),
+        ("evil.pkl", ("evil.pkl is not called .pth", "Put back")),
+        ("evil.pth", ("evil.pth is damaged", "Put back")),
     ],
 )
 @pytest.mark.parametrize("argv", [(), ("--eval-only",)])
 def test_last_checkpoint_names_a_checkpoint_of_the_run(world, name, parts, argv):
     world.write("run/model_0000001.pth", saved(WEIGHTS)[:99])
     world.write("run/evil.pkl", attacks(world / "mark")["open"][1])
+    world.write("run/evil.pth", attacks(world / "mark")["torch"][1])
     world.write("run/last_checkpoint", name)
     message = world.refused("train_net.py", "--config-file", "student.yaml", "--resume", *argv)
     check_refusal(message, *parts)

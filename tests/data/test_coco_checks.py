@@ -1,7 +1,10 @@
 """Faulty data in COCO format: found when loaded, reported together or left out."""
 
+import itertools
 import json
 
+import numpy as np
+import pycocotools.mask as mask_util
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator
@@ -172,3 +175,67 @@ def test_coco_polygons_are_kept_and_checked(tmp_path):
     records = DatasetCatalog.get("mini_train")
     assert [record["image_id"] for record in records] == [1, 3]
     assert records[0]["annotations"][0]["segmentation"] == [triangle]
+
+
+def load_skipping(root, name):
+    register_card(coco_card(root, name=name, strictness="skip"))
+    return DatasetCatalog.get(f"{name}_train")
+
+
+def test_faulty_entries_are_left_out_and_the_evaluator_does_not_read_their_file(tmp_path):
+    write_coco(tmp_path, annotations=[(1, 3, BOX), (1, 7, BOX), (2, 3, BOX), (3, 3, BOX)])
+    content = json.loads((tmp_path / "train.json").read_text())
+    content["annotations"][1]["bbox"][0] = float("nan")
+    del content["annotations"][2]["category_id"]
+    content["annotations"] += [7, dict(content["annotations"][0])]
+    content["images"].append(None)
+    content["categories"].append({"id": 9, "name": "cat"})
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    records = load_skipping(tmp_path, "spoilt")
+    assert [len(record["annotations"]) for record in records] == [1, 0, 1]
+    metadata = MetadataCatalog.get("spoilt_train")
+    assert metadata.thing_classes == ["cat", "dog"]
+    assert metadata.get("json_file") is None
+    COCOEvaluator("spoilt_train", output_dir=str(tmp_path / "out"))  # writes a file of its own
+
+
+@pytest.mark.parametrize("key", ["area", "iscrowd"])
+def test_a_file_that_pycocotools_cannot_evaluate_is_not_handed_to_it(tmp_path, key):
+    write_coco(tmp_path, annotations=[(1, 3, BOX), (2, 7, BOX)])
+    content = json.loads((tmp_path / "train.json").read_text())
+    del content["annotations"][1][key]
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    register_card(coco_card(tmp_path, name=f"no_{key}"))
+    assert len(DatasetCatalog.get(f"no_{key}_train")) == 3
+    assert MetadataCatalog.get(f"no_{key}_train").get("json_file") is None
+
+
+def test_objects_that_are_annotated_twice_stay_and_are_mentioned(tmp_path, caplog):
+    write_coco(tmp_path, annotations=[(1, 3, BOX), (1, 3, BOX), (1, 7, BOX), (2, 3, BOX)])
+    register_card(coco_card(tmp_path))
+    with caplog.at_level("WARNING"):
+        records = DatasetCatalog.get("mini_train")
+    assert len(records[0]["annotations"]) == 3
+    assert "annotated twice" in caplog.text and "train.json: 001.jpg" in caplog.text
+    assert "002.jpg" not in caplog.text.split("annotated twice")[1].split("\n")[0]
+
+
+@pytest.mark.parametrize("counts", ["list", "encoded"])
+def test_run_lengths_of_all_masks_are_sound(tmp_path, counts):
+    write_coco(tmp_path, annotations=[(1, 3, BOX)])
+    content = json.loads((tmp_path / "train.json").read_text())
+    rng = np.random.default_rng(0)
+    for share in (0, 0.01, 0.3, 0.9, 1):
+        mask = np.asfortranarray(rng.random((HEIGHT, WIDTH)) < share).astype(np.uint8)
+        mask[5:20, 7:9] = 1
+        if counts == "encoded":
+            encoded = mask_util.encode(np.asfortranarray(mask))["counts"].decode()
+        else:
+            flat = mask.ravel(order="F").tolist()
+            encoded = [0] * bool(flat[0]) + [len(list(run)) for _, run in itertools.groupby(flat)]
+        content["annotations"][0]["segmentation"] = {"size": [HEIGHT, WIDTH], "counts": encoded}
+        (tmp_path / "train.json").write_text(json.dumps(content))
+        register_card(coco_card(tmp_path, name=f"runs{share}"))
+        record = DatasetCatalog.get(f"runs{share}_train")[0]
+        found = record["annotations"][0]["segmentation"]
+        assert np.array_equal(mask_util.decode(found), mask)

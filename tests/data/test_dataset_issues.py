@@ -1,5 +1,7 @@
 """Faulty data in VOC and mask format: found when loaded, reported together or left out."""
 
+import os
+
 import numpy as np
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
@@ -11,6 +13,7 @@ from image_files import HEIGHT, WIDTH, write_image
 from multas.data import DatasetError, register_card
 from multas.data.formats.masks import read_mask, voc_palette
 from multas.data.formats.voc import box_fault
+from multas.data.image_files import index_images
 from multas.data.issues import DatasetIssues
 from multas.util.voc_xml import read_voc_xml
 
@@ -144,6 +147,34 @@ def test_masks_are_checked_and_a_box_annotation_survives_a_faulty_mask(kit):
     assert len(records) == 5 and all("annotations" in record for record in records.values())
     with_mask = {name for name, record in records.items() if "sem_seg_file_name" in record}
     assert with_mask == {"good"}
+
+
+def test_masks_that_show_nothing(kit, caplog):
+    write_mask(kit.root / "SegmentationClass" / "good.png", [255])
+    kit.add("void", [("cat", 1, 1, 5, 5)], mask=[])
+    Image.new("L", (WIDTH, HEIGHT), 255).save(kit.root / "SegmentationClass" / "void.png")
+    with caplog.at_level("WARNING"):
+        assert set(kit.load("skip", annotates=["seg"])) == {"good"}
+    assert "void.png: every pixel has the ignore label 255" in caplog.text
+    assert "no mask has another value than 0 and the ignore label 255" in caplog.text
+
+
+def test_an_unreadable_folder_is_named(kit, monkeypatch):
+    def scandir(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(PermissionError) as error:
+        index_images(kit.root / "JPEGImages")
+    assert error.value.filename.endswith("JPEGImages")
+
+
+def test_of_two_files_with_one_id_the_first_counts(kit, caplog):
+    write_image(kit.root / "JPEGImages" / "good.png", size=(3, 3))
+    with caplog.at_level("WARNING"):
+        assert set(kit.load("skip")) == {"good"}
+    assert "of files with one id the first counts (1 place)" in caplog.text
+    assert "good.jpg and good.png" in caplog.text
 
 
 def test_without_boxes_images_with_faulty_masks_are_left_out(kit):

@@ -16,6 +16,7 @@ KEYS = [f"{number:040x}" for number in range(40)]
 
 @pytest.fixture
 def store(tmp_path) -> EntryFiles:
+    (tmp_path / "cache").mkdir()
     return EntryFiles(str(tmp_path / "cache"), 10**6)
 
 
@@ -83,6 +84,7 @@ def test_what_is_no_file_is_neither_read_nor_waited_for(store, tmp_path, kind):
 
 def test_dropping_removes_nothing_but_entries(tmp_path):
     victim, folder = tmp_path / "victim", tmp_path / "cache"
+    folder.mkdir()
     store = EntryFiles(str(folder), 5000)
     others = ["notes.txt", "../victim", f"{KEYS[30]}.entry.old", "x.entry", "cache.db"]
     for name in others:

@@ -1,7 +1,6 @@
 """Training with a teacher's cache: the same losses, and a teacher that is soon not run at all."""
 
 import logging
-from collections import namedtuple
 
 import pytest
 
@@ -90,6 +89,22 @@ def test_losses_are_those_of_a_run_without_cache(run_cfg, tmp_path, shown, boxes
             assert step == pytest.approx(reference, rel=2**-9, abs=1e-5)
 
 
+def test_damaged_entries_change_no_loss_and_are_counted(run_cfg, tmp_path):
+    cache = ["MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache")]
+    sound = losses_of(run_cfg(*cache, folder="cold"))
+    for number, file in enumerate(sorted((tmp_path / "cache").glob("*.entry"))):
+        file.write_bytes((b"", file.read_bytes()[:-1], b"text")[number % 3])
+    trainer = start(run_cfg(*cache, folder="again"))
+    trainer.train()
+    counted = trainer.storage.histories()["teacher_cache/damaged"].values()
+    assert [count for count, _ in counted] == [4, 8, 8, 8, 8, 8]
+    again = losses_of(run_cfg(*cache, folder="repaired"))
+    assert [step.pop("hits") for step in again] == [1] * 6
+    for step in sound:
+        del step["hits"]
+    assert again == sound
+
+
 def test_a_cache_without_views_is_refused_before_training(run_cfg, tmp_path):
     cfg = run_cfg("MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache"), "INPUT.VIEWS", 0)
     with pytest.raises(ValueError, match=r"INPUT.VIEWS is 0"):
@@ -107,7 +122,6 @@ def test_the_size_is_told_and_compared_with_limit_and_disk(run_cfg, tmp_path, ca
     with caplog.at_level(logging.INFO, logger="multas"):
         Trainer(run_cfg(*folder, "MODEL.DISTILLATION.CACHE.MAX_GB", 1e-4))
     assert "Raise MODEL.DISTILLATION.CACHE.MAX_GB" in caplog.text
-    usage = namedtuple("usage", "free")
-    monkeypatch.setattr(cache_size.shutil, "disk_usage", lambda _: usage(1000))
+    monkeypatch.setattr(cache_size, "free_space", lambda _: 1000)
     with pytest.raises(ValueError, match=r"0.0 GB are free on its disk"):
         Trainer(run_cfg(*folder))

@@ -44,7 +44,7 @@ def test_the_last_one_is_taken_without_a_word(folder):
         (None, "last_checkpoint is missing"),
         (b"", "last_checkpoint is empty"),
         (b"model_0000009.pth", "model_0000009.pth does not exist"),
-        (b"\xff\x00\x01", "does not exist"),
+        (b"\xff\x00\x01", "is not called .pth"),
     ],
 )
 def test_without_a_record_the_newest_is_taken(folder, content, fault):
@@ -136,3 +136,16 @@ def test_a_longer_schedule_is_told_and_any_other_key_refused(caplog):
     check_same_run("model.pth", old, {"config": fewer})  # Its default is 0.1.
     with pytest.raises(ValueError, match=r"A.NEW.KEY: 1 in the checkpoint, not set now"):
         check_same_run("model.pth", old, {"config": {}})
+
+
+def test_best_weights_that_are_damaged_are_named_before_training(tiny_cfg, card):
+    key = "SOLVER.EARLY_STOPPING"
+    cfg = tiny_cfg(
+        f"{key}.ENABLED", True, f"{key}.DATASET", f"{card['name']}_val", f"{key}.PERIOD", 1,
+        f"{key}.START", 0.0, f"{key}.RULE", "never", "SOLVER.MAX_ITER", 6,
+        "SOLVER.CHECKPOINT_PERIOD", 1,
+    )  # fmt: skip
+    interrupt(start(cfg), 2)
+    os.truncate(os.path.join(cfg.OUTPUT_DIR, "model_best.pth"), 100)
+    with pytest.raises(ValueError, match=r"model_best.pth, the best .* is damaged .*Put back"):
+        start(cfg, resume=True)

@@ -7,6 +7,7 @@ from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import FPN
 
 from convert_weights import convert, main
+from multas.modeling.strict_loading import SafeCheckpointer
 from small_resnet import build_resnet
 
 STAGES = ["res2", "res3", "res4", "res5"]
@@ -35,14 +36,15 @@ def stage_outputs(model: torch.nn.Module, image: torch.Tensor) -> list[torch.Ten
 
 
 @pytest.mark.parametrize(
-    ("depth", "max_pool", "suffix"), [(18, True, ".pth"), (18, False, ".pkl"), (50, False, ".pth")]
+    ("depth", "max_pool", "suffix"),
+    [(18, True, ".pth"), (18, False, ".pkl"), (50, False, ".pth"), (18, True, ".safetensors")],
 )
 def test_a_converted_resnet_computes_what_the_original_computes(tmp_path, depth, max_pool, suffix):
     original = torchvision_resnet(depth, max_pool)
     torch.save(original.state_dict(), tmp_path / "in.pth")
     main([str(tmp_path / "in.pth"), str(tmp_path / f"out{suffix}")])
     ours = build_resnet(depth, STAGES, STEM_MAX_POOL=max_pool).eval()
-    DetectionCheckpointer(ours).load(str(tmp_path / f"out{suffix}"))
+    SafeCheckpointer(ours).load(str(tmp_path / f"out{suffix}"))
     image = torch.randn(1, 3, 64, 32)
     with torch.no_grad():
         features = ours(image)

@@ -135,11 +135,7 @@ def submitit(monkeypatch):
                 cancel=lambda: fake.cancelled.append(function.command),
             )
 
-    def command_function(command, cwd):
-        return SimpleNamespace(command=command, cwd=cwd)
-
     fake.AutoExecutor = Executor
-    fake.helpers = SimpleNamespace(CommandFunction=command_function)
     monkeypatch.setitem(sys.modules, "submitit", fake)
     return fake
 
@@ -158,7 +154,9 @@ def test_jobs_go_to_the_cluster(run, submitit, tmp_path):
         "gpus_per_node": 1,
     }
     lock = str(runners.lock_of(run()))
-    assert submitit.jobs == [["flock", lock, sys.executable, *run("KEY", "x").arguments]]
+    assert submitit.jobs == [
+        ["flock", "--no-fork", lock, sys.executable, *run("KEY", "x").arguments]
+    ]
     assert runners.read_resources(run().console.read_text()) == (8, 1.0)
     assert "it said" in run().console.read_text()
     assert not cluster.train(run("fail", ""))
@@ -189,3 +187,29 @@ def test_a_job_of_submitit_itself(run, tmp_path):
     assert "'OMP', 'x', 'OUTPUT_DIR'" in run().console.read_text()
     assert not cluster.train(run("fail", ""))
     assert "RuntimeError: out of luck" in run().console.read_text()
+
+
+CONTINUES = """
+import os, signal, sys, time
+from pathlib import Path
+
+state = Path(__file__).with_name("state")
+if not state.exists():
+    def leave(*_):
+        time.sleep(0.3)  # it takes a while
+        state.write_text("checkpoint")
+        sys.exit(140)
+
+    signal.signal(signal.SIGUSR2, leave)
+    os.kill(os.getppid(), signal.SIGUSR2)  # the job's time is up
+    time.sleep(60)
+print("went on from the", state.read_text())
+"""
+
+
+def test_a_job_whose_time_is_up_is_queued_again_and_continues(run, tmp_path):
+    pytest.importorskip("submitit")
+    (tmp_path / "train_net.py").write_text(CONTINUES)
+    cluster = runners.Cluster("local", tmp_path / "jobs")
+    assert cluster.train(run()), run().console.read_text()
+    assert "went on from the checkpoint" in run().console.read_text()

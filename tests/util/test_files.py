@@ -1,4 +1,4 @@
-"""Files that are never left half written."""
+"""Texts in any encoding, and files that are never left half written."""
 
 import os
 import re
@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from multas.util.errors import UserError
-from multas.util.files import written_whole
+from multas.util.files import read_text, written_whole
+from multas.util.files import write_text as write_whole_text
 
 
 def test_a_file_is_there_when_the_block_has_ended(tmp_path):
@@ -42,6 +43,32 @@ def test_processes_may_write_at_once(tmp_path):
             with open(name, "w") as stream:
                 stream.write(name[-1])
     assert file.read_text() == "1" and os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_text_is_read_in_the_encodings_of_unicode(tmp_path, encoding):
+    file = tmp_path / "a.txt"
+    file.write_bytes("Ä 1\r\nb\rc\n".encode(encoding))
+    assert read_text(file) == "Ä 1\nb\nc\n"
+
+
+def test_marks_of_joined_files_are_dropped(tmp_path):
+    (tmp_path / "a.txt").write_bytes("a\n".encode("utf-8-sig") + "b\n".encode("utf-8-sig"))
+    assert read_text(tmp_path / "a.txt") == "a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a\nb\né".encode("latin-1"), r"a.txt: line 3 is not UTF-8; save .* UTF-8"),
+        ("é".encode("utf-16")[:-1], r"a.txt: line 1 is not UTF-16; save .* UTF-8"),
+        ("ab".encode("utf-16-le"), r"a.txt is not a text, .*; save .* UTF-8"),
+    ],
+)
+def test_other_encodings_are_refused_by_line(tmp_path, content, message):
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        read_text(tmp_path / "a.txt")
 
 
 def test_a_failed_write_leaves_no_partial_file(tmp_path):
@@ -120,3 +147,13 @@ def test_other_errors_are_not_taken_for_a_full_disk(tmp_path):
         with pytest.raises(type(error)), written_whole(tmp_path / "a") as partial:
             write_text(partial)
             raise error
+
+
+def test_links_and_devices_stay_what_they_are(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_whole_text(tmp_path / "link", "text")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "file").read_text() == "text"
+    write_whole_text("/dev/null", "text")
+    assert not os.path.isfile("/dev/null")
+    with pytest.raises(OSError, match="directory"):
+        write_whole_text(tmp_path, "text")

@@ -8,6 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from multas.config.tables import Table
+from multas.util.files import write_text
 from reproduction.document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
 from reproduction.execution import State, States, duration
 from reproduction.plots import labels_picture, path_pictures
@@ -56,9 +57,9 @@ def write_report(
     for title, picture in path_pictures(results, folder):
         blocks += [Heading(f"Path weights, {title}", 3), picture]
     blocks += _runs(results, states)
-    (folder / "report.html").write_text(to_html(blocks, folder))
+    write_text(folder / "report.html", to_html(blocks, folder))
     report = folder / "report.md"
-    report.write_text(to_markdown(blocks, folder))
+    write_text(report, to_markdown(blocks, folder))
     return report
 
 

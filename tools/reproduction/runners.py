@@ -15,6 +15,9 @@ from typing import IO, Any, Protocol
 import torch
 
 from multas.util.errors import UserError
+from multas.util.signals import PASSED_ON, not_orphaned
+from reproduction import job as jobs_module
+from reproduction.job import Job
 from reproduction.runs import Run
 
 THREADS = "OMP_NUM_THREADS"
@@ -110,7 +113,8 @@ class Local:
             pass_fds=[lock.fileno()],
         )
         self._processes.add(process)
-        status = process.wait()
+        with not_orphaned(process):
+            status = process.wait()
         self._processes.discard(process)
         return status
 
@@ -124,14 +128,15 @@ class Local:
     def stop(self) -> None:
         self._stopped.set()
         for process in list(self._processes):
-            process.terminate()
+            process.send_signal(PASSED_ON)
 
 
 class Cluster:
     """Jobs of a cluster, by way of submitit; this process waits for them.
 
     A job holds the lock of its run, so that it may outlive this process: the same command given
-    again adds a job that waits for the first, and then finds the run finished.
+    again adds a job that waits for the first, and then finds the run finished. A job whose time is
+    up, or whose node is needed, is queued again and continues.
 
     Args:
         name: "slurm", or "local" to try it without one.
@@ -145,6 +150,7 @@ class Cluster:
 
     def __init__(self, name: str, folder: Path, options: Sequence[str] = ()) -> None:
         try:
+            import cloudpickle
             import submitit
         except ImportError as error:
             raise UserError("--submit needs submitit: pip install 'multas[cluster]'.") from error
@@ -152,7 +158,8 @@ class Cluster:
         self._parameters: dict[str, int | str] = {
             "timeout_min": 1440, "cpus_per_task": 8, "gpus_per_node": gpus, **_parameters(options)
         }  # fmt: skip
-        self._command = submitit.helpers.CommandFunction
+        # The process of a job cannot import this folder.
+        cloudpickle.register_pickle_by_value(jobs_module)
         try:
             self._executor = submitit.AutoExecutor(folder=str(folder), cluster=name)
         except RuntimeError as error:
@@ -167,8 +174,9 @@ class Cluster:
         if self._stopped.is_set():
             raise Stopped
         run.folder.mkdir(parents=True, exist_ok=True)
-        command = ["flock", str(lock_of(run).absolute()), sys.executable, *run.arguments]
-        job = self._executor.submit(self._command(command, cwd=str(REPOSITORY)))
+        # Signals must reach the training, so that flock makes way for it.
+        flock = ["flock", "--no-fork", str(lock_of(run).absolute())]
+        job = self._executor.submit(Job([*flock, sys.executable, *run.arguments], str(REPOSITORY)))
         self._jobs.add(job)
         error = job.exception()
         self._jobs.discard(job)

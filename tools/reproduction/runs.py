@@ -12,7 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 from multas.config import add_multas_config, merge_config, merge_opts
 from multas.data import register_cards
 from multas.engine.epochs import resolve_epochs
-from multas.engine.report import last_values
+from multas.engine.report import final_values
 from multas.util.yaml_files import read_yaml
 from reproduction.data_sets import content_hash, file_hash, names_on_cards
 from reproduction.own_data import opts_on_card
@@ -75,10 +75,9 @@ class Run:
 
     @property
     def is_finished(self) -> bool:
-        """Whether weights and final metrics are there; the weights are written last."""
-        if not (self.weights.is_file() and (self.folder / "metrics.json").is_file()):
-            return False
-        return bool({m.key for m in METRICS.values()} & last_values(str(self.folder)).keys())
+        """Whether its weights are there and have been evaluated."""
+        measured = final_values(str(self.folder)).keys()
+        return self.weights.is_file() and bool({m.key for m in METRICS.values()} & measured)
 
 
 @dataclass

@@ -44,7 +44,7 @@ def read_file(file: str, users: tuple[str, ...] = ()) -> dict[str, Any]:
         raise UserError(f"{file} has `_target_`, so that it is a LazyConfig. {_MODEL_OF_CODE}")
     bases = content.pop(BASE, [])
     merged: dict[str, Any] = {}
-    for base in [bases] if isinstance(bases, str) else bases or []:
+    for base in bases if isinstance(bases, list) else [bases]:
         if not isinstance(base, str):
             raise UserError(f"{file}: {BASE} has {base!r}; give the name of a file, or a list.")
         own = read_file(_beside(base, file), (*users, file))

@@ -114,11 +114,18 @@ _EXPECTED = Limit(
     lambda x: len(x) == 4 and all(isinstance(v, str) for v in x[:2]) and _NUMBERS.holds(x[2:]),
 )
 
+_NAMES = each(Limit("a name", lambda x: isinstance(x, str) and x != ""), empty=True)
+_CARDS = each(Limit("a file or its content", lambda x: isinstance(x, str | Mapping)), empty=True)
+
 LIMITS: Mapping[str, Limit] = {
     "DATALOADER.NUM_WORKERS": _COUNT,
+    "DATASETS.CARDS": _CARDS,
     "DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH": each(_SHARE, empty=True),
     "DATASETS.PSEUDO_LABELS.SCORE_THRESH": _SHARE,
     "DATASETS.PSEUDO_LABELS.TOPK": _COUNT,
+    "DATASETS.TEST": _NAMES,
+    "DATASETS.TRAIN": _NAMES,
+    "IMPORT_MODULES": _NAMES,
     "INPUT.CENTER_CROP_TEST": _COUNT,
     "INPUT.COPIES": _SIZE,
     "INPUT.CROP.SIZE": each(above(0), length=2),

@@ -25,6 +25,7 @@ def merge_content(cfg: CfgNode, content: Mapping[str, Any], where: str, group: s
     Raises:
         UserError: A key is unknown or renamed, or a value is of the wrong type.
     """
+    _check_names(content, where)
     try:
         node = CfgNode(dict(content))
         _check_entries(cfg, node, cfg, where, group)
@@ -42,10 +43,11 @@ def merge_old_content(cfg: CfgNode, content: Mapping[str, Any], file: str) -> No
         UserError: As :func:`merge_content`, or its VERSION is none that is known.
     """
     latest, version = cfg.VERSION, content.get("VERSION")
-    try:
-        version = guess_version(CfgNode(dict(content)), file) if version is None else version
-    except _RAW as error:
-        raise UserError(f"{file}: {_text(error)}. Correct that key.") from error
+    _check_names(content, file)
+    if version is None:
+        # Detectron2 only looks for two names, whatever their values.
+        names = {g: dict.fromkeys(v) for g, v in content.items() if isinstance(v, Mapping)}
+        version = guess_version(CfgNode(names), file)
     if type(version) is not int or not 1 <= version <= latest:
         raise UserError(f"{file}: VERSION is {version!r}; write {latest}, the latest.")
     if version == latest:
@@ -89,6 +91,17 @@ def check_value(value: Any, default: Any, key: str) -> None:
         f"{key} is {value!r} of the type {own.__name__}, expected {wanted.__name__}, for example "
         f"{example}."
     )
+
+
+def _check_names(content: Mapping[Any, Any], where: str) -> None:
+    for name, value in content.items():
+        if not isinstance(name, str):
+            raise UserError(
+                f"{where}: the key {name!r} is no text. Put it in quotes (YAML takes on, off, yes "
+                "and no for true and false)."
+            )
+        if isinstance(value, Mapping):
+            _check_names(value, where)
 
 
 def _check_entries(

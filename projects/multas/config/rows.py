@@ -18,6 +18,7 @@ from multas.config.opts import value_of
 from multas.config.solver import EPOCH_KEYS
 from multas.config.tables import DataSet, Row, Table, check_name, read_table
 from multas.util.errors import UserError
+from multas.util.files import written_whole
 from multas.util.names import did_you_mean
 from multas.util.paths import inside
 
@@ -77,7 +78,7 @@ def write_config(cfg: CfgNode, address: str, opts: Sequence[Any], file: str) -> 
         for name in reversed(key.split(".")):
             entry = {name: entry}
         _merge(content, entry)
-    with open(file, "w") as stream:
+    with written_whole(file) as partial, open(partial, "w") as stream:
         stream.write(f"# What {address} sets.\n")
         yaml.safe_dump(content, stream, sort_keys=False, default_flow_style=None, width=100)
 

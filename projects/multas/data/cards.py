@@ -8,7 +8,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data.card import UNLABELED, Card, read_card
 from multas.data.formats import DataFormat, Source
-from multas.data.image_files import read_ids
+from multas.data.image_files import IMAGE_SUFFIXES, read_ids, remark_dark
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.data.same_images import find_copies, opened_files
 
@@ -115,11 +115,17 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
         raise DatasetError(f"{where}: no image folder {images}; correct `root` or `images`")
     records, found = (split.load_unlabeled if unlabeled else split.load)(source)
     metadata.set(**found)
-    for group in find_copies(opened_files(records)):
+    files = opened_files(records)
+    remark_dark(files, issues)
+    for group in find_copies(files):
         issues.remark(" = ".join(group), "one picture under several names")
     issues.close()
     metadata.left_out.clear()
     metadata.left_out.update(issues.counts())
     if not records:
-        raise DatasetError(f"data set {name!r} (card {card.source}) has no images in {images}")
+        kinds = ", ".join(IMAGE_SUFFIXES)
+        raise DatasetError(
+            f"data set {name!r} (card {card.source}) has no images in {images}; correct "
+            f"`images` or the list of the split, or save the images as {kinds}"
+        )
     return records

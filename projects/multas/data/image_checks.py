@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from multas.data.image_files import mode_fault
 from multas.data.intact_files import add_intact, fingerprint, read_intact
 from multas.data.issues import DatasetError, DatasetIssues
 
@@ -99,6 +100,8 @@ def image_fault(file: str) -> str | None:
         if not os.path.getsize(file):
             return "is empty"
         with Image.open(file) as image:
+            if fault := mode_fault(image):
+                return fault
             # All data of a JPEG file are decoded, but few pixels are made of them.
             image.draft(None, (1, 1))
             image.load()

@@ -40,7 +40,7 @@ def read_image(file: str, image_format: str) -> np.ndarray:
     """
     try:
         with PathManager.open(file, "rb") as stream, Image.open(stream) as image:
-            if fault := _mode_fault(image):
+            if fault := mode_fault(image):
                 raise DatasetError(f"{file}: {fault}.")
             image.load()  # which turns TIFF files; what other files say, holds until later
             upright = utils._apply_exif_orientation(_high_bytes(image))
@@ -67,7 +67,7 @@ def _is_16_bit(image: Image.Image) -> bool:
     return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")
 
 
-def _mode_fault(image: Image.Image) -> str | None:
+def mode_fault(image: Image.Image) -> str | None:
     """Why the pixels of an opened image cannot become 8-bit RGB, or None; known by the header."""
     if image.mode in _MODES or _is_16_bit(image):
         return None
@@ -88,6 +88,18 @@ def _high_bytes(image: Image.Image) -> Image.Image:
     if orientation := image.getexif().get(_ORIENTATION):
         shallow.getexif()[_ORIENTATION] = orientation
     return shallow
+
+
+def remark_dark(files: Sequence[str], issues: DatasetIssues) -> None:
+    """Note 16-bit images of which hardly anything is left in 8 bits; looks at the first few.
+
+    Cameras of 10 or 12 bits write such files.
+    """
+    for file in files[:20]:
+        with Image.open(file) as image:
+            if _is_16_bit(image) and np.asarray(_high_bytes(image)).max() < 16:
+                what = "16-bit images with values below 4096 look black; scale them to 65535"
+                issues.remark(file, what)
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
@@ -157,7 +169,7 @@ def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict 
     try:
         with Image.open(file) as image:
             width, height = _upright_size(image)
-            fault = _mode_fault(image)
+            fault = mode_fault(image)
             if image.format in _PAGED and getattr(image, "is_animated", False):
                 issues.remark(file, "of images with several pages the first is read")
     except Exception as error:  # Pillow has many for damaged files

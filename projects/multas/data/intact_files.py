@@ -40,7 +40,7 @@ def add_intact(found: Iterable[bytes]) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(place, f".{os.getpid()}.partial") as partial:
-            Path(partial).write_bytes(b"".join(sorted(read_intact().union(found))))
+            Path(partial).write_bytes(b"".join(read_intact().union(found)))
     except OSError:
         return
 

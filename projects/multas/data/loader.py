@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from multas.data.mapper import MultasMapper
 from multas.data.worker_errors import Raising, or_error, raise_errors
 from multas.util.errors import UserError
+from multas.util.signals import load_on
 
 # Keeps the sizes independent of the order of the images, which is drawn from the same seed.
 _SIZES = 0x5CA1E
@@ -170,6 +171,7 @@ class TrainLoader:
             pin_memory=False,
             # Starting workers must not draw from the generator of the training process.
             generator=torch.Generator(),
+            worker_init_fn=load_on,
         )
         yield from raise_errors(batches)
 
@@ -221,7 +223,9 @@ def build_train_loader(
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Raising:
     """Detectron2's test loader. A model stretches and crops its test images itself."""
     mapper = partial(or_error, MultasMapper(cfg, is_train=False))
-    return Raising(build_detection_test_loader(cfg, dataset_name, mapper=mapper))
+    loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    loader.worker_init_fn = load_on
+    return Raising(loader)
 
 
 def build_batch_sizes(cfg: CfgNode, seed: int) -> Callable[[int], int] | None:

@@ -91,14 +91,22 @@ def _iteration(folder: str, name: str) -> float:
 
 
 def _fault_of(path: str) -> str:
-    """What is wrong with a checkpoint, as the end of a sentence; "" if nothing is.
+    """What is wrong with a checkpoint, as the end of a sentence; "" if nothing is."""
+    if not path.endswith(".pth"):
+        return "is not called .pth"
+    damage = damage_of(path)
+    if not damage and not {"model", "trainer", "iteration"} <= set(read_checkpoint(path)):
+        return "holds weights alone, not the state of a training"
+    return damage
+
+
+def damage_of(path: str) -> str:
+    """How a file that torch has written is damaged, as the end of a sentence; "" if it is not.
 
     Every byte is compared with its checksum, which torch does not do.
     """
     if not os.path.isfile(path):
         return "does not exist"
-    if not path.endswith(".pth"):
-        return "is not called .pth"
     if os.path.getsize(path) == 0:
         return "is empty"
     try:
@@ -109,8 +117,6 @@ def _fault_of(path: str) -> str:
         raise
     except Exception as error:  # Readers raise anything, depending on which bytes are wrong.
         return f"is damaged ({type(error).__name__})"
-    if broken:
-        return f"is damaged ({broken})"
-    if not isinstance(content, Mapping) or not {"model", "trainer", "iteration"} <= set(content):
-        return "holds weights alone, not the state of a training"
+    if broken or not isinstance(content, Mapping):
+        return f"is damaged ({broken or 'it holds no weights by name'})"
     return ""

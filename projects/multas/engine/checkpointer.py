@@ -3,7 +3,6 @@
 import logging
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,7 @@ from multas.engine.contract import check_same_run
 from multas.engine.finite import check_weights
 from multas.modeling.strict_loading import SafeCheckpointer
 from multas.util.errors import UserError
-from multas.util.files import written_whole
+from multas.util.files import write_text, written_whole
 from multas.util.ranks import decided_by_main
 
 logger = logging.getLogger(__name__)
@@ -67,8 +66,7 @@ class Checkpointer(SafeCheckpointer):
         self.tag_last_checkpoint(os.path.basename(path))
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
-        with written_whole(os.path.join(self.save_dir, LAST)) as path:
-            Path(path).write_text(last_filename_basename)
+        write_text(os.path.join(self.save_dir, LAST), last_filename_basename)
 
     def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
         """Load weights and the states named in ``checkpointables``; None: continue a run.

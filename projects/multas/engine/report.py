@@ -37,6 +37,18 @@ def last_values(folder: str) -> dict[str, float]:
     return {name: value for _, record in records for name, value in record.items()}
 
 
+def final_values(folder: str) -> dict[str, float]:
+    """What was measured of a run after its last iteration; nothing if it has not come so far.
+
+    The losses of the last iteration are in the record before.
+    """
+    if not os.path.isfile(os.path.join(folder, "metrics.json")):
+        return {}
+    records = read_metrics(folder)
+    last = records[max(records)] if records else {}
+    return {} if "total_loss" in last else last
+
+
 def training_seconds(folder: str) -> float:
     """The time of all iterations, from the time per iteration in the metrics."""
     seconds, before = 0.0, -1

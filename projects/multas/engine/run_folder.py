@@ -7,7 +7,7 @@ import os
 import re
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -87,7 +87,7 @@ def _make(folder: str | Path) -> None:
 
 
 def _left_by_run(folder: Path) -> list[Path]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     return sorted(path for path in folder.iterdir() if _WRITTEN.fullmatch(path.name))
 
@@ -124,21 +124,23 @@ def _locked(folder: Path) -> Iterator[None]:
     A POSIX lock, unlike that of flock, is not inherited by processes that load data and may outlive
     this one for some seconds.
     """
-    with open(folder / LOCK, "a+") as lock:
+    with open(folder / LOCK, "ab+", buffering=0) as lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             lock.seek(0)
+            other = lock.read().decode(errors="replace").strip()
             raise UserError(
-                f"OUTPUT_DIR {folder} is in use by another training, {lock.read().strip()}. Wait "
-                "for its end, or choose another OUTPUT_DIR."
+                f"OUTPUT_DIR {folder} is in use by another training, {other}. Wait for its end, or "
+                "choose another OUTPUT_DIR."
             ) from None
         except OSError as error:
             logger.warning(
                 f"{folder} is on a file system without locks ({error.strerror}): make sure that no "
                 "other training writes there."
             )
-        lock.truncate(0)
-        lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        lock.flush()
+        # If the disk is full, whatever is written next says so, and whole.
+        with suppress(OSError):
+            lock.truncate(0)
+            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
         yield

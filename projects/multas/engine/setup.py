@@ -17,7 +17,7 @@ from multas.config import add_multas_config, merge_config, merge_opts, prefer_sq
 from multas.config.limits import check_limits
 from multas.data import register_cards
 from multas.engine.checks.files import check_files
-from multas.engine.checks.machine import check_device
+from multas.engine.checks.machine import check_device, check_world_size
 from multas.engine.checks.network_input import check_network_input
 from multas.engine.contract import check_resumable
 from multas.engine.run_log import keep_log
@@ -97,6 +97,7 @@ def setup(args: Namespace) -> CfgNode:
     cfg.freeze()
     if args.resume and not args.eval_only:
         check_resumable(cfg)
+    check_world_size(cfg)
     check_files(cfg, args)
     keep_log()
     # Detectron2 opens and prints the config file. Its set-up would also begin to write into

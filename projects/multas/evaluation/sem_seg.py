@@ -18,6 +18,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image
 
 from multas.util.errors import UserError
+from multas.util.files import written_whole
 from multas.util.names import check_choice
 
 _logger = logging.getLogger(__name__)
@@ -224,10 +225,10 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         if self._output_dir:
             PathManager.mkdirs(self._output_dir)
             predictions_file = os.path.join(self._output_dir, "sem_seg_predictions.json")
-            with PathManager.open(predictions_file, "w") as file:
+            with written_whole(predictions_file) as partial, open(partial, "w") as file:
                 json.dump([item for _, part in gathered for item in part], file)
             results_file = os.path.join(self._output_dir, "sem_seg_evaluation.pth")
-            with PathManager.open(results_file, "wb") as file:
-                torch.save(results, file)
+            with written_whole(results_file) as partial:
+                torch.save(results, partial)
         _logger.info(results)
         return OrderedDict(sem_seg=results)

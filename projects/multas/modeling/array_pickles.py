@@ -56,7 +56,9 @@ class _Array:
 def _from_bytes(data: Any, kind: _Type, shape: tuple[int, ...], order: Any = "C") -> np.ndarray:
     # Python 2 wrote the bytes as a text.
     content = data.encode("latin1") if isinstance(data, str) else bytes(data)
-    return np.frombuffer(content, kind.dtype).reshape(shape, order=order).copy(order=order)
+    array = np.frombuffer(content, kind.dtype).reshape(shape, order=order)
+    # A copy that can be written to, in the byte order of this machine, which torch needs.
+    return array.astype(kind.dtype.newbyteorder("="), order=order)
 
 
 def _scalar(kind: _Type, data: Any) -> Any:

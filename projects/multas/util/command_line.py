@@ -10,6 +10,8 @@ from typing import Any
 from torch.multiprocessing import ProcessExitedException
 
 from multas.util.errors import UserError
+from multas.util.files import disk_full, is_disk_full
+from multas.util.signals import sigterm_unwinds
 
 DEBUG = "MULTAS_DEBUG"
 MISTAKE = 2  # the exit status, which argparse has as well
@@ -27,7 +29,7 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
     ``--debug`` anywhere on the command line, or ``MULTAS_DEBUG=1``, the traceback is shown as well.
 
     Raises:
-        SystemExit: There was such a mistake, or the user has interrupted the command.
+        SystemExit: There was such a mistake, or a signal has ended the command.
     """
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
@@ -37,7 +39,8 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_mistake)
         threading.excepthook = _tell_of_thread
     try:
-        return main(*args)
+        with sigterm_unwinds():
+            return main(*args)
     except _MISTAKES as error:
         if debug:
             raise
@@ -55,6 +58,8 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
 
 def message_of(error: BaseException) -> str:
     """The message of an error; that of the operating system names the file before the fault."""
+    if isinstance(error, OSError) and is_disk_full(error) and error.filename is not None:
+        return str(disk_full(error.filename, error))
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}."
     return str(error)

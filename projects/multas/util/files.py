@@ -30,7 +30,11 @@ def written_whole(
     Raises:
         UserError: There is no room on the disk; the message names the file.
     """
-    partial = f"{os.fspath(path)}{suffix}"
+    if os.path.exists(path) and not os.path.isfile(path):
+        yield os.fspath(path)  # a device or a pipe, such as /dev/stdout, cannot be replaced
+        return
+    path = os.path.realpath(path)  # a link stays one
+    partial = f"{path}{suffix}"
     try:
         yield partial
         if durable:
@@ -47,6 +51,12 @@ def written_whole(
         # Some file systems cannot flush a folder. The file itself is safe there.
         with suppress(OSError):
             _flush(os.path.dirname(os.path.abspath(path)))
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a whole text file, in UTF-8; see :func:`written_whole`."""
+    with written_whole(path) as partial, open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
 
 
 def is_disk_full(error: BaseException | None) -> bool:

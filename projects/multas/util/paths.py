@@ -23,10 +23,11 @@ def inside(folder: str | os.PathLike, name: str, source: str) -> Path:
     """
     path, root = Path(folder, name), Path(folder).resolve()
     try:
-        within = (path.parent.resolve() / path.name).is_relative_to(root) and path.name != ".."
+        target = path.parent.resolve() / path.name
+        within = root in target.parents and path.name != ".." and "\0" not in name
     except (OSError, RuntimeError, ValueError):  # a loop of links, or a zero byte
         within = False
-    if not within or os.path.isabs(name) or path == Path(folder):
+    if not within or os.path.isabs(name):
         raise UserError(
             f"{source} names '{name}', which is not inside of {folder}; nothing outside of it is "
             "touched. Correct that name, or delete the file."

@@ -1,5 +1,6 @@
 """Signals that end a process: cleaned up after, and passed on to the processes it has started."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -48,6 +49,21 @@ def not_orphaned(process: subprocess.Popen) -> Iterator[None]:
         finally:
             process.kill()
             process.wait()
+        raise
+
+
+@contextmanager
+def children_not_orphaned() -> Iterator[None]:
+    """If a signal ends the block, it is passed on to the processes of multiprocessing.
+
+    Python itself waits for them.
+    """
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        for child in multiprocessing.active_children():
+            if child.pid and not child.daemon:
+                os.kill(child.pid, PASSED_ON)
         raise
 
 

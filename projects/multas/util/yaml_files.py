@@ -13,6 +13,8 @@ from multas.util.errors import UserError
 # evaluate it: anchors of three sizes for each level.
 _ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 
+_MAX_VALUES = 1_000_000
+
 
 def read_yaml(file: str | os.PathLike) -> Any:
     """What a YAML file says, in plain mappings, lists, texts, numbers and dates.
@@ -24,16 +26,11 @@ def read_yaml(file: str | os.PathLike) -> Any:
     """
     with PathManager.open(os.fspath(file), "rb") as stream:
         content = stream.read()
+    text = _decoded(content, file)
     try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise UserError(
-            f"{file}, line {line}: this is not text in UTF-8. Save the file as UTF-8 in an editor "
-            "(it may be UTF-16, Latin-1, or no text at all)."
-        ) from None
-    try:
-        return yaml.load(text, _Loader)
+        value = yaml.load(text, _Loader)
+        _check_size(value, {})
+        return value
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{file}, line {mark.line + 1}" if mark else f"{file}"
@@ -42,11 +39,43 @@ def read_yaml(file: str | os.PathLike) -> Any:
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
         raise UserError(f"{file}, line {line}: {error.reason}; YAML is plain text.") from None
+    except _TooLarge as error:
+        raise UserError(f"{file} {error}. Write out what it refers to.") from None
     except RecursionError:
         raise UserError(f"{file}: it is nested too deeply. Correct its brackets.") from None
-    # A number or date that looks like one to YAML and is none, such as 2024-13-45.
-    except ValueError as error:
+    # A value that its form or tag makes a number or date, such as 2024-13-45, and that is none.
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
         raise UserError(f"{file}: {error}. Put texts in quotes.") from None
+
+
+def _decoded(content: bytes, file: str | os.PathLike) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        raise UserError(
+            f"{file}, line {line}: this is not text in UTF-8. Save the file as UTF-8 in an editor "
+            "(it may be UTF-16, Latin-1, or no text at all)."
+        ) from None
+
+
+class _TooLarge(Exception):
+    """References make a file endless, or far larger than it looks."""
+
+
+def _check_size(value: Any, known: dict[int, int]) -> int:
+    """The number of values with every reference written out; ``known`` are those of parts."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = 0  # until it is known
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_check_size(part, known) for part in parts)
+    if known[id(value)] == 0:
+        raise _TooLarge("contains itself by a reference (*name)")
+    if known[id(value)] > _MAX_VALUES:
+        raise _TooLarge(f"has more than {_MAX_VALUES:,} values by its references (*name)")
+    return known[id(value)]
 
 
 # The one in C ends the process, without an exception, where brackets are nested very deeply.

@@ -12,10 +12,12 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+from scipy.sparse import csr_array
 
 from multas.data.formats.masks import read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
+from multas.util.files import write_text
 
 NAMES = {
     Fraction(1, 2): ("Half", "Half2"),
@@ -125,7 +127,7 @@ def write_splits(
     for name, ids in splits.items():
         file = Path(folder, name, f"{part}.txt")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text("".join(f"{image_id}\n" for image_id in ids))
+        write_text(file, "".join(f"{image_id}\n" for image_id in ids))
 
 
 def class_counts(
@@ -213,42 +215,26 @@ def _balanced_part(
 ) -> np.ndarray:
     """Sorted indices (size,) of ``pool`` whose features sum to about ``share`` in every column."""
     order = rng.permutation(pool)
-    chosen, others = order[:size].copy(), order[size:].copy()
+    rows = features[order]
+    table, squares = csr_array(rows), np.einsum("ij,ij->i", rows, rows)
+    chosen, others = np.arange(size), np.arange(size, len(pool))  # numbers of rows
     if not len(others):
-        return np.sort(chosen)
-    target = share * (features.sum(axis=0) > 0)
-    error = features[chosen].sum(axis=0) - target
+        return np.sort(order)
+    error = rows[:size].sum(axis=0) - share * (features.sum(axis=0) > 0)
     best = float(error @ error)
-    rows = features[others]
-    squares = np.einsum("ij,ij->i", rows, rows)
     # Two sweeps of at most 2,000 swaps suffice: later ones gain less than one object of any class.
     for position in rng.permutation(np.tile(np.arange(size), 2))[:2000]:
-        swap, cost, sums = _best_swap(rows, squares, features[chosen[position]], error)
-        if cost < best * (1 - 1e-9) - 1e-18:
-            best, error = cost, sums
+        leaving = rows[chosen[position]]
+        shift = error - leaving
+        # |row + shift|² without |shift|². Those within its rounding of the least are computed
+        # exactly, for the first of the least.
+        costs = (squares + table @ (2 * shift))[others]
+        slack = 1e-12 * float(squares.max() + shift @ shift)
+        near = np.flatnonzero(costs <= costs.min() + slack)
+        sums = rows[others[near]] - leaving + error
+        exact = np.einsum("ij,ij->i", sums, sums)
+        first = int(np.argmin(exact))
+        if exact[first] < best * (1 - 1e-9) - 1e-18:
+            best, error, swap = float(exact[first]), sums[first], near[first]
             chosen[position], others[swap] = others[swap], chosen[position]
-            rows[swap] = features[others[swap]]
-            squares[swap] = rows[swap] @ rows[swap]
-    return np.sort(chosen)
-
-
-def _best_swap(
-    rows: np.ndarray, squares: np.ndarray, leaving: np.ndarray, error: np.ndarray
-) -> tuple[int, float, np.ndarray]:
-    """The row that had best come in for ``leaving``: its number, the new cost and the new error.
-
-    Args:
-        rows: (N, D) features of the images outside.
-        squares: (N,) their squared norms.
-        leaving, error: (D,).
-    """
-    shift = error - leaving
-    # |row + shift|² without |shift|²: one product of a matrix. Those within its rounding of the
-    # least are computed exactly, for the first of the least.
-    costs = squares + rows @ (2 * shift)
-    slack = 1e-12 * float(squares.max() + shift @ shift)
-    near = np.flatnonzero(costs <= costs.min() + slack)
-    sums = rows[near] - leaving + error
-    exact = np.einsum("ij,ij->i", sums, sums)
-    first = int(np.argmin(exact))
-    return int(near[first]), float(exact[first]), sums[first]
+    return np.sort(order[chosen])

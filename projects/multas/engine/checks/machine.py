@@ -1,6 +1,8 @@
 """The checks that a machine has the devices that a run asks for."""
 
 import torch
+from detectron2.config import CfgNode
+from detectron2.utils import comm
 
 from multas.util.errors import UserError
 
@@ -32,4 +34,18 @@ def check_gpus(count: int) -> None:
         raise UserError(
             f"--num-gpus is {count}, but this machine has {there}. Give 1, or leave it out, to "
             "train in one process, which may be on a CPU."
+        )
+
+
+def check_world_size(cfg: CfgNode) -> None:
+    """Make sure that a batch can be scaled from SOLVER.REFERENCE_WORLD_SIZE to these processes.
+
+    Raises:
+        UserError: It is no multiple of it.
+    """
+    reference, batch = cfg.SOLVER.REFERENCE_WORLD_SIZE, cfg.SOLVER.IMS_PER_BATCH
+    if reference not in (0, comm.get_world_size()) and (reference < 0 or batch % reference):
+        raise UserError(
+            f"SOLVER.REFERENCE_WORLD_SIZE is {reference}, of which SOLVER.IMS_PER_BATCH {batch} is "
+            "no multiple; give 0, or the number of processes that this batch is meant for."
         )

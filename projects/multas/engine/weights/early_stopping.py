@@ -14,6 +14,7 @@ from detectron2.evaluation.testing import flatten_results_dict
 from detectron2.utils import comm
 from torch import Tensor
 
+from multas.engine.checkpoint_files import damage_of
 from multas.modeling.weight_files import read_weights
 from multas.util.errors import UserError
 from multas.util.files import written_whole
@@ -124,6 +125,12 @@ class EarlyStopping(HookBase):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.progress = Progress(**state["progress"])
         self.stopped = state["stopped"]
+        damage = damage_of(self._path) if self.progress.best_iteration >= 0 else ""
+        if damage:
+            raise UserError(
+                f"{self._path}, the best weights of the run until now, {damage}. Put back a copy, "
+                "or start anew, without --resume and in another OUTPUT_DIR."
+            )
 
 
 def _check_options(cfg: CfgNode) -> None:

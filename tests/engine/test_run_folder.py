@@ -1,0 +1,185 @@
+"""The folder of a run: untouched until training starts, held by one training, never shared."""
+
+import errno
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multas.engine import Trainer
+from multas.engine.report import final_values, read_metrics
+from multas.engine.run_folder import LOCK, claimed_folder
+from multas.util.errors import UserError
+from training import train
+
+HOLDER = """
+import fcntl, os, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+lock.write("process 7 on elsewhere\\n")
+lock.flush()
+if os.fork():  # as the processes that load data are
+    print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """``holder(folder)``: another process, with a child, that holds the lock of a folder."""
+    started = []
+
+    def hold(folder: str) -> subprocess.Popen:
+        os.makedirs(folder, exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, os.path.join(folder, LOCK)],
+            stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield hold
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in Path(folder).iterdir()}
+
+
+def test_a_trainer_writes_nothing_before_it_trains(tiny_cfg):
+    cfg = tiny_cfg()
+    Trainer(cfg).resume_or_load(resume=False)
+    assert not os.path.exists(cfg.OUTPUT_DIR)
+
+
+def test_a_training_needs_no_resume_or_load(tiny_cfg):
+    cfg = tiny_cfg("SOLVER.MAX_ITER", 1, "DATASETS.TEST", [])
+    Trainer(cfg).train()
+    assert {"config.yaml", "metrics.json", "student.pth"} <= names(cfg.OUTPUT_DIR)
+
+
+def test_log_and_config_are_whole(tiny_cfg, train_net):
+    cfg = tiny_cfg("SOLVER.MAX_ITER", 1, "DATASETS.TEST", [])
+    train_net(cfg)
+    log = (Path(cfg.OUTPUT_DIR) / "log.txt").read_text()
+    parts = ["Environment info", "Running with full config", "Model:", "Starting training"]
+    assert [log.count(part) for part in parts] == [1] * 4
+    assert sorted(parts, key=log.index) == parts
+    written = (Path(cfg.OUTPUT_DIR) / "config.yaml").read_text()
+    assert yaml.safe_load(written) == yaml.safe_load(cfg.dump())
+
+
+def test_a_former_run_is_set_aside_and_nothing_mixes(tiny_cfg):
+    cfg = tiny_cfg("SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 2)
+    folder = Path(cfg.OUTPUT_DIR)
+    train(cfg)
+    (folder / "notes.txt").write_text("mine")
+    written = names(folder)
+    assert {"metrics.json", "model_0000001.pth", "student.pth"} <= written
+    cfg.SOLVER.MAX_ITER = 1
+    train(cfg)
+    assert names(folder / "former_1") == written - {"notes.txt", LOCK}
+    assert (folder / "notes.txt").read_text() == "mine"
+    assert max(read_metrics(str(folder))) == 1
+    assert not (folder / "model_0000001.pth").exists()
+    with claimed_folder(cfg, resumes=False):
+        assert names(folder) == {"notes.txt", LOCK, "config.yaml", "former_1", "former_2"}
+
+
+def test_a_run_that_is_resumed_stays(tiny_cfg):
+    cfg = tiny_cfg()
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir()
+    (folder / "metrics.json").write_text("{}")
+    with claimed_folder(cfg, resumes=True):
+        assert names(folder) == {"metrics.json", "config.yaml", LOCK}
+
+
+def test_the_users_own_files_are_no_former_run(tiny_cfg):
+    cfg = tiny_cfg()
+    folder = Path(cfg.OUTPUT_DIR)
+    for name in ("model_zoo.pth", "students.txt", "events.csv", "former_1/model_final.pth"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    before = names(folder)
+    with claimed_folder(cfg, resumes=False):
+        assert names(folder) == before | {"config.yaml", LOCK}
+
+
+@pytest.mark.parametrize(
+    ("key", "name", "value"),
+    [
+        ("MODEL.WEIGHTS", "model_final.pth", "{}"),
+        ("MODEL.DISTILLATION.TEACHER.WEIGHTS", "student.pth", "{}"),
+        ("MODEL.DISTILLATION.MORE_TEACHERS", "model_best.pth", '[{{"WEIGHTS": "{}"}}]'),
+        ("DATASETS.PSEUDO_LABELS.FILES", "inference/coco.json", '["{}"]'),
+    ],
+)
+def test_a_run_whose_files_the_new_one_reads_is_not_moved(tiny_cfg, key, name, value):
+    cfg = tiny_cfg()
+    file = Path(cfg.OUTPUT_DIR) / name
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    cfg.merge_from_list([key, value.format(file)])
+    with pytest.raises(UserError, match=rf"{key}.*{file}.*--resume"), claimed_folder(cfg, False):
+        pass
+    assert names(cfg.OUTPUT_DIR) == {name.split("/")[0]}
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+def test_a_second_training_in_a_folder_is_refused(tiny_cfg, holder, resumes):
+    cfg = tiny_cfg()
+    process = holder(cfg.OUTPUT_DIR)
+    (Path(cfg.OUTPUT_DIR) / "metrics.json").write_text("")
+    said = rf"OUTPUT_DIR {cfg.OUTPUT_DIR} is in use.*process 7 on elsewhere.*another OUTPUT_DIR"
+    with pytest.raises(UserError, match=said), claimed_folder(cfg, resumes):
+        pass
+    assert names(cfg.OUTPUT_DIR) == {LOCK, "metrics.json"}
+    # Its child lives on.
+    process.kill()
+    process.wait()
+    with claimed_folder(cfg, resumes):
+        pass
+
+
+def test_a_file_system_without_locks_is_warned_of(tiny_cfg, monkeypatch, caplog):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    cfg = tiny_cfg()
+    with claimed_folder(cfg, False):
+        assert "config.yaml" in names(cfg.OUTPUT_DIR)
+    assert "without locks" in caplog.text
+
+
+def test_a_run_counts_as_evaluated_only_after_its_last_iteration(tiny_cfg):
+    cfg = tiny_cfg("SOLVER.MAX_ITER", 4, "TEST.EVAL_PERIOD", 2)
+    folder = Path(cfg.OUTPUT_DIR)
+    train(cfg)
+    assert "bbox/AP" in final_values(str(folder))
+    lines = (folder / "metrics.json").read_text().splitlines(keepends=True)
+    assert any("bbox/AP" in line for line in lines[:-1])
+    (folder / "metrics.json").write_text("".join(lines[:-1]))
+    assert final_values(str(folder)) == {}
+    assert final_values(str(folder / "nowhere")) == {}
+
+
+def test_the_student_is_saved_before_the_last_evaluation_fails(tiny_cfg, monkeypatch):
+    def fail(*_):
+        raise OSError("broken image")
+
+    cfg = tiny_cfg("SOLVER.EMA.ENABLED", True)
+    monkeypatch.setattr(Trainer, "test", fail)
+    with pytest.raises(OSError, match="broken image"):
+        train(cfg)
+    assert {"student.pth", "student_raw.pth", "model_final.pth"} <= names(cfg.OUTPUT_DIR)
