@@ -63,7 +63,8 @@ def test_broken_statistics_are_told_with_teacher_layer_numbers_and_paths(
         train(cfg)
     start_up = [r.getMessage() for r in caplog.records if "running statistics" in r.getMessage()]
     (message,) = start_up
-    for part in ("Teacher 0", cfg.MODEL.DISTILLATION.TEACHER.WEIGHTS, "its layer '", "at, mse, soft",
+    weights = cfg.MODEL.DISTILLATION.TEACHER.WEIGHTS
+    for part in ("Teacher 0", weights, "its layer '", "at, mse, soft",
                  "PRECISE_BN", "momentum"):  # fmt: skip
         assert part in message
     assert "raw loss" in caplog.text and "Path 'mse' of teacher 0" in caplog.text
