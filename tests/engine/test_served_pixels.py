@@ -222,3 +222,13 @@ def test_numbers_that_are_no_bytes_are_stretched_as_they_are():
     (seen,) = NetworkInput(6)([{"image": image}])
     assert torch.equal(seen["image"], torch.full((3, 6, 6), 9.5))
     assert (seen["height"], seen["width"]) == (4, 8)
+
+
+def test_a_config_by_hand_that_would_be_served_with_other_pixels_is_told(tiny_cfg, caplog):
+    cfg = tiny_cfg("INPUT.SQUARE_SIZE", 96)
+    with caplog.at_level("WARNING", "multas"):
+        build_model(cfg)
+        assert not caplog.text
+        cfg.INPUT.MIN_SIZE_TEST = 80
+        build_model(cfg)
+    assert "Set INPUT.MIN_SIZE_TEST 0" in caplog.text

@@ -1,5 +1,6 @@
 """From whole test images to the pixels that a network sees, the same wherever a model is used."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
@@ -13,6 +14,8 @@ from torch import Tensor
 from multas.data.transforms.augmentation import ResizeToSquare
 from multas.data.transforms.crops import CenterCrop
 from multas.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # A model input with this key holds the very pixels that the network is to see, for example those
 # of an augmented training image for a teacher.
@@ -56,6 +59,12 @@ class NetworkInput:
         channels = len(cfg.MODEL.PIXEL_MEAN)
         if "SQUARE_SIZE" not in cfg.INPUT:  # it has the keys of models alone
             return cls(channels=channels)
+        if cfg.INPUT.SQUARE_SIZE and cfg.INPUT.MIN_SIZE_TEST:
+            logger.warning(
+                f"INPUT.SQUARE_SIZE is {cfg.INPUT.SQUARE_SIZE} and MIN_SIZE_TEST "
+                f"{cfg.INPUT.MIN_SIZE_TEST}: Detectron2's DefaultPredictor would resize images "
+                "before the model stretches them. Set INPUT.MIN_SIZE_TEST 0, as load_config does."
+            )
         return cls(cfg.INPUT.SQUARE_SIZE, cfg.INPUT.CENTER_CROP_TEST, channels)
 
     def __call__(self, batched_inputs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

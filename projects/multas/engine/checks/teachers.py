@@ -18,8 +18,9 @@ from multas.engine.weights.evaluated_models import undisturbed_training
 
 logger = logging.getLogger(__name__)
 
-# The activations of a sound teacher differ by a factor of up to 2 between the two kinds of
-# statistics, those of one with broken statistics by orders of magnitude.
+# By what factor activations with both kinds of statistics may differ. The quickstart's teacher has
+# at most 2.5 after 50 iterations with momentum 0.1 and 1.1 after 500, but 12 after 50 with momentum
+# 0.01. Of teachers that ruin a student it is many orders of magnitude.
 _ABSURD = 10.0
 _IMAGES = 4
 
