@@ -103,7 +103,9 @@ class EntryFiles:
             _remove(partial)
             if isinstance(error, IsADirectoryError):
                 return  # it is none of ours and stays, and the entry stays a miss
-            raise disk_full(path, error) if is_disk_full(error) else error
+            if is_disk_full(error):
+                raise disk_full(path, error) from error
+            raise
         self.held += _CHECKSUM + len(content)
         if self.held > self._max_bytes:
             self._drop()
