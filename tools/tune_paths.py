@@ -32,6 +32,10 @@ from multas.config.distillation import aggregation_node
 from multas.distillation.aggregation.bilevel import Bilevel
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
+from multas.engine.checks.classes import check_test_sets
+from multas.engine.checks.files import check_files
+from multas.evaluation.metric_names import check_metric, lower_is_better
+from multas.util.arguments import number
 from multas.util.command_line import run
 from multas.util.errors import UserError
 from multas.util.files import write_text
@@ -48,14 +52,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="the config of the distillation")
     parser.add_argument("--search", choices=["grid", "random", "tpe", "bilevel"], default="tpe",
                         help="how the weights are chosen (default: tpe)")  # fmt: skip
-    parser.add_argument("--trials", type=int, default=20, help="the number of trainings (not grid)")
-    parser.add_argument("--metric", default="bbox/AP", help="the metric to maximise")
-    parser.add_argument("--grid", type=float, nargs="+", default=[0.1, 1.0, 10.0],
+    parser.add_argument("--trials", type=number(1, kind=int), default=20,
+                        help="the number of trainings (not grid)")  # fmt: skip
+    parser.add_argument("--metric", default="bbox/AP",
+                        help="the metric to maximise, or an error to minimise")  # fmt: skip
+    weight = number(0, above=True)
+    parser.add_argument("--grid", type=weight, nargs="+", default=[0.1, 1.0, 10.0],
                         help="grid: the weights of every path (default: 0.1 1 10)")  # fmt: skip
-    parser.add_argument("--low", type=float, default=1e-2, help="the smallest weight")
-    parser.add_argument("--high", type=float, default=1e3, help="the largest weight")
+    parser.add_argument("--low", type=weight, default=1e-2, help="the smallest weight")
+    parser.add_argument("--high", type=weight, default=1e3, help="the largest weight")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.low >= args.high:
+        parser.error(f"--low is {args.low:g} and --high {args.high:g}; give --high a larger weight")
+    return args
 
 
 def with_weights(cfg: CfgNode, weights: Weights) -> CfgNode:
@@ -94,7 +104,8 @@ def measure(cfg: CfgNode, weights: Weights, metric: str) -> float:
         known = sorted(k for k in latest if "/" in k and not k.startswith("path_"))
         raise UserError(f"--metric {metric}: not measured. Choose from {', '.join(known)}.")
     value = latest[metric][0]
-    return -math.inf if math.isnan(value) else value
+    worst = math.inf if lower_is_better(metric) else -math.inf
+    return worst if math.isnan(value) else value
 
 
 def search(cfg: CfgNode, args: argparse.Namespace) -> None:
@@ -111,7 +122,7 @@ def search(cfg: CfgNode, args: argparse.Namespace) -> None:
         study = optuna.create_study(
             study_name=args.search,
             storage=f"sqlite:///{file}",
-            direction="maximize",
+            direction="minimize" if lower_is_better(args.metric) else "maximize",
             load_if_exists=True,
         )
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
@@ -183,7 +194,7 @@ def write_report(cfg: CfgNode, trials: Trials, metric: str) -> None:
     """Write trials.md, trials.png and best.yaml into OUTPUT_DIR, with the best trial first."""
     if not trials:
         return
-    trials = sorted(trials, key=lambda trial: -trial[2])
+    trials = sorted(trials, key=lambda trial: trial[2], reverse=not lower_is_better(metric))
     names = list(trials[0][1])
     rows = [[n, *(weights[name] for name in names), value] for n, weights, value in trials]
     table = tabulate(rows, ["trial", *names, metric], tablefmt="github", floatfmt=".4g")
@@ -213,6 +224,12 @@ def main() -> None:
         raise UserError(
             f"DATASETS.TEST is {tuple(cfg.DATASETS.TEST)}; name the one validation set to tune on."
         )
+    if cfg.MODEL.DISTILLATION.ALPHA == 0:
+        raise UserError("MODEL.DISTILLATION.ALPHA is 0: there are no weights to tune. Raise it.")
+    parse_paths(cfg.MODEL.DISTILLATION.PATHS)
+    check_files(cfg, argparse.Namespace(eval_only=False, resume=False))
+    check_test_sets(cfg)
+    check_metric(cfg, cfg.DATASETS.TEST[0], args.metric, "--metric")
     os.makedirs(cfg.OUTPUT_DIR, exist_ok=True)
     if args.search == "bilevel":
         bilevel(cfg, args.metric)

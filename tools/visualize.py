@@ -21,10 +21,10 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from multas.data.image_files import read_image
+from multas.data.image_files import IMAGE_SUFFIXES, mode_fault, read_image, why_unreadable
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
@@ -34,7 +34,6 @@ from multas.util.arguments import number
 from multas.util.command_line import run
 from multas.util.errors import UserError
 
-IMAGES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 logger = logging.getLogger("multas.visualize")
 
 
@@ -56,12 +55,14 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
     """The files that are given, and the images of the folders.
 
     Raises:
-        UserError: An input does not exist or is no image.
+        UserError: An input does not exist, or is no image and has none.
     """
     for name in inputs:
         path = Path(name)
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGES)
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            if not found:
+                raise UserError(f"There is no image in {name} ({', '.join(IMAGE_SUFFIXES)}).")
         elif path.is_file():
             found = [path]
         else:
@@ -78,20 +79,19 @@ def check_image(file: Path) -> None:
         UserError: It does not.
     """
     try:
-        with Image.open(file):
-            pass
+        with Image.open(file) as image:
+            fault = mode_fault(image)
     except Exception as error:  # Pillow has many for damaged files
-        why = "of no known kind, or empty" if isinstance(error, UnidentifiedImageError) else error
-        raise UserError(
-            f"{file}: not a readable image ({why}); mend it, or leave it out."
-        ) from error
+        fault = f"not a readable image ({why_unreadable(error)})"
+    if fault:
+        raise UserError(f"{file}: {fault}; mend it, or leave it out.")
 
 
 def name_pictures(images: Iterable[Path], output: Path) -> dict[Path, Path]:
     """The image of each picture that is to be written, each image once.
 
     Raises:
-        UserError: There is no image, two would be written to one file, or a picture over an image.
+        UserError: Two would be written to one file, or a picture over an image.
     """
     named: dict[Path, Path] = {}
     for path in images:
@@ -101,8 +101,6 @@ def name_pictures(images: Iterable[Path], output: Path) -> dict[Path, Path]:
             raise UserError(f"{other} and {path} have one name; draw them into different folders.")
         if picture.resolve() == path.resolve():
             raise UserError(f"{path} would be overwritten; give --output another folder.")
-    if not named:
-        raise UserError(f"There is no image in what was given ({', '.join(sorted(IMAGES))}).")
     return named
 
 

@@ -120,8 +120,14 @@ def test_without_the_hook_it_ends_at_once(stock_cfg, prepared):
     assert different(copies(trainer.model), before) == []
 
 
-@pytest.mark.parametrize("opts", [("MODEL.META_ARCHITECTURE", "MultiTaskNetwork"),
-                                  ("MODEL.DISTILLATION.PATHS", [])])  # fmt: skip
+@pytest.mark.parametrize(
+    "opts",
+    [
+        ("MODEL.META_ARCHITECTURE", "MultiTaskNetwork"),
+        ("MODEL.DISTILLATION.PATHS", [], "MODEL.DISTILLATION.TEACHER.CONFIG_FILE", "",
+         "MODEL.DISTILLATION.TEACHER.WEIGHTS", ""),
+    ],
+)  # fmt: skip
 def test_where_there_is_nothing_to_distill_it_is_no_hook(stock_cfg, opts):
     trainer = stock_trainer(stock_cfg(*opts, "SOLVER.MAX_ITER", 1))
     assert trainer.path_weights is None

@@ -27,11 +27,13 @@ def test_without_distillation_20_steps_equal_stock_training_bit_for_bit(
     opts = [*(RETINANET if student == "RetinaNet" else []), "SOLVER.MAX_ITER", 20]
     expected = twenty_steps(tiny_cfg(*opts), build_optimizer)
     path = {"TYPE": "FeatureMSE", "STUDENT": "backbone"}
-    for paths, alpha in (([], 1.0), ([path], 0.0)):
+    key = "MODEL.DISTILLATION.TEACHER"
+    for paths, alpha in (([path], 0.0), ([], 1.0)):
+        none = [] if paths else [f"{key}.CONFIG_FILE", "", f"{key}.WEIGHTS", ""]
         cfg = distilled_cfg(
             *opts, "MODEL.META_ARCHITECTURE", "Distiller", "MODEL.DISTILLATION.STUDENT", student,
             "MODEL.DISTILLATION.PATHS", paths, "MODEL.DISTILLATION.ALPHA", alpha,
-            "DATASETS.TRAIN", tiny_cfg().DATASETS.TRAIN,
+            *none, "DATASETS.TRAIN", tiny_cfg().DATASETS.TRAIN,
         )  # fmt: skip
         losses, weights = twenty_steps(cfg, Trainer.build_optimizer)
         assert losses == expected[0]

@@ -112,7 +112,9 @@ def test_bilevel_gives_the_weights_it_learned(command):
 
 
 def test_an_unknown_metric_and_several_test_sets_are_explained(command, card):
-    with pytest.raises(UserError, match=r"--metric top1: not measured. Choose from .*bbox/AP50"):
+    with pytest.raises(
+        UserError, match=r"--metric 'top1' is not measured on .* Choose from: .*bbox/AP50"
+    ):
         command("random", "--trials", "1", "--metric", "top1")
     with pytest.raises(UserError, match="name the one validation set"):
         command("random", "DATASETS.TEST", f"('{card['name']}_val','{card['name']}_test')")

@@ -1,5 +1,6 @@
 """From MODEL.DISTILLATION to a :class:`Distillation`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,11 @@ from multas.distillation.gradients.feature_boundary import FeatureBoundary
 from multas.distillation.paths.build import build_path, probe_layers, table_row
 from multas.distillation.paths.spec import check_paths, parse_paths, tapped_heads
 from multas.distillation.paths.targets import BoxSource
-from multas.distillation.teacher.build import build_teachers
+from multas.distillation.teacher.build import build_teachers, teacher_nodes
 from multas.distillation.teacher.teacher import Teacher
+from multas.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def build_distillation(
@@ -31,12 +35,15 @@ def build_distillation(
         None when there is nothing to distill (no path, or alpha = 0).
 
     Raises:
-        UserError: an entry of the config is wrong, layers do not exist or do not fit each other,
-            or a mean teacher has another network than the student. The message names the key.
+        UserError: an entry of the config is wrong, there is a teacher but no path, layers do not
+            exist or do not fit each other, or a mean teacher has another network than the student.
+            The message names the key.
         FileNotFoundError: a teacher's config or weights are missing.
     """
     options = cfg.MODEL.DISTILLATION
     specs = parse_paths(options.PATHS)
+    if not specs:
+        _check_plain_training(cfg)
     if not specs or options.ALPHA == 0:
         return None
     # The initialisation of teachers and adapters must not shift the random numbers that the
@@ -65,6 +72,22 @@ def build_distillation(
         rows=[table_row(*row) for row in zip(specs, paths, probe.layers, strict=True)],
     )
     return distillation.to(torch.device(cfg.MODEL.DEVICE))
+
+
+def _check_plain_training(cfg: CfgNode) -> None:
+    """Say that nothing is distilled, and make sure that nothing was to be."""
+    key, student = "MODEL.DISTILLATION", cfg.MODEL.DISTILLATION.STUDENT
+    for _, node in teacher_nodes(cfg):
+        if node.CONFIG_FILE or node.WEIGHTS or node.EMA_DECAY:
+            name = node.CONFIG_FILE or node.WEIGHTS or f"EMA_DECAY {node.EMA_DECAY:g}"
+            raise UserError(
+                f"{key}.PATHS is empty, so that the teacher ({name}) would teach nothing. Give at "
+                f"least one path, such as [{{TYPE: FeatureMSE, STUDENT: backbone}}], or no teacher "
+                f"(to train {student} plainly)."
+            )
+    logger.warning(
+        f"{key}.PATHS is empty and no teacher is named: {student} trains by its own losses alone."
+    )
 
 
 def _make_fast(

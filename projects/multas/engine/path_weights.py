@@ -24,7 +24,9 @@ from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.aggregation.state import load_state_by_path, state_by_path
 from multas.distillation.paths.build import path_table
+from multas.distillation.teacher.build import teacher_nodes
 from multas.engine.alpha import Alpha
+from multas.engine.checks.path_losses import check_path_losses
 from multas.engine.loss_hook import LossHook, with_gradient
 from multas.engine.steps.path_gradients import PathGradients
 from multas.engine.steps.task_gradients import TaskGradients
@@ -70,6 +72,8 @@ class PathWeights(LossHook):
         aggregator.to(self._device)
         self._alpha = Alpha.from_config(cfg)
         self._current = self._alpha.value
+        self._teachers = [node.WEIGHTS for _, node in teacher_nodes(cfg)]
+        self._is_first = False
         self.monitors: dict[str, Tensor] = {}
         self.path_rows: Sequence[GradientRow] = ()
 
@@ -123,6 +127,9 @@ class PathWeights(LossHook):
         return "\n".join([title, path_table(self.distillation.rows, weights), *followers])
 
     def weigh(self, output: StepLosses) -> dict[str, Tensor]:
+        if self._is_first:
+            check_path_losses(output, self.distillation, self.aggregator, self._teachers)
+            self._is_first = False
         if self.gradients is None:
             return output.task | self._weigh_losses(output.paths)
         if torch.is_grad_enabled():
@@ -163,6 +170,9 @@ class PathWeights(LossHook):
             "path_weight": self.aggregator.weights(),
             **{f"path_{name}": value for name, value in self.aggregator.monitors().items()},
         }
+
+    def before_train(self) -> None:
+        self._is_first = True
 
     def before_step(self) -> None:
         super().before_step()

@@ -10,6 +10,7 @@ from multas.engine.checks.annotations import check_annotations
 from multas.engine.checks.cache_size import check_cache
 from multas.engine.checks.classes import check_classes, check_ignored_labels, check_test_sets
 from multas.engine.checks.leaks import warn_of_leaks
+from multas.engine.checks.teachers import check_teacher_statistics
 
 
 def preflight(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader) -> None:
@@ -27,3 +28,4 @@ def preflight(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader) 
     check_ignored_labels(cfg, model, names)
     check_annotations(model, loader)
     check_cache(cfg, model, loader)
+    check_teacher_statistics(cfg, model, loader)

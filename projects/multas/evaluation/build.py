@@ -49,7 +49,7 @@ def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvalu
         dataset_name,
         output_dir=output_folder,
         resolution=cfg.TEST.SEM_SEG_RESOLUTION,
-        square_size=cfg.INPUT.SQUARE_SIZE,
+        square_size=cfg.INPUT.get("SQUARE_SIZE", 0),
     )
 
 
@@ -82,6 +82,20 @@ def evaluator_types(dataset_name: str) -> list[str]:
     return types
 
 
+def chosen_types(cfg: CfgNode, dataset_name: str) -> list[str]:
+    """The evaluator types of a data set, each once, where TEST.EVALUATOR judges the boxes.
+
+    Raises:
+        UserError: if there is no evaluator type or an unknown one, or TEST.EVALUATOR is unknown.
+    """
+    types = evaluator_types(dataset_name)
+    if forced := cfg.TEST.EVALUATOR:
+        check_choice("TEST.EVALUATOR", forced, ("voc", "coco"))
+        chosen = _SAME_AS.get(forced, forced)
+        types = [chosen if name in ("pascal_voc", "coco") else name for name in types]
+    return list(dict.fromkeys(types))
+
+
 def build_evaluator(
     cfg: CfgNode, dataset_name: str, output_folder: str | None = None
 ) -> DatasetEvaluator:
@@ -96,12 +110,7 @@ def build_evaluator(
         UserError: if there is no evaluator type or an unknown one.
         UserError: if ``TEST.EVALUATOR`` is unknown.
     """
-    types = evaluator_types(dataset_name)
-    if forced := cfg.TEST.EVALUATOR:
-        check_choice("TEST.EVALUATOR", forced, ("voc", "coco"))
-        chosen = _SAME_AS.get(forced, forced)
-        types = [chosen if name in ("pascal_voc", "coco") else name for name in types]
     folder = output_folder or os.path.join(cfg.OUTPUT_DIR, "inference")
-    builders = [EVALUATOR_REGISTRY.get(name) for name in dict.fromkeys(types)]
+    builders = [EVALUATOR_REGISTRY.get(name) for name in chosen_types(cfg, dataset_name)]
     evaluators = [build(cfg, dataset_name, folder) for build in builders]
     return evaluators[0] if len(evaluators) == 1 else DatasetEvaluators(evaluators)

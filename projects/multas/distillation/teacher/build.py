@@ -17,7 +17,7 @@ def build_teachers(cfg: CfgNode) -> list[Teacher]:
     Raises:
         FileNotFoundError, UserError: See :meth:`Teacher.from_config`.
     """
-    return [Teacher.from_config(node, cfg, key) for key, node in _nodes(cfg)]
+    return [Teacher.from_config(node, cfg, key) for key, node in teacher_nodes(cfg)]
 
 
 def check_teachers(cfg: CfgNode) -> None:
@@ -27,7 +27,7 @@ def check_teachers(cfg: CfgNode) -> None:
         FileNotFoundError: One is missing; the message names the key.
         UserError: One is damaged or foreign, or a key is wrong.
     """
-    for key, options in _nodes(cfg):
+    for key, options in teacher_nodes(cfg):
         check_teacher_files(options, key)
         if options.CONFIG_FILE:
             Teacher.load_config(options.CONFIG_FILE, options.OPTS)
@@ -35,7 +35,7 @@ def check_teachers(cfg: CfgNode) -> None:
             read_weights(options.WEIGHTS)
 
 
-def _nodes(cfg: CfgNode) -> Iterator[tuple[str, CfgNode]]:
+def teacher_nodes(cfg: CfgNode) -> Iterator[tuple[str, CfgNode]]:
     """The keys of each teacher, and the key that they stand below."""
     yield KEY, cfg.MODEL.DISTILLATION.TEACHER
     for number, entry in enumerate(cfg.MODEL.DISTILLATION.MORE_TEACHERS):

@@ -45,6 +45,8 @@ class Teacher:
         precision: number format of its convolutions and matrix products; None for the student's.
         description: what :attr:`cache` must know of the network besides its weights.
         cache: where outputs for images are looked up before the network is run; None for no cache.
+        keeps_statistics: whether its weights came with running statistics of BatchNorms, which
+            :meth:`optimize_for_inference` may have folded since.
     """
 
     model: nn.Module
@@ -57,6 +59,7 @@ class Teacher:
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
         self.taps = Taps(self.model, [], owner="teacher")
+        self.keeps_statistics = bool(self._norms(with_statistics=True))
 
     @classmethod
     def from_config(cls, options: CfgNode, student_cfg: CfgNode, key: str = KEY) -> "Teacher":
@@ -133,14 +136,21 @@ class Teacher:
             evaluated: whether the network is also run without autocast, to evaluate it.
         """
         if self.mean_teacher is None:
-            fold_batch_norm_(self.model, [*self.taps.modules, *self._norms_by_the_batch()])
+            by_the_batch = self._norms(with_statistics=False)
+            fold_batch_norm_(self.model, [*self.taps.modules, *by_the_batch])
             if self.precision is not None and not evaluated:
                 cast_convolutions_(self.model, self.precision)
             channels_last_(self.model)
 
-    def _norms_by_the_batch(self) -> list[nn.Module]:
+    def use_batch_statistics(self) -> None:
+        """Let BatchNorms normalise by each batch, as in training; dropout stays off."""
+        for norm in self._norms(with_statistics=True):
+            norm.running_mean = norm.running_var = None
+
+    def _norms(self, with_statistics: bool) -> list[_BatchNorm]:
+        """The BatchNorms with running statistics, or those that only normalise by the batch."""
         norms = [m for m in self.model.modules() if isinstance(m, _BatchNorm)]
-        return [norm for norm in norms if norm.running_var is None]
+        return [norm for norm in norms if (norm.running_var is not None) == with_statistics]
 
     def keep_outputs(self, folder: str, max_bytes: int, template: dict[str, Any]) -> None:
         """Use a :class:`TeacherCache` from now on.
@@ -159,7 +169,7 @@ class Teacher:
                 f"follows the student (EMA_DECAY {self.mean_teacher.decay}): what it said before "
                 "is out of date"
             )
-        elif self._norms_by_the_batch():
+        elif self._norms(with_statistics=False):
             why = (
                 "has a BatchNorm without running statistics: what it says of an image depends on "
                 "the rest of the batch"

@@ -28,7 +28,7 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
         return
     limit, total = cfg.MODEL.DISTILLATION.CACHE.MAX_GB * 1e9, 0
     folder, there = caches[0].folder, caches[0].held
-    for task, dataset in _taught(distillation, loader):
+    for task, dataset in taught_sets(distillation, loader):
         if not dataset.views:
             raise UserError(
                 f"MODEL.DISTILLATION.CACHE.FOLDER is '{folder}', but INPUT.VIEWS is 0: each "
@@ -64,7 +64,7 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
         )
 
 
-def _taught(
+def taught_sets(
     distillation: Distillation, loader: TrainLoader | TaskLoader
 ) -> Iterator[tuple[str | None, SeededDataset]]:
     """The data sets whose images a teacher sees, with their task; a user's loader is left out."""
