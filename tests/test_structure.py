@@ -9,7 +9,7 @@ import pytest
 FLOORS = {
     "util": set(),
     "config": {"util"},
-    "data": {"util"},
+    "data": {"util", "config"},
     "evaluation": {"util"},
     "modeling": {"util", "data"},
     "distillation": {"util", "config", "modeling"},

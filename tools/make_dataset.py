@@ -30,8 +30,13 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_args(argv)
-    # The smallest list of the set has an eighth of a half of the training scenes.
-    limits = {"train": at_least(16), "val": at_least(1), "test": at_least(1), "seed": at_least(0)}
+    # The smallest list of the devkit has an eighth of a half of the training scenes.
+    limits = {
+        "train": at_least(1 if args.classes else 16),
+        "val": at_least(1),
+        "test": at_least(1),
+        "seed": at_least(0),
+    }
     for name, limit in limits.items():
         check_limit(f"--{name}", getattr(args, name), limit)
     root = args.root or DATASETS / ("toy_classes" if args.classes else "toy")

@@ -113,7 +113,7 @@ STUDENT = [
     ({"SOLVER.WARMUP_METHOD": "x"}, "'linear'"),
     ({"SOLVER.WARMUP_ITERS": -1}, "0 or more"),
     ({"SOLVER.LR_SCHEDULER_NAME": "x"}, "'WarmupCosineLR'"),
-    ({"SOLVER.EMA.ENABLED": True, "SOLVER.EMA.DECAY": 1.5}, "less than 1"),
+    ({"SOLVER.EMA.ENABLED": True, "SOLVER.EMA.DECAY": 1.5}, "from 0 to 1"),
     ({"SOLVER.EPOCHS": -1.0}, "0 or more"),
     ({"SOLVER.EARLY_STOPPING.ENABLED": True}, "name a registered validation set"),
     (stop(PERIOD=0), "set the iterations"),

@@ -144,7 +144,7 @@ def test_training_starts_from_a_part_of_the_model(world):
         ("/etc/passwd", ("last_checkpoint names '/etc/passwd'", "not in this folder")),
         ("", ("last_checkpoint is empty", "Put back")),
         ("model_0000007.pth", ("model_0000007.pth does not exist", "model_0000001.pth is damaged")),
-        ("\0\1\2", ("run", "does not exist", "Put back")),
+        ("\0\1\2", ("run", "is not called .pth", "Put back")),
         ("model_0000001.pth", ("run", "model_0000001.pth is damaged", "Put back")),
         ("evil.pkl", ("evil.pkl is not called .pth", "Put back")),
         ("evil.pth", ("evil.pth is damaged", "Put back")),

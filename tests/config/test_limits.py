@@ -23,7 +23,7 @@ def test_a_wrong_value_is_named_with_what_it_must_be(key):
     cfg = plain_config()
     *path, last = key.split(".")
     for wrong in (NONSENSE, [NONSENSE]):
-        node = value_of(cfg, ".".join(path))
+        node = value_of(cfg, ".".join(path)) if path else cfg
         dict.__setitem__(node, last, wrong)  # past the check of types
         with pytest.raises(UserError) as caught:
             check_limits(cfg)

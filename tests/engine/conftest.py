@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from detectron2.modeling import build_model
+from detectron2.utils.logger import setup_logger
 
 from multas.data import make_toy
 from multas.engine import load_config
@@ -148,7 +149,8 @@ def two_teachers_cfg(tiny_cfg, teacher_files, card):
 
 @pytest.fixture
 def own_log():
-    """Takes away the handlers that Detectron2's set-up adds to its loggers."""
+    """Lets Detectron2's set-up add handlers to its loggers anew, and takes them away again."""
+    setup_logger.cache_clear()
     loggers = [logging.getLogger(name) for name in ("detectron2", "fvcore", "multas", "")]
     before = [list(logger.handlers) for logger in loggers]
     propagate = [logger.propagate for logger in loggers]

@@ -159,7 +159,8 @@ def test_batch_sizes_of_entries_do_not_scale_with_processes(tiny_cfg, card):
     opts = [*batches(card["name"], "det", "seg", IMS_PER_BATCH=2), "SOLVER.REFERENCE_WORLD_SIZE", 1]
     with pytest.raises(ValueError, match=r"\[0\]: IMS_PER_BATCH would not be scaled .* to 0"):
         parse_task_batches(two_tasks(tiny_cfg(*opts)), 0)
-    cfg = two_tasks(tiny_cfg(*batches(card["name"], "det", "seg"), "SOLVER.IMS_PER_BATCH", 0))
+    cfg = two_tasks(tiny_cfg(*batches(card["name"], "det", "seg")))
+    cfg.SOLVER.IMS_PER_BATCH = 0
     with pytest.raises(ValueError, match=r"SOLVER.IMS_PER_BATCH is 0"):
         build_training_loader(cfg)
 

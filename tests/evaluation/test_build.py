@@ -4,7 +4,7 @@ from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluators
 
-from multas.config.evaluation import add_evaluation_config
+from multas.config import add_multas_config
 from multas.evaluation import (
     EVALUATOR_REGISTRY,
     ClassificationEvaluator,
@@ -25,7 +25,7 @@ EXACT = [
 @pytest.fixture
 def cfg(tmp_path):
     cfg = get_cfg()
-    add_evaluation_config(cfg)
+    add_multas_config(cfg)
     cfg.OUTPUT_DIR = str(tmp_path)
     return cfg
 

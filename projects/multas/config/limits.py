@@ -206,7 +206,7 @@ LIMITS: Mapping[str, Limit] = {
     "SOLVER.EARLY_STOPPING.PERIOD": _COUNT,
     "SOLVER.EARLY_STOPPING.PERIOD_EPOCHS": at_least(0),
     "SOLVER.EARLY_STOPPING.START": _SHARE,
-    "SOLVER.EMA.DECAY": below(1),
+    "SOLVER.EMA.DECAY": _SHARE,
     "SOLVER.EMA.RAMP": at_least(0),
     "SOLVER.EPOCHS": at_least(0),
     "SOLVER.FINAL_LR_FACTOR": at_least(0),

@@ -34,10 +34,11 @@ def open_log(folder: str) -> None:
     file.setFormatter(
         logging.Formatter("[%(asctime)s] %(name)s %(levelname)s: %(message)s", "%m/%d %H:%M:%S")
     )
-    kept.setTarget(file)
-    kept.flush()
     _replace_handler(file)
     keep_quiet_on_full_disk(*_LOGGERS)
+    kept.setTarget(file)
+    kept.flush()
+    kept.setTarget(None)
 
 
 def _handlers() -> list[logging.Handler]:

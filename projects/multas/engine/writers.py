@@ -88,11 +88,12 @@ def _give_up(
     known: Sequence[tuple[logging.Logger, logging.StreamHandler]],
     record: logging.LogRecord,
 ) -> None:
-    error = sys.exc_info()[1]
+    error, stream = sys.exc_info()[1], handler.stream
+    if stream.closed:
+        return  # it is told already
     if not isinstance(error, OSError) or not is_disk_full(error):
         logging.Handler.handleError(handler, record)
         return
-    stream = handler.stream
     for logger, other in known:
         if other.stream is stream:
             logger.removeHandler(other)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch.multiprocessing import ProcessExitedException
 
 from multas.util.errors import UserError
@@ -18,8 +19,8 @@ MISTAKE = 2  # the exit status, which argparse has as well
 INTERRUPTED = 130  # the exit status of a shell's command that Ctrl-C has ended
 
 # A user meets them whatever the program does: missing files and rights, a full disk, a training
-# that diverges.
-_MISTAKES = (UserError, OSError, FloatingPointError)
+# that diverges, a GPU that is too small.
+_MISTAKES = (UserError, OSError, FloatingPointError, torch.OutOfMemoryError)
 
 
 def run(main: Callable[..., Any], *args: Any) -> Any:
@@ -62,6 +63,8 @@ def message_of(error: BaseException) -> str:
         return str(disk_full(error.filename, error))
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}."
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"{error} Lower SOLVER.IMS_PER_BATCH or the size of the images (INPUT)."
     return str(error)
 
 

@@ -17,15 +17,12 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
-def written_whole(
-    path: str | os.PathLike, suffix: str = ".partial", *, durable: bool = True
-) -> Iterator[str]:
+def written_whole(path: str | os.PathLike, suffix: str = ".partial") -> Iterator[str]:
     """Gives a name to write to. When the block has ended well, that file is moved to ``path``.
 
     The name is ``path`` and ``suffix``, which processes that may write at once must not share. What
     was at ``path`` stays until the new content is safely on the disk, so that not even a power cut
-    leaves half of it; with ``durable`` False nothing waits for the disk. What a failed block has
-    written is removed.
+    leaves half of it. What a failed block has written is removed.
 
     Raises:
         UserError: There is no room on the disk; the message names the file.
@@ -37,8 +34,7 @@ def written_whole(
     partial = f"{path}{suffix}"
     try:
         yield partial
-        if durable:
-            _flush(partial)
+        _flush(partial)
         os.replace(partial, path)
     except BaseException as error:
         cause = _no_room(error, partial)
@@ -47,10 +43,9 @@ def written_whole(
         if cause is not None:
             raise disk_full(path, cause) from error
         raise
-    if durable:
-        # Some file systems cannot flush a folder. The file itself is safe there.
-        with suppress(OSError):
-            _flush(os.path.dirname(os.path.abspath(path)))
+    # Some file systems cannot flush a folder. The file itself is safe there.
+    with suppress(OSError):
+        _flush(os.path.dirname(os.path.abspath(path)))
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from multas.util.files import written_whole
+from multas.util.files import disk_full, is_disk_full
 
 logger = logging.getLogger(__name__)
 
@@ -86,19 +86,26 @@ class EntryFiles:
         return data[_CHECKSUM:]
 
     def set(self, key: str, content: bytes) -> None:
-        """Write an entry, whatever was there; others may be dropped for it."""
-        name = f".{secrets.token_hex(8)}.partial"
+        """Write an entry, whatever was there; others may be dropped for it.
+
+        Raises:
+            UserError: There is no room on the disk.
+        """
+        path = self._path(key)
+        partial = f"{path}.{secrets.token_hex(8)}.partial"
         os.makedirs(self.folder, exist_ok=True)
         try:
             # An entry that a power cut has damaged is as good as none: nothing waits for the disk.
-            with (
-                written_whole(self._path(key), name, durable=False) as partial,
-                open(partial, "xb") as file,
-            ):
+            with open(partial, "xb") as file:
                 file.write(_checksum(key, content) + content)
-        except IsADirectoryError:  # none of ours; it stays, and the entry stays a miss
+            os.replace(partial, path)
+        except OSError as error:
             _remove(partial)
-            return
+            if isinstance(error, IsADirectoryError):
+                return  # it is none of ours and stays, and the entry stays a miss
+            if is_disk_full(error):
+                raise disk_full(path, error) from error
+            raise
         self.held += _CHECKSUM + len(content)
         if self.held > self._max_bytes:
             self._drop()
