@@ -15,7 +15,6 @@ from multas.data.transforms.augmentation import (
     distort_colours,
 )
 from multas.data.transforms.crops import CropOrExpand
-from multas.modeling.network_input import NetworkInput
 from plain_config import plain_config
 
 
@@ -29,8 +28,7 @@ def test_test_images_are_the_references(repository, tmp_path, name, tolerance):
     file = str(tmp_path / "image.png")
     cv2.imwrite(file, case["in_image_bgr"])
     cfg = plain_config("INPUT.FORMAT", "RGB", "INPUT.SQUARE_SIZE", int(case["in_size"]))
-    whole = MultasMapper(cfg, is_train=False)({"file_name": file})
-    output = NetworkInput.from_config(cfg)([whole])[0]["image"].numpy()
+    output = MultasMapper(cfg, is_train=False)({"file_name": file})["image"].numpy()
     # PIXEL_MEAN and PIXEL_STD of the models are these times 255, in the order of INPUT.FORMAT.
     mean = np.array([0.485, 0.456, 0.406]).reshape(3, 1, 1)
     std = np.array([0.229, 0.224, 0.225]).reshape(3, 1, 1)

@@ -24,7 +24,6 @@ from multas.data.dataset_dicts import load_training_dicts
 from multas.data.toy.scene import CLASSES
 from multas.data.transforms.augmentation import build_augmentations
 from multas.data.transforms.crops import CenterCrop, RandomAreaCrop, ShiftedCrop
-from multas.modeling.network_input import NetworkInput
 from plain_config import plain_config
 
 
@@ -251,8 +250,6 @@ def test_the_two_recipes_end_at_the_size_of_the_network(tmp_path):
     )  # fmt: skip
     for is_train in (True, False):
         sample = MultasMapper(imagenet, is_train=is_train)(record)
-        if not is_train:
-            (sample,) = NetworkInput.from_config(imagenet)([sample])
         assert sample["image"].shape == (3, 24, 24)
         assert sample["image"].unique().tolist() == [9]
         assert sample["label"] == 1

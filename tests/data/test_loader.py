@@ -292,9 +292,10 @@ def test_withheld_annotations_are_never_opened(repository, small_toy, tmp_path):
         load_training_dicts([names["half"]], True)
 
 
-def test_test_images_are_whole_where_the_model_stretches_them(toy):
+def test_test_images_are_stretched_as_training_images_are(toy):
     batch = next(iter(build_test_loader(config("DATALOADER.NUM_WORKERS", 0), toy["test"])))
-    assert batch[0]["image"].shape == (3, batch[0]["height"], batch[0]["width"])
+    assert batch[0]["image"].shape == (3, 64, 64)
+    assert (batch[0]["height"], batch[0]["width"]) != (64, 64)
     assert "instances" not in batch[0]
 
 

@@ -129,19 +129,6 @@ def test_network_resolution_compares_at_the_size_of_the_input(make_label_set):
         run(SemanticSegmentationEvaluator(name), inputs, outputs)
 
 
-def test_network_resolution_is_that_of_a_network_that_stretches_its_images(make_label_set):
-    labels = np.repeat(np.repeat(np.array([[0, 1], [2, 1]]), 4, 0), 4, 1)
-    labels[1:4, 1:4] = 2  # is left out at 2 x 2 pixels
-    name, records = make_label_set([labels], 3)
-    inputs = [{**records[0], "image": torch.zeros(3, 8, 8)}]
-    outputs = [{"sem_seg": as_scores(labels[::4, ::4], 3)}]
-    options = {"resolution": "network", "square_size": 2}
-    evaluator = SemanticSegmentationEvaluator(name, **options)
-    assert run(evaluator, inputs, outputs)["sem_seg"]["mIoU"] == 100.0
-    whole = SemanticSegmentationEvaluator(name, resolution="network")
-    assert run(whole, inputs, outputs)["sem_seg"]["mIoU"] < 100.0
-
-
 @given(st.integers(1, 9), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9))
 def test_labels_are_resized_as_by_torch_nearest(height, width, rows, columns):
     labels = np.arange(height * width).reshape(height, width)

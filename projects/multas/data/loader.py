@@ -221,7 +221,7 @@ def build_train_loader(
 
 
 def build_test_loader(cfg: CfgNode, dataset_name: str) -> Raising:
-    """Detectron2's test loader. A model stretches and crops its test images itself."""
+    """Detectron2's test loader, with images as the network sees them."""
     mapper = partial(or_error, MultasMapper(cfg, is_train=False))
     loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
     loader.worker_init_fn = load_on

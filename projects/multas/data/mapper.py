@@ -22,6 +22,10 @@ from multas.data.transforms.augmentation import ResizeToSquare, build_augmentati
 from multas.util.annotation import BOXES, STANDARD
 from multas.util.errors import UserError
 
+# A model input with this key holds the very pixels that the network is to see. A model that gets
+# a whole image instead, as from Detectron2's DefaultPredictor, stretches or crops it the same way.
+PREPARED = "prepared"
+
 
 class MultasMapper:
     """Makes a model input of a dataset dict, whatever subset of annotations the dict has.
@@ -38,6 +42,7 @@ class MultasMapper:
         augmentations: Detectron2 augmentations, in order.
         square_size: side in pixels of the square to which images are stretched after them; 0 to
             leave their size.
+        prepares: whether this gives test images that a model would else stretch or crop itself.
         image_format, instance_mask_format: see INPUT.FORMAT and INPUT.MASK_FORMAT.
         use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
         pseudo_labels: boxes for unannotated images.
@@ -50,6 +55,7 @@ class MultasMapper:
         is_train: bool,
         augmentations: Sequence[T.Augmentation | T.Transform],
         square_size: int = 0,
+        prepares: bool = False,
         image_format: str,
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
@@ -58,6 +64,7 @@ class MultasMapper:
         self.is_train = is_train
         self.augmentations = list(augmentations)
         self.square_size = square_size
+        self.prepares = prepares
         self.image_format = image_format
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
@@ -79,8 +86,8 @@ class MultasMapper:
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
-            # Test images are stretched by the model itself.
-            "square_size": cfg.INPUT.SQUARE_SIZE if is_train else 0,
+            "square_size": cfg.INPUT.SQUARE_SIZE,
+            "prepares": not is_train and bool(cfg.INPUT.SQUARE_SIZE or cfg.INPUT.CENTER_CROP_TEST),
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
@@ -116,6 +123,8 @@ class MultasMapper:
         transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
         pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.as_tensor(pixels)
+        if self.prepares:
+            dataset_dict[PREPARED] = True
         if mask is not None:
             dataset_dict["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype("long"))
         if annotations is not None:

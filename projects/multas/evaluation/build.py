@@ -46,10 +46,7 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluato
 def sem_seg(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """Mean IoU and accuracy of label maps."""
     return SemanticSegmentationEvaluator(
-        dataset_name,
-        output_dir=output_folder,
-        resolution=cfg.TEST.SEM_SEG_RESOLUTION,
-        square_size=cfg.INPUT.get("SQUARE_SIZE", 0),
+        dataset_name, output_dir=output_folder, resolution=cfg.TEST.SEM_SEG_RESOLUTION
     )
 
 

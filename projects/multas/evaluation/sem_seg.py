@@ -115,8 +115,6 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         output_dir: folder for the predictions (COCO stuff JSON) and the metrics, or None.
         resolution: "image" compares at the size of the label file, "network" at the size of the
             network's input, to which labels are resized (nearest neighbour).
-        square_size: the side of the network's input where the network itself stretches the images
-            (INPUT.SQUARE_SIZE); 0 = it sees the "image" of the inputs.
 
     Raises:
         UserError: unknown resolution, or no ``stuff_classes``.
@@ -129,7 +127,6 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         output_dir: str | None = None,
         *,
         resolution: str = "image",
-        square_size: int = 0,
     ):
         # Detectron2's constructor is not called: it fails if one image has no label file.
         meta = MetadataCatalog.get(dataset_name)
@@ -143,7 +140,6 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         self._distributed = distributed
         self._output_dir = output_dir
         self._resolution = resolution
-        self._square_size = square_size
         self._class_names = list(meta.stuff_classes)
         self._num_classes = len(self._class_names)
         self._ignore_label = meta.get("ignore_label", 255)
@@ -179,8 +175,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                 continue
             scores, truth = output["sem_seg"].detach(), self._read_labels(label_file)
             if self._resolution == "network":
-                square = self._square_size
-                size = (square, square) if square else tuple(record["image"].shape[-2:])
+                size = tuple(record["image"].shape[-2:])
                 truth = resize_labels(truth, size)
                 if tuple(scores.shape[-2:]) != size:
                     scores = F.interpolate(scores[None].float(), size, mode="bilinear")[0]

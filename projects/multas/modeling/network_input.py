@@ -11,15 +11,12 @@ from detectron2.config import CfgNode
 from detectron2.data import transforms as T
 from torch import Tensor
 
+from multas.data.mapper import PREPARED
 from multas.data.transforms.augmentation import ResizeToSquare
 from multas.data.transforms.crops import CenterCrop
 from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-# A model input with this key holds the very pixels that the network is to see, for example those
-# of an augmented training image for a teacher.
-PREPARED = "prepared"
 
 _FORMATS = frozenset(
     getattr(torch, name)
@@ -31,8 +28,8 @@ _FORMATS = frozenset(
 class NetworkInput:
     """Crops and stretches test images as INPUT.CENTER_CROP_TEST and SQUARE_SIZE say.
 
-    This belongs to the model and not to the loader of the data, so that evaluation, Detectron2's
-    DefaultPredictor, pseudo-labelling and tools show the network the same pixels. Training images
+    A model that does this itself sees the same pixels from Detectron2's DefaultPredictor, which
+    hands over whole images, as in evaluation, where the mapper has prepared them. Training images
     never pass through it.
 
     Attributes:

@@ -11,7 +11,7 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from fvcore.common.registry import Registry
 
-from multas.data.transforms.crops import CropOrExpand, RandomAreaCrop, ShiftedCrop
+from multas.data.transforms.crops import CenterCrop, CropOrExpand, RandomAreaCrop, ShiftedCrop
 from multas.util.errors import UserError
 from multas.util.names import check_choice
 
@@ -152,15 +152,13 @@ def _flip(cfg: CfgNode) -> list[T.Augmentation]:
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations of a config, without the final resize to INPUT.SQUARE_SIZE.
 
-    Test images are at most resized to INPUT.MIN_SIZE_TEST, as Detectron2's DefaultPredictor does.
-
     Raises:
         UserError: if INPUT.AUGMENTATION is not registered.
     """
     last = [] if cfg.INPUT.SQUARE_SIZE else utils.build_augmentation(cfg, is_train)[:1]
-    name, crop = cfg.INPUT.AUGMENTATION, cfg.INPUT.CROP
+    name, crop, size = cfg.INPUT.AUGMENTATION, cfg.INPUT.CROP, cfg.INPUT.CENTER_CROP_TEST
     if not is_train:
-        return last
+        return [*last, CenterCrop(size)] if size else last
     if not name:
         first = [T.RandomCrop(crop.TYPE, crop.SIZE)] if crop.ENABLED else []
         return [*first, *last, *_flip(cfg)]
