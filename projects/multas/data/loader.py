@@ -7,8 +7,8 @@ the number of workers.
 
 import itertools
 import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -155,12 +155,22 @@ class TrainLoader:
     dataset: SeededDataset
     sampler: BatchSampler
     num_workers: int
+    _running: Generator[list[dict], None, None] | None = field(default=None, init=False)
 
     def start_at(self, iteration: int) -> None:
         """Skip the batches before an iteration, at which a run resumes."""
         self.sampler.start = iteration
 
     def __iter__(self) -> Iterator[list[dict]]:
+        self._running = self._batches()
+        return self._running
+
+    def close(self) -> None:
+        """End the loading processes. If Python itself did, torch would take it for a failure."""
+        if self._running is not None:
+            self._running.close()
+
+    def _batches(self) -> Generator[list[dict], None, None]:
         # A generator, so that workers start only with the first batch: a trainer learns the
         # iteration to resume at after it has called iter().
         batches = DataLoader(

@@ -145,7 +145,10 @@ class Trainer(DefaultTrainer):
 
     def train(self) -> Mapping[str, Any] | None:
         with claimed_folder(self._given, self._resumes), self._interruption.noting():
-            return self._train()
+            try:
+                return self._train()
+            finally:
+                self._trainer.data_loader.close()
 
     def _train(self) -> Mapping[str, Any] | None:
         try:
