@@ -47,7 +47,9 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     make.set_defaults(run=make_fractions)
     partial = commands.add_parser("partial", help="divide a data set among tasks")
     add_source(partial, part="train")
-    partial.add_argument("--tasks", nargs="+", default=["det", "seg"], help="names of the lists")
+    partial.add_argument(
+        "--tasks", nargs="+", type=list_name, default=["det", "seg"], help="names of the lists"
+    )
     partial.add_argument("--nested", type=int, nargs="*", default=[2],
                          help="2 also writes half of each list, as det2 (default)")  # fmt: skip
     partial.set_defaults(run=make_partial)
@@ -71,13 +73,21 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def list_name(text: str) -> str:
+    if not text or Path(text).name != text or text == "..":
+        raise argparse.ArgumentTypeError(f"'{text}' is no name of a file or folder")
+    return text
+
+
 def add_source(parser: argparse.ArgumentParser, part: str) -> None:
     """Arguments that say what is divided, and where the lists go."""
     parser.add_argument("--card", help="the data card; without it --split is a registered name")
     parser.add_argument("--split", required=True, help="the split of the card to divide")
     parser.add_argument("--out", type=Path, required=True, help="the folder for <name>/<part>.txt")
     parser.add_argument("--seed", type=seed, default=0, help="the seed of the random order")
-    parser.add_argument("--part", default=part, help="the file name of the lists, without .txt")
+    parser.add_argument(
+        "--part", type=list_name, default=part, help="the file name of the lists, without .txt"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite lists that differ")
 
 

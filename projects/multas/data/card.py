@@ -30,7 +30,7 @@ from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat
 from multas.data.issues import STRICTNESS, DatasetError
 from multas.util.errors import UserError
 from multas.util.files import read_text
-from multas.util.names import check_choice, did_you_mean
+from multas.util.names import check_choice, did_you_mean, is_plain
 
 UNLABELED = "_unlabeled"
 
@@ -190,6 +190,10 @@ def _parse_split(
         split = cls(name=name, **{key: _convert(key, v, types[key]) for key, v in given.items()})
     except ValueError as error:  # that of a format of the user's own, too
         raise DatasetError(f"{where}: {error}") from None
+    if cls.can_annotate and not split.annotates:
+        raise DatasetError(
+            f"{where}: annotates is empty; drop it, or use the images as {name}{UNLABELED}"
+        )
     allowed = [annotation.task for annotation in cls.can_annotate]
     if not set(split.annotates) <= set(allowed):
         what = f"annotates {list(split.annotates)}, but format {kind} can give {allowed}"
@@ -254,6 +258,9 @@ def _class_names(classes: Any) -> tuple[str, ...] | None:
             "classes is empty: name them, or leave out the key to find them in the data"
         )
     names = tuple(_text("classes", name) for name in classes)
+    for name in names:
+        if not name.strip() or not is_plain(name):
+            raise UserError(f"classes has {name!r}, need a text of one line")
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"classes lists {', '.join(twice)} twice")
     return names

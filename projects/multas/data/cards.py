@@ -122,6 +122,11 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     issues.close()
     metadata.left_out.clear()
     metadata.left_out.update(issues.counts())
+    if not records and issues.lines:
+        raise DatasetError(f"{issues.report()}\nAll images have faults, so that none is left.")
+    if source.ids == []:
+        file = card.find_ids(split, root)
+        raise DatasetError(f"{where}: the list {file} has no id; write one on each line")
     if not records:
         kinds = ", ".join(IMAGE_SUFFIXES)
         raise DatasetError(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
 import numpy as np
@@ -11,12 +11,17 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.files import refuse_pipe
 from multas.util.id_lists import read_id_list
+from multas.util.names import is_plain
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Pillow converts them to RGB, 16-bit colours by their high byte.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+# Other kinds, which are passed over, but not in silence.
+_OTHER_SUFFIXES = (".avif", ".dcm", ".gif", ".heic", ".heif", ".jfif", ".jp2", ".ppm", ".svg")
+_MAX_RATIO = 1000  # of the sides of an image; scaled, the short one would vanish
 _PAGED = {"GIF", "PNG", "TIFF", "WEBP"}  # a photograph's second picture (MPO) is a preview
 _ORIENTATION, _WIDTH, _HEIGHT, _BITS, _PHOTOMETRIC = 0x0112, 256, 257, 258, 262  # of EXIF and TIFF
 
@@ -69,6 +74,8 @@ def _is_16_bit(image: Image.Image) -> bool:
 
 def mode_fault(image: Image.Image) -> str | None:
     """Why the pixels of an opened image cannot become 8-bit RGB, or None; known by the header."""
+    if image.format == "EPS":  # Pillow would have Ghostscript run it
+        return "is a PostScript program; save it as PNG"
     if image.mode in _MODES or _is_16_bit(image):
         return None
     if image.mode in ("I", "F"):
@@ -108,7 +115,7 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     if tags := getattr(image, "tag_v2", None):  # some releases of Pillow turn it already
         width, height = tags[_WIDTH], tags[_HEIGHT]
     try:
-        turned = image.getexif().get(_ORIENTATION, 1) >= 5
+        turned = 5 <= image.getexif().get(_ORIENTATION, 1) <= 8
     except Exception:  # Detectron2 does without EXIF data that are damaged, too
         turned = False
     return (height, width) if turned else (width, height)
@@ -145,9 +152,15 @@ def index_images(
     found: dict[str, str] = {}
     for parent, folders, names in os.walk(folder, onerror=_raise):
         folders.sort()
+        for file in (os.path.join(parent, name) for name in folders):
+            if issues is not None and os.path.islink(file):
+                issues.remark(file, "links to folders are not followed")
         relative = Path(parent).relative_to(folder)
         for name in sorted(names):
             stem, suffix = os.path.splitext(name)
+            if issues is not None and suffix.lower() in _OTHER_SUFFIXES:
+                what = f"files are passed over that are not {', '.join(suffixes)}"
+                issues.remark(os.path.join(parent, name), what)
             if suffix.lower() in suffixes:
                 file = os.path.join(parent, name)
                 first = found.setdefault((relative / stem).as_posix(), file)
@@ -166,10 +179,16 @@ def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict 
     The size is that with which :func:`read_image` will read the image, in pixels, from the header
     alone. If the file cannot be read, this is reported, and there is no dict.
     """
+    if not is_plain(file):
+        issues.add(ascii(file), "has a name with characters that no list can hold; rename it")
+        return None
     try:
+        refuse_pipe(file)
         with Image.open(file) as image:
             width, height = _upright_size(image)
             fault = mode_fault(image)
+            if max(width, height) > _MAX_RATIO * min(width, height):
+                fault = f"is {width}x{height}, of which nothing is left when it is scaled; crop it"
             if image.format in _PAGED and getattr(image, "is_animated", False):
                 issues.remark(file, "of images with several pages the first is read")
     except Exception as error:  # Pillow has many for damaged files
@@ -200,7 +219,9 @@ def load_images(
     for image_id in wanted:
         if image_id not in files:
             stem = os.path.splitext(image_id)[0].removesuffix(suffix)
-            cure = f"; ids have no extension, write {stem}" if stem in files else ""
+            name = PureWindowsPath(stem).name  # behind "/" or "\\"
+            cure = f"; ids have no folder, write {name}" if name in files else ""
+            cure = f"; ids have no extension, write {stem}" if stem in files else cure
             issues.add(image_id, f"no image of this id in {image_dir}{cure}")
         elif (record := image_record(image_id, files[image_id], issues)) is not None:
             records.append(record)

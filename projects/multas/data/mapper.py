@@ -120,7 +120,11 @@ class MultasMapper:
         boxes = None if annotations is None else _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
-        transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
+        try:
+            transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
+        except ValueError as error:  # such as a side that vanishes when it is scaled
+            where = "{} of {}x{}".format(dataset_dict.get("file_name"), *image.shape[1::-1])
+            raise UserError(f"{where} cannot be prepared ({error}). Leave it out.") from error
         pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
         dataset_dict["image"] = torch.as_tensor(pixels)
         if self.prepares:

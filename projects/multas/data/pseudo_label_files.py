@@ -18,7 +18,7 @@ from detectron2.utils.file_io import PathManager
 
 from multas.data.issues import or_rather
 from multas.util.errors import UserError
-from multas.util.files import written_whole
+from multas.util.files import unique_keys, written_whole
 
 VERSION = 1
 _KEY = "DATASETS.PSEUDO_LABELS.FILES"
@@ -92,13 +92,13 @@ def _read_json(path: Any) -> Any:
             f"{_KEY} names '{path}': no such file. tools/pseudo_label.py writes it."
         )
     if not PathManager.isfile(path):
-        raise UserError(f"{_KEY} names '{path}', which is a folder; name a file in it.")
+        raise UserError(f"{_KEY} names '{path}', which is no file; name a file.")
     with PathManager.open(path, "rb") as file:
         content = file.read()
     if not content.strip():
         raise UserError(f"{path} is empty. {_AGAIN}")
     try:
-        return json.loads(content)  # any of the encodings of Unicode
+        return json.loads(content, object_pairs_hook=unique_keys)  # any of the encodings of Unicode
     except UnicodeDecodeError:
         raise UserError(f"{path} is not JSON, whose encoding is UTF-8. {_AGAIN}") from None
     except (ValueError, RecursionError) as error:

@@ -4,10 +4,12 @@ import codecs
 import errno
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from multas.util.errors import UserError
 
@@ -114,6 +116,7 @@ def read_text(path: str | os.PathLike) -> str:
         OSError: if the file is missing or unreadable.
         UserError: if it has another encoding; the message names the line.
     """
+    refuse_pipe(path)
     content = Path(path).read_bytes()
     encoding = "utf-16" if content.startswith(_UTF16) else "utf-8"
     try:
@@ -127,6 +130,33 @@ def read_text(path: str | os.PathLike) -> str:
         raise UserError(f"{path} is not a text, it has zero bytes; save it in the encoding UTF-8.")
     # Marks within a text are left from files that were joined.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A table of a JSON file (its ``object_pairs_hook``); json would take the last of equal keys.
+
+    Raises:
+        UserError: Two keys are equal.
+    """
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in table if keys.count(key) > 1)
+        raise UserError(f"key {twice!r} is there twice in one table, drop one")
+    return table
+
+
+def refuse_pipe(path: str | os.PathLike) -> None:
+    """Make sure that opening a file does not wait for another program, as a pipe would.
+
+    What a shell or the system hands over below /dev is meant so.
+
+    Raises:
+        OSError: It is a pipe, or there is no such file.
+    """
+    name = os.fspath(path)
+    if stat.S_ISFIFO(os.stat(name).st_mode) and not name.startswith(("/dev/", "/proc/")):
+        raise OSError(errno.EINVAL, "a pipe, not a file", name)
 
 
 def require_writable(path: str | os.PathLike, what: str) -> None:

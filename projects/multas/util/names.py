@@ -1,12 +1,18 @@
 """Looking up and checking names that a user has written."""
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
 from fvcore.common.registry import Registry
 
 from multas.util.errors import UserError
+
+
+def is_plain(text: str) -> bool:
+    """Whether a text fits into one line of a file: it is UTF-8 and has no control characters."""
+    return not re.search(r"[\x00-\x1f\ud800-\udfff]", text)
 
 
 def nearest(word: str, choices: Iterable[str], cutoff: float = 0.6) -> str:

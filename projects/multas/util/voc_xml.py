@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from multas.util.errors import UserError
+from multas.util.files import refuse_pipe
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -22,7 +23,7 @@ class VocObject(NamedTuple):
 class VocAnnotation(NamedTuple):
     """The content of a file. ``size`` is (width, height) in pixels, None if the file lacks it."""
 
-    size: tuple[int, int] | None
+    size: tuple[float, float] | None
     objects: list[VocObject]
 
 
@@ -37,6 +38,8 @@ def read_voc_xml(
         OSError: if the file is missing or unreadable.
         UserError: if it is not an XML file, or an object lacks its name or its box.
     """
+    if isinstance(file, str | Path):
+        refuse_pipe(file)
     try:
         root = ElementTree.parse(file).getroot()
     except ElementTree.ParseError as error:
@@ -55,13 +58,18 @@ def read_voc_xml(
             raise UserError(f"object {number} has no name")
         objects.append(_read_object(number, name, node))
     try:
-        size = (int(root.findtext("size/width") or ""), int(root.findtext("size/height") or ""))
+        sides = [float(root.findtext(f"size/{key}") or "") for key in ("width", "height")]
     except ValueError:
-        size = None
-    return VocAnnotation(size, objects)
+        return VocAnnotation(None, objects)
+    # As an integer where it is one, for messages; it is compared with the size of the image.
+    width, height = (int(side) if side.is_integer() else side for side in sides)
+    return VocAnnotation((width, height), objects)
 
 
 def _read_object(number: int, name: str, node: ElementTree.Element) -> VocObject:
+    for key in ("name", "bndbox"):
+        if len(node.findall(key)) > 1:
+            raise UserError(f"object {number} has several <{key}>, give each an <object>")
     # A missing element reads as "", which is no number either.
     xmin, ymin, xmax, ymax = (node.findtext(f"bndbox/{key}") or "" for key in _CORNERS)
     try:

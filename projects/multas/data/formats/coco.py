@@ -29,6 +29,8 @@ from multas.util.annotation import BOXES
 # COCO's own boxes are rounded to 1/100 pixel and may leave the image by as much. What leaves it by
 # more than a whole pixel is an error.
 _OVERSHOOT = 1.0
+_LEAST_SIDE = 0.01  # of a box, in pixels
+_MAX_AREA = 1e10  # that of pycocotools
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -49,8 +51,8 @@ class Coco(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         file, issues = str(source.root / self.json), source.issues
-        content = read_coco_file(file, issues)
-        is_whole = not issues.lines and _can_be_evaluated(content)
+        content, faulty_images = read_coco_file(file, issues)
+        _refuse_fractions(content, file)
         in_file = sorted(content["categories"], key=lambda entry: entry["id"])
         names = {entry["id"]: entry["name"] for entry in in_file}
         classes, class_ids = _match_classes(names, source.classes, file, issues)
@@ -68,14 +70,16 @@ class Coco(DataFormat):
                 issues.add(where, what.format(*listed, *size))
                 continue
             own = _convert_all(objects[entry["id"]], names, class_ids, size, where, issues)
-            if own is not None:
+            # An image whose objects are there but have no usable box must not pass for background.
+            if own or (own is not None and entry["id"] not in faulty_images):
                 remark_copies(own, where, issues)
                 records.append({**record, "annotations": own})
         metadata = self.class_metadata(classes)
         # Detectron2's evaluator names results by the order of the file. Where that is another one,
         # or the records are fewer, or pycocotools would miss a key, it must write a file from the
         # records.
-        is_whole = is_whole and len(records) == len(content["images"])
+        is_whole = not issues.lines and len(records) == len(content["images"])
+        is_whole = is_whole and _can_be_evaluated(content)
         if is_whole and list(classes) == list(names.values()):
             metadata["json_file"] = file
             metadata["thing_dataset_id_to_contiguous_id"] = class_ids
@@ -133,7 +137,21 @@ def _match_classes(
 def _can_be_evaluated(content: Tables) -> bool:
     """Whether the annotations have what pycocotools needs beside what is needed here."""
     entries = content["annotations"]
-    return all("iscrowd" in entry and is_number(entry.get("area")) for entry in entries)
+    # What is outside of all ranges of areas would not count at all.
+    return all("iscrowd" in e and is_number(e.get("area")) for e in entries) and all(
+        0 <= e["area"] <= _MAX_AREA for e in entries
+    )
+
+
+def _refuse_fractions(content: Tables, file: str) -> None:
+    """Boxes of less than a pixel, all of them, are fractions of the image's size."""
+    boxes = [entry["bbox"] for entry in content["annotations"]]
+    ends = [end for x, y, width, height in boxes for end in (x + width, y + height)]
+    if ends and 0 < max(ends) <= 1:
+        raise DatasetError(
+            f"{file}: all boxes lie within the first pixel, as fractions of the image's size do; "
+            "`bbox` must be x, y, width and height in pixels"
+        )
 
 
 def _objects_by_image(content: Tables, file: str, issues: DatasetIssues) -> dict[int, list[dict]]:
@@ -183,6 +201,7 @@ def _convert_all(
         place = f"{where}: annotation {annotation['id']}"
         if category not in names:
             issues.add(place, f"unknown category id {category!r}")
+            faulty = True
         elif category in class_ids:
             if fault := _annotation_fault(annotation, size):
                 issues.add(f"{place} ({names[category]})", fault)
@@ -196,7 +215,7 @@ def _convert_all(
 def _annotation_fault(annotation: dict, size: tuple[int, int]) -> str | None:
     x, y, width, height = annotation["bbox"]
     text = f"box x {x:g}, y {y:g}, w {width:g}, h {height:g}"
-    if not (width > 0 and height > 0):
+    if min(width, height) < _LEAST_SIDE:
         return f"{text} has no area"
     if max(-x, -y, x + width - size[0], y + height - size[1]) > _OVERSHOOT:
         return f"{text} leaves the image of {size[0]}x{size[1]}"

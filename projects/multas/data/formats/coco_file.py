@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from multas.data.issues import DatasetError, DatasetIssues
-from multas.util.files import read_text
+from multas.util.files import read_text, unique_keys
+from multas.util.names import is_plain
 
 
 class _Kind(NamedTuple):
@@ -21,8 +22,11 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e15  # NaN is not
 
 
-_ID = _Kind("a whole number or a text", lambda v: type(v) is str or (is_number(v) and v % 1 == 0))
-_TEXT = _Kind("a text", lambda v: type(v) is str and bool(v.strip()) and "\0" not in v)
+_ID = _Kind(
+    "a whole number or a text",
+    lambda v: type(v) is str or type(v) is int or (is_number(v) and v % 1 == 0),
+)
+_TEXT = _Kind("a text", lambda v: type(v) is str and bool(v.strip()) and is_plain(v))
 _SIDE = _Kind("a number of pixels", lambda v: is_number(v) and v > 0)
 _BOX = _Kind(
     "four finite numbers", lambda v: type(v) is list and len(v) == 4 and all(map(is_number, v))
@@ -39,19 +43,25 @@ _UNIQUE = {"annotations": ("id",), "categories": ("id", "name")}  # images: see 
 Tables = dict[str, list[dict]]
 
 
-def read_coco_file(file: str, issues: DatasetIssues) -> Tables:
+def read_coco_file(file: str, issues: DatasetIssues) -> tuple[Tables, set]:
     """The sound entries of ``images``, ``annotations`` and ``categories``; others are reported.
+
+    Returns:
+        The tables, and the ids of the images that have annotations which are left out.
 
     Raises:
         DatasetError: if the file is missing, or no COCO annotation file.
     """
     content = _read_json(file)
-    return {name: _sound_entries(name, content[name], file, issues) for name in _TABLES}
+    tables = {name: _sound_entries(name, content[name], file, issues) for name in _TABLES}
+    kept = {id(entry) for entry in tables["annotations"]}
+    lost = [e for e in content["annotations"] if isinstance(e, dict) and id(e) not in kept]
+    return tables, {e["image_id"] for e in lost if _ID.fits(e.get("image_id"))}
 
 
 def _read_json(file: str) -> Mapping[str, list]:
     try:
-        content = json.loads(read_text(file))
+        content = json.loads(read_text(file), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         raise DatasetError(f"{file}: not a readable COCO annotation file ({error})") from None
     if isinstance(content, list):

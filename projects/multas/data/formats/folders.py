@@ -86,6 +86,9 @@ def _read_class_folders(
     image_dir: Path, class_names: Sequence[str], issues: DatasetIssues
 ) -> list[dict]:
     """Records of the images in class folders; folders of other classes are passed over."""
+    for name in class_names:
+        if name in (".", "..") or Path(name).name != name:
+            raise DatasetError(f"class {name!r} is no name of a folder in {image_dir}")
     numbers = {n: i for i, n in enumerate(class_names) if (image_dir / n).is_dir()}
     for name in class_names:
         if name not in numbers:
@@ -95,8 +98,21 @@ def _read_class_folders(
     samples = make_dataset(image_dir, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
     for name in numbers.keys() - {class_names[label] for _, label in samples}:
         issues.remark(str(image_dir / name), "a class has no image")
+    samples = _without_copies(samples, issues)
     start = len(os.path.join(image_dir, ""))
     return [_record(file, os.path.splitext(file[start:])[0], label) for file, label in samples]
+
+
+def _without_copies(samples: list[tuple[str, int]], issues: DatasetIssues) -> list[tuple[str, int]]:
+    """The files without those of folders that are met again through a link, which is reported."""
+    first: dict[str, str] = {}
+    again = set()
+    for folder in dict.fromkeys(os.path.dirname(file) for file, _ in samples):
+        other = first.setdefault(os.path.realpath(folder), folder)
+        if other != folder:
+            issues.add(folder, f"is {other} again, through a link; remove the link")
+            again.add(folder)
+    return [(file, label) for file, label in samples if os.path.dirname(file) not in again]
 
 
 def _read_labels(

@@ -15,6 +15,7 @@ from multas.data.image_files import index_images, load_images, why_unreadable
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
 from multas.util.errors import UserError
+from multas.util.files import refuse_pipe
 
 NO_MASK = "no mask"
 _SBD_SUFFIX = ".mat"
@@ -69,7 +70,7 @@ class Masks(DataFormat):
         return {"evaluator_type": [MASKS.evaluator], "read_sem_seg": read_mask}
 
 
-def _fill_gaps(classes: dict) -> list[str]:
+def _fill_gaps(classes: dict) -> list:
     """Names of all values: the network has an output for those without a name, too."""
     wrong = [v for v in classes if type(v) is not int or not 0 <= v <= 255]
     if wrong or not classes:
@@ -77,7 +78,7 @@ def _fill_gaps(classes: dict) -> list[str]:
             f"classes must be a list of names or a table of pixel values 0 … 255 and names, got "
             f"{wrong or classes!r}"
         )
-    return [str(classes.get(value, f"value {value}")) for value in range(max(classes) + 1)]
+    return [classes.get(value, f"value {value}") for value in range(max(classes) + 1)]
 
 
 def voc_palette() -> list[int]:
@@ -107,9 +108,12 @@ def read_mask(file: str | Path) -> np.ndarray:
 
 def _read_indices(file: str | Path) -> np.ndarray:
     """The same with errors that do not name the file."""
+    refuse_pipe(file)
     if Path(file).suffix.lower() == _SBD_SUFFIX:
         return _read_sbd(file)
     with Image.open(file) as image:
+        if image.format == "JPEG":
+            raise UserError("is a JPEG file, which does not keep class indices; save it as PNG")
         if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
             raise UserError(
                 f"has mode {image.mode}, need one 8-bit channel (mode L or P) of class indices"

@@ -1,5 +1,6 @@
 """The checks that data sets and models agree on their classes."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from multas.evaluation.build import evaluator_types
 from multas.modeling import TaskHead
 from multas.util.annotation import BOXES, MASKS, Annotation
 from multas.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 # The heads of Detectron2, with the node of their config and the annotation that they learn from.
 _STOCK_HEADS: tuple[tuple[type[nn.Module], str, Annotation], ...] = (
@@ -50,7 +53,13 @@ def check_test_sets(cfg: CfgNode) -> list[dict]:
     loaded: list[dict] = []
     for key, name in sets:
         require_registered([name], key)
-        loaded += DatasetCatalog.get(name)
+        records = DatasetCatalog.get(name)
+        loaded += records
+        boxes = [r[BOXES.dataset_key] for r in records if BOXES.dataset_key in r]
+        if boxes and not any(boxes):
+            logger.warning(
+                f"{key}: no image of '{name}' has an object, so there is no AP of boxes."
+            )
         evaluator_types(name)
     return loaded
 
