@@ -118,6 +118,13 @@ COCO = {
     "category number": (changed("categories", 0, name=3), "name is 3, need a text", SKIP),
     "name repeated": (changed("categories", 1, name="cat"), "name 'cat' is that of categories[0]"),
     "category id repeated": (changed("categories", 1, id=1), "id 1 is that of categories[0]", SKIP),
+    "key twice": (lambda c: json.dumps(c)[:-1] + ', "images": []}', "key 'images' is there twice"),
+    "fractions": (lambda c: {**c, "annotations": [{**a, "bbox": [0.1, 0.1, 0.5, 0.5]}
+                                                  for a in c["annotations"]]},
+                  "fractions of the image's size", "must be x, y, width and height in pixels"),
+    "bbox of no width": (changed("annotations", 0, bbox=[9, 9, 1e-9, 9]), "has no area", SKIP),
+    "name of no encoding": (changed("categories", 0, name="\ud800"), "need a text", SKIP),
+    "name of two lines": (changed("categories", 0, name="a\nb"), "name is 'a\\nb', need a text"),
     "category id text": (changed("categories", 1, id="2"), "id '2', but the first is 1", SKIP),
 }  # fmt: skip
 
@@ -147,7 +154,9 @@ LISTS = {
     "extension": ("000000.jpg\n", "ids have no extension, write 000000", SKIP),
     "twice": ("000000\n000001\r\n000000\r\n", "line 3: 000000 is listed twice (line 1)", SKIP),
     "outside": ("../../coco/images/x\n", "no image of this id in", SKIP),
-    "empty": ("\n", "has no images in"),
+    "folder": ("JPEGImages/000000.jpg\n", "ids have no folder, write 000000", SKIP),
+    "Windows": ("C:\\JPEGImages\\000000.jpg\n", "ids have no folder, write 000000", SKIP),
+    "empty": ("\n", "own.txt has no id; write one on each line"),
 }
 
 
@@ -177,6 +186,10 @@ VOC = {
     "inverted": (XML.format("{}", "", CORNERS.format("-3")), "box 1,1,-3,9 has no area"),
     "flat": (XML.format("{}", "", CORNERS.format(1)), "box 1,1,1,9 has no area"),
     "flag": (XML.format("cup", "<difficult>no</difficult>", CORNERS.format(9)), "need 0 or 1"),
+    "two boxes": (XML.format("cup", "", CORNERS.format(9) + "</bndbox><bndbox>"), "several"),
+    "two names": (XML.format("cup", "<name>owl</name>", CORNERS.format(9)), "several <name>"),
+    "size with a point": ("<annotation><size><width>9.0</width><height>8.0</height></size>"
+                          "</annotation>", "says 9x8, but the image is"),
     "size": ("<annotation><size><width>0</width><height>0</height></size></annotation>", "0x0"),
 }  # fmt: skip
 
@@ -201,6 +214,8 @@ IMAGES = {
     "bomb": (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">II5B", 10**6, 10**6, 8, 2, 0, 0, 0)
              + b"\0\0\0\0", "not a readable image"),
     "cut header": (picture(kind="JPEG")[:30], "not a readable image"),
+    "strip": (picture(size=(5000, 1)), "is 5000x1, of which nothing is left", "crop it"),
+    "program": (picture(kind="EPS"), "is a PostScript program; save it as PNG"),
     "other size": (picture(size=(3, 4)), "listed as", "but the image is 3x4"),
 }  # fmt: skip
 
@@ -220,6 +235,8 @@ def test_an_image_that_is_a_broken_link(world):
 
 
 def mask_of(values) -> bytes:
+    if isinstance(values, bytes):
+        return values
     stream = io.BytesIO()
     Image.fromarray(np.asarray(values)).save(stream, "PNG")
     return stream.getvalue()
@@ -230,6 +247,7 @@ MASKS = {
     "beyond": (lambda shape: np.full(shape, 77, np.uint8), "values [77] are beyond the 9 classes"),
     "16 bits": (lambda shape: np.full(shape, 300, np.uint16), "has values 300 … 300", "0 … 255"),
     "colours": (lambda shape: np.zeros((*shape, 3), np.uint8), "has mode RGB", "class indices"),
+    "JPEG": (lambda shape: picture("L", shape[::-1], "JPEG"), "is a JPEG file", "save it as PNG"),
     "size": (lambda shape: np.zeros((3, 4), np.uint8), "is 4x3, but the image is"),
 }
 
@@ -270,6 +288,9 @@ CARDS = {
     "classes yes": ({"classes": ["yes", True]}, "classes has True, need a text", "quotes"),
     "classes list": ({"classes": [["cup"]]}, "classes has ['cup'], need a text"),
     "classes twice": ({"classes": ["cup", "cup"]}, "classes lists cup twice"),
+    "classes blank": ({"classes": ["cup", " "]}, "classes has ' ', need a text of one line"),
+    "classes lines": ({"classes": ["cup", "a\nb"]}, "classes has 'a\\nb', need a text of one line"),
+    "annotates nothing": ({"annotates": []}, "annotates is empty; drop it", "_unlabeled"),
     "classes empty": ({"classes": []}, "classes is empty", "leave"),
     "strictness": ({"strictness": "skp"}, "strictness is 'skp'; choose from stop, skip"),
     "strictness yes": ({"strictness": True}, "strictness is 'True'; choose from stop, skip"),
@@ -412,6 +433,9 @@ TOOL = {
     "tasks": (["partial", *SPLIT[1:], "--tasks", "a", "a"], "tasks must have names of their own"),
     "nested": (["partial", *SPLIT[1:], "--nested", "1"], "nested parts be 2 or more"),
     "out": ([*SPLIT[:-1], "devkit.yaml"], "devkit.yaml"),
+    "part": ([*SPLIT, "--part", "../../x"], "--part", "'../../x' is no name of a file"),
+    "task": (["partial", *SPLIT[1:], "--tasks", "../x"], "--tasks", "'../x' is no name of a file"),
+    "task empty": (["partial", *SPLIT[1:], "--tasks", ""], "--tasks", "'' is no name of a file"),
     "check": (["check", "coco"], "no lists like Half/trainval.txt", "coco"),
     "check nowhere": (["check", "nowhere"], "no lists like Half/trainval.txt", "nowhere"),
     "check test": (["check", "devkit", "--test", "Hlf/test"], "no list 'Hlf/test', known are"),

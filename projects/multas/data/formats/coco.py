@@ -146,7 +146,7 @@ def _can_be_evaluated(content: Tables) -> bool:
 def _refuse_fractions(content: Tables, file: str) -> None:
     """Boxes of less than a pixel, all of them, are fractions of the image's size."""
     boxes = [entry["bbox"] for entry in content["annotations"]]
-    ends = [end for x, y, width, height in boxes for end in (x + width, y + height)]
+    ends = [max(x + w, y + h) for x, y, w, h in boxes if min(w, h) > 0]
     if ends and 0 < max(ends) <= 1:
         raise DatasetError(
             f"{file}: all boxes lie within the first pixel, as fractions of the image's size do; "
