@@ -12,8 +12,12 @@ from pathlib import Path
 from multas.config.limits import at_least, check_limit
 from multas.data import check_toy, make_toy, make_toy_classes
 from multas.util.command_line import run
+from multas.util.errors import UserError
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
+
+
+MAX_SCENES = 999_999  # their names have six digits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
     }
     for name, limit in limits.items():
         check_limit(f"--{name}", getattr(args, name), limit)
+    if (scenes := args.train + args.val + args.test) > MAX_SCENES:
+        raise UserError(f"--train, --val and --test sum to {scenes}; make at most {MAX_SCENES}.")
     root = args.root or DATASETS / ("toy_classes" if args.classes else "toy")
     if args.check:
         damaged = check_toy(root)

@@ -157,3 +157,13 @@ def test_a_test_set_without_objects_is_told(world, caplog):
     with caplog.at_level(logging.WARNING):
         check_test_sets(cfg)
     assert "no image of 'tinycoco_train' has an object, so there is no AP" in caplog.text
+
+
+def test_pseudo_labels_are_no_fractions(world):
+    content = world.read("pseudo.json")
+    for entry in content["annotations"]:
+        entry["bbox"] = [0.1, 0.1, 0.5, 0.5]
+    world.write("pseudo.json", content)
+    keys = ["DATASETS.PSEUDO_LABELS.FILES", "('pseudo.json',)"]
+    keys += ["DATASETS.TRAIN", "('tiny_half', 'tiny_half2_unlabeled')"]
+    check_refusal(world.train(*keys), "pseudo.json: all boxes lie in the first pixel", "in pixels")

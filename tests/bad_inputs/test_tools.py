@@ -8,6 +8,7 @@ TABLE = f"{REPOSITORY}/configs/limited-data/table1.yaml"
 
 ROWS = [
     ("make_dataset.py --root set --train 3", "--train is 3", "16 or more"),
+    ("make_dataset.py --root set --train 99999999999999999999", "--train", "at most 999999"),
     ("make_dataset.py --root set --val -3", "--val is -3", "1 or more"),
     ("make_dataset.py --root set --seed -3", "--seed is -3", "0 or more"),
     ("make_dataset.py --root student.yaml", "student.yaml", "directory"),

@@ -19,6 +19,7 @@ from detectron2.utils.file_io import PathManager
 from multas.data.issues import or_rather
 from multas.util.errors import UserError
 from multas.util.files import unique_keys, written_whole
+from multas.util.sizes import are_fractions
 
 VERSION = 1
 _KEY = "DATASETS.PSEUDO_LABELS.FILES"
@@ -82,6 +83,11 @@ def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:
     if not isinstance(annotations, list):
         raise UserError(f"{path}: annotations must be a list, is {_shown(annotations)}. {_AGAIN}")
     _refuse(path, _entry_faults(header, annotations))
+    if are_fractions(entry["bbox"] for entry in annotations):
+        raise UserError(
+            f"{path}: all boxes lie in the first pixel, as fractions of the image's size do; bbox "
+            "must be x, y, width and height in pixels."
+        )
     known = {f.name for f in fields(Header)}
     return Header(**{k: v for k, v in header.items() if k in known}), annotations
 

@@ -25,6 +25,7 @@ from multas.data.formats.coco_file import (
 from multas.data.image_files import image_record
 from multas.data.issues import DatasetError, DatasetIssues, or_rather
 from multas.util.annotation import BOXES
+from multas.util.sizes import are_fractions
 
 # COCO's own boxes are rounded to 1/100 pixel and may leave the image by as much. What leaves it by
 # more than a whole pixel is an error.
@@ -52,7 +53,11 @@ class Coco(DataFormat):
     def load(self, source: Source) -> Loaded:
         file, issues = str(source.root / self.json), source.issues
         content, faulty_images = read_coco_file(file, issues)
-        _refuse_fractions(content, file)
+        if are_fractions(entry["bbox"] for entry in content["annotations"]):
+            raise DatasetError(
+                f"{file}: all boxes lie in the first pixel, as fractions of the image's size do; "
+                "`bbox` must be x, y, width and height in pixels"
+            )
         in_file = sorted(content["categories"], key=lambda entry: entry["id"])
         names = {entry["id"]: entry["name"] for entry in in_file}
         classes, class_ids = _match_classes(names, source.classes, file, issues)
@@ -141,17 +146,6 @@ def _can_be_evaluated(content: Tables) -> bool:
     return all("iscrowd" in e and is_number(e.get("area")) for e in entries) and all(
         0 <= e["area"] <= _MAX_AREA for e in entries
     )
-
-
-def _refuse_fractions(content: Tables, file: str) -> None:
-    """Boxes of less than a pixel, all of them, are fractions of the image's size."""
-    boxes = [entry["bbox"] for entry in content["annotations"]]
-    ends = [max(x + w, y + h) for x, y, w, h in boxes if min(w, h) > 0]
-    if ends and 0 < max(ends) <= 1:
-        raise DatasetError(
-            f"{file}: all boxes lie within the first pixel, as fractions of the image's size do; "
-            "`bbox` must be x, y, width and height in pixels"
-        )
 
 
 def _objects_by_image(content: Tables, file: str, issues: DatasetIssues) -> dict[int, list[dict]]:
