@@ -98,7 +98,7 @@ def _read_json(path: Any) -> Any:
             f"{_KEY} names '{path}': no such file. tools/pseudo_label.py writes it."
         )
     if not PathManager.isfile(path):
-        raise UserError(f"{_KEY} names '{path}', which is no file; name a file.")
+        raise UserError(f"{_KEY} names '{path}', which is a folder or a pipe; name a file.")
     with PathManager.open(path, "rb") as file:
         content = file.read()
     if not content.strip():
