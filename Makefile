@@ -13,6 +13,8 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
+# Test processes, one for each core; those of one file stay together and share its fixtures.
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 # Set up again when one of these is newer than the stamp.
 SETUP_INPUTS := setup.cfg pyproject.toml $(CONSTRAINTS) tools/install_detectron2.py \
 	$(wildcard tools/detectron2_patches/*.py tools/detectron2_patches/*.toml)
@@ -27,14 +29,14 @@ quickstart: setup
 	$(PY) tools/quickstart.py
 
 test: setup lint
-	$(PY) -m pytest
+	$(PY) -m pytest $(PARALLEL)
 
 test-slow: setup
 	$(PY) -m pytest -m slow
 
 test-lowest:
 	$(MAKE) setup VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
-	.venv-lowest/bin/python -m pytest
+	.venv-lowest/bin/python -m pytest $(PARALLEL)
 
 lint: setup
 	$(PY) -m ruff check .

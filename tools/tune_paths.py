@@ -29,13 +29,13 @@ from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
 from multas.config.distillation import aggregation_node
+from multas.config.limits import above, at_least, check_limit, each
 from multas.distillation.aggregation.bilevel import Bilevel
 from multas.distillation.paths.spec import parse_paths
 from multas.engine import Trainer, load_config
 from multas.engine.checks.classes import check_test_sets
 from multas.engine.checks.files import check_files
 from multas.evaluation.metric_names import check_metric, lower_is_better
-from multas.util.arguments import number
 from multas.util.command_line import run
 from multas.util.errors import UserError
 from multas.util.files import write_text
@@ -52,17 +52,19 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="the config of the distillation")
     parser.add_argument("--search", choices=["grid", "random", "tpe", "bilevel"], default="tpe",
                         help="how the weights are chosen (default: tpe)")  # fmt: skip
-    parser.add_argument("--trials", type=number(1, kind=int), default=20,
-                        help="the number of trainings (not grid)")  # fmt: skip
+    parser.add_argument("--trials", type=int, default=20, help="the number of trainings (not grid)")
     parser.add_argument("--metric", default="bbox/AP",
                         help="the metric to maximise, or an error to minimise")  # fmt: skip
-    weight = number(0, above=True)
-    parser.add_argument("--grid", type=weight, nargs="+", default=[0.1, 1.0, 10.0],
+    parser.add_argument("--grid", type=float, nargs="+", default=[0.1, 1.0, 10.0],
                         help="grid: the weights of every path (default: 0.1 1 10)")  # fmt: skip
-    parser.add_argument("--low", type=weight, default=1e-2, help="the smallest weight")
-    parser.add_argument("--high", type=weight, default=1e3, help="the largest weight")
+    parser.add_argument("--low", type=float, default=1e-2, help="the smallest weight")
+    parser.add_argument("--high", type=float, default=1e3, help="the largest weight")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")
     args = parser.parse_args()
+    check_limit("--trials", args.trials, at_least(1))
+    check_limit("--grid", args.grid, each(above(0)))
+    check_limit("--low", args.low, above(0))
+    check_limit("--high", args.high, above(0))
     if args.low >= args.high:
         parser.error(f"--low is {args.low:g} and --high {args.high:g}; give --high a larger weight")
     return args

@@ -24,13 +24,13 @@ from detectron2.utils.visualizer import VisImage, Visualizer
 from PIL import Image
 from tqdm import tqdm
 
+from multas.config.limits import above, check_limit, from_to
 from multas.data.image_files import IMAGE_SUFFIXES, mode_fault, read_image, why_unreadable
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
 from multas.engine.inference import load_model
 from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD, Annotation
-from multas.util.arguments import number
 from multas.util.command_line import run
 from multas.util.errors import UserError
 
@@ -42,13 +42,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="the config of the model, or a row")
     parser.add_argument("--weights", required=True, help="its trained weights")
     parser.add_argument("--output", required=True, type=Path, help="the folder for the pictures")
-    parser.add_argument("--score-thresh", type=number(0, 1), default=0.5,
-                        help="the lowest score drawn")  # fmt: skip
-    parser.add_argument("--scale", type=number(0, above=True), default=1.0,
-                        help="the enlargement of the pictures")  # fmt: skip
+    parser.add_argument("--score-thresh", type=float, default=0.5, help="the lowest score drawn")
+    parser.add_argument("--scale", type=float, default=1.0, help="the enlargement of the pictures")
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of the config")
     parser.add_argument("inputs", nargs="+", help="images, or folders of images")
-    return parser.parse_args()
+    args = parser.parse_args()
+    check_limit("--score-thresh", args.score_thresh, from_to(0, 1))
+    check_limit("--scale", args.scale, above(0))
+    return args
 
 
 def find_images(inputs: Sequence[str]) -> Iterator[Path]:

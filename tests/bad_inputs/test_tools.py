@@ -36,6 +36,7 @@ TRAIN_NET = [
     ("student.yaml --eval-only", "MODEL.WEIGHTS", "such as student.pth"),
     ("student.yaml --eval-only MODEL.WEIGHTS no.pth", "no.pth", "such as student.pth"),
     ("student.yaml --eval-only --resume", "MODEL.WEIGHTS", "such as student.pth"),
+    ("student.yaml SOLVER.MAX_ITER 3 --resume", "--resume", "put it before them"),
     ("student.yaml --num-gpus x", "--num-gpus", "int"),
     ("student.yml", "student.yml", "Did you mean 'student.yaml'?"),
     ("masks", "masks", "name a YAML file in it"),

@@ -224,7 +224,7 @@ def test_registering_again_changes_nothing_but_another_card_may_not_take_the_nam
         ({"formt": "voc"}, "unknown key 'formt'. Did you mean 'format'"),
         (
             {"format": "yolo"},
-            "format is 'yolo'; choose from cifar10, cifar100, coco, folders, images, masks, v",
+            "format is 'yolo'; choose from ",
         ),
         ({"strictness": "lenient"}, "strictness is 'lenient'; choose from stop, skip"),
         ({"year": 2010}, "choose 2007"),

@@ -87,7 +87,7 @@ def test_every_task_has_a_teacher_of_its_own(two_teachers_cfg, aggregation):
 
 
 def test_two_tasks_of_real_photographs_from_two_cards(
-    repository, shared_data, tmp_path, monkeypatch, tiny_cfg
+    repository, shared_data, tmp_path, monkeypatch, tiny_cfg, forget_registered
 ):
     if not (shared_data / "coco128").is_dir():
         pytest.skip("no coco128")

@@ -22,6 +22,9 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
         UserError: A key lacks its value, or a schedule is given in iterations and in epochs.
         UserError: There is no such key (the nearest one is named), or the value has another type.
     """
+    for word in opts:
+        if isinstance(word, str) and word.startswith("--"):
+            raise UserError(f"{word} stands among the pairs of KEY VALUE; put it before them.")
     if len(opts) % 2:
         raise UserError(f"{opts[-1]}: options are pairs of KEY VALUE, and this one has no pair.")
     for key in opts[::2]:

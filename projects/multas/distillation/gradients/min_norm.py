@@ -6,7 +6,6 @@ least-squares problem. Derivation, scaling and precision: ``docs/min_norm.md``.
 
 import numpy as np
 import torch
-from scipy.optimize import nnls
 from torch import Tensor
 
 from multas.util.names import check_choice
@@ -120,6 +119,9 @@ def _two(gram: np.ndarray) -> np.ndarray:
 
 
 def _many(gram: np.ndarray) -> np.ndarray:
+    # Only here: it is slow to import, and most trainings and tools do without.
+    from scipy.optimize import nnls
+
     norms = np.sqrt(gram.diagonal())
     eigenvalues, vectors = np.linalg.eigh(gram / norms[:, None] / norms)
     factor = np.sqrt(np.maximum(eigenvalues, 0.0))[:, None] * vectors.T
