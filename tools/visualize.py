@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="the folder for the pictures")
     parser.add_argument("--score-thresh", type=number(0, 1), default=0.5,
                         help="the lowest score drawn")  # fmt: skip
-    parser.add_argument("--scale", type=number(0, above=True), default=1.0,
+    parser.add_argument("--scale", type=number(0.1, 20), default=1.0,
                         help="the enlargement of the pictures")  # fmt: skip
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of the config")
     parser.add_argument("inputs", nargs="+", help="images, or folders of images")
@@ -73,7 +73,7 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
 
 
 def check_image(file: Path) -> None:
-    """Make sure that a file begins like an image.
+    """Make sure that a file is an image, to its end.
 
     Raises:
         UserError: It does not.
@@ -81,6 +81,7 @@ def check_image(file: Path) -> None:
     try:
         with Image.open(file) as image:
             fault = mode_fault(image)
+            image.load()
     except Exception as error:  # Pillow has many for damaged files
         fault = f"not a readable image ({why_unreadable(error)})"
     if fault:
@@ -110,9 +111,9 @@ def check_output(folder: Path) -> None:
     Raises:
         UserError: They cannot.
     """
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
-        raise UserError(f"--output {folder}: {existing} is a file; name a folder.")
+        raise UserError(f"--output {folder}: {existing} is a file or a dead link; name a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--output {folder}: {existing} is not writable; name another folder.")
 

@@ -120,8 +120,16 @@ class MultasMapper:
         boxes = None if annotations is None else _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
-        transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
-        pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        try:
+            transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
+        except ValueError as error:  # Pillow's, where a side of a long, narrow image becomes 0
+            extent = "{1}x{0} pixels".format(*image.shape)
+            raise UserError(
+                f"{dataset_dict.get('file_name')}, {extent}, cannot be resized or augmented "
+                f"({error}). Leave it out, or change the sizes in INPUT."
+            ) from error
+        # A flipped image of one column counts as contiguous, but has a negative stride.
+        pixels = np.array(aug_input.image.transpose(2, 0, 1), order="C")
         dataset_dict["image"] = torch.as_tensor(pixels)
         if self.prepares:
             dataset_dict[PREPARED] = True

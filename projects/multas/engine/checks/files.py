@@ -9,6 +9,7 @@ from multas.data.task_batches import training_sets
 from multas.distillation.teacher.build import check_teachers
 from multas.engine.inference import weights_to_evaluate
 from multas.modeling.weight_files import check_is_file, read_weights
+from multas.util.errors import UserError
 
 
 def check_files(cfg: CfgNode, args: Namespace) -> None:
@@ -23,6 +24,8 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
         UserError: A file is damaged or foreign, or a data set is not registered.
     """
     require_registered(cfg.DATASETS.TEST, "DATASETS.TEST")
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty: name the data sets to evaluate the model on.")
     if not args.eval_only:
         batches = cfg.DATASETS.TASK_BATCHES
         key = "DATASETS.TASK_BATCHES" if batches else "DATASETS.TRAIN"
