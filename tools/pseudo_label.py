@@ -18,7 +18,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from multas.config.limits import at_least, check_limit, each, from_to
+from multas.config.limits import Limit, at_least, check_limit, each, from_to
 from multas.data import build_test_loader
 from multas.data.dataset_dicts import require_registered
 from multas.data.pseudo_label_files import (
@@ -37,6 +37,8 @@ from multas.modeling.weight_files import check_is_file
 from multas.util.command_line import run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
+
+_SCALE = Limit("greater than 0, up to 10", lambda x: 0 < x <= 10)
 
 
 def parse_args() -> argparse.Namespace:
@@ -72,7 +74,7 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Find what is wrong with the arguments before there is anything to lose."""
     check_limit("--score-thresh", args.score_thresh, from_to(0, 1))
     check_limit("--topk", args.topk, at_least(0))
-    check_limit("--scales", args.scales, each(from_to(0.1, 10)))
+    check_limit("--scales", args.scales, each(_SCALE))
     require_writable(args.output, "--output")
     _check_replaceable(args.output)
     check_is_file(args.weights, "--weights")

@@ -44,7 +44,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--output", required=True, type=Path, help="the folder for the pictures")
     parser.add_argument("--score-thresh", type=number(0, 1), default=0.5,
                         help="the lowest score drawn")  # fmt: skip
-    parser.add_argument("--scale", type=number(0.1, 20), default=1.0,
+    parser.add_argument("--scale", type=number(0, 20, above=True), default=1.0,
                         help="the enlargement of the pictures")  # fmt: skip
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of the config")
     parser.add_argument("inputs", nargs="+", help="images, or folders of images")

@@ -131,13 +131,13 @@ STUDENT = [
     ({"TEST.EXPECTED_RESULTS": [["bbox", "AP"]]}, "[task, metric, value, tolerance]"),
     ({"OUTPUT_DIR": ""}, "name of a folder"),
     ({"OUTPUT_DIR": " "}, "name of a folder"),
-    ({"OUTPUT_DIR": "'a\\x00b'"}, "name of a folder"),
+    ({"OUTPUT_DIR": "'a\\x00b'"}, "zero byte"),
     ({"OUTPUT_DIR": "'a\\ud800b'"}, "name of a folder"),
     ({"OUTPUT_DIR": "s3://bucket/run"}, "name of a folder"),
     ({"OUTPUT_DIR": "~/run"}, "name of a folder"),
     ({"SEED": 2**32}, "less than 4294900000"),
     ({"SEED": 10**30}, "less than 4294900000"),
-    ({"DATALOADER.NUM_WORKERS": 100000}, "from 0 to 256"),
+    ({"DATALOADER.NUM_WORKERS": 100000}, "up to 256"),
     ({"SOLVER.STEPS": (0.5,)}, "a whole number"),
     ({"INPUT.MIN_SIZE_TRAIN": [64.5]}, "a whole number"),
     ({"INPUT.SQUARE_SIZE": 64, "INPUT.MULTI_SCALE.SIZES": [64.5]}, "a whole number"),
@@ -205,6 +205,9 @@ DISTILLED = [
     (aggregation("bilevel"), "DATA"),
     ({"INPUT.VIEWS": 2, f"{D}CACHE.FOLDER": "cache", f"{D}CACHE.MAX_GB": 0.0}, "greater than 0"),
     ({f"{D}CACHE.FOLDER": "cache"}, "INPUT.VIEWS"),
+    ({f"{D}CACHE.FOLDER": "'a\\x00b'"}, "zero byte"),
+    ({f"{D}PATHS": [{"TYPE": "SoftDetection"}],
+      "MODEL.ANCHOR_GENERATOR.SIZES": [[99], [32], [64]]}, "path 'soft'"),
 ]  # fmt: skip
 
 

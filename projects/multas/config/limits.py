@@ -137,7 +137,9 @@ _NAMES = each(Limit("a name", lambda x: isinstance(x, str) and x != ""), empty=T
 _CARDS = each(Limit("a file or its content", lambda x: isinstance(x, str | Mapping)), empty=True)
 
 LIMITS: Mapping[str, Limit] = {
-    "DATALOADER.NUM_WORKERS": from_to(0, 256),  # each takes hundreds of MB
+    "DATALOADER.NUM_WORKERS": Limit(
+        "0 or more, up to 256", from_to(0, 256).holds
+    ),  # each takes hundreds of MB
     "DATASETS.CARDS": _CARDS,
     "DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH": each(_SHARE, empty=True),
     "DATASETS.PSEUDO_LABELS.SCORE_THRESH": _SHARE,

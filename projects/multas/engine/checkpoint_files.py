@@ -102,9 +102,9 @@ def _fault_of(path: str) -> str:
 
 def _is_of_training(content: Mapping[str, Any]) -> bool:
     trainer, contract = content.get("trainer"), content.get("contract", {})
-    mappings = isinstance(trainer, Mapping) and isinstance(contract, Mapping)
-    whole = mappings and "iteration" in trainer and isinstance(content.get("iteration"), int)
-    return whole and "model" in content
+    if not (isinstance(trainer, Mapping) and isinstance(contract, Mapping)):
+        return False
+    return "iteration" in trainer and "model" in content and type(content.get("iteration")) is int
 
 
 def damage_of(path: str) -> str:
