@@ -150,7 +150,7 @@ STUDENT = [
     ),
     ({"MODEL.DEVICE": "meta"}, "choose from cpu"),
     ({"MODEL.ANCHOR_GENERATOR.NAME": "RotatedAnchorGenerator"}, "DefaultAnchorGenerator"),
-    ({"TEST.EXPECTED_RESULTS": [["segm", "AP", 1.0, 1.0]]}, "Did you mean 'bbox/AP'?"),
+    ({"TEST.EXPECTED_RESULTS": [["segm", "AP", 1.0, 1.0]]}, "Choose from: bbox/AP"),
     ({"TEST.EXPECTED_RESULTS": [["bbox", "APx", 1.0, 1.0]]}, "not measured on 'tiny_test'"),
     ({"DATASETS.TEST": (), "TEST.EXPECTED_RESULTS": [["bbox", "AP", 1.0, 1.0]]}, "one data set"),
 ]
@@ -206,8 +206,8 @@ DISTILLED = [
     ({"INPUT.VIEWS": 2, f"{D}CACHE.FOLDER": "cache", f"{D}CACHE.MAX_GB": 0.0}, "greater than 0"),
     ({f"{D}CACHE.FOLDER": "cache"}, "INPUT.VIEWS"),
     ({f"{D}CACHE.FOLDER": "'a\\x00b'"}, "zero byte"),
-    ({f"{D}PATHS": [{"TYPE": "SoftDetection"}],
-      "MODEL.ANCHOR_GENERATOR.SIZES": [[99], [32], [64]]}, "path 'soft'"),
+    ({"MODEL.ANCHOR_GENERATOR.SIZES": [[99], [32], [64]],
+      f"{D}PATHS": [{"TYPE": "SoftDetection"}]}, "the first anchor"),
 ]  # fmt: skip
 
 

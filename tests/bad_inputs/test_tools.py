@@ -28,7 +28,7 @@ ROWS = [
     ("quickstart.py --seed x", "--seed", "int"),
     ("convert_weights.py no.pth out.pth", "no.pth", "weights of a trained model"),
     ("convert_weights.py teacher.pth out.pth", "backbone", "resnet18"),
-    ("convert_weights.py teacher.pth ./teacher.pth", "./teacher.pth", "another name"),
+    ("convert_weights.py teacher.pth ./teacher.pth", "'teacher.pth' is the input", "another name"),
     ("quickstart.py --seed 99999999999 --output {}/out", "SEED", "less than 4294900000"),
 ]
 TRAIN_NET = [

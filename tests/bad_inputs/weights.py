@@ -96,7 +96,7 @@ FOREIGN = {
     "sparse": (".pth", saved({"a.weight": torch.eye(2).to_sparse()}), "'a.weight' is sparse"),
     "quantised": (".pth", saved({"a": QUANTISED}), "dense tensor of float32"),
     "whole_numbers": (".pth", saved({"a.weight": torch.ones(2, dtype=torch.int8)}), "torch.int8"),
-    "complex": (".pth", saved({"a": torch.ones(2, dtype=torch.complex64)}), "complex64"),
+    "complex": (".pth", saved({"a.bias": torch.ones(2, dtype=torch.complex64)}), "complex64"),
     "without_values": (".pth", saved({"a": torch.ones(2, device="meta")}), "without values"),
     "infinite": (".pth", saved({"a.bias": torch.tensor([float("inf")])}), "infinite"),
     "pkl_nan": (
@@ -106,16 +106,16 @@ FOREIGN = {
     ),
     "pkl_texts": (
         ".pkl",
-        pickle.dumps({"model": {"a": np.array(["x"])}, "__author__": "x"}),
+        pickle.dumps({"model": {"a.weight": np.array(["x"])}, "__author__": "x"}),
         "not of numbers",
     ),
     "pkl_long": (
         ".pkl",
-        pickle.dumps({"model": {"a": np.ones(2, np.longdouble)}, "__author__": "x"}),
+        pickle.dumps({"model": {"a.weight": np.ones(2, np.longdouble)}, "__author__": "x"}),
         "not of numbers",
     ),
     "pkl_lists_of_lists": (".pkl", LAUGHS, "not weights by name"),
-    "pkl_far_reference": (".pkl", b"\x80\x02}r\xff\xff\xff\x7f.", "beyond its end"),
+    "pkl_far_reference": (".pkl", b"\x80\x02}r\xff\xff\xff\x7f.", "empty mapping"),
     "pkl_many_zeros": (
         ".pkl",
         b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x40\x85R.",

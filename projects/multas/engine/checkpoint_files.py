@@ -104,7 +104,7 @@ def _is_of_training(content: Mapping[str, Any]) -> bool:
     trainer, contract = content.get("trainer"), content.get("contract", {})
     if not (isinstance(trainer, Mapping) and isinstance(contract, Mapping)):
         return False
-    return "iteration" in trainer and "model" in content and type(content.get("iteration")) is int
+    return "model" in content and type(content.get("iteration")) is int
 
 
 def damage_of(path: str) -> str:

@@ -5,9 +5,7 @@ need what builds arrays and mappings. NumPy's own functions for that trust what 
 to the memory layout of a structured type, so that plain stand-ins take their places here.
 """
 
-import os
 import pickle
-import pickletools
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -28,13 +26,6 @@ def load_arrays(file: BinaryIO, name: str) -> Any:
         UserError: It wants to call something else. The message names that.
         Exception: It is damaged; what ``pickle`` raises then can be anything.
     """
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    for operation, number, _ in pickletools.genops(file):
-        # Python would make a table as long as this number.
-        if operation.name in ("PUT", "LONG_BINPUT") and int(number or 0) > size:
-            raise pickle.UnpicklingError("it has a reference beyond its end")
-    file.seek(0)
     return _plain(_Unpickler(file, name).load(), {})
 
 
@@ -108,7 +99,8 @@ _KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# The one in C makes a table as long as the largest reference in the file says.
+class _Unpickler(pickle._Unpickler):
     def __init__(self, file: BinaryIO, name: str) -> None:
         super().__init__(file, encoding="latin1")
         self._name = name

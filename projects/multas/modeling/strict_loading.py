@@ -53,7 +53,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         try:
             return super()._load_model(checkpoint)
         # Where its heuristics cannot decide.
-        except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise WeightsMisfit(f"MODEL.WEIGHTS do not fit the model: {error}") from error
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:

@@ -156,9 +156,11 @@ def _fault_of(name: str, value: Tensor | np.ndarray) -> str:
     try:
         tensor = torch.as_tensor(value)
     except TypeError:
-        return f"is an array of {value.dtype}, not of numbers that torch knows. {_CURE}"
+        # Texts may stand beside the weights in old files.
+        fault = f"is an array of {value.dtype}, not of numbers that torch knows. {_CURE}"
+        return fault if name.endswith(_LEARNED) else ""
     plain = tensor.layout is torch.strided and not (
-        tensor.is_quantized or tensor.is_meta or tensor.is_nested or tensor.is_complex()
+        tensor.is_quantized or tensor.is_meta or tensor.is_nested
     )
     learned = name.endswith(_LEARNED)
     if not plain or (learned and not tensor.is_floating_point()):

@@ -24,8 +24,6 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
         UserError: A file is damaged or foreign, or a data set is not registered.
     """
     require_registered(cfg.DATASETS.TEST, "DATASETS.TEST")
-    if args.eval_only and not cfg.DATASETS.TEST:
-        raise UserError("DATASETS.TEST is empty: name the data sets to evaluate the model on.")
     if not args.eval_only:
         batches = cfg.DATASETS.TASK_BATCHES
         key = "DATASETS.TASK_BATCHES" if batches else "DATASETS.TRAIN"
@@ -34,6 +32,8 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
     if (weights or args.eval_only) and "://" not in weights:
         check_is_file(weights, "MODEL.WEIGHTS")
         read_weights(weights)
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty: name the data sets to evaluate the model on.")
     distillation = cfg.MODEL.DISTILLATION
     taught = (
         cfg.MODEL.META_ARCHITECTURE == "Distiller" and distillation.PATHS and distillation.ALPHA
