@@ -15,7 +15,7 @@ from multas.config.rows import write_config
 from multas.engine import Trainer, load_config, setup
 from multas.engine.checks.classes import check_classes, check_test_sets
 from multas.engine.checks.images import check_images
-from multas.engine.checks.machine import check_gpus
+from multas.engine.checks.machine import check_launch
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
 from multas.engine.run_folder import begin_evaluation
 from multas.util.command_line import run
@@ -61,7 +61,7 @@ def start():
     args = parse_args()
     if args.write_config:
         return write(args)
-    check_gpus(args.num_gpus)
+    check_launch(args)
     with children_not_orphaned():
         # Each process tells the mistakes that it finds.
         launch(

@@ -15,12 +15,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.command_line import run
 from multas.util.errors import UserError
+from multas.util.files import written_whole
 
 RENAMES = (
     (r"^bn1\.", "stem.conv1.norm."),
@@ -78,15 +79,17 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 def write_checkpoint(path: Path, weights: Mapping[str, Tensor]) -> None:
     """Write a file that is loaded by the ends of names, in the format of the file's own end."""
     header = {"__author__": "multas", "matching_heuristics": True}
-    if path.suffix == ".safetensors":
-        save_file(dict(weights), path, {"matching_heuristics": "True"})
-    elif path.suffix == ".pkl":
-        arrays = {name: value.numpy() for name, value in weights.items()}
-        path.write_bytes(pickle.dumps({"model": arrays, **header}))
-    elif path.suffix == ".pth":
-        torch.save({"model": dict(weights), **header}, path)
-    else:
+    if path.suffix not in (".pth", ".safetensors", ".pkl"):
         raise UserError(f"The output '{path}' must end in .pth, .safetensors or .pkl.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as partial, open(partial, "wb") as file:
+        if path.suffix == ".safetensors":
+            file.write(save(dict(weights), {"matching_heuristics": "True"}))
+        elif path.suffix == ".pkl":
+            arrays = {name: value.numpy() for name, value in weights.items()}
+            pickle.dump({"model": arrays, **header}, file)
+        else:
+            torch.save({"model": dict(weights), **header}, file)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,6 +100,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("output", type=Path, help="the .pth, .safetensors or .pkl to write")
     parser.add_argument("--classifier", action="store_true", help="keep the last linear layer, too")
     args = parser.parse_args(arguments)
+    if args.output.resolve() == args.input.resolve():
+        raise UserError(f"The output '{args.output}' is the input; give it another name.")
     weights = convert(read_state_dict(args.input), args.classifier)
     write_checkpoint(args.output, weights)
     print(f"{len(weights)} tensors written to {args.output}")

@@ -11,16 +11,22 @@ reads that data set. --flip and --scales 0.8 1 1.2 label each image by an ensemb
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
 
-from multas.config.limits import above, at_least, check_limit, each, from_to
+from multas.config.limits import Limit, at_least, check_limit, each, from_to
 from multas.data import build_test_loader
 from multas.data.dataset_dicts import require_registered
-from multas.data.pseudo_label_files import Header, file_sha256, save_pseudo_labels
+from multas.data.pseudo_label_files import (
+    Header,
+    file_sha256,
+    read_pseudo_labels,
+    save_pseudo_labels,
+)
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
 from multas.engine.checks.images import check_images
@@ -31,6 +37,8 @@ from multas.modeling.weight_files import check_is_file
 from multas.util.command_line import run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
+
+_SCALE = Limit("greater than 0, up to 10", lambda x: 0 < x <= 10)
 
 
 def parse_args() -> argparse.Namespace:
@@ -66,9 +74,23 @@ def check_arguments(args: argparse.Namespace) -> None:
     """Find what is wrong with the arguments before there is anything to lose."""
     check_limit("--score-thresh", args.score_thresh, from_to(0, 1))
     check_limit("--topk", args.topk, at_least(0))
-    check_limit("--scales", args.scales, each(above(0)))
+    check_limit("--scales", args.scales, each(_SCALE))
     require_writable(args.output, "--output")
+    _check_replaceable(args.output)
     check_is_file(args.weights, "--weights")
+
+
+def _check_replaceable(output: str) -> None:
+    """Make sure that only pseudo-labels are written over, not weights, configs or annotations."""
+    if not os.path.isfile(output) or not os.path.getsize(output):
+        return
+    try:
+        read_pseudo_labels(output)
+    except UserError:
+        raise UserError(
+            f"--output '{output}' is there and no file of pseudo-labels; it would be lost. Name "
+            "another file, or delete it."
+        ) from None
 
 
 def main() -> None:

@@ -67,6 +67,7 @@ class Quickstart:
         """Make sure that the folder has no models of a job with other settings.
 
         Raises:
+            UserError: A config or key is wrong.
             UserError: It has, and the message names both settings; or its stamp is damaged.
         """
         stamp, mine = Path(self.output, "job.json"), {"configs": self.configs, "opts": self.opts}
@@ -82,6 +83,8 @@ class Quickstart:
                 f"{self.output} holds a job with other settings:\n  {theirs}\nnot\n  {mine}\n"
                 "Choose another --output, or delete that folder."
             )
+        for stage in STAGES:
+            self.config(stage)  # or a mistake in --seed or a key would stay in the stamp
         stamp.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(stamp) as path:
             Path(path).write_text(json.dumps(mine))

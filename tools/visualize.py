@@ -24,7 +24,7 @@ from detectron2.utils.visualizer import VisImage, Visualizer
 from PIL import Image
 from tqdm import tqdm
 
-from multas.config.limits import above, check_limit, from_to
+from multas.config.limits import check_limit, from_to
 from multas.data.image_files import IMAGE_SUFFIXES, mode_fault, read_image, why_unreadable
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("inputs", nargs="+", help="images, or folders of images")
     args = parser.parse_args()
     check_limit("--score-thresh", args.score_thresh, from_to(0, 1))
-    check_limit("--scale", args.scale, above(0))
+    check_limit("--scale", args.scale, from_to(0.01, 20))
     return args
 
 
@@ -74,7 +74,7 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
 
 
 def check_image(file: Path) -> None:
-    """Make sure that a file begins like an image.
+    """Make sure that a file is an image, to its end.
 
     Raises:
         UserError: It does not.
@@ -82,6 +82,7 @@ def check_image(file: Path) -> None:
     try:
         with Image.open(file) as image:
             fault = mode_fault(image)
+            image.load()
     except Exception as error:  # Pillow has many for damaged files
         fault = f"not a readable image ({why_unreadable(error)})"
     if fault:
@@ -111,9 +112,9 @@ def check_output(folder: Path) -> None:
     Raises:
         UserError: They cannot.
     """
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
     if not existing.is_dir():
-        raise UserError(f"--output {folder}: {existing} is a file; name a folder.")
+        raise UserError(f"--output {folder}: {existing} is a file or a dead link; name a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise UserError(f"--output {folder}: {existing} is not writable; name another folder.")
 

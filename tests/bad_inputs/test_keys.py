@@ -130,6 +130,29 @@ STUDENT = [
     ({"TEST.DETECTIONS_PER_IMAGE": -1}, "0 or more"),
     ({"TEST.EXPECTED_RESULTS": [["bbox", "AP"]]}, "[task, metric, value, tolerance]"),
     ({"OUTPUT_DIR": ""}, "name of a folder"),
+    ({"OUTPUT_DIR": " "}, "name of a folder"),
+    ({"OUTPUT_DIR": "'a\\x00b'"}, "zero byte"),
+    ({"OUTPUT_DIR": "'a\\ud800b'"}, "name of a folder"),
+    ({"OUTPUT_DIR": "s3://bucket/run"}, "name of a folder"),
+    ({"OUTPUT_DIR": "~/run"}, "name of a folder"),
+    ({"SEED": 2**32}, "less than 4294900000"),
+    ({"SEED": 10**30}, "less than 4294900000"),
+    ({"DATALOADER.NUM_WORKERS": 100000}, "up to 256"),
+    ({"SOLVER.STEPS": (0.5,)}, "a whole number"),
+    ({"INPUT.MIN_SIZE_TRAIN": [64.5]}, "a whole number"),
+    ({"INPUT.SQUARE_SIZE": 64, "INPUT.MULTI_SCALE.SIZES": [64.5]}, "a whole number"),
+    ({"INPUT.MIN_SIZE_TRAIN_SAMPLING": "range", "INPUT.MIN_SIZE_TRAIN": [64]}, "2 items"),
+    ({"INPUT.MIN_SIZE_TRAIN_SAMPLING": "range", "INPUT.MIN_SIZE_TRAIN": [9, 8]}, "ascending"),
+    ({"INPUT.CROP.ENABLED": True, "INPUT.CROP.SIZE": [2.0, 2.0]}, "from 0 to 1"),
+    (
+        {"INPUT.CROP.ENABLED": True, "INPUT.CROP.TYPE": "absolute", "INPUT.CROP.SIZE": [0.5, 0.5]},
+        "a whole number",
+    ),
+    ({"MODEL.DEVICE": "meta"}, "choose from cpu"),
+    ({"MODEL.ANCHOR_GENERATOR.NAME": "RotatedAnchorGenerator"}, "DefaultAnchorGenerator"),
+    ({"TEST.EXPECTED_RESULTS": [["segm", "AP", 1.0, 1.0]]}, "Choose from: bbox/AP"),
+    ({"TEST.EXPECTED_RESULTS": [["bbox", "APx", 1.0, 1.0]]}, "not measured on 'tiny_test'"),
+    ({"DATASETS.TEST": (), "TEST.EXPECTED_RESULTS": [["bbox", "AP", 1.0, 1.0]]}, "one data set"),
 ]
 DISTILLED = [
     (paths(TYPE="FeatureMS"), "Did you mean 'FeatureMSE'?"),
@@ -182,6 +205,9 @@ DISTILLED = [
     (aggregation("bilevel"), "DATA"),
     ({"INPUT.VIEWS": 2, f"{D}CACHE.FOLDER": "cache", f"{D}CACHE.MAX_GB": 0.0}, "greater than 0"),
     ({f"{D}CACHE.FOLDER": "cache"}, "INPUT.VIEWS"),
+    ({f"{D}CACHE.FOLDER": "'a\\x00b'"}, "zero byte"),
+    ({"MODEL.ANCHOR_GENERATOR.SIZES": [[99], [32], [64]],
+      f"{D}PATHS": [{"TYPE": "SoftDetection"}]}, "the first anchor"),
 ]  # fmt: skip
 
 

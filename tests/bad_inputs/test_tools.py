@@ -29,6 +29,8 @@ ROWS = [
     ("quickstart.py --seed x", "--seed", "int"),
     ("convert_weights.py no.pth out.pth", "no.pth", "weights of a trained model"),
     ("convert_weights.py teacher.pth out.pth", "backbone", "resnet18"),
+    ("convert_weights.py teacher.pth ./teacher.pth", "'teacher.pth' is the input", "another name"),
+    ("quickstart.py --seed 99999999999 --output {}/out", "SEED", "less than 4294900000"),
 ]
 TRAIN_NET = [
     ("student.yaml --write-config no/such/x.yaml", "no/such/x.yaml", "No such file"),
@@ -37,6 +39,17 @@ TRAIN_NET = [
     ("student.yaml --eval-only MODEL.WEIGHTS no.pth", "no.pth", "such as student.pth"),
     ("student.yaml --eval-only --resume", "MODEL.WEIGHTS", "such as student.pth"),
     ("student.yaml SOLVER.MAX_ITER 3 --resume", "--resume", "put it before them"),
+    ("student.yaml --write-config ./student.yaml", "student.yaml", "another file"),
+    ("student.yaml --write-config teacher.pth", "teacher.pth", "another file"),
+    (
+        "student.yaml --eval-only MODEL.WEIGHTS teacher.pth DATASETS.TEST ()",
+        "DATASETS.TEST",
+        "name the data sets",
+    ),
+    ("student.yaml --num-machines 2", "--num-machines is 2", "GPU"),
+    ("student.yaml --num-machines 2 --dist-url auto", "--dist-url is auto", "the first"),
+    ("student.yaml --num-machines 0", "--num-machines 0", "number of machines"),
+    ("student.yaml --machine-rank 7", "--machine-rank is 7", "from 0 on"),
     ("student.yaml --num-gpus x", "--num-gpus", "int"),
     ("student.yml", "student.yml", "Did you mean 'student.yaml'?"),
     ("masks", "masks", "name a YAML file in it"),
@@ -50,7 +63,7 @@ TRAIN_NET = [
 
 @pytest.mark.parametrize(("line", "fault", "cure"), ROWS, ids=[line for line, *_ in ROWS])
 def test_a_tool_names_the_argument(world, line, fault, cure):
-    script, *argv = line.split()
+    script, *argv = line.format(world.folder).split()
     check_refusal(world.refused(f"tools/{script}", *argv), fault, cure)
 
 

@@ -166,3 +166,32 @@ def test_a_refused_conversion_leaves_what_was_there(world):
     before = contents(world.folder)
     convert(world, "teacher.pth")
     assert contents(world.folder) == before
+
+
+def deeper(weights):
+    """A further block, as a deeper ResNet has it."""
+    block = [name for name in weights if ".res4.1." in name]
+    return weights | {name.replace(".res4.1.", ".res4.2."): weights[name] for name in block}
+
+
+@pytest.mark.parametrize("command", ["eval-only", "TEACHER.WEIGHTS"])
+def test_weights_of_a_deeper_network_are_refused(world, command):
+    weights = torch.load(world / "teacher.pth")["model"]
+    torch.save({"model": deeper(weights)}, world / "deep.pth")
+    check_refusal(COMMANDS[command](world, "deep.pth"), "deep.pth", "res4.2.", "config")
+
+
+def test_a_head_that_the_model_lacks_does_no_harm(world):
+    weights = torch.load(world / "teacher.pth")["model"]
+    torch.save({"model": weights | {"heads.seg.weight": torch.ones(3)}}, world / "more.pth")
+    argv = ["--config-file", "student.yaml", "--eval-only", "MODEL.WEIGHTS", "more.pth"]
+    assert run_script("train_net.py", *argv, folder=world.folder) == (0, "")
+
+
+@pytest.mark.parametrize("name", ["teacher.pth", "student.yaml", "devkit.yaml", "coco/train.json"])
+def test_pseudo_labels_replace_no_file_of_another_kind(world, name):
+    message = world.refused(
+        "tools/pseudo_label.py", "--config-file", "student.yaml", "--weights", "teacher.pth",
+        "--dataset", "tiny_half2_unlabeled", "--output", name,
+    )  # fmt: skip
+    check_refusal(message, f"--output '{name}'", "would be lost", "another file")

@@ -52,6 +52,8 @@ def npz() -> bytes:
 
 OPTIMIZER = torch.optim.SGD([torch.nn.Parameter(torch.zeros(2))], 0.1).state_dict()
 NAN = {"a.weight": torch.tensor([1.0, float("nan")])}
+QUANTISED = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+LAUGHS = b"(lp0\n" + b"".join(b"(lp%d\ng%d\nag%d\na" % (n + 1, n, n) for n in range(60)) + b"."
 OBJECTS = {"model": {"a": np.array([{}], dtype=object)}, "__author__": "x"}
 RECORDS = {"model": {"a": np.zeros(2, dtype=[("x", "f4")])}, "__author__": "x"}
 
@@ -91,6 +93,34 @@ FOREIGN = {
     "optimizer": (".pth", saved(OPTIMIZER), "state of an optimiser"),
     "other_library": (".pth", saved({"state_dict": WEIGHTS, "epoch": 1}), "in 'state_dict': save"),
     "diverged": (".pth", saved({"model": NAN}), "NaN"),
+    "sparse": (".pth", saved({"a.weight": torch.eye(2).to_sparse()}), "'a.weight' is sparse"),
+    "quantised": (".pth", saved({"a": QUANTISED}), "dense tensor of float32"),
+    "whole_numbers": (".pth", saved({"a.weight": torch.ones(2, dtype=torch.int8)}), "torch.int8"),
+    "complex": (".pth", saved({"a.bias": torch.ones(2, dtype=torch.complex64)}), "complex64"),
+    "without_values": (".pth", saved({"a": torch.ones(2, device="meta")}), "without values"),
+    "infinite": (".pth", saved({"a.bias": torch.tensor([float("inf")])}), "infinite"),
+    "pkl_nan": (
+        ".pkl",
+        pickle.dumps({"model": {"a": np.full(2, np.nan)}, "__author__": "x"}),
+        "NaN",
+    ),
+    "pkl_texts": (
+        ".pkl",
+        pickle.dumps({"model": {"a.weight": np.array(["x"])}, "__author__": "x"}),
+        "not of numbers",
+    ),
+    "pkl_long": (
+        ".pkl",
+        pickle.dumps({"model": {"a.weight": np.ones(2, np.longdouble)}, "__author__": "x"}),
+        "not of numbers",
+    ),
+    "pkl_lists_of_lists": (".pkl", LAUGHS, "not weights by name"),
+    "pkl_far_reference": (".pkl", b"\x80\x02}r\xff\xff\xff\x7f.", "empty mapping"),
+    "pkl_many_zeros": (
+        ".pkl",
+        b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x40\x85R.",
+        "damaged",
+    ),
     "pkl_list": (".pkl", pickle.dumps([1]), "not weights by name"),
     "pkl_tensors": (".pkl", pickle.dumps({"model": WEIGHTS}), "_rebuild_tensor_v2"),
     "pkl_objects": (".pkl", pickle.dumps(OBJECTS), "neither numbers nor text"),

@@ -66,6 +66,8 @@ def _check_file(file: str, users: tuple[str, ...]) -> None:
     if os.path.isdir(file):
         raise FileNotFoundError(f"{by}'{file}', a folder: name a YAML file in it.")
     others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
+    if os.path.lexists(file):
+        raise FileNotFoundError(f"{by}'{file}', which is no file, or a link to none. Name a file.")
     near = nearest(name, others)
     hint = f"Did you mean '{os.path.join(folder, near)}'?" if near else "Check its name and folder."
     raise FileNotFoundError(f"{by}'{file}': no such file. {hint}")

@@ -27,6 +27,13 @@ def check_limits(cfg: CfgNode, where: str = "") -> None:
     """
     for key, limit in LIMITS.items():
         check_limit(f"{where}{key}", value_of(cfg, key), limit)
+    crop = cfg.INPUT.CROP
+    if crop.ENABLED:
+        limit = whole(1) if crop.TYPE.startswith("absolute") else from_to(0, 1)
+        check_limit(f"{where}INPUT.CROP.SIZE ({crop.TYPE})", crop.SIZE, each(limit, length=2))
+    if cfg.INPUT.MIN_SIZE_TRAIN_SAMPLING == "range":
+        limit = ascending(_WHOLE, length=2)
+        check_limit(f"{where}INPUT.MIN_SIZE_TRAIN (a range)", cfg.INPUT.MIN_SIZE_TRAIN, limit)
 
 
 def check_limit(key: str, value: Any, limit: Limit) -> None:
@@ -84,12 +91,23 @@ def each(limit: Limit, *, length: int | None = None, empty: bool = False) -> Lim
     return Limit(words, holds)
 
 
+def whole(low: float) -> Limit:
+    """A whole number that is not smaller."""
+    return Limit(f"a whole number, {low:g} or more", lambda x: type(x) is int and x >= low)
+
+
 def ascending(limit: Limit, *, length: int | None = None, empty: bool = False) -> Limit:
     """A list as :func:`each` has it whose items do not fall."""
     own = each(limit, length=length, empty=empty)
     return Limit(
         f"{own.words}, in ascending order", lambda x: own.holds(x) and list(x) == sorted(x)
     )
+
+
+def _is_folder(value: Any) -> bool:
+    """Whether a value can be the name of a folder: no URL, and not one for a shell to complete."""
+    named = isinstance(value, str) and value.strip().encode()  # which raises for half a character
+    return bool(named) and "\0" not in value and "://" not in value and value[0] != "~"
 
 
 def _number(value: Any) -> float:
@@ -103,6 +121,7 @@ _NUMBER = Limit("a number", lambda x: math.isfinite(_number(x)))
 _SHARE = from_to(0, 1)
 _INSIDE = Limit("between 0 and 1", lambda x: 0 < _number(x) < 1)
 _COUNT, _SIZE = at_least(0), at_least(1)
+_WHOLE, _POSITIVE = whole(0), whole(1)
 _NORM = one_of("", "BN", "SyncBN", "FrozenBN", "GN")
 # Those of Detectron2 0.6 and of its main branch.
 _STOCK_NORM = one_of(
@@ -118,7 +137,9 @@ _NAMES = each(Limit("a name", lambda x: isinstance(x, str) and x != ""), empty=T
 _CARDS = each(Limit("a file or its content", lambda x: isinstance(x, str | Mapping)), empty=True)
 
 LIMITS: Mapping[str, Limit] = {
-    "DATALOADER.NUM_WORKERS": _COUNT,
+    "DATALOADER.NUM_WORKERS": Limit(
+        "0 or more, up to 256", from_to(0, 256).holds
+    ),  # each takes hundreds of MB
     "DATASETS.CARDS": _CARDS,
     "DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH": each(_SHARE, empty=True),
     "DATASETS.PSEUDO_LABELS.SCORE_THRESH": _SHARE,
@@ -135,10 +156,10 @@ LIMITS: Mapping[str, Limit] = {
     "INPUT.MAX_SIZE_TEST": _SIZE,
     "INPUT.MAX_SIZE_TRAIN": _SIZE,
     "INPUT.MIN_SIZE_TEST": _COUNT,
-    "INPUT.MIN_SIZE_TRAIN": each(_COUNT),
+    "INPUT.MIN_SIZE_TRAIN": each(_WHOLE),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),
     "INPUT.MULTI_SCALE.FINAL_FRACTION": _SHARE,
-    "INPUT.MULTI_SCALE.SIZES": each(_SIZE, empty=True),
+    "INPUT.MULTI_SCALE.SIZES": each(_POSITIVE, empty=True),
     "INPUT.RANDOM_FLIP": one_of("horizontal", "vertical", "none"),
     "INPUT.SQUARE_SIZE": _COUNT,
     "INPUT.VIEWS": _COUNT,
@@ -194,7 +215,11 @@ LIMITS: Mapping[str, Limit] = {
     "MODEL.SEMANTIC_FPN_HEAD.NORM": _NORM,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES": _SIZE,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS": _COUNT,
-    "OUTPUT_DIR": Limit("the name of a folder", lambda x: isinstance(x, str) and x != ""),
+    "OUTPUT_DIR": Limit("the name of a folder, in full", _is_folder),
+    # NumPy's seeds end at 2^32; each process adds its rank.
+    "SEED": Limit(
+        "less than 4294900000 (negative: another one each time)", lambda x: x < 4294900000
+    ),
     "SOLVER.BASE_LR": above(0),
     "SOLVER.CHECKPOINT_PERIOD": _SIZE,
     "SOLVER.CHECKPOINT_PERIOD_EPOCHS": at_least(0),
@@ -211,7 +236,7 @@ LIMITS: Mapping[str, Limit] = {
     "SOLVER.EPOCHS": at_least(0),
     "SOLVER.FINAL_LR_FACTOR": at_least(0),
     "SOLVER.GAMMA": above(0),
-    "SOLVER.IMS_PER_BATCH": Limit("a whole number, 1 or more", lambda x: type(x) is int and x > 0),
+    "SOLVER.IMS_PER_BATCH": _POSITIVE,
     "SOLVER.LR_SCHEDULER_NAME": one_of(
         "WarmupMultiStepLR",
         "WarmupCosineLR",
@@ -222,7 +247,7 @@ LIMITS: Mapping[str, Limit] = {
     "SOLVER.MAX_ITER": _SIZE,
     "SOLVER.MOMENTUM": below(1),
     "SOLVER.POLY_LR_POWER": above(0),
-    "SOLVER.STEPS": ascending(_COUNT, empty=True),
+    "SOLVER.STEPS": ascending(_WHOLE, empty=True),
     "SOLVER.STEPS_EPOCHS": ascending(at_least(0), empty=True),
     "SOLVER.WARMUP_FACTOR": _SHARE,
     "SOLVER.WARMUP_ITERS": _COUNT,

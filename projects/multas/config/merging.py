@@ -67,7 +67,10 @@ def decode(value: Any, key: str) -> Any:
         UserError: It cannot be made sense of. The message names the key.
     """
     try:
-        return CfgNode._decode_cfg_value(value)
+        decoded = CfgNode._decode_cfg_value(value)
+        if isinstance(decoded, str) and "\0" in decoded:
+            raise TypeError("it has a zero byte")
+        return decoded
     except (MemoryError, RecursionError, TypeError) as error:
         raise UserError(f"{key}: '{str(value)[:60]}' is no value ({error}).") from error
 

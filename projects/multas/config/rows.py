@@ -70,7 +70,14 @@ def read_config(address: str) -> dict[str, Any]:
 
 
 def write_config(cfg: CfgNode, address: str, opts: Sequence[Any], file: str) -> None:
-    """Write what a config file or row and KEY VALUE pairs set in ``cfg`` as a plain YAML file."""
+    """Write what a config file or row and KEY VALUE pairs set in ``cfg`` as a plain YAML file.
+
+    Raises:
+        UserError: It would replace the config file itself, or a file that is no YAML.
+    """
+    own = os.path.realpath(file) == os.path.realpath(address.partition("#")[0])
+    if os.path.isfile(file) and (own or not file.endswith((".yaml", ".yml"))):
+        raise UserError(f"{file} is there and would be lost; write the config to another file.")
     content = read_config(address)
     changed = [key for pair in EPOCH_KEYS.items() for key in pair if pair[0] in opts[::2]]
     for key in [*opts[::2], *changed]:

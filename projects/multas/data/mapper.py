@@ -122,10 +122,14 @@ class MultasMapper:
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
         try:
             transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
-        except ValueError as error:  # such as a side that vanishes when it is scaled
-            where = "{} of {}x{}".format(dataset_dict.get("file_name"), *image.shape[1::-1])
-            raise UserError(f"{where} cannot be prepared ({error}). Leave it out.") from error
-        pixels = np.ascontiguousarray(aug_input.image.transpose(2, 0, 1))
+        except ValueError as error:  # Pillow's, where a side of a long, narrow image becomes 0
+            extent = "{1}x{0} pixels".format(*image.shape)
+            raise UserError(
+                f"{dataset_dict.get('file_name')}, {extent}, cannot be resized or augmented "
+                f"({error}). Leave it out, or change the sizes in INPUT."
+            ) from error
+        # A flipped image of one column counts as contiguous, but has a negative stride.
+        pixels = np.array(aug_input.image.transpose(2, 0, 1), order="C")
         dataset_dict["image"] = torch.as_tensor(pixels)
         if self.prepares:
             dataset_dict[PREPARED] = True

@@ -85,7 +85,7 @@ def _iteration(folder: str, name: str) -> float:
     if found and found[1] != "final":
         return int(found[1])
     try:
-        return read_checkpoint(os.path.join(folder, name))["iteration"]
+        return float(read_checkpoint(os.path.join(folder, name))["iteration"])
     except Exception:  # Its fault is found and named when it is its turn, at first.
         return float("inf")
 
@@ -95,9 +95,16 @@ def _fault_of(path: str) -> str:
     if not path.endswith(".pth"):
         return "is not called .pth"
     damage = damage_of(path)
-    if not damage and not {"model", "trainer", "iteration"} <= set(read_checkpoint(path)):
+    if not damage and not _is_of_training(read_checkpoint(path)):
         return "holds weights alone, not the state of a training"
     return damage
+
+
+def _is_of_training(content: Mapping[str, Any]) -> bool:
+    trainer, contract = content.get("trainer"), content.get("contract", {})
+    if not (isinstance(trainer, Mapping) and isinstance(contract, Mapping)):
+        return False
+    return "model" in content and type(content.get("iteration")) is int
 
 
 def damage_of(path: str) -> str:

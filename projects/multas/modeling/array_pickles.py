@@ -26,7 +26,7 @@ def load_arrays(file: BinaryIO, name: str) -> Any:
         UserError: It wants to call something else. The message names that.
         Exception: It is damaged; what ``pickle`` raises then can be anything.
     """
-    return _plain(_Unpickler(file, name).load())
+    return _plain(_Unpickler(file, name).load(), {})
 
 
 class _Type:
@@ -72,6 +72,13 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
+def _bytearray(content: bytes | str = b"", encoding: str = "latin1") -> bytearray:
+    """Stands for ``bytearray``, which would make as many zeros as a number says."""
+    return bytearray(
+        _encode(content, encoding) if isinstance(content, str) else memoryview(content)
+    )
+
+
 def _empty_bytes() -> bytes:
     """Stands for ``bytes``, by which protocol 2 writes none."""
     return b""
@@ -85,14 +92,15 @@ _KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
     **{(module, "bytes"): _empty_bytes for module in _BUILTINS},
-    **{(module, "bytearray"): bytearray for module in _BUILTINS},
+    **{(module, "bytearray"): _bytearray for module in _BUILTINS},
     **{(f"{core}.multiarray", "_reconstruct"): _Array for core in _CORES},
     **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
     **{(f"{core}.numeric", "_frombuffer"): _from_bytes for core in _CORES},
 }
 
 
-class _Unpickler(pickle.Unpickler):
+# The one in C makes a table as long as the largest reference in the file says.
+class _Unpickler(pickle._Unpickler):
     def __init__(self, file: BinaryIO, name: str) -> None:
         super().__init__(file, encoding="latin1")
         self._name = name
@@ -107,12 +115,16 @@ class _Unpickler(pickle.Unpickler):
         return _KNOWN[module, name]
 
 
-def _plain(value: Any) -> Any:
-    """Arrays in place of what stands for them."""
+def _plain(value: Any, known: dict[int, Any]) -> Any:
+    """Arrays in place of what stands for them; ``known`` are parts that are referred to again."""
     if isinstance(value, _Array):
         return value.value
-    if isinstance(value, dict):
-        return type(value)((key, _plain(item)) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return type(value)(map(_plain, value))
-    return value
+    if not isinstance(value, dict | list | tuple):
+        return value
+    if id(value) not in known:
+        if isinstance(value, dict):
+            parts: Any = ((key, _plain(item, known)) for key, item in value.items())
+        else:
+            parts = (_plain(item, known) for item in value)
+        known[id(value)] = type(value)(parts)
+    return known[id(value)]

@@ -1,5 +1,7 @@
 """Loading weights: what may be missing, what may not, and no code of the file is run."""
 
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 from detectron2.checkpoint import DetectionCheckpointer
@@ -7,6 +9,8 @@ from torch import nn
 
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 _NEVER_MISSED = ("num_batches_tracked", "pixel_mean", "pixel_std")
 
@@ -32,6 +36,10 @@ class SafeCheckpointer(DetectionCheckpointer):
             return super().load(path, *args, **kwargs)
         except WeightsMisfit as error:
             raise WeightsMisfit(f"{error} ({path})") from error
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            raise UserError(f"{path} cannot be fetched: {error}. Fetch it by hand.") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_weights(filename)
@@ -45,7 +53,7 @@ class SafeCheckpointer(DetectionCheckpointer):
         try:
             return super()._load_model(checkpoint)
         # Where its heuristics cannot decide.
-        except (AssertionError, KeyError, RuntimeError, ValueError) as error:
+        except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise WeightsMisfit(f"MODEL.WEIGHTS do not fit the model: {error}") from error
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
@@ -66,15 +74,38 @@ class SafeCheckpointer(DetectionCheckpointer):
 
 
 class _StrictCheckpointer(SafeCheckpointer):
-    """Raises for missing parameters; Detectron2 only warns and leaves them random."""
+    """Raises for missing parameters; Detectron2 only warns and leaves them random.
+
+    It also raises for further blocks of a series of which the model has fewer, such as those of a
+    deeper ResNet: without them the others make no sense. Heads that the model lacks are told.
+    """
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
-        missing = [*incompatible.missing_keys, *(key for key, *_ in incompatible.incorrect_shapes)]
+        shapes = (key for key, *_ in incompatible.incorrect_shapes)
+        missing = list(dict.fromkeys([*incompatible.missing_keys, *shapes]))
+        series = {start for name in self.model.state_dict() for start in _series(name)}
+        unused = incompatible.unexpected_keys
+        more = [name for name in unused if not series.isdisjoint(_series(name))]
+        if more and not missing:
+            raise WeightsMisfit(
+                f"{len(more)} parameters are of layers that the model has fewer of, the first are "
+                f"{', '.join(more[:5])}"
+            )
+        if unused:
+            logger.warning(
+                f"The model has no use for {len(unused)} parameters: {', '.join(unused[:5])} …"
+            )
         if missing:
             raise WeightsMisfit(
                 f"{len(missing)} parameters are missing or of another shape, the first are "
                 f"{', '.join(missing[:5])}"
             )
+
+
+def _series(name: str) -> Iterator[str]:
+    """What stands before each number in a parameter's name: "res2" in "res2.0.conv1.weight"."""
+    parts = name.split(".")
+    return (".".join(parts[:i]) for i, part in enumerate(parts) if part.isdigit())
 
 
 def load_strictly(model: nn.Module, path: str) -> None:

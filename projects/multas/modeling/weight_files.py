@@ -25,6 +25,8 @@ _OTHER_CONTENT = (
 )
 # By the ends of names, since they begin with anything.
 _OTHER_FORMATS = {".onnx": "ONNX", ".keras": "Keras", ".tflite": "TensorFlow Lite", ".npz": "NumPy"}
+# Infinite values and whole numbers may stand in masks and counters, but not here.
+_LEARNED = (".weight", ".bias", ".running_mean", ".running_var")
 _CURE = "Name a checkpoint (.pth, .safetensors, or .pkl of Detectron2's model zoo)."
 
 
@@ -50,6 +52,10 @@ def check_is_file(path: str, key: str) -> None:
         inside = sorted(f for f in os.listdir(path) if f.endswith((".pth", ".safetensors", ".pkl")))
         there = f"; it has {', '.join(inside)}" if inside else ""
         raise FileNotFoundError(f"{key} is '{path}', a folder: name the file in it{there}.")
+    if os.path.lexists(path):
+        raise FileNotFoundError(
+            f"{key} is '{path}', which is no file, or a link to none. Name one."
+        )
     others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
     near = nearest(name, others)
     hint = f" Did you mean '{os.path.join(folder, near)}'?" if near else ""
@@ -140,12 +146,34 @@ def _checked(content: Any, path: str) -> dict[str, Any]:
             raise UserError(f"{path}: {name!r} is no name of a parameter. {_CURE}")
         if not isinstance(value, Tensor | np.ndarray):
             raise UserError(f"{path}: '{name}' is {_kind(value)}, not a tensor. {_inner(model)}")
-        if isinstance(value, Tensor) and value.is_floating_point() and value.isnan().any():
-            raise UserError(
-                f"{path}: '{name}' has values that are not numbers (NaN): its training diverged. "
-                "Take an earlier checkpoint."
-            )
+        if fault := _fault_of(name, value):
+            raise UserError(f"{path}: '{name}' {fault}")
     return own
+
+
+def _fault_of(name: str, value: Tensor | np.ndarray) -> str:
+    """What makes a tensor or array no weight, with a cure; "" if nothing does."""
+    try:
+        tensor = torch.as_tensor(value)
+    except TypeError:
+        # Texts may stand beside the weights in old files.
+        fault = f"is an array of {value.dtype}, not of numbers that torch knows. {_CURE}"
+        return fault if name.endswith(_LEARNED) else ""
+    plain = tensor.layout is torch.strided and not (
+        tensor.is_quantized or tensor.is_meta or tensor.is_nested
+    )
+    learned = name.endswith(_LEARNED)
+    if not plain or (learned and not tensor.is_floating_point()):
+        return (
+            "is sparse, quantised, without values, or not of real numbers "
+            f"({tensor.dtype}, {tensor.layout}). Save it as a dense tensor of float32."
+        )
+    if tensor.is_floating_point() and (tensor.isnan() | (tensor.isinf() & learned)).any():
+        return (
+            "has values that are not numbers (NaN) or infinite: its training diverged. Take an "
+            "earlier checkpoint."
+        )
+    return ""
 
 
 def _inner(model: Mapping) -> str:

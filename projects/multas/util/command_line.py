@@ -20,7 +20,7 @@ INTERRUPTED = 130  # the exit status of a shell's command that Ctrl-C has ended
 
 # A user meets them whatever the program does: missing files and rights, a full disk, a training
 # that diverges, a GPU that is too small.
-_MISTAKES = (UserError, OSError, FloatingPointError, torch.OutOfMemoryError)
+_MISTAKES = (UserError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
 
 
 def run(main: Callable[..., Any], *args: Any) -> Any:
@@ -63,8 +63,9 @@ def message_of(error: BaseException) -> str:
         return str(disk_full(error.filename, error))
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}."
-    if isinstance(error, torch.OutOfMemoryError):
-        return f"{error} Lower SOLVER.IMS_PER_BATCH or the size of the images (INPUT)."
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        what = str(error) or "There is not enough memory."
+        return f"{what} Lower SOLVER.IMS_PER_BATCH or the size of the images (INPUT)."
     return str(error)
 
 

@@ -1,6 +1,7 @@
 """YAML files, read without running anything, with messages that name the line."""
 
 import os
+import re
 from collections.abc import Hashable
 from typing import Any
 
@@ -14,6 +15,7 @@ from multas.util.errors import UserError
 _ANCHORS = "[[x, x * 2**(1.0/3), x * 2**(2.0/3) ] for x in [32, 64, 128, 256, 512 ]]"
 
 _MAX_VALUES = 1_000_000
+_NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # only escapes in double quotes can make them
 
 
 def read_yaml(file: str | os.PathLike) -> Any:
@@ -24,8 +26,13 @@ def read_yaml(file: str | os.PathLike) -> Any:
         UserError: It is not YAML in UTF-8, gives a key twice, or has a tag that runs Python code.
             The message names the file and the line.
     """
-    with PathManager.open(os.fspath(file), "rb") as stream:
-        content = stream.read()
+    try:
+        with PathManager.open(os.fspath(file), "rb") as stream:
+            content = stream.read()
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UserError(f"{file} cannot be fetched: {error}. Fetch it by hand.") from error
     text = _decoded(content, file)
     try:
         value = yaml.load(text, _Loader)
@@ -91,6 +98,13 @@ class _Loader(yaml.SafeLoader):
                     raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if _NO_TEXT.search(value):
+            problem = f"the text {value!r} has a zero byte or half a character; remove it"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
+        return value
 
 
 def _refuse_tag(loader: _Loader, node: yaml.Node) -> Any:

@@ -77,6 +77,39 @@ def probe_layers(
     return Probe(taps, layers, records)
 
 
+def check_anchors(
+    student: nn.Module, teachers: Sequence[Teacher], specs: Sequence[PathSpec]
+) -> None:
+    """Make sure that heads whose outputs are compared anchor by anchor have the same anchors.
+
+    Shapes do not show it, and the student would learn the offsets to boxes of other sizes.
+
+    Raises:
+        UserError: They have not. The message names the path and both anchors.
+    """
+    for spec in specs:
+        if not spec.type.same_anchors:
+            continue
+        own = _anchors(student, spec.student[0])
+        other = _anchors(teachers[spec.teacher_id].model, spec.teacher[0])
+        if own and other and own != other:
+            raise UserError(
+                f"{KEY}, path '{spec.name}': the first anchor (x0, y0, x1, y1) is {own[0][0]} in "
+                f"the student and {other[0][0]} in the teacher, or a later one differs. Give both "
+                "the same MODEL.ANCHOR_GENERATOR, or use FeatureMSE or DeFeat."
+            )
+
+
+def _anchors(network: nn.Module, head: str) -> list[list[list[float]]]:
+    """The anchors of a cell for each level, of a head or the network around it; [] if unknown."""
+    modules = dict(network.named_modules())
+    for name in (head, head.rpartition(".")[0]):
+        generator = getattr(modules.get(name), "anchor_generator", None)
+        if generator is not None and hasattr(generator, "cell_anchors"):
+            return [level.tolist() for level in generator.cell_anchors]
+    return []
+
+
 def _shapes(value: Any) -> Shapes:
     return [tuple(leaf.shape) for leaf in leaves(value)]
 

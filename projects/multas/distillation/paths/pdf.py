@@ -37,6 +37,7 @@ class PDFDistil(LayerPath):
 
     default_name = "pdf"
     missing_layer_note = NEEDS_DENSE_HEADS
+    same_anchors = True
     default_student = ("backbone", "heads.det")
 
     def __init__(

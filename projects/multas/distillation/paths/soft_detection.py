@@ -48,6 +48,7 @@ class SoftDetection(Path):
 
     default_name = "soft"
     missing_layer_note = NEEDS_DENSE_HEADS
+    same_anchors = True
     default_student = ("heads.det",)
     labels = ("cls", "box_reg")
 

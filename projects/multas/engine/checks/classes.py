@@ -14,6 +14,7 @@ from torch import nn
 from multas.data.dataset_dicts import require_registered
 from multas.distillation import unwrap
 from multas.evaluation.build import evaluator_types
+from multas.evaluation.metric_names import check_metric
 from multas.modeling import TaskHead
 from multas.util.annotation import BOXES, MASKS, Annotation
 from multas.util.errors import UserError
@@ -43,7 +44,8 @@ def check_test_sets(cfg: CfgNode) -> list[dict]:
         Their dataset dicts.
 
     Raises:
-        UserError: A data set is not registered, or its files are wrong.
+        UserError: A data set is not registered, its files are wrong, or an expected result is
+            none that it has.
         KeyError: There is no evaluator for a data set.
     """
     sets = [("DATASETS.TEST", name) for name in cfg.DATASETS.TEST]
@@ -61,6 +63,10 @@ def check_test_sets(cfg: CfgNode) -> list[dict]:
                 f"{key}: no image of '{name}' has an object, so there is no AP of boxes."
             )
         evaluator_types(name)
+    for task, metric, *_ in cfg.TEST.EXPECTED_RESULTS:
+        if len(cfg.DATASETS.TEST) != 1:
+            raise UserError("TEST.EXPECTED_RESULTS needs one data set in DATASETS.TEST.")
+        check_metric(cfg, cfg.DATASETS.TEST[0], f"{task}/{metric}", "TEST.EXPECTED_RESULTS")
     return loaded
 
 

@@ -9,6 +9,7 @@ from multas.data.task_batches import training_sets
 from multas.distillation.teacher.build import check_teachers
 from multas.engine.inference import weights_to_evaluate
 from multas.modeling.weight_files import check_is_file, read_weights
+from multas.util.errors import UserError
 
 
 def check_files(cfg: CfgNode, args: Namespace) -> None:
@@ -31,6 +32,8 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
     if (weights or args.eval_only) and "://" not in weights:
         check_is_file(weights, "MODEL.WEIGHTS")
         read_weights(weights)
+    if args.eval_only and not cfg.DATASETS.TEST:
+        raise UserError("DATASETS.TEST is empty: name the data sets to evaluate the model on.")
     distillation = cfg.MODEL.DISTILLATION
     taught = (
         cfg.MODEL.META_ARCHITECTURE == "Distiller" and distillation.PATHS and distillation.ALPHA

@@ -1,5 +1,7 @@
 """The checks that a machine has the devices that a run asks for."""
 
+from argparse import Namespace
+
 import torch
 from detectron2.config import CfgNode
 from detectron2.utils import comm
@@ -14,7 +16,7 @@ def check_device(name: str) -> None:
         UserError: It is not. The message has those that there are.
     """
     try:
-        torch.empty(0, device=name)
+        torch.zeros(1, device=name).item()  # which that of tensors without values cannot
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         raise UserError(
@@ -23,12 +25,25 @@ def check_device(name: str) -> None:
         ) from error
 
 
-def check_gpus(count: int) -> None:
-    """Make sure that there is a GPU for each process of ``--num-gpus``.
+def check_launch(args: Namespace) -> None:
+    """Make sure that the processes of a command line can be started, each on a GPU of its own.
 
     Raises:
-        UserError: There is not.
+        UserError: They cannot.
     """
+    machines, rank, count = args.num_machines, args.machine_rank, args.num_gpus
+    if not 0 <= rank < machines:
+        raise UserError(
+            f"--machine-rank is {rank} and --num-machines {machines}: give the number of machines, "
+            "and to each of them another rank, from 0 on."
+        )
+    if machines > 1 and args.dist_url == "auto":
+        raise UserError("--dist-url is auto; for several machines give that of the first of them.")
+    if machines > 1 and not 1 <= count <= torch.cuda.device_count():
+        raise UserError(
+            f"--num-machines is {machines}, but --num-gpus {count}, and this machine has "
+            f"{torch.cuda.device_count()}: several machines need one GPU or more on each."
+        )
     there = torch.cuda.device_count()
     if not 0 <= count <= max(1, there):
         raise UserError(

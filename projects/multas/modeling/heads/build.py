@@ -136,7 +136,13 @@ def build_anchors(cfg: CfgNode, levels: Sequence[ShapeSpec]) -> Any:
                 f"MODEL.ANCHOR_GENERATOR.{key} has {len(options[key])} lists for {len(levels)} "
                 "levels; give one for each level, or one for all."
             )
-    return build_anchor_generator(cfg, list(levels))
+    generator = build_anchor_generator(cfg, list(levels))
+    if getattr(generator, "box_dim", 4) != 4:
+        raise UserError(
+            f"MODEL.ANCHOR_GENERATOR.NAME is '{options.NAME}', whose anchors are rotated; this "
+            "head needs upright ones, such as those of DefaultAnchorGenerator."
+        )
+    return generator
 
 
 def select_features(
