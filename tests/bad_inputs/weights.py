@@ -101,7 +101,7 @@ FOREIGN = {
     "infinite": (".pth", saved({"a.bias": torch.tensor([float("inf")])}), "infinite"),
     "pkl_nan": (
         ".pkl",
-        pickle.dumps({"model": {"a": np.full(2, np.nan)}, "__author__": "x"}),
+        pickle.dumps({"model": {"a.weight": np.full(2, np.nan)}, "__author__": "x"}),
         "NaN",
     ),
     "pkl_texts": (

@@ -168,7 +168,9 @@ def _fault_of(name: str, value: Tensor | np.ndarray) -> str:
             "is sparse, quantised, without values, or not of real numbers "
             f"({tensor.dtype}, {tensor.layout}). Save it as a dense tensor of float32."
         )
-    if tensor.is_floating_point() and (tensor.isnan() | (tensor.isinf() & learned)).any():
+    if not tensor.is_floating_point() or not (learned or isinstance(value, Tensor)):
+        return ""
+    if (tensor.isnan() | (tensor.isinf() & learned)).any():
         return (
             "has values that are not numbers (NaN) or infinite: its training diverged. Take an "
             "earlier checkpoint."
