@@ -179,3 +179,18 @@ def test_a_teacher_without_paths_is_refused(world, case):
     opts, parts = TEACHERS[case]
     message = world.train("MODEL.DISTILLATION.PATHS", "[]", *opts, config="distilled.yaml")
     check_refusal(message, "MODEL.DISTILLATION.PATHS is empty", "TYPE", *parts)
+
+
+def test_an_image_too_flat_to_be_resized_is_named(world):
+    Image.new("RGB", (5000, 1)).save(world / "flat.png")
+    argv = [*arguments(DRAW, {}), "flat.png"]
+    status, errors = run_script("tools/visualize.py", *argv, folder=world.folder)
+    assert status == 2
+    check_refusal(errors, "flat.png, 5000x1 pixels", "Leave it out")
+
+
+def test_images_may_be_one_pixel_wide(world):
+    """A flipped one has a negative stride."""
+    argv = ["--config-file", "student.yaml", "INPUT.MIN_SIZE_TRAIN", "[1]", "DATASETS.TEST", "()"]
+    status, errors = run_script("train_net.py", *argv, folder=world.folder)
+    assert status == 0, errors
