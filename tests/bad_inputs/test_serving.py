@@ -186,7 +186,7 @@ def test_an_image_too_flat_to_be_resized_is_named(world):
     argv = [*arguments(DRAW, {}), "flat.png"]
     status, errors = run_script("tools/visualize.py", *argv, folder=world.folder)
     assert status == 2
-    check_refusal(errors, "flat.png, 5000x1 pixels", "Leave it out")
+    check_refusal(errors, "flat.png of 5000x1", "Leave it out")
 
 
 def test_images_may_be_one_pixel_wide(world):

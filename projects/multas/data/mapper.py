@@ -123,10 +123,10 @@ class MultasMapper:
         try:
             transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
         except ValueError as error:  # Pillow's, where a side of a long, narrow image becomes 0
-            extent = "{1}x{0} pixels".format(*image.shape)
+            extent = "{1}x{0}".format(*image.shape)
             raise UserError(
-                f"{dataset_dict.get('file_name')}, {extent}, cannot be resized or augmented "
-                f"({error}). Leave it out, or change the sizes in INPUT."
+                f"{dataset_dict.get('file_name')} of {extent} cannot be prepared ({error}). Leave it "
+                "out, or change the sizes in INPUT."
             ) from error
         # A flipped image of one column counts as contiguous, but has a negative stride.
         pixels = np.array(aug_input.image.transpose(2, 0, 1), order="C")
