@@ -125,8 +125,8 @@ class MultasMapper:
         except ValueError as error:  # Pillow's, where a side of a long, narrow image becomes 0
             extent = "{1}x{0}".format(*image.shape)
             raise UserError(
-                f"{dataset_dict.get('file_name')} of {extent} cannot be prepared ({error}). Leave it "
-                "out, or change the sizes in INPUT."
+                f"{dataset_dict.get('file_name')} of {extent} cannot be prepared ({error}). Leave "
+                "it out, or change the sizes in INPUT."
             ) from error
         # A flipped image of one column counts as contiguous, but has a negative stride.
         pixels = np.array(aug_input.image.transpose(2, 0, 1), order="C")
