@@ -7,6 +7,7 @@ the number of workers.
 
 import itertools
 import random
+import weakref
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -155,20 +156,22 @@ class TrainLoader:
     dataset: SeededDataset
     sampler: BatchSampler
     num_workers: int
-    _running: Generator[list[dict], None, None] | None = field(default=None, init=False)
+    _running: Callable[[], Generator | None] = field(default=lambda: None, init=False)
 
     def start_at(self, iteration: int) -> None:
         """Skip the batches before an iteration, at which a run resumes."""
         self.sampler.start = iteration
 
     def __iter__(self) -> Iterator[list[dict]]:
-        self._running = self._batches()
-        return self._running
+        batches = self._batches()
+        # Weakly: torch ends its processes within a moment only when nothing refers to them in turn.
+        self._running = weakref.ref(batches)
+        return batches
 
     def close(self) -> None:
         """End the loading processes. If Python itself did, torch would take it for a failure."""
-        if self._running is not None:
-            self._running.close()
+        if (batches := self._running()) is not None:
+            batches.close()
 
     def _batches(self) -> Generator[list[dict], None, None]:
         # A generator, so that workers start only with the first batch: a trainer learns the
