@@ -265,7 +265,7 @@ CARDS = {
     "name of a list": ({"name": ["a"]}, "name has ['a'], need a text", "quotes"),
     "name yes": ({"name": True}, "name has True, need a text", "quotes"),
     "name that leaves": ({"name": "../../x"}, "name '../../x' must consist of letters"),
-    "name absolute": ({"name": "/tmp/x"}, "name '/tmp/x' must consist of letters, digits"),
+    "name absolute": ({"name": "/elsewhere"}, "name '/elsewhere' must consist of letters, digits"),
     "name of a space": ({"name": "my data"}, "name 'my data' must consist of letters, digits"),
     "name empty": ({"name": ""}, "name '' must consist of letters, digits"),
     "name hidden": ({"name": ".x"}, "begin with a letter or digit"),
