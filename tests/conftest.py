@@ -40,14 +40,24 @@ def own_cache(tmp_path_factory):
         yield
 
 
+_CATALOGS = (DatasetCatalog, MetadataCatalog)
+_OF_DETECTRON2 = [dict(catalog.data) for catalog in _CATALOGS]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_catalogs():
+    """No file of tests finds a data set that another registered, whatever their order."""
+    for catalog, content in zip(_CATALOGS, _OF_DETECTRON2, strict=True):
+        catalog.data = dict(content)
+
+
 @pytest.fixture
 def forget_registered():
     """Removes from the catalogs what the test added."""
-    before = [set(catalog.list()) for catalog in (DatasetCatalog, MetadataCatalog)]
+    before = [dict(catalog.data) for catalog in _CATALOGS]
     yield
-    for catalog, known in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog.list()) - known:
-            catalog.remove(name)
+    for catalog, content in zip(_CATALOGS, before, strict=True):
+        catalog.data = content
 
 
 @pytest.fixture

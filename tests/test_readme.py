@@ -10,7 +10,7 @@ import torch
 import yaml
 from detectron2 import model_zoo
 from detectron2.config import get_cfg
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.engine import default_argument_parser
 from detectron2.modeling import build_model
 from detectron2.structures import Boxes, Instances
@@ -59,13 +59,8 @@ def block(word: str) -> str:
 
 
 @pytest.fixture(autouse=True)
-def forget_registered():
-    """Removes from the catalogs what a test added."""
-    before = [set(catalog.list()) for catalog in (DatasetCatalog, MetadataCatalog)]
-    yield
-    for catalog, known in zip((DatasetCatalog, MetadataCatalog), before, strict=True):
-        for name in set(catalog.list()) - known:
-            catalog.remove(name)
+def no_data_sets_stay(forget_registered):
+    """Every command registers its own."""
 
 
 @pytest.mark.parametrize("file", READMES)

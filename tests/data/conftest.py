@@ -12,5 +12,5 @@ def small_toy(tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def own_catalogs(forget_registered):
+def no_data_sets_stay(forget_registered):
     """No test finds what another registered."""

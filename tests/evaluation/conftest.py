@@ -1,7 +1,7 @@
 """Small VOC devkits written to disk, registered, and removed again."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import count
 
 import numpy as np
@@ -54,21 +54,16 @@ def to_batch(
 
 
 @pytest.fixture(scope="session")
-def register() -> Iterator[Callable[..., str]]:
-    """Register dataset dicts (a function) and metadata under a new name until the end."""
-    registered = []
+def register() -> Callable[..., str]:
+    """Register dataset dicts (a function) and metadata under a new name, for one file of tests."""
 
     def add(dicts: Callable[[], list[dict]], **metadata) -> str:
         name = f"evaluation_test_{next(_serial)}"
         DatasetCatalog.register(name, dicts)
         MetadataCatalog.get(name).set(**metadata)
-        registered.append(name)
         return name
 
-    yield add
-    for name in registered:
-        DatasetCatalog.remove(name)
-        MetadataCatalog.remove(name)
+    return add
 
 
 @pytest.fixture(scope="session")

@@ -21,14 +21,10 @@ def working_directory(monkeypatch, repository):
 
 
 @pytest.fixture(autouse=True)
-def own_catalogs():
+def no_data_sets_stay(forget_registered):
     """A test finds no data set of other tests' cards, and leaves none of its own."""
-    catalogs = (DatasetCatalog, MetadataCatalog)
-    before = [dict(catalog.data) for catalog in catalogs]
     forget_data()
     yield
-    for catalog, content in zip(catalogs, before, strict=True):
-        catalog.data = content
     forget_data()
 
 
