@@ -2,6 +2,7 @@
 
 import pickle
 from collections import OrderedDict
+from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -132,3 +133,12 @@ def test_weights_of_which_hardly_anything_fits_are_refused(tmp_path):
     torch.save({"model": {"stem.weight": torch.ones(4, 3, 3, 3)}}, path)
     SafeCheckpointer(model).load(path)  # the rest is only warned of
     assert (model.stem.weight == 1).all()
+
+
+def test_a_url_may_ask_for_heuristics_as_in_newer_detectron2(tmp_path):
+    torch.save({"model": {"stem.weight": torch.ones(4, 3, 3, 3)}}, tmp_path / "w.pth")
+    checkpointer = SafeCheckpointer(Net())
+    assert "matching_heuristics" not in checkpointer._load_file(str(tmp_path / "w.pth"))
+    url = urlparse("https://host/w.pth?matching_heuristics=True")
+    checkpointer._parsed_url_during_loading = url
+    assert checkpointer._load_file(str(tmp_path / "w.pth"))["matching_heuristics"] is True

@@ -42,7 +42,12 @@ class SafeCheckpointer(DetectionCheckpointer):
             raise UserError(f"{path} cannot be fetched: {error}. Fetch it by hand.") from error
 
     def _load_file(self, filename: str) -> dict[str, Any]:
-        return read_weights(filename)
+        content = read_weights(filename)
+        # Newer Detectron2 takes options behind the question mark of a URL.
+        url = getattr(self, "_parsed_url_during_loading", None)
+        if url is not None and url.query == "matching_heuristics=True":
+            content["matching_heuristics"] = True
+        return content
 
     def _load_model(self, checkpoint: Any) -> Any:
         try:
