@@ -10,7 +10,6 @@ DATASETS.TEST or, failing that, DATASETS.TRAIN have for them.
 
 import argparse
 import logging
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,11 +20,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
-from PIL import Image
 from tqdm import tqdm
 
 from multas.config.limits import check_limit, from_to
-from multas.data.image_files import IMAGE_SUFFIXES, mode_fault, read_image, why_unreadable
+from multas.data.image_checks import image_fault
+from multas.data.image_files import IMAGE_SUFFIXES, read_image
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
@@ -33,6 +32,7 @@ from multas.engine.inference import load_model
 from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD, Annotation
 from multas.util.command_line import run
 from multas.util.errors import UserError
+from multas.util.files import require_writable
 
 logger = logging.getLogger("multas.visualize")
 
@@ -56,7 +56,7 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
     """The files that are given, and the images of the folders.
 
     Raises:
-        UserError: An input does not exist, or is no image and has none.
+        UserError: An input does not exist, is no image that can be read, or has none.
     """
     for name in inputs:
         path = Path(name)
@@ -69,24 +69,9 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
         else:
             raise UserError(f"{name}: no such image or folder.")
         for file in found:
-            check_image(file)
+            if fault := image_fault(str(file)):
+                raise UserError(f"{file} {fault}; mend it, or leave it out.")
             yield file
-
-
-def check_image(file: Path) -> None:
-    """Make sure that a file is an image, to its end.
-
-    Raises:
-        UserError: It does not.
-    """
-    try:
-        with Image.open(file) as image:
-            fault = mode_fault(image)
-            image.load()
-    except Exception as error:  # Pillow has many for damaged files
-        fault = f"not a readable image ({why_unreadable(error)})"
-    if fault:
-        raise UserError(f"{file}: {fault}; mend it, or leave it out.")
 
 
 def name_pictures(images: Iterable[Path], output: Path) -> dict[Path, Path]:
@@ -104,19 +89,6 @@ def name_pictures(images: Iterable[Path], output: Path) -> dict[Path, Path]:
         if picture.resolve() == path.resolve():
             raise UserError(f"{path} would be overwritten; give --output another folder.")
     return named
-
-
-def check_output(folder: Path) -> None:
-    """Make sure that pictures can be written to a folder, which may not exist yet.
-
-    Raises:
-        UserError: They cannot.
-    """
-    existing = next(p for p in (folder, *folder.absolute().parents) if os.path.lexists(p))
-    if not existing.is_dir():
-        raise UserError(f"--output {folder}: {existing} is a file or a dead link; name a folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--output {folder}: {existing} is not writable; name another folder.")
 
 
 def legend(names: Sequence[str]) -> Metadata:
@@ -167,7 +139,8 @@ def main() -> None:
     setup_logger()
     setup_logger(name="multas")
     images = name_pictures(find_images(args.inputs), args.output)
-    check_output(args.output)
+    for picture in images:
+        require_writable(picture, "--output")
     cfg = load_config(args.config_file, args.opts)
     model = load_model(cfg, args.weights)
     sets = [*cfg.DATASETS.TEST, *cfg.DATASETS.TRAIN]

@@ -238,6 +238,19 @@ def test_what_is_no_config_is_named(world, config, parts):
     assert not (world / "mark").exists()
 
 
+def test_a_function_as_model_takes_test_images_as_they_are(world, monkeypatch):
+    text = """
+from detectron2.modeling import META_ARCH_REGISTRY
+META_ARCH_REGISTRY._obj_map.setdefault("OfCode", lambda cfg: None)
+"""
+    world.write("of_code.py", text)
+    monkeypatch.syspath_prepend(world.folder)
+    monkeypatch.setattr("sys.dont_write_bytecode", True)
+    opts = ["IMPORT_MODULES", "('of_code',)", "MODEL.META_ARCHITECTURE", "OfCode"]
+    message = world.train(*opts, "INPUT.SQUARE_SIZE", 64)
+    check_refusal(message, "INPUT.SQUARE_SIZE is 64", "OfCode", "MODEL.DISTILLATION.STUDENT OfCode")
+
+
 def test_a_lazy_config_as_teacher_is_refused_with_what_to_do(world):
     world.write("lazy.py", f"open({str(world / 'mark')!r}, 'w')\n")
     key = "MODEL.DISTILLATION.TEACHER.CONFIG_FILE"

@@ -36,6 +36,9 @@ def spoil(world) -> None:
     world.write("half.jpg", next((world / "coco" / "images").iterdir()).read_bytes()[:30])
     world.write("bad/one.jpg", "no image")
     Image.new("RGB", (8, 8)).save(world / "twice.png")
+    (world / "dead").symlink_to("nowhere")
+    (world / "taken.png").mkdir()
+    Image.new("RGB", (8, 8)).save(world / "taken.bmp")
     Image.new("RGB", (8, 8)).save(world / "twice.bmp")
     Image.fromarray(np.ones((8, 8), np.float32)).save(world / "deep.tif")
     world.write("a_file", "text")
@@ -59,15 +62,17 @@ DRAWINGS = {
     "missing input": ({}, "coco/none.jpg", ["coco/none.jpg", "no such image or folder"]),
     "empty folder": ({}, "nothing", ["nothing", "no image", ".png"]),
     "empty folder of a name": ({}, "folder.png", ["folder.png", "no image"]),
-    "empty image": ({}, "empty.png", ["empty.png", "not a readable image", "mend"]),
-    "text image": ({}, "text.png", ["text.png", "not a readable image", "mend"]),
-    "no image": ({}, "notes.txt", ["notes.txt", "not a readable image"]),
-    "half a header": ({}, "half.jpg", ["half.jpg", "not a readable image"]),
-    "broken in a folder": ({}, "bad", ["bad/one.jpg", "not a readable image"]),
+    "empty image": ({}, "empty.png", ["empty.png is empty", "mend"]),
+    "text image": ({}, "text.png", ["text.png is not an image", "mend"]),
+    "no image": ({}, "notes.txt", ["notes.txt is not an image"]),
+    "half a header": ({}, "half.jpg", ["half.jpg is damaged"]),
+    "broken in a folder": ({}, "bad", ["bad/one.jpg is not an image"]),
     "32 bits": ({}, "deep.tif", ["deep.tif", "32-bit", "8 or 16 bits"]),
     "onto itself": ({"--output": "."}, "twice.png", ["twice.png", "overwritten", "--output"]),
-    "output a file": ({"--output": "a_file"}, "coco/images", ["--output a_file", "is a file"]),
-    "output in a file": ({"--output": "a_file/x"}, "coco/images", ["a_file", "is a file"]),
+    "output a file": ({"--output": "a_file"}, "twice.png", ["'a_file/twice.png' cannot", "Not a"]),
+    "output in a file": ({"--output": "a_file/x"}, "twice.png", ["--output 'a_file/x/", "Not a"]),
+    "output a dead link": ({"--output": "dead"}, "twice.png", ["--output 'dead/", "No such file"]),
+    "picture a folder": ({"--output": "."}, "taken.bmp", ["--output 'taken.png' is a folder"]),
     "no weights": ({"--weights": "no.pth"}, "coco/images", ["no.pth", "--weights"]),
     "weights a folder": ({"--weights": "coco"}, "coco/images", ["coco", "--weights"]),
     "no config": ({"--config-file": "no.yaml"}, "coco/images", ["no.yaml"]),

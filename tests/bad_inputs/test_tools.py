@@ -52,7 +52,7 @@ TRAIN_NET = [
     ("student.yaml --machine-rank 7", "--machine-rank is 7", "from 0 on"),
     ("student.yaml --num-gpus x", "--num-gpus", "int"),
     ("student.yml", "student.yml", "Did you mean 'student.yaml'?"),
-    ("masks", "masks", "name a YAML file in it"),
+    ("masks", "'masks', a folder", "name a file in it"),
     ("student.yaml#a/b", "student.yaml", "columns"),
     (TABLE, "table1.yaml#DATA/ROW", "name one of its rows"),
     (f"{TABLE}#toy", "table1.yaml#toy", "FILE#DATA/ROW"),

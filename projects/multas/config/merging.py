@@ -9,9 +9,6 @@ from detectron2.config.compat import guess_version
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
-# What yacs raises for content that it cannot merge.
-_RAW = (AssertionError, AttributeError, KeyError, RecursionError, TypeError, ValueError)
-
 
 def merge_content(cfg: CfgNode, content: Mapping[str, Any], where: str, group: str = "") -> None:
     """Merge nested keys into a config, in place.
@@ -32,8 +29,8 @@ def merge_content(cfg: CfgNode, content: Mapping[str, Any], where: str, group: s
         cfg.merge_from_other_cfg(node)
     except UserError:
         raise
-    except _RAW as error:
-        raise UserError(f"{where}: {_text(error)}. Correct that key.") from error
+    except (AssertionError, RecursionError, ValueError) as error:  # as yacs refuses a value
+        raise UserError(f"{where}: {error}. Correct that key.") from error
 
 
 def merge_old_content(cfg: CfgNode, content: Mapping[str, Any], file: str) -> None:
@@ -89,7 +86,7 @@ def check_value(value: Any, default: Any, key: str) -> None:
             f"{key} is {value!r}, but it is a group of keys; set one of "
             f"{', '.join(f'{key}.{name}' for name in list(default)[:3])} …"
         )
-    example = f"{float(value)}" if own is int and wanted is float else f"{default!r}"
+    example = f"{value}.0" if own is int and wanted is float else repr(default)
     raise UserError(
         f"{key} is {value!r} of the type {own.__name__}, expected {wanted.__name__}, for example "
         f"{example}."
@@ -117,22 +114,22 @@ def _check_entries(
             check_value(value, own, f"{where}: {key}")
             if isinstance(own, CfgNode):
                 _check_entries(own, value, root, where, key)
-        elif root.key_is_renamed(key):
-            raise UserError(f"{where}: {renamed(root, key)}")
-        elif not cfg.is_new_allowed() and key not in root.__dict__[CfgNode.DEPRECATED_KEYS]:
+            continue
+        check_not_renamed(root, key, f"{where}: ")
+        if not cfg.is_new_allowed() and key not in root.__dict__[CfgNode.DEPRECATED_KEYS]:
             raise UserError(
                 f"{where}: {group or 'the config'} has no key '{name}'.{did_you_mean(name, cfg)}"
             )
 
 
-def renamed(cfg: CfgNode, key: str) -> str:
-    """The sentence about a key that has another name now."""
-    try:
-        cfg.raise_key_rename_error(key)
-    except KeyError as error:
-        return _text(error)
-    raise ValueError(f"{key} was not renamed")
+def check_not_renamed(cfg: CfgNode, key: str, where: str = "") -> None:
+    """Make sure that a key does not have another name now.
 
-
-def _text(error: BaseException) -> str:
-    return str(error.args[0] if error.args else error).rstrip(".")
+    Raises:
+        UserError: It has. The message begins with ``where`` and gives the new name.
+    """
+    if cfg.key_is_renamed(key):
+        try:
+            cfg.raise_key_rename_error(key)
+        except KeyError as error:
+            raise UserError(f"{where}{error.args[0]}") from None

@@ -5,7 +5,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from multas.config.merging import check_value, decode, renamed
+from multas.config.merging import check_not_renamed, check_value, decode
 from multas.config.solver import EPOCH_KEYS
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
@@ -32,8 +32,7 @@ def merge_opts(cfg: CfgNode, opts: Sequence[Any]) -> None:
             raise UserError(f"{key!r}: options are pairs of KEY VALUE, and this is no key.")
     given = dict(zip(opts[::2], opts[1::2], strict=True))
     for key, value in given.items():
-        if cfg.key_is_renamed(key):
-            raise UserError(renamed(cfg, key))
+        check_not_renamed(cfg, key)
         if not cfg.key_is_deprecated(key):
             value = _prepare(cfg, key, value)
         cfg.merge_from_list([key, value])

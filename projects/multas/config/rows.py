@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from detectron2.config import CfgNode
 
-from multas.config.files import read_file
+from multas.config.files import merge, read_file
 from multas.config.merging import merge_content, merge_old_content
 from multas.config.opts import value_of
 from multas.config.solver import EPOCH_KEYS
@@ -52,20 +52,20 @@ def read_config(address: str) -> dict[str, Any]:
     paths: list[Any] = []
     for part in [*row.parts, *row.paths]:
         own = read_file(_part_file(table, data, part, address))
-        _merge(content, own)
+        merge(content, own, address)
         if part in row.paths:
             paths += _paths_in(own, f"{address}: part '{part}.yaml'")
-            _merge(content, {"MODEL": {"DISTILLATION": {"PATHS": paths}}})
+            merge(content, {"MODEL": {"DISTILLATION": {"PATHS": paths}}}, address)
     if row.train:
         names = [f"{card}_{split}" for split in row.train for card in data.cards]
-        _merge(content, {"DATASETS": {"TRAIN": names}})
+        merge(content, {"DATASETS": {"TRAIN": names}}, address)
     if row.teacher:
         teacher = _related(table, data, row.teacher)
         keys = {"CONFIG_FILE": teacher, "WEIGHTS": weights_of(teacher)}
-        _merge(content, {"MODEL": {"DISTILLATION": {"TEACHER": keys}}})
+        merge(content, {"MODEL": {"DISTILLATION": {"TEACHER": keys}}}, address)
     if row.init:
-        _merge(content, {"MODEL": {"WEIGHTS": weights_of(_related(table, data, row.init))}})
-    _merge(content, row.config)
+        merge(content, {"MODEL": {"WEIGHTS": weights_of(_related(table, data, row.init))}}, address)
+    merge(content, row.config, address)
     return content | {"OUTPUT_DIR": output_dir(row_address(row, data.name))}
 
 
@@ -84,7 +84,7 @@ def write_config(cfg: CfgNode, address: str, opts: Sequence[Any], file: str) -> 
         entry = value_of(cfg, key)
         for name in reversed(key.split(".")):
             entry = {name: entry}
-        _merge(content, entry)
+        merge(content, entry, address)
     with written_whole(file) as partial, open(partial, "w") as stream:
         stream.write(f"# What {address} sets.\n")
         yaml.safe_dump(content, stream, sort_keys=False, default_flow_style=None, width=100)
@@ -156,14 +156,3 @@ def _paths_in(content: Mapping[str, Any], where: str) -> list[Any]:
         return list(content["MODEL"]["DISTILLATION"]["PATHS"])
     except (KeyError, TypeError):
         raise UserError(f"{where} needs a list in MODEL.DISTILLATION.PATHS.") from None
-
-
-def _merge(content: dict[str, Any], other: Mapping[str, Any]) -> None:
-    """Merge nested mappings, in place, where the values of the second prevail."""
-    for key, value in other.items():
-        if isinstance(value, Mapping):
-            own = content.get(key)
-            content[key] = dict(own) if isinstance(own, Mapping) else {}
-            _merge(content[key], value)
-        else:
-            content[key] = value

@@ -10,9 +10,13 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from functools import lru_cache
 from typing import Any
 
+from multas.config.limits import NUMBER, Limit, check_limit, each
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 from multas.util.yaml_files import read_yaml
+
+_TEXT = Limit("a text", lambda x: isinstance(x, str))
+_FORMS: Mapping[Any, Limit] = {str: _TEXT, Sequence[str]: each(_TEXT, empty=True)}
 
 
 @dataclass(frozen=True)
@@ -171,8 +175,10 @@ def _read_numbers(
         metrics = data[name].metrics
         if len(numbers) > len(metrics):
             raise UserError(f"{where}: {numbers} are more numbers than {', '.join(metrics)}.")
-        pairs = zip(metrics, numbers, strict=False)
-        found[name] = {metric: float(number) for metric, number in pairs if number is not None}
+        pairs = [(m, x) for m, x in zip(metrics, numbers, strict=False) if x is not None]
+        for metric, number in pairs:
+            check_limit(f"{where}: {metric} on {name}", number, NUMBER)
+        found[name] = {metric: float(number) for metric, number in pairs}
     return found
 
 
@@ -187,7 +193,7 @@ def check_name(kind: str, name: str, known: Collection[str], where: str) -> None
 
 
 def _checked(cls: Any, content: Any, where: str, *given: str) -> dict[str, Any]:
-    """Check that the keys of a mapping are the fields of a dataclass, without those ``given``."""
+    """Check that the entries of a mapping are the fields of a dataclass without those ``given``."""
     own = [entry for entry in fields(cls) if entry.name not in given]
     names = [entry.name for entry in own]
     if not isinstance(content, Mapping):
@@ -198,4 +204,6 @@ def _checked(cls: Any, content: Any, where: str, *given: str) -> dict[str, Any]:
         needed = entry.default is MISSING and entry.default_factory is MISSING
         if needed and entry.name not in content:
             raise UserError(f"{where}: the key {entry.name} is missing.")
+        if entry.name in content and entry.type in _FORMS:
+            check_limit(f"{where}: {entry.name}", content[entry.name], _FORMS[entry.type])
     return dict(content)

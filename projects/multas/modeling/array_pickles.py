@@ -72,27 +72,12 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-def _bytearray(content: bytes | str = b"", encoding: str = "latin1") -> bytearray:
-    """Stands for ``bytearray``, which would make as many zeros as a number says."""
-    return bytearray(
-        _encode(content, encoding) if isinstance(content, str) else memoryview(content)
-    )
-
-
-def _empty_bytes() -> bytes:
-    """Stands for ``bytes``, by which protocol 2 writes none."""
-    return b""
-
-
-_BUILTINS = ("builtins", "__builtin__")  # since and before Python 3
 _CORES = ("numpy.core", "numpy._core")  # before and since NumPy 2
 _KNOWN: Mapping[tuple[str, str], Callable[..., Any]] = {
     ("numpy", "dtype"): _Type,
     ("numpy", "ndarray"): _Array,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
-    **{(module, "bytes"): _empty_bytes for module in _BUILTINS},
-    **{(module, "bytearray"): _bytearray for module in _BUILTINS},
     **{(f"{core}.multiarray", "_reconstruct"): _Array for core in _CORES},
     **{(f"{core}.multiarray", "scalar"): _scalar for core in _CORES},
     **{(f"{core}.numeric", "_frombuffer"): _from_bytes for core in _CORES},

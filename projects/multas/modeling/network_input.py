@@ -36,20 +36,11 @@ class NetworkInput:
         square_size: side in pixels of the square that images are stretched to; 0 = their own size.
         center_crop: side in pixels of the square that is cut out of the middle first; 0 = no crop.
         channels: number of channels that the network takes.
-
-    Raises:
-        UserError: A size is negative.
     """
 
     square_size: int = 0
     center_crop: int = 0
     channels: int = 3
-
-    def __post_init__(self) -> None:
-        sizes = {"SQUARE_SIZE": self.square_size, "CENTER_CROP_TEST": self.center_crop}
-        for key, size in sizes.items():
-            if size < 0:
-                raise UserError(f"INPUT.{key} is {size}; give a size in pixels, or 0.")
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> "NetworkInput":

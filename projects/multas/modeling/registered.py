@@ -14,7 +14,7 @@ from detectron2.modeling import (
 from detectron2.modeling.anchor_generator import ANCHOR_GENERATOR_REGISTRY
 
 from multas.util.errors import UserError
-from multas.util.names import nearest
+from multas.util.names import did_you_mean
 
 _NAMES = {
     "META_ARCHITECTURE": META_ARCH_REGISTRY,
@@ -45,10 +45,8 @@ def check_registered(cfg: CfgNode, where: str) -> None:
     for key, registry in _NAMES.items():
         name = reduce(getitem, key.split("."), cfg.MODEL)
         if name not in registry:
-            known = sorted(known for known, _ in registry)
-            near = nearest(name, known, cutoff=0.5)
-            hint = f" Did you mean '{near}'?" if near else ""
             raise UserError(
-                f"{where}: MODEL.{key} is '{name}', which is not registered.{hint} Choose from "
-                f"{', '.join(known)}, or name the module that registers it in IMPORT_MODULES."
+                f"{where}: MODEL.{key} is '{name}', which is not registered."
+                f"{did_you_mean(name, dict(registry))} Name the module that "
+                "registers one of your own in IMPORT_MODULES."
             )

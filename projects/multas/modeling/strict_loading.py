@@ -31,7 +31,7 @@ class SafeCheckpointer(DetectionCheckpointer):
             WeightsMisfit: It hardly has a parameter of the model.
         """
         if path:
-            check_is_file(path.partition("?")[0], "MODEL.WEIGHTS (or the checkpoint)")
+            check_is_file(path, "MODEL.WEIGHTS (or the checkpoint)")
         try:
             return super().load(path, *args, **kwargs)
         except WeightsMisfit as error:
@@ -43,7 +43,7 @@ class SafeCheckpointer(DetectionCheckpointer):
 
     def _load_file(self, filename: str) -> dict[str, Any]:
         content = read_weights(filename)
-        # Newer Detectron2 takes options behind a question mark.
+        # Newer Detectron2 takes options behind the question mark of a URL.
         url = getattr(self, "_parsed_url_during_loading", None)
         if url is not None and url.query == "matching_heuristics=True":
             content["matching_heuristics"] = True

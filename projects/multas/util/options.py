@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Collection, Mapping
-from typing import Any, get_type_hints
+from typing import Any
 
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
@@ -36,15 +36,16 @@ def parse_options(
             known = [*keys, *(name.upper() for name in names)]
             raise UserError(f"{where}: unknown key '{key}'.{did_you_mean(key, known)}")
     options = {key.lower(): value for key, value in entry.items() if key not in keys}
-    types = get_type_hints(cls.__init__)  # type: ignore[misc]
     for name, value in options.items():
-        _check_type(value, types.get(name), f"{where}: {name.upper()}")
+        _check_type(value, arguments[name].annotation, f"{where}: {name.upper()}")
     return options
 
 
-def _check_type(value: Any, kind: Any, where: str) -> None:
+def _check_type(value: Any, annotation: Any, where: str) -> None:
     """Refuse a value of another type than the argument's, where that is a plain one."""
-    if kind not in (bool, int, float, str):
+    # Annotations are texts where a module says `from __future__ import annotations`.
+    kind = next((k for k in (bool, int, float, str) if annotation in (k, k.__name__)), None)
+    if kind is None:
         return
     allowed = (int, float) if kind is float else kind
     if not isinstance(value, allowed) or (isinstance(value, bool) and kind is not bool):

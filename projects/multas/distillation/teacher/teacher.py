@@ -24,8 +24,9 @@ from multas.modeling.layers import channels_last_
 from multas.modeling.network_input import PREPARED
 from multas.modeling.registered import check_registered
 from multas.modeling.strict_loading import WeightsMisfit, load_strictly
-from multas.modeling.weight_files import check_is_file, is_file
+from multas.modeling.weight_files import check_is_file
 from multas.util.errors import UserError
+from multas.util.required_files import require_file
 
 KEY = "MODEL.DISTILLATION.TEACHER"
 
@@ -256,10 +257,8 @@ def check_teacher_files(options: CfgNode, key: str) -> None:
         FileNotFoundError: One is missing; the message names the key.
     """
     config = options.CONFIG_FILE.partition("#")[0]
-    if not is_file(config) and (config or not options.EMA_DECAY):
-        raise FileNotFoundError(
-            f"{key}.CONFIG_FILE is '{config}': no such file. Give the teacher's own config (train "
-            "it first with train_net.py --config-file)."
-        )
+    if config or not options.EMA_DECAY:
+        cure = "Give the teacher's own config (train it first with train_net.py --config-file)."
+        require_file(config, f"{key}.CONFIG_FILE", (".yaml", ".yml"), cure)
     if options.WEIGHTS or not options.EMA_DECAY:
         check_is_file(options.WEIGHTS, f"{key}.WEIGHTS")

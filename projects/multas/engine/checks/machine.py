@@ -39,12 +39,12 @@ def check_launch(args: Namespace) -> None:
         )
     if machines > 1 and args.dist_url == "auto":
         raise UserError("--dist-url is auto; for several machines give that of the first of them.")
-    if machines > 1 and not 1 <= count <= torch.cuda.device_count():
-        raise UserError(
-            f"--num-machines is {machines}, but --num-gpus {count}, and this machine has "
-            f"{torch.cuda.device_count()}: several machines need one GPU or more on each."
-        )
     there = torch.cuda.device_count()
+    if machines > 1 and not 1 <= count <= there:
+        raise UserError(
+            f"--num-machines is {machines}, but --num-gpus {count}, and this machine has {there}: "
+            "several machines need one GPU or more on each."
+        )
     if not 0 <= count <= max(1, there):
         raise UserError(
             f"--num-gpus is {count}, but this machine has {there}. Give 1, or leave it out, to "

@@ -5,10 +5,7 @@ from typing import Any, ClassVar
 
 from detectron2.config import CfgNode
 from detectron2.layers import ShapeSpec
-from detectron2.modeling.anchor_generator import (
-    ANCHOR_GENERATOR_REGISTRY,
-    build_anchor_generator,
-)
+from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.utils.registry import Registry
 from torch import Tensor, nn
 
@@ -126,10 +123,9 @@ def build_anchors(cfg: CfgNode, levels: Sequence[ShapeSpec]) -> Any:
     """The anchor generator of MODEL.ANCHOR_GENERATOR for these levels.
 
     Raises:
-        UserError: there is no such generator, or a list does not have an entry for each level.
+        UserError: a list does not have an entry for each level, or the anchors are rotated.
     """
     options = cfg.MODEL.ANCHOR_GENERATOR
-    lookup(ANCHOR_GENERATOR_REGISTRY, options.NAME, "MODEL.ANCHOR_GENERATOR.NAME")
     for key in ("SIZES", "ASPECT_RATIOS"):
         if len(options[key]) not in (1, len(levels)):
             raise UserError(
