@@ -181,7 +181,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("spoil", "parts"), DAMAGES)
-@pytest.mark.parametrize("how", [(), ("--eval-only",)])
+@pytest.mark.parametrize("how", [(), ("--eval-only", "DATASETS.TEST", "('tiny_test',)")])
 def test_without_an_intact_checkpoint_nothing_is_continued(run, spoil, parts, how):
     spoil(run)
     message = run.refused("train_net.py", "--config-file", "three.yaml", "--resume", *how)
@@ -243,5 +243,7 @@ def test_what_may_change(run):
     status, errors = run_script("train_net.py", "--config-file", "three.yaml", "--resume", *opts,
                                 folder=run.folder)  # fmt: skip
     assert status == 0, errors
+    told = "another schedule. SOLVER.MAX_ITER: 3 in the checkpoint, 4 now"
+    assert (run / "run" / "log.txt").read_text().count(told) == 1 and told not in errors
     iterations = [json.loads(x)["iteration"] for x in (run / "run" / "metrics.json").open()]
     assert iterations == [2, 3]

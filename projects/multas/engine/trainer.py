@@ -93,7 +93,7 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loader, optimizer = self._trainer.data_loader, self._trainer.optimizer
             self._trainer = MixedPrecisionTrainer(model, loader, optimizer)
-        contract = {"config": self._facts, "data": data_facts(cfg, self._trainer.data_loader)}
+        contract = self._facts | data_facts(cfg, self._trainer.data_loader)
         self.checkpointer = Checkpointer(
             model, cfg.OUTPUT_DIR, contract, trainer=weakref.proxy(self)
         )
@@ -198,7 +198,7 @@ class Trainer(DefaultTrainer):
         self._resumes = resume
         path = find_checkpoint(self.cfg.OUTPUT_DIR) if resume else ""
         if path:
-            self.checkpointer.load(path)
+            self.checkpointer.resume(path)
             self.start_iter = self.iter + 1
         else:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
