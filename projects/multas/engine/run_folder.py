@@ -15,7 +15,7 @@ from detectron2.utils import comm
 
 from multas.engine.run_log import open_log
 from multas.util.errors import UserError
-from multas.util.files import written_whole
+from multas.util.files import write_text
 from multas.util.ranks import decided_by_main
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,7 @@ def begin_evaluation(cfg: CfgNode) -> None:
 def _begin_records(cfg: CfgNode) -> None:
     open_log(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        with written_whole(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as path:
-            Path(path).write_text(cfg.dump())
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
 
 
 def _claim(cfg: CfgNode, resumes: bool, held: ExitStack) -> None:
