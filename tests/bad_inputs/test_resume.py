@@ -234,10 +234,11 @@ def test_a_state_that_does_not_fit_is_named(run, change, parts):
 
 
 def test_what_may_change(run):
-    moved = run / "elsewhere" / "teacher.pth"
-    moved.parent.mkdir()
-    (run / "teacher.pth").rename(moved)
-    opts = [f"{TEACHER}.WEIGHTS", "elsewhere/teacher.pth", "SOLVER.MAX_ITER", "4",
+    (run / "elsewhere").mkdir()
+    for name in ("teacher.pth", "teacher.yaml"):
+        (run / name).rename(run / "elsewhere" / name)
+    opts = [f"{TEACHER}.WEIGHTS", "elsewhere/teacher.pth",
+            f"{TEACHER}.CONFIG_FILE", "elsewhere/teacher.yaml", "SOLVER.MAX_ITER", "4",
             "SOLVER.CHECKPOINT_PERIOD", "7", "DATALOADER.NUM_WORKERS", "1",
             "TEST.DETECTIONS_PER_IMAGE", "5", "INPUT.MIN_SIZE_TEST", "32"]  # fmt: skip
     status, errors = run_script("train_net.py", "--config-file", "three.yaml", "--resume", *opts,

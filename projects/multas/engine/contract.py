@@ -22,6 +22,7 @@ from multas.data.pseudo_label_files import file_sha256
 from multas.data.task_batches import TaskLoader, training_sets
 from multas.distillation.paths.spec import KEY as PATHS
 from multas.distillation.paths.spec import parse_paths
+from multas.distillation.teacher.build import teacher_nodes
 from multas.distillation.teacher.teacher import Teacher
 from multas.engine.checkpoint_files import newest_intact, read_checkpoint
 from multas.util.annotation import STANDARD
@@ -37,11 +38,11 @@ _FREE = (
     "*_TEST", "TEST.[!P]*", "MODEL.DEVICE", "MODEL.WEIGHTS",
     "DATASETS.TEST", "DATASETS.CARDS", "DATASETS.CHECK_IMAGES", "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD*", "MODEL.DISTILLATION.CACHE.*",
+    "MODEL.DISTILLATION.*TEACHER*",  # compared by the content of their files, which may have moved
 )  # fmt: skip
 # A longer run, or another end of its schedule: it counts from here on, and the log tells it. (Not
 # SOLVER.BASE_LR: a checkpoint holds the learning rates, and theirs would prevail.)
 _TOLD = ("SOLVER.MAX_ITER", "SOLVER.EPOCHS", "SOLVER.STEPS*", "SOLVER.REFERENCE_WORLD_SIZE")
-_TEACHER = "MODEL.DISTILLATION.TEACHER"
 _PSEUDO_LABELS = "DATASETS.PSEUDO_LABELS.FILES"
 _NOT_SET = "not set"
 _SHOWN = 10
@@ -55,13 +56,12 @@ def config_facts(cfg: CfgNode) -> Facts:
     """
     # A config that is scaled to the number of processes is another one with another number.
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-    facts = dict(_leaves(cfg))
+    facts = {key: value for key, value in _leaves(cfg) if not _is_one_of(key, _FREE)}
     facts.update(_path_facts(facts.pop(PATHS)))
     facts[_PSEUDO_LABELS] = [_digest(file) for file in facts[_PSEUDO_LABELS]]
-    more = facts.pop("MODEL.DISTILLATION.MORE_TEACHERS")
-    for i, node in enumerate([cfg.MODEL.DISTILLATION.TEACHER, *more]):
-        facts.update(_teacher_facts(f"{_TEACHER} {i}" if i else _TEACHER, node))
-    return {key: value for key, value in facts.items() if not _is_one_of(key, _FREE)}
+    for key, node in teacher_nodes(cfg):
+        facts.update(_teacher_facts(key, node))
+    return facts
 
 
 def data_facts(cfg: CfgNode, loader: TrainLoader | TaskLoader) -> Facts:
@@ -141,16 +141,14 @@ def _path_facts(entries: Sequence[Mapping[str, Any]]) -> Facts:
     return facts
 
 
-def _teacher_facts(key: str, node: Mapping[str, Any]) -> Facts:
+def _teacher_facts(key: str, node: CfgNode) -> Facts:
     """A teacher's own keys, the digest of its weights, and its network."""
-    # Files are compared by their content: they may have moved.
-    by_content = ("CONFIG_FILE", "OPTS", "WEIGHTS")
-    facts = {f"{key}.{k}": _plain(v) for k, v in node.items() if k not in by_content}
-    facts[f"{key}.WEIGHTS"] = _digest(node.get("WEIGHTS", ""))
-    config, opts = node.get("CONFIG_FILE", ""), node.get("OPTS", [])
-    if not os.path.isfile(config.partition("#")[0]):
-        return facts | {f"{key}.CONFIG_FILE": config, f"{key}.OPTS": _plain(opts)}
-    network = dict(_leaves(Teacher.load_config(config, opts)))
+    facts = dict(_leaves(node, f"{key}."))
+    facts[f"{key}.WEIGHTS"] = _digest(node.WEIGHTS)
+    if not os.path.isfile(node.CONFIG_FILE.partition("#")[0]):
+        return facts
+    del facts[f"{key}.CONFIG_FILE"], facts[f"{key}.OPTS"]
+    network = dict(_leaves(Teacher.load_config(node.CONFIG_FILE, node.OPTS)))
     own = ("MODEL.DISTILLATION.*", "MODEL.WEIGHTS", "MODEL.DEVICE")
     return facts | {
         f"{key}, {name}": value
