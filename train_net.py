@@ -25,10 +25,10 @@ from multas.util.signals import children_not_orphaned
 def main(args):
     cfg = setup(args)
     if args.eval_only:
-        check_images(cfg, cfg.DATASETS.TEST)
         check_test_sets(cfg)
         model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
         check_classes(model, cfg.DATASETS.TEST)
+        check_images(cfg, cfg.DATASETS.TEST)
         begin_evaluation(cfg)
         results = evaluate(cfg, model, Trainer.test)
         if comm.is_main_process():

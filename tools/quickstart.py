@@ -34,7 +34,7 @@ from multas.engine.report import (
 )
 from multas.util.command_line import run
 from multas.util.errors import UserError
-from multas.util.files import written_whole
+from multas.util.files import write_text
 from multas.util.signals import not_orphaned
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -86,8 +86,7 @@ class Quickstart:
         for stage in STAGES:
             self.config(stage)  # or a mistake in --seed or a key would stay in the stamp
         stamp.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(stamp) as path:
-            Path(path).write_text(json.dumps(mine))
+        write_text(stamp, json.dumps(mine))
 
     def config_file(self, stage: str) -> str:
         return os.path.join(self.configs, f"{stage}.yaml")
@@ -152,10 +151,11 @@ class Quickstart:
         sheet = os.path.join(self.output, "predictions.png")
         contact_sheet(models, test, sheet, score_thresh=0.3)
         report = os.path.join(self.output, "report.md")
-        Path(report).write_text(
+        write_text(
+            report,
             f"# Distilled and supervised students on {test}\n\n{table}\n\n"
             "![path weights, raw and weighted path losses](path_weights.png)\n\n"
-            "![ground truth and predictions](predictions.png)\n"
+            "![ground truth and predictions](predictions.png)\n",
         )
         print(f"\n{table}\n\n{report}", flush=True)
 

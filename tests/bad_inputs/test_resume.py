@@ -181,7 +181,7 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize(("spoil", "parts"), DAMAGES)
-@pytest.mark.parametrize("how", [(), ("--eval-only",)])
+@pytest.mark.parametrize("how", [(), ("--eval-only", "DATASETS.TEST", "('tiny_test',)")])
 def test_without_an_intact_checkpoint_nothing_is_continued(run, spoil, parts, how):
     spoil(run)
     message = run.refused("train_net.py", "--config-file", "three.yaml", "--resume", *how)
@@ -234,14 +234,17 @@ def test_a_state_that_does_not_fit_is_named(run, change, parts):
 
 
 def test_what_may_change(run):
-    moved = run / "elsewhere" / "teacher.pth"
-    moved.parent.mkdir()
-    (run / "teacher.pth").rename(moved)
-    opts = [f"{TEACHER}.WEIGHTS", "elsewhere/teacher.pth", "SOLVER.MAX_ITER", "4",
+    (run / "elsewhere").mkdir()
+    for name in ("teacher.pth", "teacher.yaml"):
+        (run / name).rename(run / "elsewhere" / name)
+    opts = [f"{TEACHER}.WEIGHTS", "elsewhere/teacher.pth",
+            f"{TEACHER}.CONFIG_FILE", "elsewhere/teacher.yaml", "SOLVER.MAX_ITER", "4",
             "SOLVER.CHECKPOINT_PERIOD", "7", "DATALOADER.NUM_WORKERS", "1",
             "TEST.DETECTIONS_PER_IMAGE", "5", "INPUT.MIN_SIZE_TEST", "32"]  # fmt: skip
     status, errors = run_script("train_net.py", "--config-file", "three.yaml", "--resume", *opts,
                                 folder=run.folder)  # fmt: skip
     assert status == 0, errors
+    told = "another schedule. SOLVER.MAX_ITER: 3 in the checkpoint, 4 now"
+    assert (run / "run" / "log.txt").read_text().count(told) == 1 and told not in errors
     iterations = [json.loads(x)["iteration"] for x in (run / "run" / "metrics.json").open()]
     assert iterations == [2, 3]

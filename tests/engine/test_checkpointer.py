@@ -1,10 +1,13 @@
 """Checkpoints are whole, and a run goes on from the newest intact one."""
 
 import os
+import zipfile
+from argparse import Namespace
 
 import pytest
 import torch
 
+from multas.engine import setup
 from multas.engine.checkpoint_files import LAST, newest_intact, read_checkpoint
 from multas.engine.checkpointer import find_checkpoint
 from multas.engine.contract import check_same_run
@@ -118,24 +121,48 @@ def test_a_run_goes_on_from_the_one_before_a_damaged_one(distilled_cfg, caplog):
     assert not [name for name in os.listdir(cfg.OUTPUT_DIR) if name.endswith(".partial")]
 
 
+def test_a_checkpoint_is_verified_and_read_once(tiny_cfg, tmp_path, own_log, monkeypatch):
+    cfg = tiny_cfg("SOLVER.MAX_ITER", 1, "DATASETS.TEST", [])
+    train(cfg)
+    (tmp_path / "job.yaml").write_text(cfg.dump())
+    verified, read = [], []
+    verify, load = zipfile.ZipFile.testzip, torch.load
+
+    def testzip(archive):
+        verified.append(archive.filename)
+        return verify(archive)
+
+    def reading(file, *args, mmap=False, **kwargs):
+        if not mmap:
+            read.append(file)
+        return load(file, *args, mmap=mmap, **kwargs)
+
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", testzip)
+    monkeypatch.setattr(torch, "load", reading)
+    args = {"config_file": str(tmp_path / "job.yaml"), "opts": [], "eval_only": False}
+    assert start(setup(Namespace(**args, resume=True)), resume=True).start_iter == 1
+    path = os.path.join(cfg.OUTPUT_DIR, "model_final.pth")
+    assert verified.count(path) == read.count(path) == 1
+
+
 def test_a_checkpoint_says_what_it_depends_on(distilled_cfg):
     cfg = distilled_cfg("DATASETS.TEST", [])
     train(cfg)
     contract = read_checkpoint(find_checkpoint(cfg.OUTPUT_DIR))["contract"]
-    assert contract["config"]["MODEL.DISTILLATION.PATHS"] == ["at", "mse", "soft"]
-    assert contract["data"]["DATASETS.TRAIN, images"].startswith("16 images")
+    assert contract["MODEL.DISTILLATION.PATHS"] == ["at", "mse", "soft"]
+    assert contract["DATASETS.TRAIN, images"].startswith("16 images")
 
 
-def test_a_longer_schedule_is_told_and_any_other_key_refused(caplog):
-    old = {"config": {"SOLVER.MAX_ITER": 3, "SOLVER.GAMMA": 0.1, "A.NEW.KEY": 1}}
-    check_same_run("model.pth", old, {"config": old["config"] | {"SOLVER.MAX_ITER": 6}})
-    assert "another schedule. SOLVER.MAX_ITER: 3 in the checkpoint, 6 now" in caplog.text
+def test_a_longer_schedule_is_told_and_any_other_key_refused():
+    old = {"SOLVER.MAX_ITER": 3, "SOLVER.GAMMA": 0.1, "A.NEW.KEY": 1}
+    told = check_same_run("model.pth", old, old | {"SOLVER.MAX_ITER": 6})
+    assert told == ["SOLVER.MAX_ITER: 3 in the checkpoint, 6 now"]
     with pytest.raises(ValueError, match=r"SOLVER.GAMMA: 0.1 in the checkpoint, 0.5 now\n"):
-        check_same_run("model.pth", old, {"config": old["config"] | {"SOLVER.GAMMA": 0.5}})
-    fewer = {key: value for key, value in old["config"].items() if key != "SOLVER.GAMMA"}
-    check_same_run("model.pth", old, {"config": fewer})  # Its default is 0.1.
+        check_same_run("model.pth", old, old | {"SOLVER.GAMMA": 0.5})
+    fewer = {key: value for key, value in old.items() if key != "SOLVER.GAMMA"}
+    check_same_run("model.pth", old, fewer)  # Its default is 0.1.
     with pytest.raises(ValueError, match=r"A.NEW.KEY: 1 in the checkpoint, not set now"):
-        check_same_run("model.pth", old, {"config": {}})
+        check_same_run("model.pth", old, {})
 
 
 def test_best_weights_that_are_damaged_are_named_before_training(tiny_cfg, card):

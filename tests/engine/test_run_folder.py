@@ -2,20 +2,23 @@
 
 import errno
 import fcntl
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import yaml
+from detectron2.utils.events import EventWriter
 
 from multas.engine import Trainer
 from multas.engine.report import final_values, read_metrics
 from multas.engine.run_folder import LOCK, claimed_folder
 from multas.util.errors import UserError
-from training import train
+from training import start, train
 
 HOLDER = """
 import fcntl, os, sys, time
@@ -26,6 +29,11 @@ lock.flush()
 if os.fork():  # as the processes that load data are
     print("held", flush=True)
 time.sleep(60)
+"""
+
+TAKER = """
+import fcntl, sys
+fcntl.lockf(open(sys.argv[1], "a"), fcntl.LOCK_EX | fcntl.LOCK_NB)
 """
 
 
@@ -172,6 +180,34 @@ def test_a_run_counts_as_evaluated_only_after_its_last_iteration(tiny_cfg):
     (folder / "metrics.json").write_text("".join(lines[:-1]))
     assert final_values(str(folder)) == {}
     assert final_values(str(folder / "nowhere")) == {}
+
+
+def test_a_run_that_is_evaluated_again_says_so_of_the_same_iteration(tiny_cfg):
+    cfg = tiny_cfg("SOLVER.MAX_ITER", 2)
+    train(cfg)
+    before = read_metrics(cfg.OUTPUT_DIR)
+    assert train(cfg, resume=True).start_iter == 2
+    assert read_metrics(cfg.OUTPUT_DIR) == before
+
+
+@pytest.mark.parametrize("where", ["run_step", "test"])
+def test_after_an_error_nothing_is_held(tiny_cfg, monkeypatch, where):
+    def fail(*_):
+        raise RuntimeError("unforeseen")
+
+    monkeypatch.setattr(Trainer, where, fail)
+    cfg = tiny_cfg("SOLVER.MAX_ITER", 2, "DATALOADER.NUM_WORKERS", 1)
+    trainer = start(cfg)
+    next(trainer._trainer._data_loader_iter)
+    assert multiprocessing.active_children()
+    writer = mock.Mock(spec=EventWriter)
+    trainer._writers._build = lambda: [writer]
+    with pytest.raises(RuntimeError, match="unforeseen"):
+        trainer.train()
+    assert multiprocessing.active_children() == []
+    assert writer.write.called and writer.close.called
+    other = [sys.executable, "-c", TAKER, os.path.join(cfg.OUTPUT_DIR, LOCK)]
+    assert subprocess.run(other).returncode == 0
 
 
 def test_the_student_is_saved_before_the_last_evaluation_fails(tiny_cfg, monkeypatch):

@@ -8,7 +8,8 @@ import os
 import pytest
 from detectron2.utils.events import EventStorage, EventWriter, JSONWriter
 
-from multas.engine.writers import LateWriters, keep_quiet_on_full_disk
+from multas.engine.run_log import keep_log, open_log
+from multas.engine.writers import LateWriters
 from multas.util.errors import UserError
 from training import interrupt, start, train
 
@@ -50,7 +51,7 @@ def test_a_half_line_of_a_killed_run_is_dropped(tmp_path):
 def test_a_full_disk_ends_the_run_with_one_message(tmp_path):
     full = FullDisk()
     writers = LateWriters(lambda: [full], str(tmp_path))
-    with pytest.raises(UserError, match=r"events.out.* could not be written: .* MB of its disk"):
+    with pytest.raises(UserError, match=r"metrics.json could not be written: .* MB of its disk"):
         writers.write()
     writers.write()
     writers.close()
@@ -65,18 +66,29 @@ def test_a_full_disk_ends_the_run_with_one_message(tmp_path):
     writers.write()
 
 
-def test_a_log_on_a_full_disk_is_told_once(capsys):
-    logger = logging.getLogger("full")
-    logger.propagate = False
-    stream = open("/dev/full", "a")  # noqa: SIM115
-    for _ in range(2):  # Detectron2's loggers share a stream
-        logger.addHandler(logging.StreamHandler(stream))
-    keep_quiet_on_full_disk("full")
-    for _ in range(3):
-        logger.warning("a line")
+def test_a_log_on_a_full_disk_is_told_once(tmp_path, own_log, capsys):
+    (tmp_path / "log.txt").symlink_to("/dev/full")
+    keep_log()
+    open_log(str(tmp_path))
+    for name in ("detectron2", "multas", "multas.engine"):
+        logging.getLogger(name).warning("a line")
     told = capsys.readouterr().err
-    assert told.count("warning: /dev/full could not be written") == 1 and "Traceback" not in told
-    assert logger.handlers == [] and stream.closed
+    assert told.count(f"warning: {tmp_path}/log.txt could not be written") == 1
+    assert "Traceback" not in told
+
+
+def test_the_log_has_what_came_before_its_folder_and_ends_with_its_run(tmp_path, own_log):
+    logger = logging.getLogger("multas.engine")
+    for run in ("first", "second"):
+        keep_log()
+        logger.warning(f"{run} begins")
+        open_log(str(tmp_path / run))
+        logger.warning(f"{run} goes on")
+        open_log(str(tmp_path / "third"))
+    for run in ("first", "second"):
+        lines = (tmp_path / run / "log.txt").read_text().splitlines()
+        assert [line.rpartition(": ")[2] for line in lines] == [f"{run} begins", f"{run} goes on"]
+    assert not (tmp_path / "third").exists()
 
 
 @pytest.fixture

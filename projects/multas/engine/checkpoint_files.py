@@ -28,21 +28,30 @@ class Newest:
     faults: tuple[str, ...] = ()
 
 
-def newest_intact(folder: str) -> Newest:
+def has_checkpoints(folder: str) -> bool:
+    """Whether a run has written checkpoints there, intact or not."""
+    return os.path.exists(os.path.join(folder, LAST)) or bool(_checkpoints(folder))
+
+
+def newest_intact(folder: str, *, every_byte: bool = True) -> Newest:
     """The checkpoint that ``last_checkpoint`` names; if it is damaged, the newest intact one.
+
+    Args:
+        folder: of the run.
+        every_byte: False = for a look at what checkpoints say; see :func:`damage_of`.
 
     Raises:
         UserError: There are checkpoints, but all of them are damaged, or ``last_checkpoint`` names
             a file elsewhere.
     """
-    named = _last_named(folder)
-    if named is None and not _checkpoints(folder):
+    if not has_checkpoints(folder):
         return Newest()
+    named = _last_named(folder)
     faults = [f"{LAST} is missing"] if named is None else [] if named else [f"{LAST} is empty"]
     known = sorted(_checkpoints(folder), key=lambda name: _iteration(folder, name), reverse=True)
     for name in filter(None, [named, *(name for name in known if name != named)]):
         path = os.path.join(folder, name)
-        fault = _fault_of(path)
+        fault = _fault_of(path, every_byte)
         if not fault:
             return Newest(path, tuple(faults))
         faults.append(f"{name} {fault}")
@@ -90,11 +99,11 @@ def _iteration(folder: str, name: str) -> float:
         return float("inf")
 
 
-def _fault_of(path: str) -> str:
+def _fault_of(path: str, every_byte: bool) -> str:
     """What is wrong with a checkpoint, as the end of a sentence; "" if nothing is."""
     if not path.endswith(".pth"):
         return "is not called .pth"
-    damage = damage_of(path)
+    damage = damage_of(path, every_byte)
     if not damage and not _is_of_training(read_checkpoint(path)):
         return "holds weights alone, not the state of a training"
     return damage
@@ -107,10 +116,10 @@ def _is_of_training(content: Mapping[str, Any]) -> bool:
     return "model" in content and type(content.get("iteration")) is int
 
 
-def damage_of(path: str) -> str:
+def damage_of(path: str, every_byte: bool = True) -> str:
     """How a file that torch has written is damaged, as the end of a sentence; "" if it is not.
 
-    Every byte is compared with its checksum, which torch does not do.
+    The checksums of ``every_byte``, which torch does not look at, take a read of the whole file.
     """
     if not os.path.isfile(path):
         return "does not exist"
@@ -118,7 +127,7 @@ def damage_of(path: str) -> str:
         return "is empty"
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            broken = archive.testzip() if every_byte else None
         content = read_checkpoint(path)
     except PermissionError:
         raise

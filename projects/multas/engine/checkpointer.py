@@ -2,14 +2,13 @@
 
 import logging
 import os
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from multas.engine.checkpoint_files import LAST, newest_intact, read_checkpoint
-from multas.engine.contract import check_same_run
+from multas.engine.contract import Facts, check_same_run
 from multas.engine.finite import check_weights
 from multas.modeling.strict_loading import SafeCheckpointer
 from multas.util.errors import UserError
@@ -37,12 +36,12 @@ class Checkpointer(SafeCheckpointer):
     Args:
         model: that is trained.
         folder: of the run.
-        contract: what the run depends on, which is compared with that of the checkpoint.
+        contract: what the run depends on, which is compared with that of a checkpoint.
         checkpointables: all else that has a state, by name.
     """
 
     def __init__(
-        self, model: nn.Module, folder: str, contract: Mapping[str, Any], **checkpointables: Any
+        self, model: nn.Module, folder: str, contract: Facts, **checkpointables: Any
     ) -> None:
         super().__init__(model, folder, **checkpointables)
         self.contract = contract
@@ -68,19 +67,29 @@ class Checkpointer(SafeCheckpointer):
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         write_text(os.path.join(self.save_dir, LAST), last_filename_basename)
 
-    def load(self, path: str, checkpointables: list[str] | None = None) -> dict[str, Any]:
-        """Load weights and the states named in ``checkpointables``; None: continue a run.
+    def resume(self, path: str) -> None:
+        """Continue the run of an intact checkpoint: load the weights and all other states.
 
         Raises:
-            UserError: The run to continue was another one.
+            UserError: It is another run.
         """
-        if path and checkpointables is None:
-            decided_by_main(lambda: self._check(path))
-        return super().load(path, checkpointables)
+        decided_by_main(lambda: self._check(path))
+        logger.info(f"Continuing from {path}")
+        # Not read_checkpoint: states keep tensors, and the file may be deleted.
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        self.model.load_state_dict(content["model"])
+        for name, part in self.checkpointables.items():
+            part.load_state_dict(content[name])
 
     def _check(self, path: str) -> None:
         content = read_checkpoint(path)
-        check_same_run(path, content.get("contract"), self.contract)
+        if "contract" not in content:
+            logger.warning(
+                f"{path} does not say what its run depended on (an older version wrote it): "
+                "continue it with the same config and data only."
+            )
+        elif told := check_same_run(path, content["contract"], self.contract):
+            logger.warning(f"The run continues with another schedule. {'; '.join(told)}.")
         own = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
         saved = {name: tuple(tensor.shape) for name, tensor in content["model"].items()}
         different = [name for name in own | saved if own.get(name) != saved.get(name)]

@@ -1,13 +1,12 @@
 """What a run depends on: a checkpoint carries it, and only the same run goes on from it.
 
-The contract is a mapping with two parts, "config" and "data", each from a name to a plain value. A
-key of the config belongs to it unless it is listed here as free, so that a key that is new or of
+The contract is a mapping from names to plain values, which a checkpoint can hold and messages show.
+A key of the config belongs to it unless it is listed here as free, so that a key that is new or of
 your own does.
 """
 
 import fnmatch
 import hashlib
-import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -19,16 +18,16 @@ from detectron2.utils import comm
 
 from multas.config import add_multas_config
 from multas.data.loader import TrainLoader
+from multas.data.pseudo_label_files import file_sha256
 from multas.data.task_batches import TaskLoader, training_sets
 from multas.distillation.paths.spec import KEY as PATHS
 from multas.distillation.paths.spec import parse_paths
+from multas.distillation.teacher.build import teacher_nodes
 from multas.distillation.teacher.teacher import Teacher
 from multas.engine.checkpoint_files import newest_intact, read_checkpoint
 from multas.util.annotation import STANDARD
 from multas.util.errors import UserError
 from multas.util.ranks import decided_by_main
-
-logger = logging.getLogger(__name__)
 
 Facts = dict[str, Any]
 
@@ -39,13 +38,11 @@ _FREE = (
     "*_TEST", "TEST.[!P]*", "MODEL.DEVICE", "MODEL.WEIGHTS",
     "DATASETS.TEST", "DATASETS.CARDS", "DATASETS.CHECK_IMAGES", "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD*", "MODEL.DISTILLATION.CACHE.*",
+    "MODEL.DISTILLATION.*TEACHER*",  # compared by the content of their files, which may have moved
 )  # fmt: skip
 # A longer run, or another end of its schedule: it counts from here on, and the log tells it. (Not
 # SOLVER.BASE_LR: a checkpoint holds the learning rates, and theirs would prevail.)
 _TOLD = ("SOLVER.MAX_ITER", "SOLVER.EPOCHS", "SOLVER.STEPS*", "SOLVER.REFERENCE_WORLD_SIZE")
-# Compared by the content of the files, which may have moved.
-_FILES = ("CONFIG_FILE", "WEIGHTS")
-_TEACHER = "MODEL.DISTILLATION.TEACHER"
 _PSEUDO_LABELS = "DATASETS.PSEUDO_LABELS.FILES"
 _NOT_SET = "not set"
 _SHOWN = 10
@@ -59,13 +56,12 @@ def config_facts(cfg: CfgNode) -> Facts:
     """
     # A config that is scaled to the number of processes is another one with another number.
     cfg = DefaultTrainer.auto_scale_workers(cfg, comm.get_world_size())
-    facts = dict(_leaves(cfg))
+    facts = {key: value for key, value in _leaves(cfg) if not _is_one_of(key, _FREE)}
     facts.update(_path_facts(facts.pop(PATHS)))
     facts[_PSEUDO_LABELS] = [_digest(file) for file in facts[_PSEUDO_LABELS]]
-    more = facts.pop("MODEL.DISTILLATION.MORE_TEACHERS")
-    for i, node in enumerate([cfg.MODEL.DISTILLATION.TEACHER, *more]):
-        facts.update(_teacher_facts(f"{_TEACHER} {i}" if i else _TEACHER, node))
-    return {key: value for key, value in facts.items() if not _is_one_of(key, _FREE)}
+    for key, node in teacher_nodes(cfg):
+        facts.update(_teacher_facts(key, node))
+    return facts
 
 
 def data_facts(cfg: CfgNode, loader: TrainLoader | TaskLoader) -> Facts:
@@ -83,36 +79,31 @@ def data_facts(cfg: CfgNode, loader: TrainLoader | TaskLoader) -> Facts:
     return facts
 
 
-def check_same_run(path: str, old: Mapping[str, Facts] | None, new: Mapping[str, Facts]) -> None:
+def check_same_run(path: str, old: Facts, new: Facts) -> list[str]:
     """Make sure that the run of a checkpoint depends on the same as this one.
 
     Args:
         path: the checkpoint.
-        old: its contract; None if it has none, being of an older version.
-        new: that of this run, or one of its parts.
+        old: its contract.
+        new: that of this run.
+
+    Returns:
+        The differences in the schedule, which are none of the run.
 
     Raises:
-        UserError: A fact differs; the message names all, with both values.
+        UserError: Another fact differs; the message names all, with both values.
     """
-    if old is None:
-        logger.warning(
-            f"{path} does not say what its run depended on (an older version wrote it): continue "
-            "it with the same config and data only."
-        )
-        return
-    defaults = dict(_leaves(_default_config()))
+    # An older or newer version may not have had a key.
+    default_cfg = get_cfg()
+    add_multas_config(default_cfg)
+    defaults = dict(_leaves(default_cfg))
     different: list[str] = []
     told: list[str] = []
-    for part, facts in new.items():
-        saved = old.get(part, {})
-        for key in facts | saved:
-            # An older or newer version may not have had a key.
-            was, now = (x.get(key, _plain(defaults.get(key, _NOT_SET))) for x in (saved, facts))
-            if was != now:
-                line = f"{key}: {was} in the checkpoint, {now} now"
-                (told if _is_one_of(key, _TOLD) else different).append(line)
-    if told:
-        logger.warning(f"The run continues with another schedule. {'; '.join(told)}.")
+    for key in new | old:
+        was, now = (x.get(key, defaults.get(key, _NOT_SET)) for x in (old, new))
+        if was != now:
+            line = f"{key}: {was} in the checkpoint, {now} now"
+            (told if _is_one_of(key, _TOLD) else different).append(line)
     if different:
         more = len(different) - _SHOWN
         lines = [*different[:_SHOWN], *([f"and {more} more"] if more > 0 else [])]
@@ -121,20 +112,20 @@ def check_same_run(path: str, old: Mapping[str, Facts] | None, new: Mapping[str,
             + "\nContinue with the old values, or start anew, without --resume and in another "
             "OUTPUT_DIR."
         )
+    return told
 
 
 def check_resumable(cfg: CfgNode) -> None:
-    """Compare a config with the checkpoint that a run would go on from, before it writes anything.
+    """Compare a config with the checkpoint that a run would go on from, before data are loaded.
 
     Raises:
-        UserError: There is a checkpoint, but it is one of another run, or none is intact.
+        UserError: There is a checkpoint, but it is one of another run, or none can be read.
     """
 
     def check() -> None:
-        path = newest_intact(cfg.OUTPUT_DIR).path
-        # The trainer warns of a checkpoint without a contract.
+        path = newest_intact(cfg.OUTPUT_DIR, every_byte=False).path
         if path and (old := read_checkpoint(path).get("contract")):
-            check_same_run(path, old, {"config": config_facts(cfg)})
+            check_same_run(path, old, old | config_facts(cfg))
 
     decided_by_main(check)
 
@@ -144,21 +135,20 @@ def _path_facts(entries: Sequence[Mapping[str, Any]]) -> Facts:
     specs = parse_paths(entries)
     facts: Facts = {PATHS: [spec.name for spec in specs]}
     for spec in specs:
-        keys = ("student", "teacher", "weight", "layerwise", "teacher_id", "tasks")
-        own = {key.upper(): getattr(spec, key) for key in keys} | {"TYPE": spec.type.__name__}
-        own |= {key.upper(): value for key, value in spec.options.items()}
-        facts |= {f"{PATHS}, path '{spec.name}', {k}": _plain(v) for k, v in own.items()}
+        own = vars(spec) | {"type": spec.type.__name__}
+        own |= own.pop("options")
+        facts |= {f"{PATHS}, path '{spec.name}', {k.upper()}": _plain(v) for k, v in own.items()}
     return facts
 
 
-def _teacher_facts(key: str, node: Mapping[str, Any]) -> Facts:
+def _teacher_facts(key: str, node: CfgNode) -> Facts:
     """A teacher's own keys, the digest of its weights, and its network."""
-    facts = {f"{key}.{k}": _plain(v) for k, v in node.items() if k not in (*_FILES, "OPTS")}
-    facts[f"{key}.WEIGHTS"] = _digest(node.get("WEIGHTS", ""))
-    config, opts = node.get("CONFIG_FILE", ""), node.get("OPTS", [])
-    if not os.path.isfile(config.partition("#")[0]):
-        return facts | {f"{key}.CONFIG_FILE": config, f"{key}.OPTS": _plain(opts)}
-    network = dict(_leaves(Teacher.load_config(config, opts)))
+    facts = dict(_leaves(node, f"{key}."))
+    facts[f"{key}.WEIGHTS"] = _digest(node.WEIGHTS)
+    if not os.path.isfile(node.CONFIG_FILE.partition("#")[0]):
+        return facts
+    del facts[f"{key}.CONFIG_FILE"], facts[f"{key}.OPTS"]
+    network = dict(_leaves(Teacher.load_config(node.CONFIG_FILE, node.OPTS)))
     own = ("MODEL.DISTILLATION.*", "MODEL.WEIGHTS", "MODEL.DEVICE")
     return facts | {
         f"{key}, {name}": value
@@ -168,7 +158,7 @@ def _teacher_facts(key: str, node: Mapping[str, Any]) -> Facts:
 
 
 def _describe(dicts: Sequence[Mapping[str, Any]]) -> str:
-    """How many images there are, and a fingerprint of their names, sizes and annotations."""
+    """How many images there are, and a fingerprint of their names, sizes, boxes and classes."""
     digest = hashlib.sha256()
     for record in dicts:
         digest.update(repr(list(_described(record))).encode())
@@ -178,7 +168,7 @@ def _describe(dicts: Sequence[Mapping[str, Any]]) -> str:
 def _described(record: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     for key, value in sorted(record.items()):
         if key == "annotations":
-            yield key, [(x.get("category_id"), _plain(x.get("bbox"))) for x in value]
+            yield key, [(x.get("category_id"), *map(float, x.get("bbox", ()))) for x in value]
         elif isinstance(value, str):
             yield key, os.path.basename(value)  # the data may have moved
         elif isinstance(value, int | float):
@@ -189,8 +179,7 @@ def _digest(file: str) -> str:
     """The content of a file in short; what is no local file stands for itself."""
     if not os.path.isfile(file):
         return file
-    with open(file, "rb") as stream:
-        return f"{os.path.basename(file)} {hashlib.file_digest(stream, 'sha256').hexdigest()[:12]}"
+    return f"{os.path.basename(file)} {file_sha256(file)[:12]}"
 
 
 def _leaves(node: CfgNode, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -211,12 +200,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
-def _default_config() -> CfgNode:
-    cfg = get_cfg()
-    add_multas_config(cfg)
-    return cfg
 
 
 def _is_one_of(key: str, patterns: Sequence[str]) -> bool:

@@ -21,10 +21,6 @@ _AGREE_EVERY = 10
 _FINISHED = "the training has finished, and --resume evaluates it"
 
 
-class _AtOnce(BaseException):
-    """Leaves whatever the main thread does."""
-
-
 class Interruption:
     """Notes a signal during a training."""
 
@@ -46,8 +42,6 @@ class Interruption:
                     signal.signal(number, self._note)
         try:
             yield
-        except _AtOnce:
-            self.leave(_FINISHED)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler or signal.SIG_DFL)
@@ -58,7 +52,7 @@ class Interruption:
             os.kill(os.getpid(), number)
         self._signal = self._signal or number
         if self._at_once:
-            raise _AtOnce
+            self.leave(_FINISHED)
 
     def is_asked(self, iteration: int = 0) -> bool:
         """Whether any process has noted a signal. All of them have to call it, and get the same.

@@ -13,9 +13,10 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from multas.distillation.teacher.build import teacher_nodes
 from multas.engine.run_log import open_log
 from multas.util.errors import UserError
-from multas.util.files import written_whole
+from multas.util.files import write_text
 from multas.util.ranks import decided_by_main
 
 logger = logging.getLogger(__name__)
@@ -58,8 +59,7 @@ def begin_evaluation(cfg: CfgNode) -> None:
 def _begin_records(cfg: CfgNode) -> None:
     open_log(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        with written_whole(os.path.join(cfg.OUTPUT_DIR, "config.yaml")) as path:
-            Path(path).write_text(cfg.dump())
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
 
 
 def _claim(cfg: CfgNode, resumes: bool, held: ExitStack) -> None:
@@ -106,12 +106,9 @@ def _check_unused(left: list[Path], cfg: CfgNode) -> None:
 
 def _named_files(cfg: CfgNode) -> Mapping[str, str]:
     """The files that the config names, by their keys."""
-    distillation, key = cfg.MODEL.DISTILLATION, "MODEL.DISTILLATION"
-    teachers = {f"{key}.TEACHER": distillation.TEACHER}
-    teachers |= {f"{key}.MORE_TEACHERS[{i}]": t for i, t in enumerate(distillation.MORE_TEACHERS)}
     named = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
-    for where, teacher in teachers.items():
-        named |= {f"{where}.{x}": teacher.get(x, "") for x in ("WEIGHTS", "CONFIG_FILE")}
+    for key, teacher in teacher_nodes(cfg):
+        named |= {f"{key}.WEIGHTS": teacher.WEIGHTS, f"{key}.CONFIG_FILE": teacher.CONFIG_FILE}
     files = enumerate(cfg.DATASETS.PSEUDO_LABELS.FILES)
     named |= {f"DATASETS.PSEUDO_LABELS.FILES[{i}]": file for i, file in files}
     return {where: name for where, name in named.items() if name}

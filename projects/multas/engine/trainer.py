@@ -3,6 +3,7 @@
 import os
 import weakref
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -58,6 +59,7 @@ class Trainer(DefaultTrainer):
     """
 
     _trainer: SimpleTrainer
+    iter: int
     build_lr_scheduler = staticmethod(build_lr_scheduler)
     build_train_loader = staticmethod(build_training_loader)
     build_test_loader = staticmethod(build_test_loader)
@@ -93,12 +95,13 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loader, optimizer = self._trainer.data_loader, self._trainer.optimizer
             self._trainer = MixedPrecisionTrainer(model, loader, optimizer)
-        contract = {"config": self._facts, "data": data_facts(cfg, self._trainer.data_loader)}
+        contract = self._facts | data_facts(cfg, self._trainer.data_loader)
         self.checkpointer = Checkpointer(
             model, cfg.OUTPUT_DIR, contract, trainer=weakref.proxy(self)
         )
         weights = self._build_weights()
         self._losses = LossRecord(model)
+        self._writers = LateWriters(super().build_writers, cfg.OUTPUT_DIR)
         network, distillation = unwrap(model)
         teachers = () if distillation is None else distillation.teachers
         self._final = FinalWeights(cfg, model, teachers, self.test)
@@ -121,7 +124,7 @@ class Trainer(DefaultTrainer):
         return [*own, *self._final.hooks, *default]
 
     def build_writers(self) -> list[EventWriter]:
-        return [LateWriters(super().build_writers, self.cfg.OUTPUT_DIR)]
+        return [self._writers]
 
     def _build_weights(self) -> list[HookBase | None]:
         """The hooks that weigh paths and tasks."""
@@ -144,11 +147,13 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def train(self) -> Mapping[str, Any] | None:
-        with claimed_folder(self._given, self._resumes), self._interruption.noting():
-            try:
-                return self._train()
-            finally:
-                self._trainer.data_loader.close()
+        with (
+            claimed_folder(self._given, self._resumes),
+            self._interruption.noting(),
+            closing(self._trainer.data_loader),
+            closing(self._writers),
+        ):
+            return self._train()
 
     def _train(self) -> Mapping[str, Any] | None:
         try:
@@ -186,6 +191,11 @@ class Trainer(DefaultTrainer):
             file = os.path.join(self.cfg.OUTPUT_DIR, f"{name}.pth")
             self._interruption.leave(f"{file} is written, and --resume goes on from it")
 
+    def after_train(self) -> None:
+        # Detectron2 counts one more where no iteration was left, as in a run that has ended before.
+        self.iter = min(self.iter, self.max_iter)
+        super().after_train()
+
     # Detectron2 0.6 leaves the inner trainer, and with it the optimiser, out of the checkpoint.
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"_trainer": self._trainer.state_dict()}
@@ -198,7 +208,7 @@ class Trainer(DefaultTrainer):
         self._resumes = resume
         path = find_checkpoint(self.cfg.OUTPUT_DIR) if resume else ""
         if path:
-            self.checkpointer.load(path)
+            self.checkpointer.resume(path)
             self.start_iter = self.iter + 1
         else:
             self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])

@@ -59,7 +59,7 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
 
 def message_of(error: BaseException) -> str:
     """The message of an error; that of the operating system names the file before the fault."""
-    if isinstance(error, OSError) and is_disk_full(error) and error.filename is not None:
+    if is_disk_full(error) and error.filename is not None:
         return str(disk_full(error.filename, error))
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}."

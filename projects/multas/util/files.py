@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from multas.util.errors import UserError
 
@@ -56,7 +56,7 @@ def write_text(path: str | os.PathLike, text: str) -> None:
         file.write(text)
 
 
-def is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException | None) -> TypeGuard[OSError]:
     """Whether the operating system had no room for a file."""
     return isinstance(error, OSError) and error.errno in _NO_ROOM
 

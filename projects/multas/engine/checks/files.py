@@ -7,7 +7,7 @@ from detectron2.config import CfgNode
 from multas.data.dataset_dicts import require_registered
 from multas.data.task_batches import training_sets
 from multas.distillation.teacher.build import check_teachers
-from multas.engine.inference import weights_to_evaluate
+from multas.engine.checkpoint_files import has_checkpoints
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
 
@@ -28,8 +28,9 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
         batches = cfg.DATASETS.TASK_BATCHES
         key = "DATASETS.TASK_BATCHES" if batches else "DATASETS.TRAIN"
         require_registered(training_sets(cfg), key)
-    weights = weights_to_evaluate(cfg, args.resume)
-    if (weights or args.eval_only) and "://" not in weights:
+    weights = cfg.MODEL.WEIGHTS
+    begins = not (args.resume and has_checkpoints(cfg.OUTPUT_DIR))
+    if begins and (weights or args.eval_only) and "://" not in weights:
         check_is_file(weights, "MODEL.WEIGHTS")
         read_weights(weights)
     if args.eval_only and not cfg.DATASETS.TEST:
