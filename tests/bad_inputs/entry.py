@@ -44,9 +44,9 @@ def refused(script: str, *argv: str, folder: Path) -> str:
     """The message with which a script refuses what it was given; it has to write nothing.
 
     The exit status must be 2, there must be no traceback, and below ``folder``, which is the
-    working directory, every file must be as it was.
+    working directory, every file must be as it was. The repository gets no data and no results.
     """
-    before = contents(folder)
+    before, known = contents(folder), data_and_results()
     status, errors = run_script(script, *argv, folder=folder)
     assert "Traceback" not in errors, errors
     lines = errors.splitlines()
@@ -58,6 +58,7 @@ def refused(script: str, *argv: str, folder: Path) -> str:
     changed = sorted(
         path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
     )
+    changed += data_and_results() - known
     assert not changed, f"written in spite of the message: {changed}\n{message}"
     return message
 
@@ -71,6 +72,11 @@ def contents(folder: Path) -> dict[str, str]:
             hashlib.sha256(path.read_bytes()).hexdigest() if known else ""
         )
     return found
+
+
+def data_and_results() -> set[str]:
+    """The data sets and the folders of results in the repository, where some scripts work."""
+    return {str(path) for name in ("datasets", "output") for path in REPOSITORY.glob(f"{name}/*")}
 
 
 def check_refusal(message: str, *parts: str) -> None:
