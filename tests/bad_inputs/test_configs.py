@@ -6,7 +6,7 @@ import pytest
 import yaml
 from detectron2 import model_zoo
 
-from bad_inputs.entry import check_refusal
+from bad_inputs.entry import cases, check_refusal
 from multas.engine import load_config
 
 LAUGHS = "a0: &a0 {x: 1}\n" + "".join(
@@ -171,17 +171,11 @@ def base(world):
 
 
 def label(world):
-    return world.refused(
-        "tools/pseudo_label.py", "--config-file", "bad.yaml", "--weights", "teacher.pth",
-        "--dataset", "tiny_half2_unlabeled", "--output", "boxes.json",
-    )  # fmt: skip
+    return world.label(config="bad.yaml")
 
 
 def draw(world):
-    return world.refused(
-        "tools/visualize.py", "--config-file", "bad.yaml", "--weights", "teacher.pth",
-        "--output", "out", "coco/images",
-    )  # fmt: skip
+    return world.draw(config="bad.yaml")
 
 
 def tune(world):
@@ -216,22 +210,22 @@ def test_no_way_to_a_config_runs_it(world, way, tag):
     assert not (world / "mark").exists()
 
 
-@pytest.mark.parametrize(
-    ("config", "parts"),
-    [
-        ("studnt.yaml", ("'studnt.yaml': no such file", "'student.yaml'")),
-        ("nowhere/student.yaml", ("'nowhere/student.yaml': no such file",)),
-        ("coco", ("'coco', a folder",)),
-        (".", ("'.', a folder",)),
-        ("student.py", ("LazyConfig", "META_ARCH_REGISTRY", "IMPORT_MODULES")),
-        ("devkit.yaml", ("devkit.yaml: the config has no key",)),
-        ("teacher.pth", ("teacher.pth", "UTF-8")),
-        ("coco/train.json", ("the config has no key",)),
-        ("student.yaml#voc/row", ("student.yaml: no key",)),
-        ("nothing.yaml#voc/row", ("nothing.yaml", "No such file")),
-        ("student.yaml#row", ("FILE#DATA/ROW",)),
-    ],
-)
+NO_CONFIGS = [
+    ("studnt.yaml", "'studnt.yaml': no such file", "'student.yaml'"),
+    ("nowhere/student.yaml", "'nowhere/student.yaml': no such file"),
+    ("coco", "'coco', a folder"),
+    (".", "'.', a folder"),
+    ("student.py", "LazyConfig", "META_ARCH_REGISTRY", "IMPORT_MODULES"),
+    ("devkit.yaml", "devkit.yaml: the config has no key"),
+    ("teacher.pth", "teacher.pth", "UTF-8"),
+    ("coco/train.json", "the config has no key"),
+    ("student.yaml#voc/row", "student.yaml: no key"),
+    ("nothing.yaml#voc/row", "nothing.yaml", "No such file"),
+    ("student.yaml#row", "FILE#DATA/ROW"),
+]
+
+
+@cases("config", NO_CONFIGS)
 def test_what_is_no_config_is_named(world, config, parts):
     world.write("student.py", f"open({str(world / 'mark')!r}, 'w')\nmodel = 3\n")
     check_refusal(world.train(config=config), *parts)
@@ -245,27 +239,27 @@ def test_a_lazy_config_as_teacher_is_refused_with_what_to_do(world):
     assert not (world / "mark").exists()
 
 
-@pytest.mark.parametrize(
-    ("opts", "parts"),
-    [
-        (["SOLVER.MAX_ITER"], ("SOLVER.MAX_ITER", "pairs of KEY VALUE")),
-        (["SOLVER.MAX_ITER", "soon"], ("SOLVER.MAX_ITER is 'soon'", "int")),
-        (["SOLVER.MAX_ITER", "3.5"], ("SOLVER.MAX_ITER is 3.5", "int")),
-        (["SOLVER.MAX_ITER=3", "x"], ("SOLVER has no key 'MAX_ITER=3'", "'MAX_ITER'")),
-        (["SOLVER", "3"], ("SOLVER is 3", "group of keys")),
-        (["SEED", "None"], ("SEED is None", "int")),
-        (["SEED", "(" * 300], ("SEED",)),
-        (["SEED", "{[1]: 2}"], ("SEED", "no value")),
-        (["SEED", "__import__('os').system('touch mark')"], ("SEED is", "str")),
-        (["INPUT.STRETCH", "3"], ("INPUT.SQUARE_SIZE",)),
-        (["_BASE_", "student.yaml"], ("no key '_BASE_'",)),
-        (["DATASETS.TRAIN", "tiny_half"], ("DATASETS.TRAIN is 'tiny_half'", "tuple")),
-        (["MODEL.DEVICE", "cuda:x"], ("MODEL.DEVICE is 'cuda:x'", "cpu")),
-        (["MODEL.DISTILLATION.STUDENT", "Nt"], ("MODEL.DISTILLATION.STUDENT is 'Nt'",)),
-        (["--num-gpus", "99"], ("--num-gpus is 99",)),
-        (["--num-gpus", "-1"], ("--num-gpus is -1",)),
-    ],
-)
+WORDS = [
+    (["SOLVER.MAX_ITER"], "SOLVER.MAX_ITER", "pairs of KEY VALUE"),
+    (["SOLVER.MAX_ITER", "soon"], "SOLVER.MAX_ITER is 'soon'", "int"),
+    (["SOLVER.MAX_ITER", "3.5"], "SOLVER.MAX_ITER is 3.5", "int"),
+    (["SOLVER.MAX_ITER=3", "x"], "SOLVER has no key 'MAX_ITER=3'", "'MAX_ITER'"),
+    (["SOLVER", "3"], "SOLVER is 3", "group of keys"),
+    (["SEED", "None"], "SEED is None", "int"),
+    (["SEED", "(" * 300], "SEED"),
+    (["SEED", "{[1]: 2}"], "SEED", "no value"),
+    (["SEED", "__import__('os').system('touch mark')"], "SEED is", "str"),
+    (["INPUT.STRETCH", "3"], "INPUT.SQUARE_SIZE"),
+    (["_BASE_", "student.yaml"], "no key '_BASE_'"),
+    (["DATASETS.TRAIN", "tiny_half"], "DATASETS.TRAIN is 'tiny_half'", "tuple"),
+    (["MODEL.DEVICE", "cuda:x"], "MODEL.DEVICE is 'cuda:x'", "cpu"),
+    (["MODEL.DISTILLATION.STUDENT", "Nt"], "MODEL.DISTILLATION.STUDENT is 'Nt'"),
+    (["--num-gpus", "99"], "--num-gpus is 99"),
+    (["--num-gpus", "-1"], "--num-gpus is -1"),
+]
+
+
+@cases("opts", WORDS)
 def test_wrong_words_of_the_command_line_are_named(world, opts, parts):
     if opts[0].startswith("--"):
         message = world.refused("train_net.py", *opts, "--config-file", "student.yaml")
@@ -275,19 +269,19 @@ def test_wrong_words_of_the_command_line_are_named(world, opts, parts):
     assert not (world / "mark").exists()
 
 
-@pytest.mark.parametrize(
-    ("opts", "parts"),
-    [
-        (["TEACHER.OPTS", "['SEED']"], ("SEED", "pairs of KEY VALUE")),
-        (["TEACHER.OPTS", "[3, 4]"], ("3", "no key")),
-        (["TEACHER.OPTS", "['MODEL.X', 4]"], ("MODEL has no key 'X'",)),
-        (["MORE_TEACHERS", "['teacher.yaml']"], ("MORE_TEACHERS[0] is 'teacher.yaml'", "mapping")),
-        (["MORE_TEACHERS", "[{'CONFIG': 'a'}]"], ("MORE_TEACHERS[0]", "'CONFIG_FILE'")),
-        (["MORE_TEACHERS", "[{'WEIGHTS': 3}]"], ("MORE_TEACHERS[0]", "WEIGHTS is 3", "str")),
-        (["TEACHER.CONFIG_FILE", "techer.yaml"], ("TEACHER.CONFIG_FILE is 'techer.yaml'",)),
-        (["TEACHER.OPTS", "['MODEL.META_ARCHITECTURE', 'Nt']"], ("teacher.yaml", "'Nt'")),
-    ],
-)
+TEACHERS = [
+    (["TEACHER.OPTS", "['SEED']"], "SEED", "pairs of KEY VALUE"),
+    (["TEACHER.OPTS", "[3, 4]"], "3", "no key"),
+    (["TEACHER.OPTS", "['MODEL.X', 4]"], "MODEL has no key 'X'"),
+    (["MORE_TEACHERS", "['teacher.yaml']"], "MORE_TEACHERS[0] is 'teacher.yaml'", "mapping"),
+    (["MORE_TEACHERS", "[{'CONFIG': 'a'}]"], "MORE_TEACHERS[0]", "'CONFIG_FILE'"),
+    (["MORE_TEACHERS", "[{'WEIGHTS': 3}]"], "MORE_TEACHERS[0]", "WEIGHTS is 3", "str"),
+    (["TEACHER.CONFIG_FILE", "techer.yaml"], "TEACHER.CONFIG_FILE is 'techer.yaml'"),
+    (["TEACHER.OPTS", "['MODEL.META_ARCHITECTURE', 'Nt']"], "teacher.yaml", "'Nt'"),
+]
+
+
+@cases("opts", TEACHERS)
 def test_wrong_teachers_are_named(world, opts, parts):
     opts = [f"MODEL.DISTILLATION.{opts[0]}", opts[1]]
     check_refusal(world.train(*opts, config="distilled.yaml"), *parts)
