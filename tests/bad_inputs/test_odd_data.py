@@ -31,7 +31,7 @@ PIPES = {
 def test_a_pipe_is_not_waited_for(world, card, split, file):
     (world / file).unlink()
     os.mkfifo(world / file)
-    check_refusal(world.make_splits(card, split), file)
+    check_refusal(world.make_splits(card, split), file, "a pipe, not a file")
 
 
 def without_boxes(entry):

@@ -52,17 +52,17 @@ def twice(content):
 
 CONTENTS = [
     (entry("bbox", [math.nan, 1, 2, 3]), "nan", "four finite numbers"),
-    (entry("bbox", [1, math.inf, 2, 3]), "inf", "four finite numbers"),
-    (entry("bbox", [1, 2, -math.inf, 3]), "inf", "four finite numbers"),
+    (entry("bbox", [1, math.inf, 2, 3]), "[1, inf, 2, 3]", "four finite numbers"),
+    (entry("bbox", [1, 2, -math.inf, 3]), "-inf", "four finite numbers"),
     (entry("bbox", [-20, 1, 30, 30]), "begins outside of the image"),
-    (entry("bbox", [1, 1, -5, 30]), "has no area", "above 0"),
-    (entry("bbox", [1, 1, 5, 0]), "has no area", "above 0"),
-    (entry("bbox", [1, 1, 5]), "four numbers x, y, width, height"),
-    (entry("bbox", "1 1 5 5"), "four numbers x, y, width, height"),
-    (entry("bbox", {"x": 1}), "four numbers x, y, width, height"),
-    (entry("bbox", [1, 2, "3", 4]), "four finite numbers"),
-    (entry("bbox", [1, 2, 3, 10**400]), "four finite numbers"),
-    (entry("bbox", None), "four numbers"),
+    (entry("bbox", [1, 1, -5, 30]), "-5, 30] has no area", "above 0"),
+    (entry("bbox", [1, 1, 5, 0]), "5, 0] has no area", "above 0"),
+    (entry("bbox", [1, 1, 5]), "four numbers x, y, width, height, is [1, 1, 5]"),
+    (entry("bbox", "1 1 5 5"), "four numbers x, y, width, height, is '1 1 5 5'"),
+    (entry("bbox", {"x": 1}), "four numbers x, y, width, height, is {'x': 1}"),
+    (entry("bbox", [1, 2, "3", 4]), "'3', 4] is not of four finite numbers"),
+    (entry("bbox", [1, 2, 3, 10**400]), "[1, 2, 3, 1000", "four finite numbers"),
+    (entry("bbox", None), "four numbers x, y, width, height, is None"),
     (entry("score", math.nan), "score must be from 0 to 1, is nan"),
     (entry("score", math.inf), "score must be from 0 to 1, is inf"),
     (entry("score", 97), "score must be from 0 to 1, is 97"),
@@ -102,10 +102,10 @@ def test_wrong_entries(changed, change, parts):
 
 
 HEADERS = [
-    (header("classes", "cat"), "classes must be a list of names"),
-    (header("classes", [1, 2]), "classes must be a list of names"),
-    (header("image_ids", 3), "image_ids must be a list"),
-    (header("image_ids", [{}]), "image_ids must be a list of texts or integers"),
+    (header("classes", "cat"), "classes must be a list of names, is 'cat'"),
+    (header("classes", [1, 2]), "classes must be a list of names, is [1, 2]"),
+    (header("image_ids", 3), "image_ids must be a list of texts or integers, is 3"),
+    (header("image_ids", [{}]), "image_ids must be a list of texts or integers, is [{}]"),
     (twice, "image_ids lists the image", "twice"),
     (header("score_thresh", 50), "score_thresh must be from 0 to 1, is 50"),
     (header("topk", -1), "topk must be 0 (all) or more, is -1"),
@@ -157,18 +157,18 @@ def test_a_file_in_utf_16_is_read(world):
 
 
 OPTIONS = [
-    ("SCORE_THRESH", "1.5"),
-    ("SCORE_THRESH", "-0.1"),
-    ("CLASS_SCORE_THRESH", "[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 2.0]"),
-    ("CLASS_SCORE_THRESH", "[0.5]"),
-    ("TOPK", "-1"),
+    (("SCORE_THRESH", "1.5"), "a number from 0 to 1"),
+    (("SCORE_THRESH", "-0.1"), "a number from 0 to 1"),
+    (("CLASS_SCORE_THRESH", str(7 * [0.5] + [2.0])), "each a number from 0 to 1"),
+    (("CLASS_SCORE_THRESH", "[0.5]"), "there are 8 classes; give one for each"),
+    (("TOPK", "-1"), "0 or more"),
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), OPTIONS)
-def test_wrong_options(world, name, value):
-    key = f"DATASETS.PSEUDO_LABELS.{name}"
-    check_refusal(train(world, "pseudo.json", key, value), key)
+@cases("option", OPTIONS)
+def test_wrong_options(world, option, parts):
+    key = f"DATASETS.PSEUDO_LABELS.{option[0]}"
+    check_refusal(train(world, "pseudo.json", key, option[1]), key, *parts)
 
 
 def test_many_faults_are_counted(world, changed):

@@ -67,12 +67,20 @@ def test_a_misspelt_name_gets_the_nearest_and_a_folder_its_files(world):
     check_refusal(evaluate(world, "coco"), "it has student.pth")
 
 
+# These do not get as far as to name a function.
+HARMLESS = {
+    "in_an_array": "an array of object is neither",
+    "codec": "bytes in the encoding os",
+    "torch_load": "Weights only load failed",
+}
+
+
 @pytest.mark.parametrize("name", attacks("mark"))
 def test_no_file_of_weights_runs_code(world, name):
     end, content = attacks(world / "mark")[name]
     world.write(f"evil{end}", content)
     message = COMMANDS["MODEL.WEIGHTS"](world, f"evil{end}")
-    check_refusal(message, f"evil{end}", ".")
+    check_refusal(message, f"evil{end} ", HARMLESS.get(name, "wants to run"))
     assert not (world / "mark").exists()
 
 
