@@ -174,11 +174,11 @@ def main() -> None:
     args = parse_args()
     os.chdir(REPOSITORY)
     setup_logger()
+    job = Quickstart(args.configs, args.output, args.seed, args.opts)
+    job.claim()
     if args.configs == "configs/quickstart":
         print("[data] making the embedded data set: datasets/toy", flush=True)
         make_toy("datasets/toy")
-    job = Quickstart(args.configs, args.output, args.seed, args.opts)
-    job.claim()
     job.train("teacher")
     job.label()
     job.train("supervised")

@@ -180,15 +180,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults = [f"missing: {fault}".replace("\n", "\n# ") for fault in missing(todo)]
         print("\n".join([*lines, *(f"# {fault}" for fault in faults)]))
         return 0
-    make_embedded(todo)
-    if lines := missing(todo):
-        raise UserError("\n".join(["Nothing was started; this is missing:", *lines]))
     if args.submit:
         jobs = args.jobs or max(1, len(todo))
         runner: Runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
     else:
         jobs = args.jobs or 1
         runner = Local(jobs)
+    make_embedded(todo)
+    if lines := missing(todo):
+        raise UserError("\n".join(["Nothing was started; this is missing:", *lines]))
     try:
         execute(todo, runner, jobs, states)
     finally:

@@ -3,9 +3,11 @@
 import contextlib
 import hashlib
 import io
+import itertools
 import os
 import runpy
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from unittest import mock
 
@@ -40,24 +42,28 @@ def run_script(script: str, *argv: str, folder: Path) -> tuple[int, str]:
     return status, errors.getvalue()
 
 
+def failed(script: str, *argv: str, folder: Path) -> str:
+    """The message with which a script ends: its exit status must be 2, without a traceback."""
+    status, errors = run_script(script, *argv, folder=folder)
+    assert "Traceback" not in errors, errors
+    # Progress bars and usage lines may stand before it.
+    lines = itertools.dropwhile(lambda line: "error: " not in line, errors.splitlines())
+    message = "\n".join(lines)
+    assert status == 2 and message, f"status {status}: {errors}"
+    return message
+
+
 def refused(script: str, *argv: str, folder: Path) -> str:
     """The message with which a script refuses what it was given; it has to write nothing.
 
-    The exit status must be 2, there must be no traceback, and below ``folder``, which is the
-    working directory, every file must be as it was.
+    Below ``folder``, which is the working directory, every file must be as it was, and the
+    repository gets no data and no results.
     """
-    before = contents(folder)
-    status, errors = run_script(script, *argv, folder=folder)
-    assert "Traceback" not in errors, errors
-    lines = errors.splitlines()
-    starts = [number for number, line in enumerate(lines) if "error: " in line]
-    assert status == 2 and starts, f"status {status}: {errors}"
-    # Progress bars and usage lines may stand before it.
-    message = "\n".join(lines[starts[0] :])
+    before, known = contents(folder), data_and_results()
+    message = failed(script, *argv, folder=folder)
     after = contents(folder)
-    changed = sorted(
-        path for path in before.keys() | after.keys() if before.get(path) != after.get(path)
-    )
+    changed = [path for path in before | after if before.get(path) != after.get(path)]
+    changed += data_and_results() - known
     assert not changed, f"written in spite of the message: {changed}\n{message}"
     return message
 
@@ -73,8 +79,21 @@ def contents(folder: Path) -> dict[str, str]:
     return found
 
 
+def data_and_results() -> set[str]:
+    """The data sets and the folders of results in the repository, where some scripts work."""
+    return {str(path) for name in ("datasets", "output") for path in REPOSITORY.glob(f"{name}/*")}
+
+
 def check_refusal(message: str, *parts: str) -> None:
     """Make sure that a message has these parts: the file or key at fault, and a cure."""
     missing = [part for part in parts if part not in message]
     if missing:
         pytest.fail(f"The message lacks {missing}:\n{message}")
+
+
+def cases(name: str, table: Mapping[str, tuple] | Sequence[tuple]) -> pytest.MarkDecorator:
+    """Run a test for each row of a table: what is given to it as ``name``, and after that what
+    the message must have, given as ``parts``. A mapping names its rows.
+    """
+    rows, ids = (table.values(), list(table)) if isinstance(table, Mapping) else (table, None)
+    return pytest.mark.parametrize((name, "parts"), [(row[0], row[1:]) for row in rows], ids=ids)

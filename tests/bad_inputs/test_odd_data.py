@@ -10,7 +10,7 @@ from detectron2.data.transforms import ResizeShortestEdge
 from PIL import Image
 
 from bad_inputs.entry import check_refusal
-from bad_inputs.test_data_files import SKIP, make_splits, picture
+from bad_inputs.world import SKIP, picture
 from multas.config import add_multas_config
 from multas.data import MultasMapper, register_card
 from multas.engine.checks.classes import check_test_sets
@@ -31,7 +31,7 @@ PIPES = {
 def test_a_pipe_is_not_waited_for(world, card, split, file):
     (world / file).unlink()
     os.mkfifo(world / file)
-    check_refusal(make_splits(world, card, split), file)
+    check_refusal(world.make_splits(card, split), file, "a pipe, not a file")
 
 
 def without_boxes(entry):
@@ -89,13 +89,13 @@ def folders(world):
 @pytest.mark.parametrize("name", ["..", ".", "a/b", "/tmp"])
 def test_a_class_is_no_folder_of_anyone_else(folders, name):
     folders.write("birds.yaml", {**folders.read("birds.yaml"), "classes": ["a", name]})
-    check_refusal(make_splits(folders, "birds.yaml"), f"class {name!r} is no name of a folder")
+    check_refusal(folders.make_splits("birds.yaml"), f"class {name!r} is no name of a folder")
 
 
 @pytest.mark.parametrize(("link", "target"), [("a/up", ".."), ("c", "a")])
 def test_a_folder_is_not_met_twice(folders, link, target):
     os.symlink(target, folders / "birds" / link)
-    message = make_splits(folders, "birds.yaml")
+    message = folders.make_splits("birds.yaml")
     check_refusal(message, "again, through a link; remove the link", SKIP)
 
 
@@ -116,7 +116,7 @@ def test_names_of_images_fit_into_lists(world, name):
     world.write("pics/a.png", picture())
     os.rename(world / "pics" / "a.png", os.fsencode(world / "pics") + b"/" + name)
     world.write("pics.yaml", {"name": "tinypics", "format": "images", "root": "pics"})
-    check_refusal(make_splits(world, "pics.yaml", "all"), "no list can hold; rename it", SKIP)
+    check_refusal(world.make_splits("pics.yaml", "all"), "no list can hold; rename it", SKIP)
 
 
 def test_an_unknown_orientation_turns_nothing(world):
@@ -135,7 +135,7 @@ def test_skip_that_leaves_nothing_says_why(world):
     for file in (world / "masks" / "masks").iterdir():
         file.write_bytes(b"")
     world.write("masks.yaml", {**world.read("masks.yaml"), "strictness": "skip"})
-    message = make_splits(world, "masks.yaml")
+    message = world.make_splits("masks.yaml")
     check_refusal(message, f"{IMAGE}.png: not a readable mask", "so that none is left")
 
 

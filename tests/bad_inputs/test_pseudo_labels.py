@@ -7,7 +7,7 @@ import math
 import pytest
 from detectron2.data import DatasetCatalog
 
-from bad_inputs.entry import check_refusal
+from bad_inputs.entry import cases, check_refusal
 from multas.data import register_card
 from multas.data.pseudo_label_files import read_pseudo_labels
 from multas.data.pseudo_labels import load_pseudo_labels
@@ -52,17 +52,17 @@ def twice(content):
 
 CONTENTS = [
     (entry("bbox", [math.nan, 1, 2, 3]), "nan", "four finite numbers"),
-    (entry("bbox", [1, math.inf, 2, 3]), "inf", "four finite numbers"),
-    (entry("bbox", [1, 2, -math.inf, 3]), "inf", "four finite numbers"),
+    (entry("bbox", [1, math.inf, 2, 3]), "[1, inf, 2, 3]", "four finite numbers"),
+    (entry("bbox", [1, 2, -math.inf, 3]), "-inf", "four finite numbers"),
     (entry("bbox", [-20, 1, 30, 30]), "begins outside of the image"),
-    (entry("bbox", [1, 1, -5, 30]), "has no area", "above 0"),
-    (entry("bbox", [1, 1, 5, 0]), "has no area", "above 0"),
-    (entry("bbox", [1, 1, 5]), "four numbers x, y, width, height"),
-    (entry("bbox", "1 1 5 5"), "four numbers x, y, width, height"),
-    (entry("bbox", {"x": 1}), "four numbers x, y, width, height"),
-    (entry("bbox", [1, 2, "3", 4]), "four finite numbers"),
-    (entry("bbox", [1, 2, 3, 10**400]), "four finite numbers"),
-    (entry("bbox", None), "four numbers"),
+    (entry("bbox", [1, 1, -5, 30]), "-5, 30] has no area", "above 0"),
+    (entry("bbox", [1, 1, 5, 0]), "5, 0] has no area", "above 0"),
+    (entry("bbox", [1, 1, 5]), "four numbers x, y, width, height, is [1, 1, 5]"),
+    (entry("bbox", "1 1 5 5"), "four numbers x, y, width, height, is '1 1 5 5'"),
+    (entry("bbox", {"x": 1}), "four numbers x, y, width, height, is {'x': 1}"),
+    (entry("bbox", [1, 2, "3", 4]), "'3', 4] is not of four finite numbers"),
+    (entry("bbox", [1, 2, 3, 10**400]), "[1, 2, 3, 1000", "four finite numbers"),
+    (entry("bbox", None), "four numbers x, y, width, height, is None"),
     (entry("score", math.nan), "score must be from 0 to 1, is nan"),
     (entry("score", math.inf), "score must be from 0 to 1, is inf"),
     (entry("score", 97), "score must be from 0 to 1, is 97"),
@@ -83,19 +83,29 @@ CONTENTS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "parts"), [(c, p) for c, *p in CONTENTS])
-def test_wrong_entries(world, change, parts):
-    content = world.read("pseudo.json")
-    change(content)
-    world.write("pseudo.json", content)
-    check_refusal(train(world), "pseudo.json: annotations[1]", *parts, AGAIN)
+@pytest.fixture
+def changed(world):
+    """``changed(change)``: the message with which training refuses a changed file."""
+
+    def refuse(change):
+        content = world.read("pseudo.json")
+        change(content)
+        world.write("pseudo.json", content)
+        return train(world)
+
+    return refuse
+
+
+@cases("change", CONTENTS)
+def test_wrong_entries(changed, change, parts):
+    check_refusal(changed(change), "pseudo.json: annotations[1]", *parts, AGAIN)
 
 
 HEADERS = [
-    (header("classes", "cat"), "classes must be a list of names"),
-    (header("classes", [1, 2]), "classes must be a list of names"),
-    (header("image_ids", 3), "image_ids must be a list"),
-    (header("image_ids", [{}]), "image_ids must be a list of texts or integers"),
+    (header("classes", "cat"), "classes must be a list of names, is 'cat'"),
+    (header("classes", [1, 2]), "classes must be a list of names, is [1, 2]"),
+    (header("image_ids", 3), "image_ids must be a list of texts or integers, is 3"),
+    (header("image_ids", [{}]), "image_ids must be a list of texts or integers, is [{}]"),
     (twice, "image_ids lists the image", "twice"),
     (header("score_thresh", 50), "score_thresh must be from 0 to 1, is 50"),
     (header("topk", -1), "topk must be 0 (all) or more, is -1"),
@@ -110,12 +120,9 @@ HEADERS = [
 ]
 
 
-@pytest.mark.parametrize(("change", "parts"), [(c, p) for c, *p in HEADERS])
-def test_wrong_headers(world, change, parts):
-    content = world.read("pseudo.json")
-    change(content)
-    world.write("pseudo.json", content)
-    check_refusal(train(world), "pseudo.json: ", *parts, AGAIN)
+@cases("change", HEADERS)
+def test_wrong_headers(changed, change, parts):
+    check_refusal(changed(change), "pseudo.json: ", *parts, AGAIN)
 
 
 WHOLE = json.dumps({"header": {}, "annotations": []}).encode()
@@ -132,7 +139,7 @@ FILE_CONTENTS = [
 ]
 
 
-@pytest.mark.parametrize(("content", "parts"), [(c, p) for c, *p in FILE_CONTENTS])
+@cases("content", FILE_CONTENTS)
 def test_files_of_another_kind(world, content, parts):
     world.write("pseudo.json", content)
     check_refusal(train(world), "pseudo.json", *parts, AGAIN)
@@ -150,27 +157,27 @@ def test_a_file_in_utf_16_is_read(world):
 
 
 OPTIONS = [
-    ("SCORE_THRESH", "1.5"),
-    ("SCORE_THRESH", "-0.1"),
-    ("CLASS_SCORE_THRESH", "[0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 2.0]"),
-    ("CLASS_SCORE_THRESH", "[0.5]"),
-    ("TOPK", "-1"),
+    (("SCORE_THRESH", "1.5"), "a number from 0 to 1"),
+    (("SCORE_THRESH", "-0.1"), "a number from 0 to 1"),
+    (("CLASS_SCORE_THRESH", str(7 * [0.5] + [2.0])), "each a number from 0 to 1"),
+    (("CLASS_SCORE_THRESH", "[0.5]"), "there are 8 classes; give one for each"),
+    (("TOPK", "-1"), "0 or more"),
 ]
 
 
-@pytest.mark.parametrize(("name", "value"), OPTIONS)
-def test_wrong_options(world, name, value):
-    key = f"DATASETS.PSEUDO_LABELS.{name}"
-    check_refusal(train(world, "pseudo.json", key, value), key)
+@cases("option", OPTIONS)
+def test_wrong_options(world, option, parts):
+    key = f"DATASETS.PSEUDO_LABELS.{option[0]}"
+    check_refusal(train(world, "pseudo.json", key, option[1]), key, *parts)
 
 
-def test_many_faults_are_counted(world):
-    content = world.read("pseudo.json")
-    count = len(content["annotations"])
-    for box in content["annotations"]:
-        box["score"] = 2
-    world.write("pseudo.json", content)
-    check_refusal(train(world), "annotations[0]", "annotations[4]", f"and {count - 5} more")
+def test_many_faults_are_counted(world, changed):
+    def change(content):
+        for box in content["annotations"]:
+            box["score"] = 2
+
+    count = len(world.read("pseudo.json")["annotations"])
+    check_refusal(changed(change), "annotations[0]", "annotations[4]", f"and {count - 5} more")
 
 
 def test_thresholds_below_that_of_the_file_are_warned_of(world, caplog):
@@ -181,13 +188,6 @@ def test_thresholds_below_that_of_the_file_are_warned_of(world, caplog):
     load_pseudo_labels([path], classes, score_thresh=0.3)
     assert "no boxes with scores below 0.5" in caplog.text
     assert "--score-thresh 0.3" in caplog.text
-
-
-def label(world, *argv, output="out.json", dataset="tiny_half2_unlabeled"):
-    return world.refused(
-        "tools/pseudo_label.py", "--config-file", "student.yaml", "--weights", "teacher.pth",
-        "--dataset", dataset, "--output", output, *argv,
-    )  # fmt: skip
 
 
 ARGUMENTS = [
@@ -206,9 +206,9 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize(("argv", "parts"), [(a, p) for a, *p in ARGUMENTS])
+@cases("argv", ARGUMENTS)
 def test_wrong_arguments_are_found_before_the_model_runs(world, argv, parts, no_labelling):
-    check_refusal(label(world, *argv), *parts)
+    check_refusal(world.label(*argv), *parts)
 
 
 @pytest.fixture
@@ -228,9 +228,9 @@ OUTPUTS = [
 ]
 
 
-@pytest.mark.parametrize(("output", "parts"), [(o, p) for o, *p in OUTPUTS])
+@cases("output", OUTPUTS)
 def test_outputs_that_cannot_be_written(world, output, parts, no_labelling):
-    check_refusal(label(world, output=output), "--output", *parts)
+    check_refusal(world.label(output=output), "--output", *parts)
 
 
 def test_truth_of_other_images_with_the_same_ids(world, no_labelling):
@@ -238,7 +238,7 @@ def test_truth_of_other_images_with_the_same_ids(world, no_labelling):
     register_card({**card, "name": "other", "root": str(world / "devkit")})
     records = [{**r, "width": 7} for r in DatasetCatalog.get("other_half2")]
     DatasetCatalog.register("swapped", lambda: records)
-    message = label(world, "--report-against", "swapped")
+    message = world.label("--report-against", "swapped")
     check_refusal(message, "--report-against swapped", "has width 7", "of the same images")
 
 
@@ -246,8 +246,8 @@ def test_images_that_share_an_id_cannot_be_labelled(world, no_labelling):
     image = str(next((world / "devkit" / "JPEGImages").iterdir()))
     DatasetCatalog.register("shared", lambda: [{"image_id": 1, "file_name": image}] * 2)
     DatasetCatalog.register("nameless", lambda: [{"file_name": image}])
-    check_refusal(label(world, dataset="shared"), "'shared'", "each image its own")
-    check_refusal(label(world, dataset="nameless"), "'nameless'", "a text or an integer")
+    check_refusal(world.label(dataset="shared"), "'shared'", "each image its own")
+    check_refusal(world.label(dataset="nameless"), "'nameless'", "a text or an integer")
 
 
 def test_detections_that_are_not_finite_are_refused(world, monkeypatch):
@@ -260,5 +260,5 @@ def test_detections_that_are_not_finite_are_refused(world, monkeypatch):
         return found
 
     monkeypatch.setattr(MultiTaskNetwork, "forward", broken)
-    message = label(world, "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", "0.0")
+    message = world.label("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", "0.0")
     check_refusal(message, "are not finite", ".jpg", "another checkpoint")

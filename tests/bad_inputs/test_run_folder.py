@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from bad_inputs.entry import check_refusal, run_script
+from bad_inputs.entry import cases, check_refusal
 
 HOLDER = """
 import fcntl, sys
@@ -27,9 +27,12 @@ FOLDERS = {
 # What is found out when the model, and the data, are there.
 LATE = {
     "classes": (["MODEL.DENSE_HEAD.NUM_CLASSES", 5], ["MODEL.DENSE_HEAD.NUM_CLASSES", "tiny_half"]),
-    "nothing annotated": (["DATASETS.TRAIN", "('tiny_half2_unlabeled',)"], ["DATASETS.TRAIN"]),
+    "nothing annotated": (
+        ["DATASETS.TRAIN", "('tiny_half2_unlabeled',)"],
+        ["DATASETS.TRAIN", "nothing to learn from", "PSEUDO_LABELS.FILES"],
+    ),
     "no test set": (["DATASETS.TEST", "('tiny_tset',)"], ["tiny_tset", "tiny_test"]),
-    "uneven batch": (["INPUT.COPIES", 0], ["INPUT.COPIES"]),
+    "uneven batch": (["INPUT.COPIES", 0], ["INPUT.COPIES is 0", "1 or more"]),
 }
 
 # Files of a former run, and the keys by which a new one would read them.
@@ -58,7 +61,7 @@ def test_late_refusals_leave_the_folder_as_it_was(world, case, old):
 
 def test_so_does_an_evaluation(world):
     opts = ["--eval-only", "MODEL.WEIGHTS", "teacher.pth", "MODEL.DENSE_HEAD.NUM_CLASSES", 5]
-    check_refusal(world.train(*opts), "teacher.pth", "config")
+    check_refusal(world.train(*opts), "teacher.pth", "Use the config that they were trained with")
 
 
 @pytest.mark.parametrize("case", FORMER)
@@ -85,17 +88,19 @@ def test_a_folder_in_use(world, resume):
 
 
 def test_an_evaluation_begins_its_log_when_all_is_checked(world):
-    status, errors = run_script(
-        "train_net.py", "--config-file", "student.yaml", "--eval-only",
-        "MODEL.WEIGHTS", "teacher.pth", folder=world.folder,
-    )  # fmt: skip
-    assert status == 0, errors
+    opts = ["--eval-only", "MODEL.WEIGHTS", "teacher.pth"]
+    world.run("train_net.py", "--config-file", "student.yaml", *opts)
     assert "Command line arguments" in (world / "run" / "log.txt").read_text()
     assert (world / "run" / "config.yaml").is_file()
 
 
-@pytest.mark.parametrize("stamp", [b"", b"{", b"\xff\xfe{}", b"[1]", b"null"])
-def test_a_damaged_stamp_of_the_quickstart(world, stamp):
+DAMAGED = "out/job.json is damaged", "delete that file"
+STAMPS = [(b"", *DAMAGED), (b"{", *DAMAGED), (b"\xff\xfe{}", *DAMAGED),
+          (b"[1]", "other settings:\n  [1]"), (b"null", "other settings:\n  None")]  # fmt: skip
+
+
+@cases("stamp", STAMPS)
+def test_a_damaged_stamp_of_the_quickstart(world, stamp, parts):
     world.write("out/job.json", stamp)
-    message = world.refused("tools/quickstart.py", "--configs", "c", "--output", world / "out")
-    check_refusal(message, "out/job.json" if stamp[:1] not in b"[n" else "out", "--output")
+    message = world.refused("tools/quickstart.py", "--output", world / "out")
+    check_refusal(message, world.folder.name, *parts, "--output")

@@ -102,11 +102,16 @@ def test_two_images_of_one_name_are_refused(world, no_network):
     check_refusal(message, "twice.png", "twice.bmp", "different folders")
 
 
-@pytest.mark.parametrize("weights", ["foreign.pth", "torn.pth"])
-def test_nothing_is_drawn_with_random_layers(world, weights):
+@pytest.mark.parametrize(
+    ("weights", "cure"),
+    [
+        ("foreign.pth", "Use the config that they were trained with"),
+        ("torn.pth", "Copy or download"),
+    ],
+)
+def test_nothing_is_drawn_with_random_layers(world, weights, cure):
     spoil(world)
-    options = arguments(DRAW, {"--weights": weights})
-    check_refusal(world.refused("tools/visualize.py", *options, "coco/images"), weights)
+    check_refusal(world.draw(weights=weights), weights, cure)
 
 
 def test_classes_that_are_not_those_of_the_network_are_refused(world):
@@ -132,7 +137,7 @@ def test_a_sound_call_draws(world):
 SEARCHES = {
     "metric of nothing": ({"--metric": "top1"}, [], ["--metric 'top1'", "bbox/AP50"]),
     "metric without task": ({"--metric": "AP50"}, [], ["--metric 'AP50'", "'bbox/AP50'"]),
-    "metric of another task": ({"--metric": "sem_seg/mIoU"}, [], ["tiny_test", "bbox/AP"]),
+    "metric of another task": ({"--metric": "sem_seg/mIoU"}, [], ["--metric 'sem_seg/mIoU'", "Choose from"]),
     "metric in other case": ({"--metric": "bbox/ap50"}, [], ["Did you mean 'bbox/AP50'"]),
     "metric of no class": ({"--metric": "bbox/AP-cow"}, [], ["--metric 'bbox/AP-cow'", "AP-name"]),
     "empty metric": ({"--metric": ""}, [], ["--metric ''", "Choose from"]),
@@ -153,11 +158,11 @@ SEARCHES = {
     "no distiller": ({"--config-file": "student.yaml"}, [], ["student.yaml", "no distillation"]),
     "alpha 0": ({}, ["MODEL.DISTILLATION.ALPHA", "0.0"], ["ALPHA is 0", "Raise it"]),
     "no test set": ({}, ["DATASETS.TEST", "()"], ["DATASETS.TEST", "one validation set"]),
-    "two test sets": ({}, ["DATASETS.TEST", "('tiny_val','tiny_test')"], ["one validation set"]),
+    "two test sets": ({}, ["DATASETS.TEST", "('tiny_val','tiny_test')"], ["'tiny_test')", "one validation set"]),
     "unknown test set": ({}, ["DATASETS.TEST", "('tiny_tset',)"], ["DATASETS.TEST", "tiny_test"]),
     "unknown train set": ({}, ["DATASETS.TRAIN", "('tiny_haf',)"], ["DATASETS.TRAIN", "tiny_half"]),
     "no teacher": (
-        {}, ["MODEL.DISTILLATION.TEACHER.WEIGHTS", "no.pth"], ["TEACHER.WEIGHTS", "no.pth"],
+        {}, ["MODEL.DISTILLATION.TEACHER.WEIGHTS", "no.pth"], ["TEACHER.WEIGHTS is 'no.pth'", "no such file"],
     ),
 }  # fmt: skip
 

@@ -6,24 +6,10 @@ import shutil
 import pytest
 import torch
 
-from bad_inputs.entry import check_refusal, contents, run_script
+from bad_inputs.entry import check_refusal, contents
 from bad_inputs.weights import FOREIGN, WEIGHTS, attacks, saved
 
 TEACHER = "MODEL.DISTILLATION.TEACHER.WEIGHTS"
-
-
-def label(world, weights):
-    return world.refused(
-        "tools/pseudo_label.py", "--config-file", "student.yaml", "--weights", weights,
-        "--dataset", "tiny_half2_unlabeled", "--output", "boxes.json",
-    )  # fmt: skip
-
-
-def draw(world, weights):
-    return world.refused(
-        "tools/visualize.py", "--config-file", "student.yaml", "--weights", weights,
-        "--output", "out", "coco/images",
-    )  # fmt: skip
 
 
 def convert(world, weights):
@@ -46,8 +32,8 @@ COMMANDS = {
     "TEACHER.WEIGHTS": lambda world, file: world.train(TEACHER, file, config="distilled.yaml"),
     "MORE_TEACHERS": more_teachers,
     "eval-only": evaluate,
-    "pseudo_label": label,
-    "visualize": draw,
+    "pseudo_label": lambda world, file: world.label(weights=file),
+    "visualize": lambda world, file: world.draw(weights=file),
     "convert_weights": convert,
 }
 
@@ -81,12 +67,20 @@ def test_a_misspelt_name_gets_the_nearest_and_a_folder_its_files(world):
     check_refusal(evaluate(world, "coco"), "it has student.pth")
 
 
+# These do not get as far as to name a function.
+HARMLESS = {
+    "in_an_array": "an array of object is neither",
+    "codec": "bytes in the encoding os",
+    "torch_load": "Weights only load failed",
+}
+
+
 @pytest.mark.parametrize("name", attacks("mark"))
 def test_no_file_of_weights_runs_code(world, name):
     end, content = attacks(world / "mark")[name]
     world.write(f"evil{end}", content)
     message = COMMANDS["MODEL.WEIGHTS"](world, f"evil{end}")
-    check_refusal(message, f"evil{end}", ".")
+    check_refusal(message, f"evil{end} ", HARMLESS.get(name, "wants to run"))
     assert not (world / "mark").exists()
 
 
@@ -105,26 +99,16 @@ def test_no_command_runs_what_weights_hold(world, command, name):
     assert not (world / "mark").exists()
 
 
-@pytest.mark.parametrize("command", ["pseudo_label"])
-def test_weights_of_another_network_are_refused_where_all_are_needed(world, command):
+def test_weights_of_another_network_are_refused_where_all_are_needed(world):
     weights = torch.load(world / "teacher.pth")["model"]
     weights.pop(next(name for name in weights if name.startswith("heads")))
     torch.save({"model": weights}, world / "part.pth")
-    check_refusal(COMMANDS[command](world, "part.pth"), "part.pth", "1 parameters are missing")
-
-
-def started(world, opts):
-    """The message of a training that is refused once its log has begun."""
-    argv = ["--config-file", "student.yaml", *map(str, opts)]
-    status, errors = run_script("train_net.py", *argv, folder=world.folder)
-    assert status == 2 and "Traceback" not in errors, errors
-    assert not list(world.folder.rglob("*.pth.partial"))
-    return errors[errors.index("error: ") :]
+    check_refusal(world.label(weights="part.pth"), "part.pth", "1 parameters are missing")
 
 
 def test_training_does_not_start_from_weights_that_fit_nothing(world):
     torch.save({"model": WEIGHTS}, world / "other.pth")
-    message = started(world, ["MODEL.WEIGHTS", "other.pth"])
+    message = world.train("MODEL.WEIGHTS", "other.pth")
     check_refusal(message, "other.pth", "0 of the model's", "convert_weights.py")
 
 
@@ -132,9 +116,8 @@ def test_training_starts_from_a_part_of_the_model(world):
     weights = torch.load(world / "teacher.pth")["model"]
     backbone = {n: t for n, t in weights.items() if n.startswith("backbone.bottom_up")}
     torch.save({"model": backbone}, world / "backbone.pth")
-    opts = ["--config-file", "student.yaml", "MODEL.WEIGHTS", "backbone.pth"]
-    status, errors = run_script("train_net.py", *opts, folder=world.folder)
-    assert status == 0, errors
+    opts = ["MODEL.WEIGHTS", "backbone.pth"]
+    world.run("train_net.py", "--config-file", "student.yaml", *opts)
 
 
 @pytest.mark.parametrize(
@@ -185,13 +168,10 @@ def test_a_head_that_the_model_lacks_does_no_harm(world):
     weights = torch.load(world / "teacher.pth")["model"]
     torch.save({"model": weights | {"heads.seg.weight": torch.ones(3)}}, world / "more.pth")
     argv = ["--config-file", "student.yaml", "--eval-only", "MODEL.WEIGHTS", "more.pth"]
-    assert run_script("train_net.py", *argv, folder=world.folder) == (0, "")
+    world.run("train_net.py", *argv)
 
 
 @pytest.mark.parametrize("name", ["teacher.pth", "student.yaml", "devkit.yaml", "coco/train.json"])
 def test_pseudo_labels_replace_no_file_of_another_kind(world, name):
-    message = world.refused(
-        "tools/pseudo_label.py", "--config-file", "student.yaml", "--weights", "teacher.pth",
-        "--dataset", "tiny_half2_unlabeled", "--output", name,
-    )  # fmt: skip
+    message = world.label(output=name)
     check_refusal(message, f"--output '{name}'", "would be lost", "another file")

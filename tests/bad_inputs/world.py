@@ -1,5 +1,6 @@
 """All kinds of files that a user has, small and right, of which tests spoil one at a time."""
 
+import io
 import json
 import shutil
 from dataclasses import dataclass
@@ -10,10 +11,11 @@ import yaml
 from detectron2.modeling import build_model
 from PIL import Image
 
-from bad_inputs.entry import REPOSITORY, refused
+from bad_inputs.entry import REPOSITORY, failed, refused, run_script
 from multas.data import make_toy
 from multas.distillation import Teacher
 
+SKIP = "strictness: skip"  # what a message about data offers
 NETWORK = {
     "META_ARCHITECTURE": "MultiTaskNetwork",
     "DEVICE": "cpu",
@@ -65,9 +67,42 @@ class World:
         """The message with which train_net.py refuses a config with KEY VALUE pairs."""
         return self.refused("train_net.py", "--config-file", config, *opts)
 
+    def label(
+        self,
+        *argv: object,
+        config: str = "student.yaml",
+        weights: str = "teacher.pth",
+        dataset: str = "tiny_half2_unlabeled",
+        output: str = "out.json",
+    ) -> str:
+        """The message with which tools/pseudo_label.py refuses something."""
+        options = ["--config-file", config, "--weights", weights, "--dataset", dataset]
+        return self.refused("tools/pseudo_label.py", *options, "--output", output, *argv)
+
+    def draw(
+        self, *argv: object, config: str = "student.yaml", weights: str = "teacher.pth"
+    ) -> str:
+        """The message with which tools/visualize.py refuses something."""
+        options = ["--config-file", config, "--weights", weights, "--output", "out"]
+        return self.refused("tools/visualize.py", *options, *(argv or ["coco/images"]))
+
+    def make_splits(self, card: str, split: str = "train") -> str:
+        """The message with which tools/split.py, which reads the data, refuses a card."""
+        options = ["--card", card, "--split", split, "--out", "lists"]
+        return self.refused("tools/split.py", "make", *options)
+
     def refused(self, script: str, *argv: object) -> str:
         """The message with which a script refuses its arguments, see :func:`entry.refused`."""
         return refused(script, *map(str, argv), folder=self.folder)
+
+    def failed(self, script: str, *argv: object) -> str:
+        """The message with which a script ends that may have written something before."""
+        return failed(script, *map(str, argv), folder=self.folder)
+
+    def run(self, script: str, *argv: object) -> None:
+        """Run a script that has nothing to refuse."""
+        status, errors = run_script(script, *map(str, argv), folder=self.folder)
+        assert status == 0, errors
 
 
 def build(folder: Path) -> World:
@@ -142,3 +177,9 @@ def _write_pseudo_labels(world: World, classes: list[str]) -> None:
     annotations = [{"image_id": i, "category_id": 0, "bbox": [10.0, 10.0, 20.0, 20.0], "score": 0.9}
                    for i in ids]  # fmt: skip
     world.write("pseudo.json", {"header": header, "annotations": annotations})
+
+
+def picture(mode="RGB", size=(32, 32), kind="PNG", value=7, **options) -> bytes:
+    stream = io.BytesIO()
+    Image.new(mode, size, value if mode in "LIFPI;16" else None).save(stream, kind, **options)
+    return stream.getvalue()

@@ -100,12 +100,11 @@ def setup(args: Namespace) -> CfgNode:
     check_world_size(cfg)
     check_files(cfg, args)
     keep_log()
-    # Detectron2 opens and prints the config file. Its set-up would also begin to write into
-    # OUTPUT_DIR, before anything is checked.
+    # Detectron2 opens and prints the config file. Of the config it reads some of the keys without a
+    # group, slowly where there are many. In OUTPUT_DIR it would write before anything is checked.
     file, _, row = args.config_file.partition("#")
-    without_folder = cfg.clone()
-    without_folder.defrost()
-    without_folder.OUTPUT_DIR = None
+    keys = {key: value for key, value in cfg.items() if not isinstance(value, CfgNode)}
+    without_folder = CfgNode(keys | {"OUTPUT_DIR": None})
     default_setup(without_folder, Namespace(**{**vars(args), "config_file": file}))
     # Detectron2 sets up only its own loggers. Those of multas use the same console.
     setup_logger(None, comm.get_rank(), name="multas")
