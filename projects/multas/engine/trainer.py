@@ -18,7 +18,7 @@ from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer, find_checkpoint
-from multas.engine.checks.images import check_images
+from multas.engine.checks.images import checked_images
 from multas.engine.contract import config_facts, data_facts
 from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import LossRecord, describe_losses
@@ -66,11 +66,11 @@ class Trainer(DefaultTrainer):
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
         self._given, self._resumes, self._interruption = cfg, False, Interruption()
-        check_images(cfg)
-        cfg = resolve_epochs(cfg)
-        check_limits(cfg)
-        super().__init__(cfg)
-        preflight(self.cfg, self._trainer.model, self._trainer.data_loader)
+        with checked_images(cfg):
+            cfg = resolve_epochs(cfg)
+            check_limits(cfg)
+            super().__init__(cfg)
+            preflight(self.cfg, self._trainer.model, self._trainer.data_loader)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
