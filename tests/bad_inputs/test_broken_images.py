@@ -105,14 +105,14 @@ def plain(world):
 
 
 KINDS = [
-    (truncate, "is damaged", "truncated"),
-    (lose_the_end, "is damaged", "truncated"),
-    (cut_png, "is damaged", "truncated"),
+    (truncate, "not a readable image", "truncated"),
+    (lose_the_end, "not a readable image", "truncated"),
+    (cut_png, "not a readable image", "truncated"),
     (empty, "is empty"),
-    (text, "is not an image"),
-    (bomb, "too large", "pixels"),
+    (text, "not a readable image (unknown format)"),
+    (bomb, "not a readable image (DecompressionBombError", "pixels"),
     (remove, "No such file"),
-    (folder, "is a folder"),
+    (folder, "Is a directory"),
     (link_to_nothing, "No such file"),
 ]
 ids = [spoil.__name__ for spoil, *_ in KINDS]
@@ -273,7 +273,7 @@ def test_a_wrong_suffix_is_no_fault(world):
 def test_a_pipe_is_not_waited_for(world):
     file = world / "devkit" / "JPEGImages" / "000001.jpg"
     pipe(file)
-    assert image_fault(str(file)) == "is no ordinary file"
+    assert image_fault(str(file)) == "not a readable image (a pipe, not a file)"
 
 
 def test_every_cut_of_a_file_is_found(world):
@@ -360,8 +360,16 @@ def test_sizes_and_masks_that_do_not_fit_are_named(world, workers):
     cases = [
         ({"width": width + 1, "height": height}, "Mismatched image shape", image, "changed"),
         ({"sem_seg_file_name": str(small)}, "small.png is 5x7, but its image is", "Mend"),
-        ({"sem_seg_file_name": str(world / "text.png")}, "text.png cannot be read", "Mend"),
-        ({"sem_seg_file_name": str(world / "no.png")}, "no.png cannot be read", "No such file"),
+        (
+            {"sem_seg_file_name": str(world / "text.png")},
+            "text.png: not a readable mask (unknown format)",
+            "mend",
+        ),
+        (
+            {"sem_seg_file_name": str(world / "no.png")},
+            "no.png: not a readable mask (No such file",
+            "mend",
+        ),
     ]
     for entries, *parts in cases:
         record = {"file_name": image, "image_id": "x", "annotations": [box()], **entries}

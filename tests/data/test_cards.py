@@ -364,7 +364,7 @@ def test_a_long_report_ends_after_a_screenful(toy_card, small_toy, tmp_path):
         DatasetCatalog.get("toy_train")
     lines = str(error.value).splitlines()
     assert "24 issues" in lines[0] and "  and 4 more" in lines and len(lines) < 25
-    assert lines[1].endswith("000000.jpg: not a readable image (UnidentifiedImageError)")
+    assert lines[1].endswith("000000.jpg: not a readable image (unknown format)")
 
 
 def test_image_sizes_are_those_detectron2_reads(tmp_path):

@@ -40,7 +40,7 @@ def test_ranks_agree_on_broken_images(tmp_path):
     assert (first["decoded"], second["decoded"]) == (3, 0)
     assert first["kept"] == second["kept"] == 2
     assert first["message"] == second["message"]
-    assert "1.png: is not an image" in first["message"]
+    assert "1.png: not a readable image" in first["message"]
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The check that all image files of data sets can be read, before it matters."""
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,12 +9,13 @@ from multiprocessing.pool import ThreadPool
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from multas.data.image_files import mode_fault
+from multas.data.image_files import mode_fault, unreadable
 from multas.data.intact_files import add_intact, fingerprint, read_intact
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.files import refuse_pipe
 
 # Metadata of ground truth in files, which know nothing of images that are left out. Without them
 # evaluators take the dicts.
@@ -84,7 +84,7 @@ def find_broken(files: Iterable[str]) -> dict[str, str]:
             if (mark := fingerprint(file)) not in intact:
                 pending.append((file, mark))
         except (OSError, ValueError) as error:
-            broken[file] = _in_words(error)
+            broken[file] = unreadable(error)
     for mark, file, fault in _decode(pending):
         if fault is None:
             new.add(mark)
@@ -114,8 +114,7 @@ def _decode(pending: Sequence[tuple[str, bytes]]) -> Iterator[tuple[bytes, str, 
 def image_fault(file: str) -> str | None:
     """Decode an image file, and say what is wrong with it, if anything is."""
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            return "is a folder" if os.path.isdir(file) else "is no ordinary file"
+        refuse_pipe(file)
         if not os.path.getsize(file):
             return "is empty"
         with Image.open(file) as image:
@@ -125,18 +124,8 @@ def image_fault(file: str) -> str | None:
             image.draft(None, (1, 1))
             image.load()
     except Exception as error:  # Pillow has many for damaged files
-        return _in_words(error)
+        return unreadable(error)
     return None
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is not an image"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"is too large to be opened: {error}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"is damaged ({error.__class__.__name__}: {error})"
 
 
 def _num_threads() -> int:
