@@ -21,11 +21,11 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import setup_logger
 from detectron2.utils.visualizer import VisImage, Visualizer
-from PIL import Image
 from tqdm import tqdm
 
 from multas.config.limits import check_limit, from_to
-from multas.data.image_files import IMAGE_SUFFIXES, mode_fault, read_image, why_unreadable
+from multas.data.image_checks import image_fault
+from multas.data.image_files import IMAGE_SUFFIXES, read_image
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
@@ -69,24 +69,9 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
         else:
             raise UserError(f"{name}: no such image or folder.")
         for file in found:
-            check_image(file)
+            if fault := image_fault(str(file)):
+                raise UserError(f"{file}: {fault}; mend it, or leave it out.")
             yield file
-
-
-def check_image(file: Path) -> None:
-    """Make sure that a file is an image, to its end.
-
-    Raises:
-        UserError: It does not.
-    """
-    try:
-        with Image.open(file) as image:
-            fault = mode_fault(image)
-            image.load()
-    except Exception as error:  # Pillow has many for damaged files
-        fault = f"not a readable image ({why_unreadable(error)})"
-    if fault:
-        raise UserError(f"{file}: {fault}; mend it, or leave it out.")
 
 
 def name_pictures(images: Iterable[Path], output: Path) -> dict[Path, Path]:

@@ -59,7 +59,7 @@ DRAWINGS = {
     "missing input": ({}, "coco/none.jpg", ["coco/none.jpg", "no such image or folder"]),
     "empty folder": ({}, "nothing", ["nothing", "no image", ".png"]),
     "empty folder of a name": ({}, "folder.png", ["folder.png", "no image"]),
-    "empty image": ({}, "empty.png", ["empty.png", "not a readable image", "mend"]),
+    "empty image": ({}, "empty.png", ["empty.png", "is empty", "mend"]),
     "text image": ({}, "text.png", ["text.png", "not a readable image", "mend"]),
     "no image": ({}, "notes.txt", ["notes.txt", "not a readable image"]),
     "half a header": ({}, "half.jpg", ["half.jpg", "not a readable image"]),
