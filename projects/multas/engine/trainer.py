@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -148,7 +148,10 @@ class Trainer(DefaultTrainer):
             try:
                 return self._train()
             finally:
-                self._trainer.data_loader.close()
+                batches = self._trainer._data_loader_iter
+                if isinstance(batches, Generator):  # not an iterator of a user's own loader
+                    # The loading processes end. If Python ended them, torch would see a failure.
+                    batches.close()
 
     def _train(self) -> Mapping[str, Any] | None:
         try:
