@@ -63,13 +63,13 @@ BOX = [10, 20, 30, 40]
 RLE = {"size": [9, 9], "counts": "0"}
 FIRST = "train.json: annotations[0]"
 COCO = {
-    "empty file": (lambda c: b"", "train.json: not a readable COCO annotation file"),
-    "cut off": (lambda c: json.dumps(c)[:99], "train.json: not a readable COCO annotation file"),
+    "empty file": (lambda c: b"", "train.json is not JSON", "cut off"),
+    "cut off": (lambda c: json.dumps(c)[:99], "train.json is not JSON", "cut off"),
     "Latin-1": (lambda c: '{"é": 1}'.encode("latin-1"), "line 1 is not UTF-8", "encoding UTF-8"),
     "UTF-16 without a mark": (lambda c: json.dumps(c).encode("utf-16-le"), "zero bytes", "UTF-8"),
     "results": (lambda c: c["annotations"], "train.json is a list", "COCO results", "images"),
     "a number": (lambda c: "5", "train.json: not a COCO annotation file: it holds 5"),
-    "deep": (lambda c: "[" * 100_000, "train.json: not a readable COCO annotation file"),
+    "deep": (lambda c: "[" * 100_000, "train.json is not JSON", "cut off"),
     "no categories": (lambda c: {k: c[k] for k in ("images", "annotations")}, "lacks", "categor"),
     "images table": (replaced("images", {}), "`images` must be a list of entries, it is {}"),
     "annotations null": (replaced("annotations", None), "`annotations` must be a list", "None"),
