@@ -14,7 +14,7 @@ from detectron2.utils import comm
 from multas.config.rows import write_config
 from multas.engine import Trainer, load_config, setup
 from multas.engine.checks.classes import check_classes, check_test_sets
-from multas.engine.checks.images import check_images
+from multas.engine.checks.images import checked_images
 from multas.engine.checks.machine import check_launch
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
 from multas.engine.run_folder import begin_evaluation
@@ -25,12 +25,12 @@ from multas.util.signals import children_not_orphaned
 def main(args):
     cfg = setup(args)
     if args.eval_only:
-        check_test_sets(cfg)
-        model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
-        check_classes(model, cfg.DATASETS.TEST)
-        check_images(cfg, cfg.DATASETS.TEST)
-        begin_evaluation(cfg)
-        results = evaluate(cfg, model, Trainer.test)
+        with checked_images(cfg, cfg.DATASETS.TEST):
+            check_test_sets(cfg)
+            model = load_model(cfg, weights_to_evaluate(cfg, args.resume))
+            check_classes(model, cfg.DATASETS.TEST)
+            begin_evaluation(cfg)
+            results = evaluate(cfg, model, Trainer.test)
         if comm.is_main_process():
             verify_results(cfg, results)
         return results

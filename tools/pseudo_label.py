@@ -14,6 +14,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
+from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.logger import setup_logger
 from tabulate import tabulate
@@ -29,7 +30,7 @@ from multas.data.pseudo_label_files import (
 )
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
-from multas.engine.checks.images import check_images
+from multas.engine.checks.images import checked_images
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
 from multas.engine.pseudo_labeling import check_ids, check_truth, label_images, quality
@@ -100,7 +101,12 @@ def main() -> None:
     setup_logger(name="multas")
     cfg = load_config(args.config_file, args.opts)
     require_registered([args.dataset, *filter(None, [args.report_against])], "the command line")
-    check_images(cfg, [args.dataset])
+    with checked_images(cfg, [args.dataset]):
+        label(args, cfg)
+
+
+def label(args: argparse.Namespace, cfg: CfgNode) -> None:
+    """Write the file, and print how good it is if the ground truth is known."""
     # The classes of a card that does not list them are only known when it is loaded.
     images = DatasetCatalog.get(args.dataset)
     check_ids(images, args.dataset)

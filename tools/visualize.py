@@ -70,7 +70,7 @@ def find_images(inputs: Sequence[str]) -> Iterator[Path]:
             raise UserError(f"{name}: no such image or folder.")
         for file in found:
             if fault := image_fault(str(file)):
-                raise UserError(f"{file} {fault}; mend it, or leave it out.")
+                raise UserError(f"{file}: {fault}; mend it, or leave it out.")
             yield file
 
 

@@ -11,12 +11,14 @@ from bad_inputs.world import SKIP, picture
 XML = "<annotation><object><name>{}</name>{}<bndbox>{}</bndbox></object></annotation>"
 CORNERS = "<xmin>1</xmin><ymin>1</ymin><xmax>{}</xmax><ymax>9</ymax>"
 VOC = {
-    "unknown encoding": ("<?xml version='1.0' encoding='klingon'?><annotation/>", "klingon", "UTF-8"),
+    "unknown encoding": ("<?xml version='1.0' encoding='klingon'?><annotation/>", "klingon",
+                         "UTF-8"),
     "multi-byte": ("<?xml version='1.0' encoding='big5'?><annotation/>", "multi-byte", "UTF-8"),
     "wrong bytes": (b"<annotation>\xe9</annotation>", "not an XML file", "invalid token"),
     "empty": ("", "not an XML file", "no element found"),
     "HTML": ("<html><body/></html>", "its first tag is <html>, not <annotation>"),
-    "entities": ("<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>", "undefined entity &b;"),
+    "entities": ("<!DOCTYPE a [<!ENTITY b SYSTEM 'file:///etc/passwd'>]><a>&b;</a>",
+                 "undefined entity &b;"),
     "no name": (XML.format("", "", CORNERS.format(9)), "object 0 has no name"),
     "unknown class": (XML.format("tringle", "", CORNERS.format(9)), "class not among the card's"),
     "no box": (XML.format("cup", "", ""), "object 0 has no complete <bndbox>"),
@@ -26,7 +28,8 @@ VOC = {
     "inverted": (XML.format("{}", "", CORNERS.format("-3")), "box 1,1,-3,9 has no area"),
     "flat": (XML.format("{}", "", CORNERS.format(1)), "box 1,1,1,9 has no area"),
     "flag": (XML.format("cup", "<difficult>no</difficult>", CORNERS.format(9)), "need 0 or 1"),
-    "two boxes": (XML.format("cup", "", CORNERS.format(9) + "</bndbox><bndbox>"), "several <bndbox>"),
+    "two boxes": (XML.format("cup", "", CORNERS.format(9) + "</bndbox><bndbox>"),
+                  "several <bndbox>"),
     "two names": (XML.format("cup", "<name>owl</name>", CORNERS.format(9)), "several <name>"),
     "size with a point": ("<annotation><size><width>9.0</width><height>8.0</height></size>"
                           "</annotation>", "says 9x8, but the image is"),

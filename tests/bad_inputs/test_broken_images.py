@@ -13,9 +13,9 @@ from detectron2.engine import HookBase
 from PIL import Image
 
 from bad_inputs.entry import check_refusal, run_script
-from multas.data import image_checks, register_card
-from multas.data.image_checks import check_images, find_broken, image_fault
-from multas.engine import Trainer
+from multas.data import cards, image_checks, register_card
+from multas.data.image_checks import checked_images, find_broken, image_fault
+from multas.engine import Trainer, load_config
 
 CURE = "Mend or remove these images"
 
@@ -105,14 +105,14 @@ def plain(world):
 
 
 KINDS = [
-    (truncate, "is damaged", "truncated"),
-    (lose_the_end, "is damaged", "truncated"),
-    (cut_png, "is damaged", "truncated"),
+    (truncate, "not a readable image", "truncated"),
+    (lose_the_end, "not a readable image", "truncated"),
+    (cut_png, "not a readable image", "truncated"),
     (empty, "is empty"),
-    (text, "is not an image"),
-    (bomb, "too large", "pixels"),
+    (text, "not a readable image (unknown format)"),
+    (bomb, "not a readable image (DecompressionBombError", "pixels"),
     (remove, "No such file"),
-    (folder, "is a folder"),
+    (folder, "Is a directory"),
     (link_to_nothing, "No such file"),
 ]
 ids = [spoil.__name__ for spoil, *_ in KINDS]
@@ -187,8 +187,8 @@ def test_broken_images_in_class_folders(world, spoil):
     file = class_folders(world)[2]
     spoil(file)
     register_card(str(world / "classes.yaml"))
-    with pytest.raises(ValueError, match=file.name):
-        check_images(["kinds_all"])
+    with pytest.raises(ValueError, match=file.name), checked_images(["kinds_all"]):
+        pass
 
 
 def test_all_broken_files_are_named_together_and_once(world):
@@ -196,8 +196,11 @@ def test_all_broken_files_are_named_together_and_once(world):
     for file in files:
         empty(file)
     register_card(str(world / "classes.yaml"))
-    with pytest.raises(ValueError, match=CURE) as caught:
-        check_images(["kinds_all", "kinds_all_unlabeled"])
+    with (
+        pytest.raises(ValueError, match=CURE) as caught,
+        checked_images(["kinds_all", "kinds_all_unlabeled"]),
+    ):
+        pass
     assert f"{len(files)} issues" in str(caught.value)
     assert "'kinds_all', 'kinds_all_unlabeled'" in str(caught.value)
 
@@ -208,13 +211,16 @@ def test_skip_leaves_out_broken_images_everywhere_until_they_are_mended(world, c
     truncate(file)
     register_card(str(world / "classes.yaml"))
     count = len(DatasetCatalog.get("kinds_all"))
-    check_images(["kinds_all"])
+    with checked_images(["kinds_all"]):
+        inside = DatasetCatalog.get("kinds_all")
     assert str(file) in caplog.text and "Left out because of `strictness: skip`" in caplog.text
     kept = DatasetCatalog.get("kinds_all")
+    assert kept == inside
     assert len(kept) == count - 1 and str(file) not in [r["file_name"] for r in kept]
     assert MetadataCatalog.get("kinds_all").left_out == {"broken images": 1}
     file.write_bytes(content)
-    check_images(["kinds_all"])
+    with checked_images(["kinds_all"]):
+        assert len(DatasetCatalog.get("kinds_all")) == count
     assert len(DatasetCatalog.get("kinds_all")) == count
 
 
@@ -226,9 +232,10 @@ def test_skipped_images_are_no_misses_for_the_evaluators(world, name):
         register_card(content)
     records = DatasetCatalog.get(name)
     truncate(Path(records[0]["file_name"]))
-    check_images([name])
-    DatasetCatalog.get(name)
     metadata = MetadataCatalog.get(name)
+    with checked_images([name]):
+        assert not any(hasattr(metadata, key) for key in ("json_file", "dirname", "split"))
+    DatasetCatalog.get(name)
     assert not any(hasattr(metadata, key) for key in ("json_file", "dirname", "split"))
 
 
@@ -236,9 +243,25 @@ def test_skip_without_any_intact_image_stops(world):
     for file in class_folders(world, strictness="skip"):
         empty(file)
     register_card(str(world / "classes.yaml"))
-    check_images(["kinds_all"])
-    with pytest.raises(ValueError, match="'kinds_all' has no image that can be read"):
-        DatasetCatalog.get("kinds_all")
+    with (
+        pytest.raises(ValueError, match="'kinds_all' has no image that can be read"),
+        checked_images(["kinds_all"]),
+    ):
+        pass
+
+
+def test_a_start_loads_each_data_set_once(world, monkeypatch):
+    """Whatever of a start needs it: the check of images, epochs, the loader, the preflight."""
+    loaded, whole = [], cards._load
+    monkeypatch.setattr(
+        cards, "_load", lambda name, *rest: (loaded.append(name), whole(name, *rest))[1]
+    )
+    monkeypatch.chdir(world.folder)
+    Trainer(load_config("student.yaml", ["SOLVER.EPOCHS", "1"]))
+    assert sorted(loaded) == ["tiny_half", "tiny_test"]
+    register_card("devkit.yaml")
+    DatasetCatalog.get("tiny_half")
+    assert len(loaded) == 3, "later changes of the files must show"
 
 
 def test_a_wrong_suffix_is_no_fault(world):
@@ -250,7 +273,7 @@ def test_a_wrong_suffix_is_no_fault(world):
 def test_a_pipe_is_not_waited_for(world):
     file = world / "devkit" / "JPEGImages" / "000001.jpg"
     pipe(file)
-    assert image_fault(str(file)) == "is no ordinary file"
+    assert image_fault(str(file)) == "not a readable image (a pipe, not a file)"
 
 
 def test_every_cut_of_a_file_is_found(world):
@@ -337,8 +360,8 @@ def test_sizes_and_masks_that_do_not_fit_are_named(world, workers):
     cases = [
         ({"width": width + 1, "height": height}, "Mismatched image shape", image, "changed"),
         ({"sem_seg_file_name": str(small)}, "small.png is 5x7, but its image is", "Mend"),
-        ({"sem_seg_file_name": str(world / "text.png")}, "text.png cannot be read", "Mend"),
-        ({"sem_seg_file_name": str(world / "no.png")}, "no.png cannot be read", "No such file"),
+        ({"sem_seg_file_name": str(world / "text.png")}, "text.png: not a readable mask", "mend"),
+        ({"sem_seg_file_name": str(world / "no.png")}, "no.png: not a readable mask (No", "mend"),
     ]
     for entries, *parts in cases:
         record = {"file_name": image, "image_id": "x", "annotations": [box()], **entries}

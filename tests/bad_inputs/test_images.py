@@ -10,7 +10,7 @@ from bad_inputs.entry import cases, check_refusal
 from bad_inputs.world import SKIP, picture
 
 IMAGES = {
-    "text": (b"no image", "not a readable image (UnidentifiedImageError)"),
+    "text": (b"no image", "not a readable image (unknown format)"),
     "empty": (b"", "not a readable image ("),
     "32-bit float": (picture("F", kind="TIFF"), "32-bit values (mode F)", "8 or 16 bits"),
     "32-bit": (picture("I", kind="TIFF"), "32-bit values (mode I)", "8 or 16 bits"),

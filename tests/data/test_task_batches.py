@@ -1,5 +1,6 @@
 """One mini-batch per task: order, epochs, resuming, and what a wrong entry says."""
 
+import multiprocessing
 from itertools import islice
 
 import pytest
@@ -52,6 +53,17 @@ def test_there_may_be_any_number_of_tasks(start):
     assert [(x["mini_batch"], x["name"][0]) for x in together] == [
         (0, "d"), (0, "d"), (1, "s"), (1, "s"), (1, "s"), (2, "c")
     ]  # fmt: skip
+
+
+def test_a_reader_that_is_closed_ends_all_loading_processes():
+    loader = make_loader("separate")
+    for part in loader.loaders:
+        part.num_workers = 1
+    batches = iter(loader)
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
 
 
 def test_alternating_iterations_have_one_task_each():

@@ -1,5 +1,6 @@
 """A signal ends a training with a checkpoint, from which it goes on to the same bits."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -34,6 +35,14 @@ class SendSignal(HookBase):
     def before_step(self) -> None:
         if self.trainer.iter == self._iteration:
             os.kill(os.getpid(), self._number)
+
+
+class Counting(HookBase):
+    def __init__(self, counts: list[int]) -> None:
+        self._counts = counts
+
+    def after_step(self) -> None:
+        self._counts.append(len(multiprocessing.active_children()))
 
 
 def left(trainer, number, status) -> None:
@@ -91,6 +100,15 @@ def test_an_evaluation_ends_first_and_the_last_one_is_left_at_once(tiny_cfg, mon
     left(start(cfg, resume=True), signal.SIGTERM, 143)
     assert ended == [True]
     assert os.path.exists(os.path.join(cfg.OUTPUT_DIR, "student.pth"))
+
+
+def test_no_loading_process_is_left(tiny_cfg):
+    trainer = start(tiny_cfg("DATASETS.TEST", [], "DATALOADER.NUM_WORKERS", 2))
+    workers = []
+    trainer.register_hooks([Counting(workers), SendSignal(signal.SIGTERM, 1)])
+    left(trainer, signal.SIGTERM, 143)
+    assert workers == [2, 2]
+    assert not multiprocessing.active_children()
 
 
 def test_it_trains_in_a_thread_that_receives_no_signals(tiny_cfg):

@@ -24,13 +24,12 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_type_hints
 
-import yaml
-
 from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat
 from multas.data.issues import STRICTNESS, DatasetError
 from multas.util.errors import UserError
 from multas.util.files import read_text
 from multas.util.names import check_choice, did_you_mean, is_plain
+from multas.util.yaml_files import parse_yaml
 
 UNLABELED = "_unlabeled"
 
@@ -101,29 +100,14 @@ def read_card(card: str | os.PathLike | dict) -> Card:
         return _parse(card, "<dict>", Path.cwd())
     file = Path(os.path.expanduser(card))
     try:
-        text = read_text(file)
-        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        content = parse_yaml(read_text(file), file)
     except OSError as error:
         raise DatasetError(f"card {file.absolute()} cannot be read ({error.strerror})") from None
     except UserError as error:
         raise DatasetError(f"card {error}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: no date, 2020-02-30
-        raise DatasetError(f"card {file} is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise DatasetError(f"card {file} is not a table of keys, such as `name: cells`")
-    assert isinstance(node, yaml.MappingNode)
-    for table in [node, *(value for _, value in node.value)]:
-        _refuse_repeated_keys(table, file)
     return _parse(content, str(card), file.resolve().parent)
-
-
-def _refuse_repeated_keys(node: yaml.Node, file: Path) -> None:
-    """YAML's reader takes the last of two equal keys of a table, and drops the others."""
-    keys = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
-    for number, key in enumerate(keys):
-        if key in keys[:number]:
-            line = node.value[number][0].start_mark.line + 1
-            raise DatasetError(f"card {file}: line {line}: key {key!r} is there twice, drop one")
 
 
 def _parse(content: dict, source: str, folder: Path) -> Card:
@@ -231,7 +215,7 @@ def _convert(key: str, value: Any, kind: Any) -> Any:
 
 def _text(key: str, value: Any) -> str:
     """A text or whole number of a card as a text; YAML makes other things of yes, 1.0 or a date."""
-    if type(value) not in (str, int) or "\0" in str(value):
+    if type(value) not in (str, int):
         raise UserError(
             f"{key} has {value!r}, need a text; if it is meant as one, put it in quotes"
         )

@@ -1,19 +1,21 @@
 """The check that all image files of data sets can be read, before it matters."""
 
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.pool import ThreadPool
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils import comm
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from tqdm import tqdm
 
-from multas.data.image_files import mode_fault
+from multas.data.image_files import mode_fault, unreadable
 from multas.data.intact_files import add_intact, fingerprint, read_intact
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.files import refuse_pipe
 
 # Metadata of ground truth in files, which know nothing of images that are left out. Without them
 # evaluators take the dicts.
@@ -21,35 +23,52 @@ _FILES_OF_TRUTH = ("json_file", "dirname", "split")
 _CHUNK = 10_000  # files that are handed to threads at once
 
 
-def check_images(names: Sequence[str]) -> None:
+@contextmanager
+def checked_images(names: Sequence[str]) -> Iterator[None]:
     """Decode every image file of registered data sets.
 
     Broken images of cards with ``strictness: skip`` are left out of the data set from now on, in
-    training and evaluation alike, and named in a warning. The main process decodes for all.
+    training and evaluation alike, and named in a warning. The main process decodes for all. Inside
+    the block the data sets stay as they were loaded for this check; nothing is read again.
 
     Raises:
         DatasetError: Images of other data sets are broken; the message names the files.
     """
-    files = {name: _image_files(_complete(name)()) for name in names}
-    all_files = {file for own in files.values() for file in own}
-    own = find_broken(all_files) if comm.is_main_process() else {}
-    broken: Mapping[str, str] = comm.all_gather(own)[0]
-    stopping: dict[str, list[str]] = {}
-    for name, own_files in files.items():
-        found = [file for file in own_files if file in broken]
-        _register(name, _complete(name))
-        if found and MetadataCatalog.get(name).get("strictness") == "skip":
-            _leave_out(name, {file: broken[file] for file in found})
-        elif found:
-            stopping[name] = found
+    loads = {name: _complete(name) for name in names}
+    records = {name: load() for name, load in loads.items()}
+    files = {name: _image_files(own) for name, own in records.items()}
+    own = find_broken({f for fs in files.values() for f in fs}) if comm.is_main_process() else {}
+    faults: Mapping[str, str] = comm.all_gather(own)[0]
+    broken = {name: {f: faults[f] for f in files[name] if f in faults} for name in names}
+    broken = {name: found for name, found in broken.items() if found}
+    _stop_or_warn(broken)
+    for name, found in broken.items():
+        loads[name] = without = _WithoutBroken(name, loads[name], found)
+        records[name] = without.intact(records[name])
+    try:
+        for name in names:
+            DatasetCatalog[name] = partial(list, records[name])
+        yield
+    finally:
+        DatasetCatalog.update(loads)
+
+
+def _stop_or_warn(broken: Mapping[str, Mapping[str, str]]) -> None:
+    """Report the broken files of each data set, with what is wrong with them."""
+    stopping = [n for n in broken if MetadataCatalog.get(n).get("strictness") != "skip"]
     if stopping:
         issues = DatasetIssues(", ".join(map(repr, stopping)))
-        for file in dict.fromkeys(file for found in stopping.values() for file in found):
-            issues.add(file, broken[file])
+        for file, fault in {f: w for name in stopping for f, w in broken[name].items()}.items():
+            issues.add(file, fault)
         raise DatasetError(
             f"{issues.report()}\nMend or remove these images. `strictness: skip` in a card leaves "
             "them out, and DATASETS.CHECK_IMAGES False goes on until one is met."
         )
+    for name, found in broken.items():
+        issues = DatasetIssues(repr(name), "skip")
+        for file, fault in found.items():
+            issues.add(file, fault)
+        issues.close()
 
 
 def find_broken(files: Iterable[str]) -> dict[str, str]:
@@ -65,7 +84,7 @@ def find_broken(files: Iterable[str]) -> dict[str, str]:
             if (mark := fingerprint(file)) not in intact:
                 pending.append((file, mark))
         except (OSError, ValueError) as error:
-            broken[file] = _in_words(error)
+            broken[file] = unreadable(error)
     for mark, file, fault in _decode(pending):
         if fault is None:
             new.add(mark)
@@ -95,8 +114,7 @@ def _decode(pending: Sequence[tuple[str, bytes]]) -> Iterator[tuple[bytes, str, 
 def image_fault(file: str) -> str | None:
     """Decode an image file, and say what is wrong with it, if anything is."""
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            return "is a folder" if os.path.isdir(file) else "is no ordinary file"
+        refuse_pipe(file)
         if not os.path.getsize(file):
             return "is empty"
         with Image.open(file) as image:
@@ -106,18 +124,8 @@ def image_fault(file: str) -> str | None:
             image.draft(None, (1, 1))
             image.load()
     except Exception as error:  # Pillow has many for damaged files
-        return _in_words(error)
+        return unreadable(error)
     return None
-
-
-def _in_words(error: Exception) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "is not an image"
-    if isinstance(error, Image.DecompressionBombError):
-        return f"is too large to be opened: {error}"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"is damaged ({error.__class__.__name__}: {error})"
 
 
 def _num_threads() -> int:
@@ -139,7 +147,11 @@ class _WithoutBroken:
     broken: Mapping[str, str]
 
     def __call__(self) -> list[dict]:
-        records, metadata = self.load(), MetadataCatalog.get(self.name)
+        return self.intact(self.load())
+
+    def intact(self, records: Sequence[dict]) -> list[dict]:
+        """Those of the records, which have just been loaded, whose images are not broken."""
+        metadata = MetadataCatalog.get(self.name)
         kept = [record for record in records if record.get("file_name") not in self.broken]
         for key in _FILES_OF_TRUTH:
             vars(metadata).pop(key, None)
@@ -153,16 +165,3 @@ def _complete(name: str) -> Callable[[], list[dict]]:
     """The function that loads a data set, broken images included: they may have been mended."""
     load = DatasetCatalog[name]
     return load.load if isinstance(load, _WithoutBroken) else load
-
-
-def _leave_out(name: str, broken: Mapping[str, str]) -> None:
-    issues = DatasetIssues(repr(name), "skip")
-    for file, fault in broken.items():
-        issues.add(file, fault)
-    issues.close()
-    _register(name, _WithoutBroken(name, _complete(name), broken))
-
-
-def _register(name: str, load: Callable[[], list[dict]]) -> None:
-    DatasetCatalog.remove(name)
-    DatasetCatalog.register(name, load)

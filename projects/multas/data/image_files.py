@@ -53,18 +53,17 @@ def read_image(file: str, image_format: str) -> np.ndarray:
     except DatasetError:
         raise
     except Exception as error:  # Pillow has many for damaged files
-        raise DatasetError(
-            f"{file}: not a readable image ({why_unreadable(error)}); mend or remove the file."
-        ) from error
+        raise DatasetError(f"{file}: {unreadable(error)}; mend or remove the file.") from error
 
 
-def why_unreadable(error: Exception) -> str:
+def unreadable(error: Exception, what: str = "image") -> str:
     """What an error of opening or decoding an image says, in few words and without the file."""
+    why = f"{error.__class__.__name__}: {error}"
     if isinstance(error, UnidentifiedImageError):
-        return error.__class__.__name__  # its message has the file and no reason
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return f"{error.__class__.__name__}: {error}"
+        why = "unknown format"  # its message has the file and no reason
+    elif isinstance(error, OSError) and error.strerror:
+        why = error.strerror
+    return f"not a readable {what} ({why})"
 
 
 def _is_16_bit(image: Image.Image) -> bool:
@@ -192,7 +191,7 @@ def image_record(image_id: str | int, file: str, issues: DatasetIssues) -> dict 
             if image.format in _PAGED and getattr(image, "is_animated", False):
                 issues.remark(file, "of images with several pages the first is read")
     except Exception as error:  # Pillow has many for damaged files
-        issues.add(file, f"not a readable image ({why_unreadable(error)})")
+        issues.add(file, unreadable(error))
         return None
     if fault:
         issues.add(file, fault)

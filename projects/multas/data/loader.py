@@ -7,9 +7,8 @@ the number of workers.
 
 import itertools
 import random
-import weakref
-from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -156,24 +155,12 @@ class TrainLoader:
     dataset: SeededDataset
     sampler: BatchSampler
     num_workers: int
-    _running: Callable[[], Generator | None] = field(default=lambda: None, init=False)
 
     def start_at(self, iteration: int) -> None:
         """Skip the batches before an iteration, at which a run resumes."""
         self.sampler.start = iteration
 
     def __iter__(self) -> Iterator[list[dict]]:
-        batches = self._batches()
-        # Weakly: torch ends its processes within a moment only when nothing refers to them in turn.
-        self._running = weakref.ref(batches)
-        return batches
-
-    def close(self) -> None:
-        """End the loading processes. If Python itself did, torch would take it for a failure."""
-        if (batches := self._running()) is not None:
-            batches.close()
-
-    def _batches(self) -> Generator[list[dict], None, None]:
         # A generator, so that workers start only with the first batch: a trainer learns the
         # iteration to resume at after it has called iter().
         batches = DataLoader(

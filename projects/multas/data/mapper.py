@@ -1,8 +1,7 @@
 """The mapper from dataset dicts to model inputs, which joins ground truth and pseudo-labels."""
 
 import copy
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -109,9 +108,7 @@ class MultasMapper:
             UserError: a file cannot be read or has the wrong size; the message names it.
         """
         dataset_dict = copy.deepcopy(self.pseudo_labels.join(dataset_dict))
-        with _naming(dataset_dict.get("file_name")):
-            image = self._read_image(dataset_dict)
-            utils.check_image_size(dataset_dict, image)
+        image = self._read_image(dataset_dict)
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
         if not self.is_train:
@@ -144,8 +141,14 @@ class MultasMapper:
         """The image, (H, W, C), from its file or from "pixels"."""
         pixels = dataset_dict.pop("pixels", None)
         if pixels is None:
-            return read_image(dataset_dict["file_name"], self.image_format)
-        return utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
+            image = read_image(dataset_dict["file_name"], self.image_format)
+        else:
+            image = utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
+        try:
+            utils.check_image_size(dataset_dict, image)
+        except utils.SizeMismatchError as error:
+            raise UserError(f"{error} Or has the file changed since the start?") from error
+        return image
 
     def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:
         """The objects that are left inside the augmented image, without crowds."""
@@ -161,24 +164,9 @@ class MultasMapper:
         return utils.filter_empty_instances(instances)
 
 
-@contextmanager
-def _naming(file: str | None) -> Iterator[None]:
-    """Errors inside the block become one that names the file."""
-    try:
-        yield
-    except UserError:
-        raise  # It knows better.
-    except utils.SizeMismatchError as error:
-        raise UserError(f"{error} Or has the file {file} changed since it was read?") from error
-    except Exception as error:  # Pillow has many for damaged files
-        what = f"{error.strerror}" if isinstance(error, OSError) and error.strerror else repr(error)
-        raise UserError(f"{file} cannot be read ({what}). Mend or remove the file.") from error
-
-
 def _read_mask(file: str, image: np.ndarray) -> np.ndarray:
     """The mask of an image, (H, W) uint8."""
-    with _naming(file):
-        mask = read_mask(file)
+    mask = read_mask(file)
     if mask.shape != image.shape[:2]:
         sizes = "{1}x{0}, but its image is {3}x{2}".format(*mask.shape, *image.shape)
         raise UserError(f"The mask {file} is {sizes}. Mend or remove the file.")

@@ -138,11 +138,6 @@ class TaskLoader:
             own = range(number, iteration, len(self.loaders))
             loader.start_at(len(own) if self.mode == "alternate" else iteration)
 
-    def close(self) -> None:
-        """End the loading processes."""
-        for loader in self.loaders:
-            loader.close()
-
     def __iter__(self) -> Iterator[list[dict]]:
         streams = [iter(loader) for loader in self.loaders]
         if self.mode == "alternate":

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -19,7 +19,7 @@ from multas.data import build_test_loader
 from multas.data.training import build_training_loader
 from multas.distillation import Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer, find_checkpoint
-from multas.engine.checks.images import check_images
+from multas.engine.checks.images import checked_images
 from multas.engine.contract import config_facts, data_facts
 from multas.engine.epochs import resolve_epochs
 from multas.engine.finite import LossRecord, describe_losses
@@ -68,11 +68,11 @@ class Trainer(DefaultTrainer):
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
         self._given, self._resumes, self._interruption = cfg, False, Interruption()
-        check_images(cfg)
-        cfg = resolve_epochs(cfg)
-        check_limits(cfg)
-        super().__init__(cfg)
-        preflight(self.cfg, self._trainer.model, self._trainer.data_loader)
+        with checked_images(cfg):
+            cfg = resolve_epochs(cfg)
+            check_limits(cfg)
+            super().__init__(cfg)
+            preflight(self.cfg, self._trainer.model, self._trainer.data_loader)
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
@@ -150,10 +150,15 @@ class Trainer(DefaultTrainer):
         with (
             claimed_folder(self._given, self._resumes),
             self._interruption.noting(),
-            closing(self._trainer.data_loader),
             closing(self._writers),
         ):
-            return self._train()
+            try:
+                return self._train()
+            finally:
+                batches = self._trainer._data_loader_iter
+                if isinstance(batches, Generator):  # not an iterator of a user's own loader
+                    # The loading processes end. If Python ended them, torch would see a failure.
+                    batches.close()
 
     def _train(self) -> Mapping[str, Any] | None:
         try:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import TypeGuard
 
 from multas.util.errors import UserError
 
@@ -130,20 +130,6 @@ def read_text(path: str | os.PathLike) -> str:
         raise UserError(f"{path} is not a text, it has zero bytes; save it in the encoding UTF-8.")
     # Marks within a text are left from files that were joined.
     return text.replace("\ufeff", "").replace("\r\n", "\n").replace("\r", "\n")
-
-
-def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A table of a JSON file (its ``object_pairs_hook``); json would take the last of equal keys.
-
-    Raises:
-        UserError: Two keys are equal.
-    """
-    table = dict(pairs)
-    if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in table if keys.count(key) > 1)
-        raise UserError(f"key {twice!r} is there twice in one table, drop one")
-    return table
 
 
 def refuse_pipe(path: str | os.PathLike) -> None:

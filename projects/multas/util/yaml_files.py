@@ -19,12 +19,11 @@ _NO_TEXT = re.compile(r"[\0\ud800-\udfff]")  # only escapes in double quotes can
 
 
 def read_yaml(file: str | os.PathLike) -> Any:
-    """What a YAML file says, in plain mappings, lists, texts, numbers and dates.
+    """What a YAML file in UTF-8 says, see :func:`parse_yaml`.
 
     Raises:
         OSError: There is no such file, or it cannot be opened.
-        UserError: It is not YAML in UTF-8, gives a key twice, or has a tag that runs Python code.
-            The message names the file and the line.
+        UserError: It is not YAML; the message names the file and the line.
     """
     try:
         with PathManager.open(os.fspath(file), "rb") as stream:
@@ -33,7 +32,16 @@ def read_yaml(file: str | os.PathLike) -> Any:
         if error.filename is not None:
             raise
         raise UserError(f"{file} cannot be fetched: {error}. Fetch it by hand.") from error
-    text = _decoded(content, file)
+    return parse_yaml(_decoded(content, file), file)
+
+
+def parse_yaml(text: str, file: str | os.PathLike) -> Any:
+    """What the text of a file says, in plain mappings, lists, texts, numbers and dates.
+
+    Raises:
+        UserError: It is not YAML, gives a key twice, or has a tag that runs Python code. The
+            message names the file and the line.
+    """
     try:
         value = yaml.load(text, _Loader)
         _check_size(value, {})

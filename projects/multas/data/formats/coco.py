@@ -17,13 +17,13 @@ from multas.data.formats.base import (
 )
 from multas.data.formats.coco_file import (
     Tables,
-    is_number,
     read_coco_file,
     segmentation_fault,
     valid_polygons,
 )
 from multas.data.image_files import image_record
 from multas.data.issues import DatasetError, DatasetIssues, or_rather
+from multas.data.json_files import is_number
 from multas.util.annotation import BOXES
 from multas.util.sizes import are_fractions
 

@@ -1,41 +1,21 @@
 """The content of a COCO annotation file, checked entry by entry before anything is made of it."""
 
-import json
 import reprlib
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from multas.data.issues import DatasetError, DatasetIssues
-from multas.util.files import read_text, unique_keys
+from multas.data.json_files import BOX, ID, Kind, entry_fault, is_number, read_json
+from multas.util.errors import UserError
 from multas.util.names import is_plain
 
-
-class _Kind(NamedTuple):
-    """What the value of a key has to be."""
-
-    name: str
-    fits: Callable[[Any], bool]
-
-
-def is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a number that can be computed with."""
-    return type(value) in (int, float) and abs(value) < 1e15  # NaN is not
-
-
-_ID = _Kind(
-    "a whole number or a text",
-    lambda v: type(v) is str or type(v) is int or (is_number(v) and v % 1 == 0),
-)
-_TEXT = _Kind("a text", lambda v: type(v) is str and bool(v.strip()) and is_plain(v))
-_SIDE = _Kind("a number of pixels", lambda v: is_number(v) and v > 0)
-_BOX = _Kind(
-    "four finite numbers", lambda v: type(v) is list and len(v) == 4 and all(map(is_number, v))
-)
-_FLAG = _Kind("0 or 1", lambda v: v in (0, 1))
-_TABLES: dict[str, dict[str, _Kind]] = {
-    "images": {"id": _ID, "file_name": _TEXT, "width": _SIDE, "height": _SIDE},
-    "annotations": {"id": _ID, "image_id": _ID, "category_id": _ID, "bbox": _BOX},
-    "categories": {"id": _ID, "name": _TEXT},
+_TEXT = Kind("a text", lambda v: type(v) is str and bool(v.strip()) and is_plain(v))
+_SIDE = Kind("a number of pixels", lambda v: is_number(v) and v > 0)
+_FLAG = Kind("0 or 1", lambda v: v in (0, 1))
+_TABLES: dict[str, dict[str, Kind]] = {
+    "images": {"id": ID, "file_name": _TEXT, "width": _SIDE, "height": _SIDE},
+    "annotations": {"id": ID, "image_id": ID, "category_id": ID, "bbox": BOX},
+    "categories": {"id": ID, "name": _TEXT},
 }
 _OPTIONAL = {"iscrowd": _FLAG}
 _UNIQUE = {"annotations": ("id",), "categories": ("id", "name")}  # images: see Coco
@@ -52,18 +32,20 @@ def read_coco_file(file: str, issues: DatasetIssues) -> tuple[Tables, set]:
     Raises:
         DatasetError: if the file is missing, or no COCO annotation file.
     """
-    content = _read_json(file)
+    content = _read_tables(file)
     tables = {name: _sound_entries(name, content[name], file, issues) for name in _TABLES}
     kept = {id(entry) for entry in tables["annotations"]}
     lost = [e for e in content["annotations"] if isinstance(e, dict) and id(e) not in kept]
-    return tables, {e["image_id"] for e in lost if _ID.fits(e.get("image_id"))}
+    return tables, {e["image_id"] for e in lost if ID.fits(e.get("image_id"))}
 
 
-def _read_json(file: str) -> Mapping[str, list]:
+def _read_tables(file: str) -> Mapping[str, list]:
     try:
-        content = json.loads(read_text(file), object_pairs_hook=unique_keys)
-    except (OSError, ValueError, RecursionError) as error:
-        raise DatasetError(f"{file}: not a readable COCO annotation file ({error})") from None
+        content = read_json(file)
+    except OSError as error:
+        raise DatasetError(f"{file} cannot be read ({error.strerror})") from None
+    except UserError as error:
+        raise DatasetError(str(error)) from None
     if isinstance(content, list):
         raise DatasetError(
             f"{file} is a list, as files of detections (COCO results) are; name the annotation "
@@ -84,7 +66,7 @@ def _sound_entries(name: str, entries: Sequence, file: str, issues: DatasetIssue
     sound: list[dict] = []
     seen: dict[tuple[str, Any], int] = {}
     for number, entry in enumerate(entries):
-        fault = _entry_fault(entry, _TABLES[name])
+        fault = entry_fault(entry, _TABLES[name], _OPTIONAL)
         if not fault and sound and (type(entry["id"]) is str) != (type(sound[0]["id"]) is str):
             fault = f"id {entry['id']!r}, but the first is {sound[0]['id']!r}: texts and numbers"
         for key in () if fault else _UNIQUE.get(name, ()):
@@ -97,20 +79,6 @@ def _sound_entries(name: str, entries: Sequence, file: str, issues: DatasetIssue
         else:
             sound.append(entry)
     return sound
-
-
-def _entry_fault(entry: Any, needed: Mapping[str, _Kind]) -> str | None:
-    if not isinstance(entry, dict):
-        return f"must be a table of keys, it is {reprlib.repr(entry)}"
-    for key, kind in needed.items():
-        if key not in entry:
-            return f"lacks the key {key!r}"
-        if not kind.fits(entry[key]):
-            return f"{key} is {reprlib.repr(entry[key])}, need {kind.name}"
-    for key, kind in _OPTIONAL.items():
-        if key in entry and not kind.fits(entry[key]):
-            return f"{key} is {reprlib.repr(entry[key])}, need {kind.name}"
-    return None
 
 
 def segmentation_fault(segmentation: Any, size: tuple[int, int]) -> str | None:
@@ -141,9 +109,7 @@ def segmentation_fault(segmentation: Any, size: tuple[int, int]) -> str | None:
 
 def _are_numbers(values: list) -> bool:
     try:
-        return is_number(
-            sum(values)
-        )  # NaN and infinity stay in a sum; ten times faster than a loop
+        return is_number(sum(values))  # NaN and infinity stay in it; ten times as fast as a loop
     except TypeError:
         return False
 

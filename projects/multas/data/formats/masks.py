@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.io import loadmat
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
-from multas.data.image_files import index_images, load_images, why_unreadable
+from multas.data.image_files import index_images, load_images, unreadable
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
 from multas.util.errors import UserError
@@ -97,17 +97,26 @@ def read_mask(file: str | Path) -> np.ndarray:
     Segmentation.
 
     Raises:
-        OSError: if the file is missing or not an image.
-        UserError: if it has colours instead of indices, or is another kind of .mat file.
+        UserError: if the file is missing or damaged, has colours instead of indices, or is another
+            kind of .mat file.
     """
     try:
         return _read_indices(file)
     except UserError as error:
-        raise UserError(f"{file}: {error}") from None
+        raise UserError(f"{file}: {error}; mend or remove the file.") from error
 
 
 def _read_indices(file: str | Path) -> np.ndarray:
     """The same with errors that do not name the file."""
+    try:
+        return _open_indices(file)
+    except UserError:
+        raise
+    except Exception as error:  # Pillow has many for damaged files
+        raise UserError(unreadable(error, "mask")) from error
+
+
+def _open_indices(file: str | Path) -> np.ndarray:
     refuse_pipe(file)
     if Path(file).suffix.lower() == _SBD_SUFFIX:
         return _read_sbd(file)
@@ -186,9 +195,6 @@ class MaskFolders:
             self._foreground[image_id] = self._check(_read_indices(file), record)
         except UserError as error:
             issues.add(file, str(error))
-            return None
-        except Exception as error:  # Pillow has many for damaged files
-            issues.add(file, f"not a readable mask ({why_unreadable(error)})")
             return None
         return file
 
