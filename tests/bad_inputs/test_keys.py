@@ -207,7 +207,9 @@ DISTILLED = [
     ({f"{D}CACHE.FOLDER": "cache"}, "INPUT.VIEWS"),
     ({f"{D}CACHE.FOLDER": "'a\\x00b'"}, "zero byte"),
     ({"MODEL.ANCHOR_GENERATOR.SIZES": [[99], [32], [64]],
-      f"{D}PATHS": [{"TYPE": "SoftDetection"}]}, "the first anchor"),
+      f"{D}PATHS": [{"TYPE": "SoftDetection"}]}, "an anchor"),
+    ({"MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [99]],
+      f"{D}PATHS": [{"TYPE": "PDFDistil"}]}, "an anchor"),
 ]  # fmt: skip
 
 
