@@ -7,6 +7,7 @@ from functools import partial
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data.card import UNLABELED, Card, read_card
+from multas.data.dataset_dicts import judge_by_dicts
 from multas.data.formats import DataFormat, Source
 from multas.data.image_files import IMAGE_SUFFIXES, read_ids, remark_dark
 from multas.data.issues import DatasetError, DatasetIssues
@@ -120,6 +121,8 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     for group in find_copies(files):
         issues.remark(" = ".join(group), "one picture under several names")
     issues.close()
+    if issues.lines:
+        judge_by_dicts(metadata)
     metadata.left_out.clear()
     metadata.left_out.update(issues.counts())
     if not records and issues.lines:

@@ -11,13 +11,11 @@ from detectron2.utils import comm
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
+from multas.data.dataset_dicts import judge_by_dicts
 from multas.data.image_files import mode_fault
 from multas.data.intact_files import add_intact, fingerprint, read_intact
 from multas.data.issues import DatasetError, DatasetIssues
 
-# Metadata of ground truth in files, which know nothing of images that are left out. Without them
-# evaluators take the dicts.
-_FILES_OF_TRUTH = ("json_file", "dirname", "split")
 _CHUNK = 10_000  # files that are handed to threads at once
 
 
@@ -141,8 +139,7 @@ class _WithoutBroken:
     def __call__(self) -> list[dict]:
         records, metadata = self.load(), MetadataCatalog.get(self.name)
         kept = [record for record in records if record.get("file_name") not in self.broken]
-        for key in _FILES_OF_TRUTH:
-            vars(metadata).pop(key, None)
+        judge_by_dicts(metadata)
         metadata.left_out["broken images"] = len(records) - len(kept)
         if not kept:
             raise DatasetError(f"Data set '{self.name}' has no image that can be read.")
