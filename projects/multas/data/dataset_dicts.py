@@ -29,12 +29,6 @@ def require_registered(names: Sequence[str], key: str) -> None:
             )
 
 
-def judge_by_dicts(metadata: Metadata) -> None:
-    """Let evaluators take dataset dicts for the truth, not files with what is left out of them."""
-    for key in ("json_file", "dirname", "split"):
-        vars(metadata).pop(key, None)
-
-
 class TrainingSet(NamedTuple):
     """A data set that is trained on."""
 

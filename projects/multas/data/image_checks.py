@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
-from multas.data.dataset_dicts import judge_by_dicts
 from multas.data.image_files import mode_fault
 from multas.data.intact_files import add_intact, fingerprint, read_intact
 from multas.data.issues import DatasetError, DatasetIssues
 
+# Metadata of ground truth in files, which know nothing of images that are left out. Without them
+# evaluators take the dicts.
+_FILES_OF_TRUTH = ("json_file", "dirname", "split")
 _CHUNK = 10_000  # files that are handed to threads at once
 
 
@@ -28,14 +31,15 @@ def check_images(names: Sequence[str]) -> None:
     Raises:
         DatasetError: Images of other data sets are broken; the message names the files.
     """
-    files = {name: _image_files(_complete(name)()) for name in names}
+    for name in names:
+        _restore(name)
+    files = {name: _image_files(DatasetCatalog.get(name)) for name in names}
     all_files = {file for own in files.values() for file in own}
     own = find_broken(all_files) if comm.is_main_process() else {}
     broken: Mapping[str, str] = comm.all_gather(own)[0]
     stopping: dict[str, list[str]] = {}
     for name, own_files in files.items():
         found = [file for file in own_files if file in broken]
-        _register(name, _complete(name))
         if found and MetadataCatalog.get(name).get("strictness") == "skip":
             _leave_out(name, {file: broken[file] for file in found})
         elif found:
@@ -137,19 +141,25 @@ class _WithoutBroken:
     broken: Mapping[str, str]
 
     def __call__(self) -> list[dict]:
-        records, metadata = self.load(), MetadataCatalog.get(self.name)
+        metadata = MetadataCatalog.get(self.name)
+        # Detectron2's COCO evaluator keeps there what it writes from the dicts.
+        written = vars(metadata).pop("json_file", None)
+        records = self.load()
+        _forget_files_of_truth(metadata)
+        if written is not None:
+            metadata.json_file = written
         kept = [record for record in records if record.get("file_name") not in self.broken]
-        judge_by_dicts(metadata)
         metadata.left_out["broken images"] = len(records) - len(kept)
         if not kept:
             raise DatasetError(f"Data set '{self.name}' has no image that can be read.")
         return kept
 
 
-def _complete(name: str) -> Callable[[], list[dict]]:
-    """The function that loads a data set, broken images included: they may have been mended."""
-    load = DatasetCatalog[name]
-    return load.load if isinstance(load, _WithoutBroken) else load
+def _restore(name: str) -> None:
+    """Let a data set be loaded with the images that were broken: they may have been mended."""
+    if isinstance(load := DatasetCatalog[name], _WithoutBroken):
+        _forget_files_of_truth(MetadataCatalog.get(name))
+        _register(name, load.load)
 
 
 def _leave_out(name: str, broken: Mapping[str, str]) -> None:
@@ -157,7 +167,13 @@ def _leave_out(name: str, broken: Mapping[str, str]) -> None:
     for file, fault in broken.items():
         issues.add(file, fault)
     issues.close()
-    _register(name, _WithoutBroken(name, _complete(name), broken))
+    _forget_files_of_truth(MetadataCatalog.get(name))
+    _register(name, _WithoutBroken(name, DatasetCatalog[name], broken))
+
+
+def _forget_files_of_truth(metadata: Metadata) -> None:
+    for key in _FILES_OF_TRUTH:
+        vars(metadata).pop(key, None)
 
 
 def _register(name: str, load: Callable[[], list[dict]]) -> None:
