@@ -44,6 +44,7 @@ def given_teacher(model: Distiller, cfg: CfgNode, teacher: Teacher) -> Distiller
     """Prepare a Distiller with a teacher that is not loaded from a file."""
     model.distillation = build_distillation(cfg, model.student, teachers=[teacher])
     model.prepared = True
+    teacher.optimize_for_inference()
     return model
 
 

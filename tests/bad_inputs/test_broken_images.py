@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.engine import HookBase
+from detectron2.evaluation import COCOEvaluator
 from PIL import Image
 
 from bad_inputs.entry import check_refusal, run_script
@@ -237,6 +238,12 @@ def test_skipped_images_are_no_misses_for_the_evaluators(world, name):
         assert not any(hasattr(metadata, key) for key in ("json_file", "dirname", "split"))
     DatasetCatalog.get(name)
     assert not any(hasattr(metadata, key) for key in ("json_file", "dirname", "split"))
+    # The COCO evaluator writes a file, and loads the data set again and again.
+    for _ in range(2):
+        evaluator = COCOEvaluator(name, ("bbox",), output_dir=str(world / "inference"))
+        assert len(evaluator._coco_api.imgs) == len(DatasetCatalog.get(name)) == len(records) - 1
+    with checked_images([name]):
+        assert len(DatasetCatalog.get(name)) == len(records) - 1
 
 
 def test_skip_without_any_intact_image_stops(world):

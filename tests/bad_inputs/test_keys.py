@@ -206,8 +206,11 @@ DISTILLED = [
     ({"INPUT.VIEWS": 2, f"{D}CACHE.FOLDER": "cache", f"{D}CACHE.MAX_GB": 0.0}, "greater than 0"),
     ({f"{D}CACHE.FOLDER": "cache"}, "INPUT.VIEWS"),
     ({f"{D}CACHE.FOLDER": "'a\\x00b'"}, "zero byte"),
+    ({f"{D}CACHE.FOLDER": "pseudo.json"}, "name a folder"),
     ({"MODEL.ANCHOR_GENERATOR.SIZES": [[99], [32], [64]],
-      f"{D}PATHS": [{"TYPE": "SoftDetection"}]}, "the first anchor"),
+      f"{D}PATHS": [{"TYPE": "SoftDetection"}]}, "an anchor"),
+    ({"MODEL.ANCHOR_GENERATOR.SIZES": [[16], [32], [99]],
+      f"{D}PATHS": [{"TYPE": "PDFDistil"}]}, "an anchor"),
 ]  # fmt: skip
 
 

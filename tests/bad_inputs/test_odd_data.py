@@ -14,6 +14,7 @@ from bad_inputs.world import SKIP, picture
 from multas.config import add_multas_config
 from multas.data import MultasMapper, register_card
 from multas.engine.checks.classes import check_test_sets
+from multas.evaluation.voc import VOCDetectionEvaluator
 from multas.util.errors import UserError
 
 IMAGE = "000000"
@@ -63,6 +64,16 @@ def test_evaluation_does_not_count_other_objects_than_those_that_are_loaded(worl
     register_card(str(world / "coco.yaml"))
     DatasetCatalog.get("tinycoco_train")
     assert not hasattr(MetadataCatalog.get("tinycoco_train"), "json_file")
+
+
+def test_voc_evaluation_does_not_count_what_is_left_out(world):
+    first, *_ = sorted((world / "devkit" / "Annotations").iterdir())
+    first.write_text(first.read_text().replace("<xmin>", "<xmin>9", 1))
+    card = world.read("devkit.yaml") | {"strictness": "skip", "root": str(world / "devkit")}
+    register_card({**card, "splits": {"all": "Main/train"}})
+    loaded = sum(len(record["annotations"]) for record in DatasetCatalog.get("tiny_all"))
+    assert MetadataCatalog.get("tiny_all").left_out == {"faulty images or objects": 1}
+    assert len(VOCDetectionEvaluator("tiny_all")._ground_truth.category) == loaded
 
 
 def test_ids_of_64_bits_are_whole_numbers(world):

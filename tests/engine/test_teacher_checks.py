@@ -83,8 +83,8 @@ def test_the_check_changes_nothing_of_the_run(sound_cfg, monkeypatch):
     monkeypatch.setattr("multas.engine.preflight.check_teacher_statistics", lambda *_: None)
     without = train(sound_cfg("SOLVER.MAX_ITER", 2))
     assert different(learned(with_check), learned(without)) == []
-    state = torch.get_rng_state()
-    check_teacher_statistics(with_check.cfg, with_check.model, with_check._trainer.data_loader)
+    fresh, state = start(sound_cfg()), torch.get_rng_state()
+    check_teacher_statistics(fresh.model, fresh._trainer.data_loader)
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -98,6 +98,14 @@ def test_a_teacher_without_statistics_or_that_follows_the_student_is_left_alone(
     cfg = distilled_cfg(f"{KEY}.TEACHER.CONFIG_FILE", "", f"{KEY}.TEACHER.WEIGHTS", "",
                         f"{KEY}.TEACHER.EMA_DECAY", 0.9)  # fmt: skip
     start(cfg)
+
+
+def test_batch_norms_are_folded_when_training_begins_and_not_before(sound_cfg):
+    trainer = start(sound_cfg())
+    stem = trainer.model.distillation.teachers[0].model.backbone.bottom_up.stem.conv1
+    assert isinstance(stem.norm, _BatchNorm)
+    trainer.before_train()
+    assert stem.norm is None
 
 
 @pytest.mark.parametrize(("weight", "warned"), [(1e9, True), (1.0, False)])

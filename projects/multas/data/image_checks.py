@@ -8,6 +8,7 @@ from functools import partial
 from multiprocessing.pool import ThreadPool
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.catalog import Metadata
 from detectron2.utils import comm
 from PIL import Image
 from tqdm import tqdm
@@ -147,14 +148,19 @@ class _WithoutBroken:
     broken: Mapping[str, str]
 
     def __call__(self) -> list[dict]:
-        return self.intact(self.load())
+        metadata = MetadataCatalog.get(self.name)
+        # Detectron2's COCO evaluator keeps there what it writes from the dicts.
+        written = vars(metadata).pop("json_file", None)
+        kept = self.intact(self.load())
+        if written is not None:
+            metadata.json_file = written
+        return kept
 
     def intact(self, records: Sequence[dict]) -> list[dict]:
         """Those of the records, which have just been loaded, whose images are not broken."""
         metadata = MetadataCatalog.get(self.name)
+        _forget_files_of_truth(metadata)
         kept = [record for record in records if record.get("file_name") not in self.broken]
-        for key in _FILES_OF_TRUTH:
-            vars(metadata).pop(key, None)
         metadata.left_out["broken images"] = len(records) - len(kept)
         if not kept:
             raise DatasetError(f"Data set '{self.name}' has no image that can be read.")
@@ -164,4 +170,12 @@ class _WithoutBroken:
 def _complete(name: str) -> Callable[[], list[dict]]:
     """The function that loads a data set, broken images included: they may have been mended."""
     load = DatasetCatalog[name]
-    return load.load if isinstance(load, _WithoutBroken) else load
+    if not isinstance(load, _WithoutBroken):
+        return load
+    _forget_files_of_truth(MetadataCatalog.get(name))
+    return load.load
+
+
+def _forget_files_of_truth(metadata: Metadata) -> None:
+    for key in _FILES_OF_TRUTH:
+        vars(metadata).pop(key, None)

@@ -61,7 +61,7 @@ def build_distillation(
     require_heads = getattr(student, "require_heads", None)
     if require_heads is not None:
         require_heads(tapped_heads(specs))
-    _make_fast(teachers, probe.teachers, cfg)
+    _keep_outputs(teachers, probe.teachers, cfg)
     distillation = Distillation(
         specs=specs,
         paths=paths,
@@ -91,12 +91,11 @@ def _check_plain_training(cfg: CfgNode) -> None:
     )
 
 
-def _make_fast(
+def _keep_outputs(
     teachers: Sequence[Teacher], records: Sequence[Mapping[str, Any]], cfg: CfgNode
 ) -> None:
-    """Cache the outputs of the teachers that have taps, and fold the networks of all."""
+    """Cache the outputs of the teachers that have taps."""
     cache = cfg.MODEL.DISTILLATION.CACHE
     for teacher, record in zip(teachers, records, strict=True):
         if cache.FOLDER and record:
             teacher.keep_outputs(cache.FOLDER, int(cache.MAX_GB * 1e9), dict(record))
-        teacher.optimize_for_inference(evaluated=cfg.TEST.EVALUATE_TEACHER)

@@ -24,7 +24,6 @@ from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.aggregation.state import load_state_by_path, state_by_path
 from multas.distillation.paths.build import path_table
-from multas.distillation.teacher.build import teacher_nodes
 from multas.engine.alpha import Alpha
 from multas.engine.checks.path_losses import check_path_losses
 from multas.engine.loss_hook import LossHook, with_gradient
@@ -72,8 +71,8 @@ class PathWeights(LossHook):
         aggregator.to(self._device)
         self._alpha = Alpha.from_config(cfg)
         self._current = self._alpha.value
-        self._teachers = [node.WEIGHTS for _, node in teacher_nodes(cfg)]
-        self._is_first = False
+        self._evaluates_teachers = cfg.TEST.EVALUATE_TEACHER
+        self._is_first = True
         self.monitors: dict[str, Tensor] = {}
         self.path_rows: Sequence[GradientRow] = ()
 
@@ -128,7 +127,7 @@ class PathWeights(LossHook):
 
     def weigh(self, output: StepLosses) -> dict[str, Tensor]:
         if self._is_first:
-            check_path_losses(output, self.distillation, self.aggregator, self._teachers)
+            check_path_losses(output, self.distillation, self.aggregator)
             self._is_first = False
         if self.gradients is None:
             return output.task | self._weigh_losses(output.paths)
@@ -172,7 +171,8 @@ class PathWeights(LossHook):
         }
 
     def before_train(self) -> None:
-        self._is_first = True
+        for teacher in self.distillation.teachers:
+            teacher.optimize_for_inference(evaluated=self._evaluates_teachers)
 
     def before_step(self) -> None:
         super().before_step()

@@ -55,7 +55,7 @@ class Path(nn.Module):
     default_weight: ClassVar[float] = 1.0
     # What helps if a network lacks the layers it taps.
     missing_layer_note: ClassVar[str] = ""
-    # Whether it compares the outputs of both networks for each anchor.
+    # Whether it compares offsets of boxes to anchors, which both networks must then have in common.
     same_anchors: ClassVar[bool] = False
     # Whether ``targets.boxes`` is wanted (the teacher then runs to its detections).
     needs_boxes: ClassVar[bool] = False

@@ -14,16 +14,8 @@ from multas.distillation.taps import TapError, Taps, blank_image, leaves
 from multas.distillation.teacher.teacher import Teacher
 from multas.util.errors import UserError
 
-_HEADER = (
-    "path",
-    "loss",
-    "student layer",
-    "teacher layer",
-    "student shape",
-    "teacher shape",
-    "adapter",
-    "weight",
-)
+_HEADER = ("path", "loss", "student layer", "teacher layer", "student shape", "teacher shape",
+           "adapter", "weight")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,33 +72,36 @@ def probe_layers(
 def check_anchors(
     student: nn.Module, teachers: Sequence[Teacher], specs: Sequence[PathSpec]
 ) -> None:
-    """Make sure that heads whose outputs are compared anchor by anchor have the same anchors.
+    """Make sure that heads whose offsets to anchors are compared have the same anchors.
 
     Shapes do not show it, and the student would learn the offsets to boxes of other sizes.
 
     Raises:
-        UserError: They have not. The message names the path and both anchors.
+        UserError: They have not. The message names the path and the first anchors that differ.
     """
     for spec in specs:
         if not spec.type.same_anchors:
             continue
-        own = _anchors(student, spec.student[0])
-        other = _anchors(teachers[spec.teacher_id].model, spec.teacher[0])
-        if own and other and own != other:
-            raise UserError(
-                f"{KEY}, path '{spec.name}': the first anchor (x0, y0, x1, y1) is {own[0][0]} in "
-                f"the student and {other[0][0]} in the teacher, or a later one differs. Give both "
-                "the same MODEL.ANCHOR_GENERATOR, or use FeatureMSE or DeFeat."
-            )
+        # The head is the last of the tapped layers.
+        own = _anchors(student, spec.student[-1])
+        other = _anchors(teachers[spec.teacher_id].model, spec.teacher[-1])
+        # If their numbers differ, shapes do show it.
+        for one, another in zip(own, other, strict=False):
+            if one != another:
+                raise UserError(
+                    f"{KEY}, path '{spec.name}': an anchor (x0, y0, x1, y1) is {one} in the "
+                    f"student and {another} in the teacher. Give both the same "
+                    "MODEL.ANCHOR_GENERATOR, or use FeatureMSE or DeFeat."
+                )
 
 
-def _anchors(network: nn.Module, head: str) -> list[list[list[float]]]:
-    """The anchors of a cell for each level, of a head or the network around it; [] if unknown."""
+def _anchors(network: nn.Module, head: str) -> list[list[float]]:
+    """The anchors of a cell on all levels, of a head or the network around it; [] if unknown."""
     modules = dict(network.named_modules())
     for name in (head, head.rpartition(".")[0]):
         generator = getattr(modules.get(name), "anchor_generator", None)
         if generator is not None and hasattr(generator, "cell_anchors"):
-            return [level.tolist() for level in generator.cell_anchors]
+            return [anchor for level in generator.cell_anchors for anchor in level.tolist()]
     return []
 
 

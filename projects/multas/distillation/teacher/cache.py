@@ -10,7 +10,6 @@ a run does not depend on the entries that were there before it, as long as none 
 import contextlib
 import hashlib
 import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,9 +92,10 @@ class TeacherCache:
                     f"{_KEY}: the teacher's layer '{name}' returns more than tensors, and only "
                     "those can be kept. Tap what is inside, or set FOLDER to ''."
                 )
-        if os.path.isfile(folder):
-            raise UserError(f"{_KEY} is '{folder}', which is a file; name a folder.")
-        self._store = EntryFiles(folder, max_bytes)
+        try:
+            self._store = EntryFiles(folder, max_bytes)
+        except NotADirectoryError:
+            raise UserError(f"{_KEY} is '{folder}', which is a file; name a folder.") from None
         self._teacher = teacher
         self._template = map_leaves(lambda tensor: tensor.new_empty(0), template)
         self._device = device

@@ -14,8 +14,7 @@ import secrets
 import stat
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 from multas.util.files import disk_full, is_disk_full
 
@@ -25,14 +24,13 @@ _ENTRY = re.compile(r"[0-9a-f]{40}\.entry")
 _PARTIAL = re.compile(r"[0-9a-f]{40}\.entry\.[0-9a-f]{16}\.partial")
 _ABANDONED = 3600  # seconds after which an unfinished file is of a process that was killed
 _CHECKSUM = 20  # bytes, in front of the content
-_KEPT = 0.9  # share of the limit that stays, so that the folder is not listed for each new entry
+_STEP = 0.1  # share of the limit that is added, or dropped, before the entries are counted again
 
 
-@dataclass(frozen=True)
-class _File:
-    path: str
+class _File(NamedTuple):
     used: float  # time of the last use
     size: int  # bytes
+    path: str
 
 
 class EntryFiles:
@@ -53,12 +51,8 @@ class EntryFiles:
         self.folder = os.path.expanduser(os.path.expandvars(folder))
         self.damaged = 0
         self._max_bytes = max_bytes
+        self._added = 0
         self.held = sum(file.size for file in self._files(_ENTRY))
-        if os.path.isfile(os.path.join(self.folder, "cache.db")):
-            logger.warning(
-                f"{self.folder} has cache.db, the index of a former version, which is not read. "
-                "Delete it and the files that end in .val."
-            )
 
     def get(self, key: str) -> bytes | None:
         """The content of an entry; None if there is none or it is damaged.
@@ -68,9 +62,7 @@ class EntryFiles:
         """
         path = self._path(key)
         try:
-            # A link or pipe is none of ours, and may lead out of the folder.
-            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-            with open(os.open(path, flags), "rb") as file:
+            with open(path, "rb", opener=_open_no_other) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                     raise OSError("no file")
                 data = file.read()
@@ -107,7 +99,9 @@ class EntryFiles:
                 raise disk_full(path, error) from error
             raise
         self.held += _CHECKSUM + len(content)
-        if self.held > self._max_bytes:
+        self._added += _CHECKSUM + len(content)
+        # Other processes add entries, too.
+        if self.held > self._max_bytes or self._added > _STEP * self._max_bytes:
             self._drop()
 
     def _path(self, key: str) -> str:
@@ -124,14 +118,15 @@ class EntryFiles:
         self.damaged += 1
 
     def _drop(self) -> None:
-        """Count all entries, and remove the least recently used ones above the limit."""
-        files = sorted(self._files(_ENTRY), key=lambda file: file.used, reverse=True)
-        self.held = 0
-        for file in files:
-            if self.held + file.size <= _KEPT * self._max_bytes:
-                self.held += file.size
-            else:
+        """Count all entries and, above the limit, remove the least recently used ones."""
+        files = sorted(self._files(_ENTRY))
+        self.held, self._added = sum(file.size for file in files), 0
+        if self.held > self._max_bytes:
+            for file in files:
+                if self.held <= (1 - _STEP) * self._max_bytes:
+                    break
                 _remove(file.path)
+                self.held -= file.size
         for file in self._files(_PARTIAL):
             if time.time() - file.used > _ABANDONED:
                 _remove(file.path)
@@ -146,12 +141,17 @@ class EntryFiles:
                 with contextlib.suppress(FileNotFoundError):
                     if kind.fullmatch(file.name) and file.is_file(follow_symlinks=False):
                         about = file.stat(follow_symlinks=False)
-                        yield _File(file.path, about.st_mtime, about.st_size)
+                        yield _File(about.st_mtime, about.st_size, file.path)
+
+
+def _open_no_other(path: str, flags: int) -> int:
+    """Open no link, which may lead out of the folder, and wait for no pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def _remove(path: str) -> None:
     with contextlib.suppress(OSError):
-        Path(path).unlink()
+        os.remove(path)
 
 
 def _checksum(key: str, content: bytes) -> bytes:

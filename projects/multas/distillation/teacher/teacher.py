@@ -1,7 +1,7 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,9 +45,8 @@ class Teacher:
             teacher.
         precision: number format of its convolutions and matrix products; None for the student's.
         description: what :attr:`cache` must know of the network besides its weights.
+        weights: the file of its weights, for messages.
         cache: where outputs for images are looked up before the network is run; None for no cache.
-        keeps_statistics: whether its weights came with running statistics of BatchNorms, which
-            :meth:`optimize_for_inference` may have folded since.
     """
 
     model: nn.Module
@@ -55,12 +54,12 @@ class Teacher:
     mean_teacher: MeanTeacher | None = None
     precision: torch.dtype | None = None
     description: str = ""
+    weights: str = ""
     cache: TeacherCache | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
         self.taps = Taps(self.model, [], owner="teacher")
-        self.keeps_statistics = bool(self._norms(with_statistics=True))
 
     @classmethod
     def from_config(cls, options: CfgNode, student_cfg: CfgNode, key: str = KEY) -> "Teacher":
@@ -98,7 +97,7 @@ class Teacher:
                 ) from error
         precision = teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE))
         follows = mean_teacher if mean_teacher.decay else None
-        return cls(model, cfg.INPUT.FORMAT, follows, precision, cfg.dump())
+        return cls(model, cfg.INPUT.FORMAT, follows, precision, cfg.dump(), options.WEIGHTS)
 
     @staticmethod
     def load_config(config_file: str, opts: Sequence) -> CfgNode:
@@ -143,10 +142,23 @@ class Teacher:
                 cast_convolutions_(self.model, self.precision)
             channels_last_(self.model)
 
-    def use_batch_statistics(self) -> None:
-        """Let BatchNorms normalise by each batch, as in training; dropout stays off."""
-        for norm in self._norms(with_statistics=True):
+    @property
+    def has_statistics(self) -> bool:
+        """Whether it has BatchNorms with running statistics, which are not folded yet."""
+        return bool(self._norms(with_statistics=True))
+
+    @contextmanager
+    def batch_statistics(self) -> Iterator[None]:
+        """Let BatchNorms normalise by each batch inside the block; dropout stays off."""
+        norms = self._norms(with_statistics=True)
+        own = [(norm.running_mean, norm.running_var) for norm in norms]
+        for norm in norms:
             norm.running_mean = norm.running_var = None
+        try:
+            yield
+        finally:
+            for norm, statistics in zip(norms, own, strict=True):
+                norm.running_mean, norm.running_var = statistics
 
     def _norms(self, with_statistics: bool) -> list[_BatchNorm]:
         """The BatchNorms with running statistics, or those that only normalise by the batch."""
@@ -193,7 +205,7 @@ class Teacher:
         """Size of what the cache keeps of a batch, without boxes; 0 without a cache."""
         if self.cache is None:
             return 0
-        return sum(map(len, split(self._run(inputs, None), len(inputs))))
+        return sum(map(len, split(self.run(inputs), len(inputs))))
 
     def record(self, inputs: list[dict]) -> dict[str, Any]:
         """What the taps returned; the network is run only as far as the last tap."""
@@ -206,11 +218,12 @@ class Teacher:
             UserError: detections are wanted, but this teacher detects no objects.
         """
         if self.cache is None:
-            return self._run(inputs, score_thresh)
-        return self.cache.output_of(inputs, score_thresh, self._run)
+            return self.run(inputs, score_thresh)
+        return self.cache.output_of(inputs, score_thresh, self.run)
 
     @torch.no_grad()
-    def _run(self, inputs: list[dict], score_thresh: float | None) -> TeacherOutput:
+    def run(self, inputs: list[dict], score_thresh: float | None = None) -> TeacherOutput:
+        """As :meth:`output_of`, past the cache."""
         boxes: list[Boxes] = []
         with self._autocast():
             with self.taps.record(stop_early=score_thresh is None) as record:

@@ -28,7 +28,7 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
         return
     limit, total = cfg.MODEL.DISTILLATION.CACHE.MAX_GB * 1e9, 0
     folder, there = caches[0].folder, caches[0].held
-    for task, dataset in taught_sets(distillation, loader):
+    for dataset, asked in taught_sets(distillation, loader):
         if not dataset.views:
             raise UserError(
                 f"MODEL.DISTILLATION.CACHE.FOLDER is '{folder}', but INPUT.VIEWS is 0: each "
@@ -37,7 +37,6 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
             )
         count = len(dataset) * dataset.views * max(len(cfg.INPUT.MULTI_SCALE.SIZES), 1)
         inputs = [dataset[Index(0, 0)]]
-        asked = {spec.teacher_id for spec in distillation.specs if spec.applies_to(task)}
         teachers = [distillation.teachers[i] for i in asked]
         size = sum(t.bytes_kept(t.inputs(inputs, cfg.INPUT.FORMAT)) for t in teachers)
         logger.info(
@@ -66,8 +65,8 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
 
 def taught_sets(
     distillation: Distillation, loader: TrainLoader | TaskLoader
-) -> Iterator[tuple[str | None, SeededDataset]]:
-    """The data sets whose images a teacher sees, with their task; a user's loader is left out."""
+) -> Iterator[tuple[SeededDataset, set[int]]]:
+    """The data sets that teachers see, and the numbers of these; a user's loader is left out."""
     parts: list[tuple[str | None, TrainLoader]]
     if isinstance(loader, TaskLoader):
         tasks = loader.tasks if loader.mode == "separate" else [None] * len(loader.tasks)
@@ -76,5 +75,6 @@ def taught_sets(
         parts = [(None, loader)]
     for task, part in parts:
         dataset = getattr(part, "dataset", None)
-        if isinstance(dataset, SeededDataset) and distillation.taps_for(task):
-            yield task, dataset
+        asked = {spec.teacher_id for spec in distillation.specs if spec.applies_to(task)}
+        if isinstance(dataset, SeededDataset) and asked:
+            yield dataset, asked

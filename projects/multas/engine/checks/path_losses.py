@@ -2,10 +2,8 @@
 
 import logging
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from multas.distillation import Aggregator, Distillation, StepLosses
 from multas.distillation.aggregation.fixed import HandTuned
@@ -17,7 +15,7 @@ _OUT_OF_PROPORTION = 1e4
 
 
 def check_path_losses(
-    output: StepLosses, distillation: Distillation, aggregator: Aggregator, weights: Sequence[str]
+    output: StepLosses, distillation: Distillation, aggregator: Aggregator
 ) -> None:
     """Warn of path losses of a first step that are out of all proportion to the task losses.
 
@@ -27,12 +25,11 @@ def check_path_losses(
     Args:
         output: the losses of the step.
         distillation, aggregator: what the losses and their weights v come from.
-        weights: the file with the weights of each teacher.
     """
     raw = torch.stack(list(output.paths)).detach().double().tolist()
     v = aggregator.weights().double().tolist()
     fixed = isinstance(aggregator, HandTuned)
-    task = float(_total(output.task))
+    task = sum(loss.item() for loss in output.task.values())
     teachers = {spec.name: spec.teacher_id for spec in distillation.specs}
     rows = zip(aggregator.names, distillation.labels, raw, v, strict=True)
     for name, (path, _), loss, weight in rows:
@@ -40,7 +37,7 @@ def check_path_losses(
         if math.isfinite(scale) and abs(scale) <= _OUT_OF_PROPORTION * (task or 1.0):
             continue
         number = teachers[path]
-        file = next(iter(weights[number : number + 1]), "") or "not from a file"
+        file = distillation.teachers[number].weights or "not from a file"
         cure = (
             "Lower its WEIGHT in MODEL.DISTILLATION.PATHS"
             if fixed
@@ -48,12 +45,8 @@ def check_path_losses(
             "a scale out, but not what is wrong in the teacher"
         )
         logger.warning(
-            f"Path '{name}' of teacher {number} ({file}): "
-            f"its raw loss is {loss:.3g} and its weight {weight:.3g} in the first step, while the "
-            f"task losses add up to {task:.3g}. {cure}; a teacher whose BatchNorm statistics are "
-            "broken looks like this, so see how it does by itself (TEST.EVALUATE_TEACHER True)."
+            f"Path '{name}' of teacher {number} ({file}): its raw loss is {loss:.3g} and its "
+            f"weight {weight:.3g} in the first step, while the task losses add up to {task:.3g}. "
+            f"{cure}; a teacher whose BatchNorm statistics are broken looks like this, so see how "
+            "it does by itself (TEST.EVALUATE_TEACHER True)."
         )
-
-
-def _total(losses: dict[str, Tensor]) -> Tensor:
-    return sum((loss.detach().double() for loss in losses.values()), torch.zeros(()))

@@ -5,16 +5,13 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detectron2.config import CfgNode
 from torch import Tensor, nn
 
 from multas.data.loader import Index, TrainLoader
 from multas.data.task_batches import TaskLoader
-from multas.distillation import Distillation, Teacher, unwrap
+from multas.distillation import Distillation, unwrap
 from multas.distillation.taps import leaves
-from multas.distillation.teacher.build import teacher_nodes
 from multas.engine.checks.cache_size import taught_sets
-from multas.engine.weights.evaluated_models import undisturbed_training
 
 logger = logging.getLogger(__name__)
 
@@ -25,64 +22,46 @@ _ABSURD = 10.0
 _IMAGES = 4
 
 
-def check_teacher_statistics(
-    cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
-) -> None:
+def check_teacher_statistics(model: nn.Module, loader: TrainLoader | TaskLoader) -> None:
     """Warn of fixed teachers whose BatchNorms have statistics that are no use.
 
     A teacher that was trained for few iterations, or with a small momentum, normalises by numbers
     that are far from those of real images, and its features may be larger by many orders of
-    magnitude. So every teacher is loaded once more, without what makes it fast, and the layers that
-    paths tap are compared on a few training images with and without its statistics. Nothing of the
-    run changes, not even its random numbers.
+    magnitude. So the layers that paths tap are compared on a few training images with and without
+    its statistics, before these are folded. Nothing of the run changes.
     """
     _, distillation = unwrap(model)
     if distillation is None:
         return
-    named = zip(teacher_nodes(cfg), distillation.teachers, strict=False)
-    for number, ((key, node), teacher) in enumerate(named):
-        fixed = teacher.mean_teacher is None and node.WEIGHTS
-        if not fixed or not teacher.keeps_statistics:
-            continue
-        images = _images_for(number, distillation, loader)
-        if images:
-            with undisturbed_training():
-                fresh = Teacher.from_config(node, cfg, key)
-                inputs = fresh.inputs(images, cfg.INPUT.FORMAT)
-                _compare(fresh, inputs, distillation, number, node.WEIGHTS)
+    teachers = distillation.teachers
+    fixed = {i for i, t in enumerate(teachers) if t.has_statistics and t.mean_teacher is None}
+    for dataset, asked in taught_sets(distillation, loader):
+        if new := fixed & asked:
+            images = [dataset[Index(i, i % len(dataset))] for i in range(_IMAGES)]
+            for number in sorted(new):
+                _compare(distillation, number, images)
+        fixed -= asked
 
 
-def _images_for(
-    number: int, distillation: Distillation, loader: TrainLoader | TaskLoader
-) -> list[dict]:
-    """A few training images that a teacher will see; none if it sees those of a user's loader."""
-    for task, dataset in taught_sets(distillation, loader):
-        specs = [spec for spec in distillation.specs if spec.applies_to(task)]
-        if any(spec.teacher_id == number for spec in specs):
-            return [dataset[Index(i, i % len(dataset))] for i in range(_IMAGES)]
-    return []
-
-
-def _compare(
-    teacher: Teacher, inputs: list[dict], distillation: Distillation, number: int, weights: str
-) -> None:
+def _compare(distillation: Distillation, number: int, images: list[dict]) -> None:
+    teacher = distillation.teachers[number]
     specs = [spec for spec in distillation.specs if spec.teacher_id == number]
-    names = list(dict.fromkeys(name for spec in specs for name in spec.teacher))
-    own = _sizes(teacher.probe(names, inputs))
-    teacher.use_batch_statistics()
-    usual = _sizes(teacher.record(inputs))
-    ratios = {name: _ratio(own[name], usual[name]) for name in names}
-    worst = max(names, key=lambda name: ratios[name][0])
+    inputs = teacher.inputs(images, distillation.input_format)
+    own = _sizes(teacher.run(inputs).record)
+    with teacher.batch_statistics():
+        usual = _sizes(teacher.run(inputs).record)
+    ratios = {name: _ratio(own[name], usual[name]) for name in own}
+    worst = max(ratios, key=lambda name: ratios[name][0])
     if ratios[worst][0] <= _ABSURD:
         return
     paths = [s.name for s in specs if any(ratios[name][0] > _ABSURD for name in s.teacher)]
     _, found, wanted = ratios[worst]
     logger.warning(
-        f"Teacher {number} ({weights}): the running statistics of its BatchNorms do not fit the "
-        f"training images. With them, its layer '{worst}' returns values of size {found:.3g} (root "
-        f"mean square), but {wanted:.3g} with those of a batch of {len(inputs)} images. The "
-        f"path{'s' * (len(paths) > 1)} {', '.join(paths)} would teach the student such values. "
-        "Perhaps the teacher was trained for too few iterations for the momentum of its "
+        f"Teacher {number} ({teacher.weights}): the running statistics of its BatchNorms do not "
+        f"fit the training images. With them, its layer '{worst}' returns values of size "
+        f"{found:.3g} (root mean square), but {wanted:.3g} with those of a batch of {len(inputs)} "
+        f"images. The path{'s' * (len(paths) > 1)} {', '.join(paths)} would teach the student such "
+        "values. Perhaps the teacher was trained for too few iterations for the momentum of its "
         "BatchNorms: train it for longer, raise the momentum, or estimate the statistics anew "
         "(TEST.PRECISE_BN.ENABLED True in its training)."
     )
