@@ -106,7 +106,7 @@ def test_all_faults_are_reported_together_with_file_names(kit):
         "sized.xml: says 30x40, but the image is 40x30",
         "broken.xml: not an XML file",
         "nobox.xml: object 0 has no complete <bndbox>",
-        "unannotated.xml: missing or unreadable",
+        "unannotated.xml: missing or unreadable (No such file or directory)",
         "unreadable.jpg: not a readable image",
         "missing: no image of this id in",
         "11 issues",

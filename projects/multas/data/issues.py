@@ -17,6 +17,13 @@ class DatasetError(UserError):
     """A data set, its card or its files are wrong; the message names the files and the cure."""
 
 
+def unread(error: OSError | UserError) -> str:
+    """What is wrong with a file that could not be read."""
+    if isinstance(error, OSError):
+        return f"missing or unreadable ({error.strerror})"
+    return str(error)
+
+
 def or_rather(name: str, known: Iterable[str]) -> str:
     """The end of an issue about an unknown name: ", did you mean dog?" or ""."""
     near = nearest(name, known)

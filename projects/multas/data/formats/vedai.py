@@ -21,7 +21,7 @@ from multas.data.formats.base import (
     remark_copies,
 )
 from multas.data.image_files import load_images
-from multas.data.issues import DatasetError, DatasetIssues
+from multas.data.issues import DatasetError, DatasetIssues, unread
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError
 from multas.util.files import read_text
@@ -78,8 +78,7 @@ class Vedai(DataFormat):
                 try:
                     where, lines = str(own_file), _read_lines(own_file)
                 except (OSError, UserError) as error:
-                    what = "missing or unreadable" if isinstance(error, OSError) else str(error)
-                    source.issues.add(str(own_file), what)
+                    source.issues.add(str(own_file), unread(error))
                     continue
             annotations = _convert(lines, record, class_ids, where, source.issues)
             if annotations is not None:

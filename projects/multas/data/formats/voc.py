@@ -15,7 +15,7 @@ from multas.data.formats.base import (
     remark_copies,
 )
 from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
-from multas.data.issues import DatasetIssues, or_rather
+from multas.data.issues import DatasetIssues, or_rather, unread
 from multas.util.annotation import BOXES, MASKS
 from multas.util.errors import UserError
 from multas.util.voc_xml import read_voc_xml
@@ -147,8 +147,7 @@ def _read_boxes(
     try:
         annotation = read_voc_xml(file)
     except (OSError, UserError) as error:
-        is_unread = isinstance(error, OSError)
-        issues.add(str(file), "missing or unreadable" if is_unread else str(error))
+        issues.add(str(file), unread(error))
         return None
     size = (record["width"], record["height"])
     if annotation.size is not None and annotation.size != size:
