@@ -22,8 +22,8 @@ def files(tmp_path):
     ("tested", "message"),
     [
         (["c", "d"], None),
-        (["c", "copy of a"], "1 images of DATASETS.TEST are trained on, too"),
-        (["a", "b"], "2 images of DATASETS.TEST are trained on, too"),
+        (["c", "copy of a"], "1 images that are evaluated on are trained on, too"),
+        (["a", "b"], "2 images that are evaluated on are trained on, too"),
         (["lost"], None),
     ],
 )

@@ -15,7 +15,7 @@ def warn_of_leaks(loader: TrainLoader | TaskLoader, tested: Sequence[dict]) -> N
 
     Args:
         loader: the training data. A user's own loader is not checked.
-        tested: the dataset dicts of DATASETS.TEST.
+        tested: the dataset dicts of all sets that the run evaluates on.
     """
     loaders = loader.loaders if isinstance(loader, TaskLoader) else [loader]
     known = [record for x in loaders if isinstance(x, TrainLoader) for record in x.dataset.dicts]
@@ -27,6 +27,6 @@ def warn_of_leaks(loader: TrainLoader | TaskLoader, tested: Sequence[dict]) -> N
         same += [f"{file} = {ours[0]}" for file in theirs if ours]
     if same:
         logger.warning(
-            f"{len(same)} images of DATASETS.TEST are trained on, too (first {same[0]}): their "
-            "results say little about new images."
+            f"{len(same)} images that are evaluated on are trained on, too (first {same[0]}): "
+            "their results say little about new images."
         )

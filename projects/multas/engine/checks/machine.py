@@ -16,7 +16,7 @@ def check_device(name: str) -> None:
         UserError: It is not. The message has those that there are.
     """
     try:
-        torch.zeros(1, device=name).item()  # which that of tensors without values cannot
+        torch.zeros(1, device=name).item()  # the device "meta" makes tensors, but without values
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         there = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
         raise UserError(
