@@ -1,25 +1,43 @@
-"""Images per second from JPEG files to model inputs in one process."""
+"""Images per second from JPEG files to model inputs, and the memory of loading processes."""
 
+import copy
+import itertools
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
-from detectron2.data import DatasetMapper, MetadataCatalog
+import numpy as np
+from detectron2.data import DatasetCatalog, DatasetMapper, MetadataCatalog
 from detectron2.structures import BoxMode
 from PIL import Image
 
+from memory import peak_gigabytes, shared_memory
 from multas.data import MultasMapper
+from multas.data.loader import BatchSampler, TrainLoader
 from multas.data.pseudo_label_files import Header, save_pseudo_labels
 from multas.data.toy.scene import CLASSES, Scene, draw_scene
+from multas.data.training import build_training_loader
 from multas.engine import load_config
-from tables import rate_table
+from tables import rate_table, ratio_table
 from timing import take_turns
 
 # The scenes of the embedded data set, enlarged to a usual size of VOC images.
 IMAGES, WIDTH, HEIGHT = 64, 500, 375
 MIN_SIZES, MAX_SIZE = (320, 352, 384), 640
 NAME = "multas_benchmark_loading"
+# COCO train2017 has 118,287 images with 860,001 objects and 19 million corners of polygons.
+MANY, OBJECTS, CORNERS = 118_287, 7.27, 22
+# name -> number of loading processes, whether they get the dicts as a plain list with polygons.
+MEMORY = {
+    "1 process": (1, False),
+    "4 processes": (4, False),
+    "1 process, plain list": (1, True),
+    "4 processes, plain list": (4, True),
+}
+BARS = {"4 processes": "1.20"}
 
 
 def write_image(folder: Path, number: int) -> dict:
@@ -72,6 +90,60 @@ def image_folder() -> Iterator[tuple[list[dict], str]]:
             MetadataCatalog.remove(NAME)
 
 
+def many_dicts(file: str, count: int) -> list[dict]:
+    """Dataset dicts as those of COCO train2017, all of one small image."""
+    rng = np.random.default_rng(0)
+
+    def annotation() -> dict:
+        return {
+            "category_id": int(rng.integers(80)),
+            "bbox": [1.0, 1.0, *(1 + 10 * rng.random(2)).tolist()],
+            "bbox_mode": BoxMode.XYWH_ABS,
+            "iscrowd": 0,
+            "segmentation": [(16 * rng.random(2 * CORNERS)).tolist()],
+        }
+
+    return [
+        {"file_name": file, "image_id": number, "width": 16, "height": 16,
+         "annotations": [annotation() for _ in range(1 + rng.poisson(OBJECTS - 1))]}
+        for number in range(count)
+    ]  # fmt: skip
+
+
+def read_alone(dataset_dict: dict) -> dict:
+    """Stands for a mapper, which copies the dict that it gets, but opens no image."""
+    return {"objects": len(copy.deepcopy(dataset_dict)["annotations"])}
+
+
+def main(workers: str, plain: str) -> None:
+    """Print the memory (bytes) of a process and its loading processes after an epoch."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder) / "image.png")
+        Image.new("RGB", (16, 16)).save(file)
+        DatasetCatalog.register(NAME, lambda: many_dicts(file, MANY))
+        MetadataCatalog.get(NAME).set(thing_classes=[str(i) for i in range(80)])
+        options = ["DATASETS.TRAIN", (NAME,), "DATALOADER.NUM_WORKERS", int(workers)]
+        options += ["INPUT.MIN_SIZE_TRAIN", (16,), "SOLVER.IMS_PER_BATCH", 16]
+        loader = build_training_loader(load_config("", options))
+        assert isinstance(loader, TrainLoader)
+        if plain == "True":
+            loader.dataset.dicts = DatasetCatalog.get(NAME)
+        loader.dataset.mapper = read_alone
+        # Batches go to the processes in turn: so each of them reads all images, as in many epochs.
+        epoch = list(itertools.islice(loader.sampler, max(MANY // 16, 1)))
+        repeated = [batch for batch in [*epoch, epoch[0]] for _ in range(int(workers))]
+        loader.sampler = cast(BatchSampler, repeated)
+        batches = iter(loader)
+        for _ in range(len(epoch) * int(workers)):
+            next(batches)
+        print(shared_memory())
+
+
+def _memory() -> str:
+    gigabytes, missing = peak_gigabytes(__file__, MEMORY, 1)
+    return ratio_table(gigabytes, "loading", bars=BARS, missing=missing, unit="GB", digits=2)
+
+
 def run(rounds: int) -> str:
     """The Markdown section of this benchmark."""
     options = ["INPUT.MIN_SIZE_TRAIN", MIN_SIZES, "INPUT.MAX_SIZE_TRAIN", MAX_SIZE]
@@ -103,5 +175,12 @@ def run(rounds: int) -> str:
     return (
         f"## Loading: {IMAGES} JPEG files of {WIDTH} × {HEIGHT}, {rounds} rounds\n\n"
         "Decoding, resizing, flipping and boxes, in one process.\n\n"
-        f"{rate_table(seconds, 'mapper', IMAGES)}"
+        f"{rate_table(seconds, 'mapper', IMAGES)}\n\n"
+        f"Memory of a training process and its loading processes after an epoch of {MANY} images "
+        "with boxes and polygons as in COCO, libraries included and shared pages counted once:\n\n"
+        f"{_memory()}"
     )
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,9 +1,11 @@
 """The tools of the benchmarks, and a small run of each benchmark; no result is tested."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
@@ -188,8 +190,18 @@ def test_evaluation_has_the_figures_of_detectron2(small):
 
 
 def test_loading(small):
-    text = small(loading, IMAGES=2).run(1)
+    text = small(loading, IMAGES=2, _memory=lambda: "").run(1)
     assert "MultasMapper, pseudo-labels" in text
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells it")
+def test_loading_measures_memory_of_processes(small, capsys):
+    try:
+        small(loading, MANY=40).main("1", "False")
+    finally:
+        DatasetCatalog.remove(loading.NAME)
+        MetadataCatalog.remove(loading.NAME)
+    assert int(capsys.readouterr().out) > 0
 
 
 def test_aggregation(small):

@@ -110,6 +110,15 @@ def test_loading_draws_no_random_number_of_the_training(toy):
         assert drawn == (torch.rand(1).item(), np.random.rand())
 
 
+def test_loading_seeds_no_gpu(monkeypatch):
+    def fail(seed):
+        raise AssertionError
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", fail)
+    draws = SeededDataset([{}], lambda _: torch.rand(1).item(), seed=1)
+    assert draws[Index(0, 0)] == draws[Index(0, 0)] != draws[Index(1, 0)]
+
+
 def test_a_loader_may_start_at_any_batch(toy):
     whole = signature(first_batches(loader_of([toy["half"]]), 7))
     later = loader_of([toy["half"]])

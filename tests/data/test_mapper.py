@@ -97,6 +97,27 @@ def test_boxes_follow_the_augmentations_and_crowds_are_left_out(image_file):
     assert instances.gt_pseudo.tolist() == [False]
 
 
+def test_boxes_of_whole_numbers_are_moved_by_parts_of_a_pixel(image_file):
+    boxes = [{**BOX, "bbox": [11, 5, 32, 27]}, {**BOX, "bbox": [11, 5, 21, 22], "bbox_mode": 1}]
+    instances = mapper(T.ResizeTransform(40, 60, 50, 75))(
+        {"file_name": image_file, "annotations": boxes}
+    )["instances"]
+    assert instances.gt_boxes.tensor.tolist() == [[13.75, 6.25, 40.0, 33.75]] * 2
+
+
+def test_masks_are_kept_for_a_model_with_masks_alone(image_file):
+    outline = [[10.0, 5.0, 30.0, 5.0, 30.0, 25.0]]
+    sample = {"file_name": image_file, "annotations": [{**BOX, "segmentation": outline}]}
+    with_masks, without = mapper(use_instance_mask=True), mapper()
+    assert with_masks.trim(sample) == sample
+    assert without.trim(sample) == {"file_name": image_file, "annotations": [BOX]}
+    assert without.trim({"label": 1}) == {"label": 1}
+    assert sample["annotations"] == [{**BOX, "segmentation": outline}]
+    assert with_masks(sample)["instances"].gt_masks.polygons[0][0].tolist() == outline[0]
+    assert not without(sample)["instances"].has("gt_masks")
+    assert sample["annotations"] == [{**BOX, "segmentation": outline}]
+
+
 def test_boxes_that_an_augmentation_removes_are_gone(image_file):
     outside = {**BOX, "bbox": [40.0, 5.0, 55.0, 25.0]}
     output = mapper(T.CropTransform(0, 0, 32, 40))(

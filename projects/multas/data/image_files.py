@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
+import cv2
 import numpy as np
 from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
@@ -49,11 +50,21 @@ def read_image(file: str, image_format: str) -> np.ndarray:
                 raise DatasetError(f"{file}: {fault}.")
             image.load()  # which turns TIFF files; what other files say, holds until later
             upright = utils._apply_exif_orientation(_high_bytes(image))
-            return utils.convert_PIL_to_numpy(upright, image_format)
+            return as_array(upright, image_format)
     except DatasetError:
         raise
     except Exception as error:  # Pillow has many for damaged files
         raise DatasetError(f"{file}: {unreadable(error)}; mend or remove the file.") from error
+
+
+def as_array(image: Image.Image, image_format: str) -> np.ndarray:
+    """What Detectron2's convert_PIL_to_numpy gives, (H, W, C), but BGR in the order of memory.
+
+    Theirs is a view of RGB from behind, which takes 50 times as long to copy, as resizing does.
+    """
+    if image_format != "BGR":
+        return utils.convert_PIL_to_numpy(image, image_format)
+    return cv2.cvtColor(utils.convert_PIL_to_numpy(image, "RGB"), cv2.COLOR_RGB2BGR)
 
 
 def unreadable(error: Exception, what: str = "image") -> str:

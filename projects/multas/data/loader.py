@@ -8,6 +8,7 @@ the number of workers.
 import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
@@ -17,9 +18,10 @@ import torch
 from detectron2.config import CfgNode
 from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from multas.data.mapper import MultasMapper
+from multas.data.shared_list import SharedList
 from multas.data.worker_errors import Raising, or_error, raise_errors
 from multas.util.errors import UserError
 from multas.util.signals import load_on
@@ -35,6 +37,29 @@ class Index(NamedTuple):
     image: int  # index of the image
     batch: int = 0  # number of its batch
     copy: int = 0  # number of the augmented copy
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seeds the global generators of the CPU, from which Detectron2's augmentations draw.
+
+    Those of the training process, which loads without workers, are then set back. A worker needs
+    no others between its samples, and is spared the time: that of decoding a small image.
+    """
+    states = None
+    if get_worker_info() is None:
+        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        random.seed(seed)
+        np.random.seed(seed)
+        # Not torch.manual_seed, which seeds GPUs, too, and is slow where there is none.
+        torch.default_generator.manual_seed(seed)
+        yield
+    finally:
+        if states is not None:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
+            torch.set_rng_state(states[2])
 
 
 @dataclass(eq=False)
@@ -74,21 +99,10 @@ class SeededDataset(Dataset):
         return len(self.dicts)
 
     def __getitem__(self, index: Index) -> dict:
-        # Detectron2's augmentations draw from NumPy's global generator. Without workers it is also
-        # that of the training process, which must stay as it was.
-        states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
-            sequence = np.random.SeedSequence([self.seed, *self._view(index)])
-            seed = sequence.generate_state(1)[0]
-            random.seed(int(seed))
-            np.random.seed(seed)
-            torch.manual_seed(int(seed))
-            size = () if self.batch_sizes is None else (self.batch_sizes(index.batch),)
+        sequence = np.random.SeedSequence([self.seed, *self._view(index)])
+        size = () if self.batch_sizes is None else (self.batch_sizes(index.batch),)
+        with _seeded(int(sequence.generate_state(1)[0])):
             return self.mapper(self.dicts[index.image], *size)
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])
-            torch.set_rng_state(states[2])
 
     def _view(self, index: Index) -> list[int]:
         """Numbers that tell this augmentation from all others of the run."""
@@ -193,7 +207,7 @@ def build_train_loader(
 
     Args:
         dicts, mapper, seed, batch_sizes, views: see :class:`SeededDataset`. The dicts and the seed
-            must be the same on all ranks.
+            must be the same on all ranks. The dicts are copied into memory that workers share.
         total_batch_size: number of images of all ranks together.
         num_workers: loading processes per rank.
         group_by_aspect: whether landscape and portrait images must not share a batch.
@@ -216,7 +230,7 @@ def build_train_loader(
     if group_by_aspect and all("width" in d and "height" in d for d in dicts):
         groups = [int(d["width"] > d["height"]) for d in dicts]
     sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups, copies=copies)
-    dataset = SeededDataset(dicts, mapper, seed, batch_sizes, views, copies)
+    dataset = SeededDataset(SharedList(dicts), mapper, seed, batch_sizes, views, copies)
     return TrainLoader(dataset, sampler, num_workers)
 
 

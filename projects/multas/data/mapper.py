@@ -15,7 +15,7 @@ from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
 from multas.data.formats.masks import read_mask
-from multas.data.image_files import read_image
+from multas.data.image_files import as_array, read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
 from multas.util.annotation import BOXES, STANDARD
@@ -107,10 +107,11 @@ class MultasMapper:
         Raises:
             UserError: a file cannot be read or has the wrong size; the message names it.
         """
-        dataset_dict = copy.deepcopy(self.pseudo_labels.join(dataset_dict))
-        image = self._read_image(dataset_dict)
+        dataset_dict = dict(self.pseudo_labels.join(dataset_dict))
+        image = self._read_image(dataset_dict, dataset_dict.pop("pixels", None))
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
+        dataset_dict = copy.deepcopy(dataset_dict)  # what a model may change
         if not self.is_train:
             annotations = mask_file = None
         mask = None if mask_file is None else _read_mask(mask_file, image)
@@ -134,28 +135,50 @@ class MultasMapper:
             dataset_dict["sem_seg"] = torch.as_tensor(aug_input.sem_seg.astype("long"))
         if annotations is not None:
             shape = tuple(dataset_dict["image"].shape[1:])
-            dataset_dict["instances"] = self._instances(annotations, transforms, shape)
+            moved = self._instances(annotations, aug_input.boxes, transforms, shape)
+            dataset_dict["instances"] = moved
         return dataset_dict
 
-    def _read_image(self, dataset_dict: dict) -> np.ndarray:
-        """The image, (H, W, C), from its file or from "pixels"."""
-        pixels = dataset_dict.pop("pixels", None)
+    def trim(self, dataset_dict: dict) -> dict:
+        """The dict without what takes memory and is not used: "segmentation" without masks."""
+        annotations = dataset_dict.get("annotations")
+        if self.use_instance_mask or annotations is None:
+            return dataset_dict
+        return {**dataset_dict, "annotations": [_without_mask(a) for a in annotations]}
+
+    def _read_image(self, dataset_dict: dict, pixels: np.ndarray | None) -> np.ndarray:
+        """The image, (H, W, C), from its file or from ``pixels``."""
         if pixels is None:
             image = read_image(dataset_dict["file_name"], self.image_format)
         else:
-            image = utils.convert_PIL_to_numpy(Image.fromarray(pixels), self.image_format)
+            image = as_array(Image.fromarray(pixels), self.image_format)
         try:
             utils.check_image_size(dataset_dict, image)
         except utils.SizeMismatchError as error:
             raise UserError(f"{error} Or has the file changed since the start?") from error
         return image
 
-    def _instances(self, annotations: list[dict], transforms, size: tuple[int, int]) -> Instances:
-        """The objects that are left inside the augmented image, without crowds."""
-        kept = [a for a in annotations if a.get("iscrowd", 0) == 0]
-        if not self.use_instance_mask:
-            kept = [{k: v for k, v in a.items() if k != "segmentation"} for a in kept]
-        moved = [utils.transform_instance_annotations(a, transforms, size) for a in kept]
+    def _instances(
+        self, annotations: list[dict], boxes: np.ndarray, transforms, size: tuple[int, int]
+    ) -> Instances:
+        """The objects that are left inside the augmented image, without crowds.
+
+        Args:
+            annotations: of the image.
+            boxes: theirs in the augmented image, (N, 4) x1, y1, x2, y2.
+            transforms: the transforms of the image, for masks and keypoints.
+            size: (height, width) of the augmented image.
+        """
+        is_object = [a.get("iscrowd", 0) == 0 for a in annotations]
+        kept = [a for a, is_kept in zip(annotations, is_object, strict=True) if is_kept]
+        inside = boxes[is_object].clip(0, size[::-1] * 2)
+        moved = []
+        for annotation, box in zip(kept, inside, strict=True):
+            own = annotation if self.use_instance_mask else _without_mask(annotation)
+            if {"segmentation", "keypoints"} & own.keys():
+                # For boxes alone this would take longer than the rest, since it moves one by one.
+                own = utils.transform_instance_annotations(copy.deepcopy(own), transforms, size)
+            moved.append({**own, "bbox": box, "bbox_mode": BoxMode.XYXY_ABS})
         instances = utils.annotations_to_instances(moved, size, self.instance_mask_format)
         scores = [a.get("score", 1.0) for a in kept]
         pseudo = [bool(a.get("pseudo", 0)) for a in kept]
@@ -195,6 +218,19 @@ def _is_for_other_tasks(data: Metadata) -> bool:
     return classes or bool(set(data.get("annotates", ())) - {BOXES.task})
 
 
+def _without_mask(annotation: dict) -> dict:
+    return {key: value for key, value in annotation.items() if key != "segmentation"}
+
+
 def _boxes(annotations: Sequence[dict]) -> np.ndarray:
-    boxes = [BoxMode.convert(a["bbox"], a["bbox_mode"], BoxMode.XYXY_ABS) for a in annotations]
-    return np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    """The boxes of annotations, (N, 4) float64 x1, y1, x2, y2.
+
+    All of a mode at once, but with the numbers of BoxMode.convert for one, which has float32.
+    """
+    boxes = np.empty((len(annotations), 4))
+    for mode in {a["bbox_mode"] for a in annotations}:
+        own = [i for i, a in enumerate(annotations) if a["bbox_mode"] == mode]
+        kind = np.float64 if mode == BoxMode.XYXY_ABS else np.float32
+        given = np.array([annotations[i]["bbox"] for i in own], dtype=kind)
+        boxes[own] = BoxMode.convert(given, mode, BoxMode.XYXY_ABS)
+    return boxes

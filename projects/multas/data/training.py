@@ -71,7 +71,7 @@ def _build_loader(part: TaskBatch) -> TrainLoader:
     numbers = [count(x, MetadataCatalog.get(x.name), mapper.pseudo_labels) for x in sets]
     logger.info(describe(numbers, f"The images to learn from{task}:"))
     return build_train_loader(
-        [record for data in sets for record in data.dicts],
+        [mapper.trim(record) for data in sets for record in data.dicts],
         mapper,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         batch_size_key=part.batch_size_key,
