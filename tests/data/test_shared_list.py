@@ -9,7 +9,7 @@ import pytest
 from detectron2.structures import BoxMode
 
 from multas.data.loader import build_train_loader
-from multas.data.shared_list import SharedList
+from multas.data.shared_list import SharedDict, SharedList
 
 ITEMS = [{"file": Path("a.png"), "box": (1, 2.5), "mode": BoxMode.XYWH_ABS}, [2**70], None]
 
@@ -31,6 +31,16 @@ def test_it_reads_like_a_list_of_copies():
         with pytest.raises(IndexError):
             shared[number]
     assert list(SharedList([])) == []
+
+
+def test_a_table_reads_like_a_dict():
+    items = {"a": ITEMS, 3: [], (1, "b"): {}}
+    shared = SharedDict(items)
+    assert shared == items and list(shared) == list(items) and len(shared) == 3
+    assert shared["a"] == ITEMS and shared[3] == [] and "b" not in shared
+    assert shared.get("b") is None
+    with pytest.raises(KeyError):
+        shared["b"]
 
 
 def test_processes_that_are_not_forked_get_a_handle():

@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from multas.data.mapper import MultasMapper
+from multas.data.packed_batches import pack, unpack
 from multas.data.shared_list import SharedList
 from multas.data.worker_errors import Raising, or_error, raise_errors
 from multas.util.errors import UserError
@@ -181,13 +182,13 @@ class TrainLoader:
             replace(self.dataset, mapper=partial(or_error, self.dataset.mapper)),
             batch_sampler=self.sampler,
             num_workers=self.num_workers,
-            collate_fn=list,
+            collate_fn=pack if self.num_workers else list,
             pin_memory=False,
             # Starting workers must not draw from the generator of the training process.
             generator=torch.Generator(),
             worker_init_fn=load_on,
         )
-        yield from raise_errors(batches)
+        yield from raise_errors(map(unpack, batches) if self.num_workers else batches)
 
 
 def build_train_loader(

@@ -10,6 +10,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from multas.data.pseudo_label_files import Header, read_pseudo_labels
+from multas.data.shared_list import SharedDict
 from multas.util.errors import UserError
 from multas.util.names import check_choice
 
@@ -159,7 +160,7 @@ def load_pseudo_labels(
             beyond = len(found[image_id]) - len(boxes[image_id])
             if below[image_id] or beyond:
                 dropped[image_id] = {BELOW: below[image_id], BEYOND: beyond}
-    return PseudoLabels(boxes, empty, headers, dropped)
+    return PseudoLabels(SharedDict(boxes), empty, headers, dropped)
 
 
 def _check_header(

@@ -1,4 +1,4 @@
-"""A list in one block of memory, which loading processes share.
+"""Lists and tables in one block of memory, which loading processes share.
 
 Objects cannot be shared: reading one changes its reference count, so that a forked process soon has
 its own copy of every page of memory with such objects. Bytes can (Y. Wu, "Demystify RAM Usage in
@@ -7,7 +7,7 @@ which every spawned process would get a copy; torch shares its tensors with thos
 """
 
 import pickle
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -40,3 +40,23 @@ class SharedList(Sequence):
             return [self[number] for number in numbers]
         start, end = self._ends[numbers : numbers + 2].tolist()
         return pickle.loads(self._content[start:end].numpy().data)
+
+
+class SharedDict(Mapping):
+    """A mapping with small keys and large values, which are those of a :class:`SharedList`."""
+
+    def __init__(self, items: Mapping[Any, Any]) -> None:
+        self._numbers = {key: number for number, key in enumerate(items)}
+        self._values = SharedList(items.values())
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._numbers)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._numbers
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._values[self._numbers[key]]
