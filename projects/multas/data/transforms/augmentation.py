@@ -82,7 +82,7 @@ def distort_colours(
         saturation: factor of OpenCV's saturation.
     """
     levels = np.arange(256.0)
-    img = _to_uint8(_to_uint8(levels + brightness) * contrast)[img]
+    img = cv2.LUT(img, _to_uint8(_to_uint8(levels + brightness) * contrast))
     if hue == 0 and saturation == 1:
         return img
     hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV if rgb else cv2.COLOR_BGR2HSV)
