@@ -82,7 +82,7 @@ class SeededDataset(Dataset):
             seed = sequence.generate_state(1)[0]
             random.seed(int(seed))
             np.random.seed(seed)
-            torch.manual_seed(int(seed))
+            torch.default_generator.manual_seed(int(seed))  # not those of devices, which are slow
             size = () if self.batch_sizes is None else (self.batch_sizes(index.batch),)
             return self.mapper(self.dicts[index.image], *size)
         finally:
