@@ -50,7 +50,7 @@ def test_auto_is_decided_by_the_hardware_and_logged(native, frozen):
     assert resolved.SOLVER.AMP.ENABLED is (native is not None)
     assert cfg.SOLVER.AMP.ENABLED == "auto" and resolved.is_frozen() is frozen
     assert resolve_precision(resolved) is resolved
-    said = {None: "no 16-bit products", torch.bfloat16: "in bfloat16:", torch.float16: "scaled"}
+    said = {None: "no 16-bit numbers", torch.bfloat16: "in bfloat16:", torch.float16: "scaled"}
     assert said[native] in describe_precision(resolved)
     on, off = (describe_precision(given(AMP, value)) for value in (True, False))
     assert ("no gain" in on) is (native is None) and "float32" in off

@@ -33,15 +33,15 @@ def describe_precision(cfg: CfgNode) -> str:
     """What a run trains in and why, in one line; the config is resolved."""
     device = torch.device(cfg.MODEL.DEVICE)
     native, used = native_half(device), training_half(device)
-    name = str(used).removeprefix("torch.")
+    name, kind = str(used).removeprefix("torch."), "GPU" if device.type == "cuda" else "processor"
     if cfg.SOLVER.AMP.ENABLED:
-        why = "multiplies natively" if native else "has no instructions for, so that it is no gain"
-        scaled = ", with scaled losses" if used is torch.float16 else ""
-        return f"Training in {name}{scaled}: SOLVER.AMP.ENABLED, and this {device.type} {why} it."
+        why = "multiplies it natively" if native else "does not multiply it natively: it is no gain"
+        scaled = " with scaled losses" if used is torch.float16 else ""
+        return f"Training in {name}{scaled}: SOLVER.AMP.ENABLED is on, and this {kind} {why}."
     if native:
-        why = f"SOLVER.AMP.ENABLED is False (this {device.type} multiplies {name} natively)"
+        why = f"SOLVER.AMP.ENABLED is off, though this {kind} multiplies {name} natively"
     else:
-        why = f"SOLVER.AMP.ENABLED is off or auto, and this {device.type} has no 16-bit products"
+        why = f"SOLVER.AMP.ENABLED is off or auto, and this {kind} multiplies no 16-bit numbers"
     return f"Training in float32: {why}."
 
 
