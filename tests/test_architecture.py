@@ -60,6 +60,7 @@ def tiny(folder: Path, run: Path, *opts):
         "MODEL.FPN.OUT_CHANNELS", 8,
         "SOLVER.IMS_PER_BATCH", 2,
         "SOLVER.MAX_ITER", 3,
+        "SOLVER.AMP.ENABLED", False,
         "OUTPUT_DIR", str(run),
     ]  # fmt: skip
     return load_config(base, [*options, *opts])

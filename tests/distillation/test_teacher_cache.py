@@ -15,7 +15,8 @@ from multas.distillation import Teacher
 from multas.distillation.taps import leaves
 from multas.distillation.teacher.cache import TeacherCache, TeacherOutput, fingerprint, pack, unpack
 from multas.distillation.teacher.mean_teacher import MeanTeacher
-from multas.distillation.teacher.precision import multiplies_bfloat16, teacher_precision
+from multas.distillation.teacher.precision import teacher_precision
+from multas.modeling.precision import native_half
 
 CPU = torch.device("cpu")
 
@@ -281,7 +282,6 @@ def test_a_teacher_that_is_also_evaluated_keeps_its_weights():
 def test_precision_by_name():
     assert teacher_precision("", CPU) is None
     assert teacher_precision("bfloat16", CPU) is torch.bfloat16
-    wanted = torch.bfloat16 if multiplies_bfloat16(CPU) else None
-    assert teacher_precision("auto", CPU) is wanted
+    assert teacher_precision("auto", CPU) is native_half(CPU)
     with pytest.raises(ValueError, match=r"TEACHER.PRECISION is 'int4'"):
         teacher_precision("int4", CPU)

@@ -62,6 +62,8 @@ def tiny_cfg(card, card_file, tmp_path, repository):
             "SOLVER.MAX_ITER", 3,
             "SOLVER.WARMUP_ITERS", 1,
             "SOLVER.CHECKPOINT_PERIOD", 100,
+            "SOLVER.AMP.ENABLED", False,
+            "SOLVER.CHANNELS_LAST", False,
             "OUTPUT_DIR", str(tmp_path / folder),
         ]  # fmt: skip
         return load_config(str(repository / "configs" / "quickstart" / "base.yaml"), [*base, *opts])

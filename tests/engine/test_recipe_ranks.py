@@ -1,4 +1,4 @@
-"""The recipe on two processes: they stop together, and average and keep the same weights."""
+"""The recipe on two ranks in mixed precision: they stop together, with the same weights."""
 
 import os
 import sys
@@ -30,6 +30,7 @@ def ranks(tiny_cfg, card, tmp_path) -> list[dict]:
     """What each of two processes has after a run that ends with its second validation."""
     cfg = tiny_cfg(
         "SOLVER.EMA.ENABLED", True, "SOLVER.EMA.RAMP", 2.0, "SOLVER.MAX_ITER", 20,
+        "SOLVER.AMP.ENABLED", True,
         f"{KEY}ENABLED", True, f"{KEY}DATASET", f"{card['name']}_val", f"{KEY}PERIOD", 2,
         f"{KEY}START", 0.0, f"{KEY}EARLIEST", 0.0, f"{KEY}RULE", "fixed", f"{KEY}PATIENCE", 1,
         f"{KEY}MIN_DELTA", 1e9, "INPUT.SQUARE_SIZE", 64, "INPUT.MULTI_SCALE.SIZES", [64, 96],

@@ -49,6 +49,15 @@ def test_so_does_one_in_channels_last(distilled_cfg):
     assert_resumes(distilled_cfg, "SOLVER.CHANNELS_LAST", True)
 
 
+def test_so_does_one_in_mixed_precision_with_all_that_follows_the_weights(distilled_cfg):
+    teacher = "MODEL.DISTILLATION.TEACHER."
+    assert_resumes(
+        distilled_cfg, "SOLVER.AMP.ENABLED", True, "SOLVER.CHANNELS_LAST", True,
+        "SOLVER.EMA.ENABLED", True, "SOLVER.CLIP_GRADIENTS.ENABLED", True,
+        f"{teacher}CONFIG_FILE", "", f"{teacher}WEIGHTS", "", f"{teacher}EMA_DECAY", 0.9,
+    )  # fmt: skip
+
+
 def test_so_does_one_with_a_stock_student(distilled_cfg, teacher_files):
     trainers = assert_resumes(
         distilled_cfg, *RETINANET, *teacher_files(*RETINANET),

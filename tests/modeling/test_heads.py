@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import get_cfg
-from detectron2.layers import ShapeSpec
+from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.structures import Boxes, Instances
 
@@ -15,6 +15,7 @@ from multas.modeling.heads import build_task_head
 from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
+from multas.modeling.layers import BatchNorm2d, LevelNorms
 from no_transfer import NoTransfer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multas"
@@ -167,6 +168,26 @@ def test_layout_is_that_of_retinanet_and_every_class_starts_at_the_prior(build):
         assert score.shape == (2, 18, *x.shape[2:])
         assert delta.shape == (2, 24, *x.shape[2:])
         assert score.sigmoid().mean().item() == pytest.approx(0.02, rel=0.2)
+
+
+def test_norms_of_levels_stay_in_bfloat16_and_are_those_of_detectron2():
+    torch.manual_seed(0)
+    stock, own = (kind(2, BatchNorm2d, num_features=4) for kind in (CycleBatchNormList, LevelNorms))
+    for norms in (stock, own):
+        norms.weight.data.copy_(torch.tensor([0.5, 1.0, 2.0, -1.0]))
+        norms.bias.data.fill_(0.25)
+    x = torch.randn(2, 4, 6, 6, requires_grad=True)
+    assert torch.equal(own(x), stock(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y, wanted = own(x.bfloat16()), stock(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), wanted, rtol=0.02, atol=0.02)
+    for out in (y, wanted):
+        (out.float() * x).sum().backward()
+    torch.testing.assert_close(own.weight.grad, stock.weight.grad, rtol=0.02, atol=0.1)
+    assert own.state_dict().keys() == stock.state_dict().keys()
+    for name, value in stock.state_dict().items():
+        torch.testing.assert_close(own.state_dict()[name], value, rtol=0.01, atol=0.01)
 
 
 def test_levels_share_weights_only_when_asked_to():

@@ -20,8 +20,9 @@ def teacher_node() -> CN:
     # the student. Set RAMP.START to the same number: a young student is a bad teacher.
     teacher.EMA_START = 0
     # The number format of its convolutions and matrix products: "" = the student's (SOLVER.AMP),
-    # "bfloat16" (features differ by about 1 %), "float16", or "auto" = bfloat16 where the hardware
-    # multiplies it natively (AVX512_BF16, AMX, GPUs from Ampere on), otherwise "".
+    # "bfloat16" (features differ by about 1 %), "float16", or "auto" = the one that the hardware
+    # multiplies natively (bfloat16: AVX512_BF16, AMX, GPUs from Ampere on; float16: older GPUs),
+    # otherwise "".
     teacher.PRECISION = ""
     return teacher
 

@@ -218,6 +218,7 @@ LIMITS: Mapping[str, Limit] = {
     "SEED": Limit(
         "less than 4294900000 (negative: another one each time)", lambda x: x < 4294900000
     ),
+    "SOLVER.AMP.ENABLED": one_of(True, False, "auto"),
     "SOLVER.BASE_LR": above(0),
     "SOLVER.CHECKPOINT_PERIOD": _SIZE,
     "SOLVER.CHECKPOINT_PERIOD_EPOCHS": at_least(0),

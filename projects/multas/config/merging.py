@@ -9,6 +9,9 @@ from detectron2.config.compat import guess_version
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 
+# Truth values of Detectron2 that may also be "auto".
+_OR_AUTO = ("SOLVER.AMP.ENABLED",)
+
 
 def merge_content(cfg: CfgNode, content: Mapping[str, Any], where: str, group: str = "") -> None:
     """Merge nested keys into a config, in place.
@@ -72,6 +75,21 @@ def decode(value: Any, key: str) -> Any:
         raise UserError(f"{key}: '{str(value)[:60]}' is no value ({error}).") from error
 
 
+def adopt_auto(cfg: CfgNode, name: str, value: Any, key: str) -> None:
+    """Let a key that may be a truth value or "auto" change from one to the other, in place.
+
+    Everywhere else a value keeps the type of what it replaces.
+
+    Args:
+        cfg: the group of the key.
+        name: its name there.
+        value: what it is going to be, decoded.
+        key: the key in full.
+    """
+    if key in _OR_AUTO and (value == "auto" or isinstance(value, bool)):
+        cfg[name] = value
+
+
 def check_value(value: Any, default: Any, key: str) -> None:
     """Make sure that a decoded value has the type of what it replaces.
 
@@ -110,7 +128,9 @@ def _check_entries(
     for name, value in content.items():
         key = f"{group}.{name}" if group else name
         if name in cfg:
-            value, own = decode(value, f"{where}: {key}"), cfg[name]
+            value = decode(value, f"{where}: {key}")
+            adopt_auto(cfg, name, value, key)
+            own = cfg[name]
             check_value(value, own, f"{where}: {key}")
             if isinstance(own, CfgNode):
                 _check_entries(own, value, root, where, key)

@@ -5,7 +5,7 @@ from typing import Any
 
 from detectron2.config import CfgNode
 
-from multas.config.merging import check_not_renamed, check_value, decode
+from multas.config.merging import adopt_auto, check_not_renamed, check_value, decode
 from multas.config.solver import EPOCH_KEYS
 from multas.util.errors import UserError
 from multas.util.names import did_you_mean
@@ -60,6 +60,7 @@ def _prepare(cfg: CfgNode, key: str, value: Any) -> Any:
             if not isinstance(node, CfgNode):
                 raise UserError(f"{key}: {'.'.join(path[: depth + 1])} is a value, not a group.")
     decoded = decode(value, key)
+    adopt_auto(node, last, decoded, key)
     if isinstance(node[last], float) and type(decoded) is int:
         return float(decoded)
     check_value(decoded, node[last], key)

@@ -21,6 +21,7 @@ from multas.engine.checks.machine import check_device, check_world_size
 from multas.engine.checks.network_input import check_network_input
 from multas.engine.contract import check_resumable
 from multas.engine.run_log import keep_log
+from multas.engine.steps.mixed_precision import resolve_precision
 from multas.modeling.registered import check_registered
 from multas.util.errors import UserError
 
@@ -60,7 +61,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
         cfg.MODEL.DEVICE = "cpu"
     check_device(cfg.MODEL.DEVICE)
-    return cfg
+    return resolve_precision(cfg)
 
 
 def _import(module: str) -> None:

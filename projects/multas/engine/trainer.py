@@ -1,6 +1,8 @@
 """The trainer: Detectron2's DefaultTrainer with our loader, evaluators and distillation."""
 
+import logging
 import os
+import warnings
 import weakref
 from collections.abc import Generator, Mapping
 from contextlib import closing
@@ -29,7 +31,11 @@ from multas.engine.lr_schedule import build_lr_scheduler
 from multas.engine.path_weights import PathWeights
 from multas.engine.preflight import preflight
 from multas.engine.run_folder import claimed_folder
-from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
+from multas.engine.steps.mixed_precision import (
+    MixedPrecisionTrainer,
+    describe_precision,
+    resolve_precision,
+)
 from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights
 from multas.engine.weights.ema import MeanTeachers
@@ -40,6 +46,8 @@ from multas.modeling import MultiTaskNetwork
 from multas.modeling.building import building
 from multas.modeling.layers import channels_last_
 from multas.util.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 class EndOfTraining(BaseException):
@@ -65,13 +73,17 @@ class Trainer(DefaultTrainer):
     build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
+        cfg = resolve_precision(cfg)
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
         self._given, self._resumes, self._interruption = cfg, False, Interruption()
         with checked_images(cfg):
             cfg = resolve_epochs(cfg)
             check_limits(cfg)
-            super().__init__(cfg)
+            with warnings.catch_warnings():
+                # Detectron2's scaler for CUDA, which build_hooks replaces, warns of a CPU.
+                warnings.filterwarnings("ignore", "torch.cuda.amp.GradScaler is enabled")
+                super().__init__(cfg)
             preflight(self.cfg, self._trainer.model, self._trainer.data_loader)
 
     @classmethod
@@ -95,6 +107,7 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loader, optimizer = self._trainer.data_loader, self._trainer.optimizer
             self._trainer = MixedPrecisionTrainer(model, loader, optimizer)
+        logger.info(describe_precision(cfg))
         contract = self._facts | data_facts(cfg, self._trainer.data_loader)
         self.checkpointer = Checkpointer(
             model, cfg.OUTPUT_DIR, contract, trainer=weakref.proxy(self)

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from detectron2.layers import Conv2d, get_norm
+from detectron2.layers import Conv2d, CycleBatchNormList, get_norm
 from detectron2.utils import comm
 from torch import Tensor, nn
 
@@ -43,6 +43,25 @@ class SyncBatchNorm(nn.SyncBatchNorm):
         if self.training and comm.get_world_size() == 1 and x.numel() == x.shape[1]:
             return _use_running_statistics(self, x)
         return super().forward(x)
+
+
+class LevelNorms(CycleBatchNormList):
+    """A norm for each level, with one scale and shift for all of them, fast in mixed precision."""
+
+    _pos: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        # Apart from the norm, as Detectron2 has it, the scale would make the map float32 for all
+        # that follows.
+        norm = self[self._pos]
+        self._pos = (self._pos + 1) % len(self)
+        norm.weight, norm.bias = self.weight, self.bias
+        try:
+            return norm(x)
+        finally:
+            norm.weight = norm.bias = None
 
 
 def norm_factory(norm: Norm) -> Norm:

@@ -4,6 +4,7 @@ import torch
 from detectron2.layers import Conv2d
 from torch import nn
 
+from multas.modeling.precision import native_half
 from multas.util.errors import UserError
 
 _FORMATS = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -16,7 +17,7 @@ def teacher_precision(name: str, device: torch.device) -> torch.dtype | None:
         UserError: unknown name.
     """
     if name == "auto":
-        return torch.bfloat16 if multiplies_bfloat16(device) else None
+        return native_half(device)
     if name and name not in _FORMATS:
         raise UserError(
             f"MODEL.DISTILLATION.TEACHER.PRECISION is '{name}'; give '' (as the student), 'auto', "
@@ -34,12 +35,3 @@ def cast_convolutions_(model: nn.Module, precision: torch.dtype) -> None:
         if type(module) in (nn.Conv2d, Conv2d):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(precision)
-
-
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware has instructions for bfloat16, which is no faster than float32 else."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    return device.type == "cpu" and (
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )

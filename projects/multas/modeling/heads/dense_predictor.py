@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from detectron2.config import CfgNode
-from detectron2.layers import CycleBatchNormList, ShapeSpec
+from detectron2.layers import ShapeSpec
 from detectron2.modeling.meta_arch.dense_detector import permute_to_N_HWA_K
 from detectron2.modeling.meta_arch.retinanet import RetinaNetHead
 from torch import Tensor, nn
 
-from multas.modeling.layers import Norm, conv_block, norm_factory
+from multas.modeling.layers import LevelNorms, Norm, conv_block, norm_factory
 from multas.util.errors import UserError
 
 Maps = tuple[list[Tensor], list[Tensor]]  # logits and box predictions of each level
@@ -108,8 +108,8 @@ def shared_predictor(*, input_shape: list[ShapeSpec], norm: str, **options: Any)
     is not a multiple of 64.
     """
 
-    def cycled(channels: int) -> CycleBatchNormList:
-        return CycleBatchNormList(len(input_shape), norm_factory(norm), num_features=channels)
+    def cycled(channels: int) -> LevelNorms:
+        return LevelNorms(len(input_shape), norm_factory(norm), num_features=channels)
 
     own: dict[str, Norm] = {"BN": cycled, "SyncBN": cycled, "GN": _group_norm}
     return RetinaNetHead(input_shape=input_shape, norm=own.get(norm, norm), **options)
