@@ -321,14 +321,11 @@ def read_bgr(file: str) -> np.ndarray:
 
 def prepare(image: np.ndarray, how: Description) -> Seen:
     """What a network sees of an image (H, W, C), uint8, whose channels are in its order."""
-    if how.center_crop:
-        side_y, side_x = (min(how.center_crop, n) for n in image.shape[:2])
-        top, left = (image.shape[0] - side_y) // 2, (image.shape[1] - side_x) // 2
-        image = image[top : top + side_y, left : left + side_x]
-    height, width = resized(image.shape[0], image.shape[1], how)
-    if (height, width) != image.shape[:2]:
-        resize = Image.fromarray(np.ascontiguousarray(image)).resize
-        image = np.asarray(resize((width, height), Image.Resampling.BILINEAR))
+    if how.resize == "stretch":
+        image = _resize(_crop(image, how.center_crop), how)
+    else:
+        image = _crop(_resize(image, how), how.center_crop)
+    height, width = image.shape[:2]
     top = left = 0
     whole = [
         full or -(-have // how.divisor) * how.divisor
@@ -346,6 +343,21 @@ def prepare(image: np.ndarray, how: Description) -> Seen:
     return Seen(np.ascontiguousarray(pixels), (height, width), (top, left))
 
 
+def _crop(image: np.ndarray, side: int) -> np.ndarray:
+    """The square in the middle of an image, or the whole image."""
+    height, width = (min(side or n, n) for n in image.shape[:2])
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return image[top : top + height, left : left + width]
+
+
+def _resize(image: np.ndarray, how: Description) -> np.ndarray:
+    height, width = resized(image.shape[0], image.shape[1], how)
+    if (height, width) == image.shape[:2]:
+        return image
+    resize = Image.fromarray(np.ascontiguousarray(image)).resize
+    return np.asarray(resize((width, height), Image.Resampling.BILINEAR))
+
+
 def resized(height: int, width: int, how: Description) -> tuple[int, int]:
     """Height and width that an image is resized to."""
     full_height, full_width = how.size
@@ -358,7 +370,11 @@ def resized(height: int, width: int, how: Description) -> tuple[int, int]:
         scale = how.min_size / min(height, width)
         if how.max_size and max(height, width) * scale > how.max_size:
             scale *= how.max_size / (max(height, width) * scale)
-    if full_height and (height * scale > full_height or width * scale > full_width):
+    if (
+        full_height
+        and not how.center_crop
+        and (height * scale > full_height or width * scale > full_width)
+    ):
         scale = min(full_height / height, full_width / width)
     return int(height * scale + 0.5), int(width * scale + 0.5)
 

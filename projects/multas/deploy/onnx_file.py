@@ -1,18 +1,19 @@
 """Networks as ONNX files, which ONNX Runtime, OpenVINO and TensorRT read."""
 
 import warnings
-from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
+from multas.deploy.describe import IMAGE, SIZES, with_size
 from multas.deploy.detector import KEY, Description
 from multas.deploy.graph import ExportGraph
 from multas.util.errors import UserError
 from multas.util.files import written_whole
 
 OPSET = 17  # of 2022: the newest that current releases of all three runtimes read
-IMAGE, SIZES = "image", "image_sizes"
 
 
 def write_onnx(
@@ -37,7 +38,8 @@ def write_onnx(
         UserError: A layer has no counterpart in ONNX; the message names it.
     """
     onnx = import_onnx()
-    inputs = example(graph, description)
+    black = black_image(description, len(graph.normalise.mean))
+    inputs = {name: torch.from_numpy(x) for name, x in black.items()}
     with torch.no_grad(), warnings.catch_warnings():
         # Sizes and numbers of candidates are constants of the graph on purpose.
         warnings.simplefilter("ignore")
@@ -58,35 +60,24 @@ def write_onnx(
                     f"The network cannot be written as ONNX: {error}. Replace the layer that "
                     "computes it, or run the network with PyTorch."
                 ) from error
-            described = describe(description, graph, dynamic_size)
             model = onnx.load(partial)
+            described = with_size(description, (0, 0)) if dynamic_size else description
+            described = replace(described, outputs={name: name for name in graph.outputs})
             onnx.helper.set_model_props(model, {KEY: described.to_json()})
             onnx.checker.check_model(model)
             onnx.save(model, partial)
     return described
 
 
-def describe(description: Description, graph: ExportGraph, dynamic_size: bool) -> Description:
-    """The description of a file: with the names of the outputs, and the size if it is fixed."""
-    from dataclasses import replace
-
-    return replace(
-        description,
-        outputs={name: name for name in graph.outputs},
-        size=(0, 0) if dynamic_size else description.size,
-    )
+def black_image(description: Description, channels: int = 3) -> dict[str, np.ndarray]:
+    """Inputs of a network by name: an image, and its size where the network pads."""
+    inputs = {IMAGE: np.zeros((1, channels, *description.size), np.uint8)}
+    if description.image_sizes:
+        inputs[SIZES] = np.array([description.size], np.float32)
+    return inputs
 
 
-def example(graph: ExportGraph, description: Description) -> Mapping[str, torch.Tensor]:
-    """Inputs of a network by name: a black image, and its size where it may be padded."""
-    channels = len(graph.normalise.mean)
-    image = torch.zeros((1, channels, *description.size), dtype=torch.uint8)
-    if not description.image_sizes:
-        return {IMAGE: image}
-    return {IMAGE: image, SIZES: torch.tensor(np.array([description.size], np.float32))}
-
-
-def import_onnx():
+def import_onnx() -> Any:
     """The library onnx.
 
     Raises:
