@@ -9,6 +9,8 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
+from multas.config import prefer_exported_file
+from multas.deploy.exported_model import NAME as EXPORTED
 from multas.distillation import Distiller
 from multas.distillation.teacher.build import build_teachers
 from multas.engine.checkpointer import find_checkpoint
@@ -25,11 +27,20 @@ logger = logging.getLogger(__name__)
 def load_model(cfg: CfgNode, weights: str) -> nn.Module:
     """The model of a config (of a distillation, the student) with trained weights, in eval mode.
 
+    For MODEL.META_ARCHITECTURE ExportedModel, the weights are the file of the network; "" takes the
+    one that the config names.
+
     Raises:
         FileNotFoundError: There is no such file, or its name is empty.
         UserError: It is no file of weights, or lacks parameters of the model, which would stay
-            random.
+            random; or an exported network cannot be run.
     """
+    if cfg.MODEL.META_ARCHITECTURE == EXPORTED:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = weights
+        prefer_exported_file(cfg)
+        return build_model(cfg).eval()
     # Without weights the model would be random.
     check_is_file(weights, "MODEL.WEIGHTS (or --weights of a tool)")
     with building(cfg):

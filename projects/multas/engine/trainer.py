@@ -17,6 +17,7 @@ from torch import nn
 from multas.config.limits import check_limits
 from multas.data import build_test_loader
 from multas.data.training import build_training_loader
+from multas.deploy.exported_model import check_trainable
 from multas.distillation import Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer, find_checkpoint
 from multas.engine.checks.images import checked_images
@@ -65,6 +66,7 @@ class Trainer(DefaultTrainer):
     build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
+        check_trainable(cfg)
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
         self._given, self._resumes, self._interruption = cfg, False, Interruption()
