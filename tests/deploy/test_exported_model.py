@@ -1,6 +1,5 @@
 """An exported network as a model of Detectron2: the same results, wherever a model is used."""
 
-import numpy as np
 import pytest
 import torch
 from detectron2.engine import DefaultPredictor
@@ -14,7 +13,9 @@ def served(pair, *opts):
     config = pair.file.with_suffix(".config.yaml")
     config.write_text(pair.cfg.dump())
     keys = ["MODEL.META_ARCHITECTURE", "ExportedModel", "MODEL.WEIGHTS", str(pair.file)]
-    return DefaultPredictor(load_config(str(config), [*keys, "MODEL.EXPORTED.PRECISION", "f32", *opts]))
+    return DefaultPredictor(
+        load_config(str(config), [*keys, "MODEL.EXPORTED.PRECISION", "f32", *opts])
+    )
 
 
 def predicted(pair, image):

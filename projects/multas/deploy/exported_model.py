@@ -12,20 +12,17 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 
 from multas.data.mapper import PREPARED
+from multas.deploy.describe import OUTPUT_OF
 from multas.deploy.description_file import SUFFIXES, read_description
 from multas.deploy.detector import Detector
 from multas.modeling.network_input import NetworkInput
-from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
+from multas.util.annotation import BOXES, Annotation
 from multas.util.errors import UserError
 from multas.util.required_files import require_file
 
 logger = logging.getLogger(__name__)
 
 NAME = "ExportedModel"  # in MODEL.META_ARCHITECTURE
-# The output whose numbers are those of the classes.
-OUTPUT_OF: Mapping[Annotation, str] = {
-    BOXES: "classes", MASKS: "sem_seg", LABELS: "probabilities"
-}  # fmt: skip
 
 
 @META_ARCH_REGISTRY.register()

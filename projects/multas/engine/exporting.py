@@ -1,10 +1,9 @@
 """From a trained network to files for other runtimes, each evaluated before it counts."""
 
 import logging
-import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from tabulate import tabulate
 from torch import nn
 
 from multas.data.image_files import read_image
@@ -22,6 +20,7 @@ from multas.deploy.graph import ExportGraph
 from multas.deploy.onnx_file import black_image, import_onnx, write_onnx
 from multas.deploy.openvino_file import Compiled, quantise, save_openvino, write_openvino
 from multas.distillation import unwrap
+from multas.engine.export_table import Row, figures_of, listed, table
 from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
 from multas.util.annotation import STANDARD, Annotation
@@ -30,18 +29,6 @@ from multas.util.errors import UserError
 logger = logging.getLogger(__name__)
 
 SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
-# The figure of each task that may not drop; errors count as their negative.
-_FIGURES = {"bbox": "AP", "sem_seg": "mIoU", "classification": "top1_error"}
-
-
-@dataclass
-class Row:
-    """A network in one format: its file, time for an image in ms, and figures by task."""
-
-    name: str
-    size: int
-    times: list[float]
-    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)
@@ -108,10 +95,14 @@ class Export:
         file = self.stem.with_name(f"{self.stem.name}_int8{SUFFIXES[name]}")
         partial = file.with_name(f"{file.stem}.partial{file.suffix}")
         inputs = [self._inputs(record) for record in self.images]
-        attempts: list[Callable[[Any], float] | None] = [None]
-        if whole:
-            attempts.append(lambda network: self._score(Compiled(network, described)))
-        for score in attempts:
+
+        def gain(network: Any) -> float:
+            model: Any = load_model(exported(self.cfg), onnx_file)
+            model.detector.runtime = Compiled(network, described)
+            found = figures_of(Trainer.test(self.cfg, model))
+            return min(found[task] - whole[task] for task in whole)
+
+        for score in (None, gain)[: 1 + bool(whole)]:
             network = quantise(_read(name, onnx_file), inputs, score, self.max_drop)
             _save(name, network, described, str(partial))
             row = self._row(f"{name} int8", partial)
@@ -119,9 +110,9 @@ class Export:
             if all(drop <= self.max_drop for drop in drops.values()):
                 _move(partial, file)
                 return row, ""
-            logger.warning(f"{file}: 8 bits cost {_listed(drops)}.")
+            logger.warning(f"{file}: 8 bits cost {listed(drops)}.")
         _remove(partial)
-        return row, f"{file} is not written: 8 bits cost {_listed(drops)}"
+        return row, f"{file} is not written: 8 bits cost {listed(drops)}"
 
     def _of_torch(self, graph: ExportGraph) -> Row:
         def call(inputs: Mapping[str, np.ndarray]) -> None:
@@ -143,11 +134,6 @@ class Export:
     @property
     def _evaluates(self) -> bool:
         return bool(self.cfg.DATASETS.TEST) and self.nms
-
-    def _score(self, runtime: Compiled) -> float:
-        """The smallest figure of a network, so that none may drop."""
-        model = load_model(exported(self.cfg), "", runtime=runtime)
-        return min(figures_of(Trainer.test(self.cfg, model)).values())
 
     def _inputs(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
         image = read_image(record["file_name"], self.description.format)
@@ -175,34 +161,6 @@ def exported(cfg: CfgNode) -> CfgNode:
     cfg.defrost()
     cfg.MODEL.META_ARCHITECTURE = "ExportedModel"
     return cfg
-
-
-def figures_of(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The figure of each task that was evaluated, higher is better."""
-    found = {}
-    for task, name in _FIGURES.items():
-        if name in results.get(task, {}):
-            value = float(results[task][name])
-            found[task] = -value if name.endswith("_error") else value
-    return found
-
-
-def table(rows: Sequence[Row]) -> str:
-    """File size, time and figures of all formats, and what they have lost."""
-    tasks = list(rows[0].figures)
-    header = ["format", "MB", "ms/image min", "median", "images/s"]
-    for task in tasks:
-        header += [f"{task}/{_FIGURES[task]}", "difference"]
-    lines = []
-    for row in rows:
-        middle = statistics.median(row.times)
-        line = [row.name, f"{row.size / 1e6:.2f}", f"{min(row.times):.2f}", f"{middle:.2f}",
-                f"{1000 / middle:.1f}"]  # fmt: skip
-        for task in tasks:
-            value, whole = row.figures[task], rows[0].figures[task]
-            line += [f"{abs(value):.2f}", f"{value - whole:+.2f}"]
-        lines.append(line)
-    return tabulate(lines, header, tablefmt="simple_outline", disable_numparse=True)
 
 
 def class_names(names: Sequence[str]) -> dict[Annotation, list[str]]:
@@ -285,7 +243,3 @@ def _move(partial: Path, file: Path) -> None:
 def _remove(file: Path) -> None:
     for suffix in (".bin", file.suffix):
         file.with_suffix(suffix).unlink(missing_ok=True)
-
-
-def _listed(drops: Mapping[str, float]) -> str:
-    return ", ".join(f"{drop:.2f} of {task}/{_FIGURES[task]}" for task, drop in drops.items())
