@@ -94,9 +94,13 @@ def best_detections(boxes: Tensor, scores: Tensor, limit: int) -> dict[str, Tens
     """
     flat = scores.flatten(1)
     values, index = flat.topk(_at_most(limit, flat))
-    candidates = scores.shape[2]
+    num_classes, candidates = scores.shape[1:]
+    # A division would end in a cast, which NNCF cannot remove from an output.
+    classes = torch.arange(num_classes, device=scores.device).view(-1, 1).expand(-1, candidates)
     rows = (index % candidates).unsqueeze(-1).expand(-1, -1, 4)
-    return {"boxes": boxes.gather(1, rows), "scores": values, "classes": index // candidates}
+    return {
+        "boxes": boxes.gather(1, rows), "scores": values, "classes": classes.reshape(-1)[index]
+    }  # fmt: skip
 
 
 def _at_most(count: int, values: Tensor) -> Any:
