@@ -42,8 +42,8 @@ def table(rows: Sequence[Row]) -> str:
         line = [row.name, f"{row.size / 1e6:.2f}", f"{min(row.times):.2f}", f"{middle:.2f}",
                 f"{1000 / middle:.1f}"]  # fmt: skip
         for task in tasks:
-            value, whole = row.figures[task], rows[0].figures[task]
-            line += [f"{abs(value):.2f}", f"{value - whole:+.2f}"]
+            value, whole = row.figures.get(task), rows[0].figures[task]
+            line += ["-", "-"] if value is None else [f"{abs(value):.2f}", f"{value - whole:+.2f}"]
         lines.append(line)
     return tabulate(lines, header, tablefmt="simple_outline", disable_numparse=True)
 

@@ -2,8 +2,9 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 
 from multas.data.image_files import read_image
 from multas.deploy.describe import IMAGE, SIZES, describe_network
-from multas.deploy.detector import Description, Detector, prepare
+from multas.deploy.detector import KEY, Description, Detector, prepare
 from multas.deploy.graph import ExportGraph
 from multas.deploy.onnx_file import black_image, import_onnx, write_onnx
 from multas.deploy.openvino_file import Compiled, quantise, save_openvino, write_openvino
@@ -25,10 +26,11 @@ from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
 from multas.util.annotation import STANDARD, Annotation
 from multas.util.errors import UserError
+from multas.util.files import written_whole
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml"}
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts"}
 
 
 @dataclass(kw_only=True)
@@ -64,13 +66,15 @@ class Export:
         self.stem.parent.mkdir(parents=True, exist_ok=True)
         graph = ExportGraph(self.model, self.nms).eval()
         rows = [self._of_torch(graph)]
+        if "torchscript" in formats:
+            rows.append(self._torchscript(graph))
         onnx_file = self.stem.with_suffix(".onnx" if "onnx" in formats else ".partial.onnx")
         described = write_onnx(
             graph, self.description, str(onnx_file), self.dynamic_batch, self.dynamic_size
         )
         failed = []
         try:
-            for name in formats:
+            for name in (name for name in formats if name != "torchscript"):
                 file = self.stem.with_suffix(SUFFIXES[name])
                 if name == "openvino":
                     write_openvino(str(onnx_file), described, str(file))
@@ -123,6 +127,23 @@ class Export:
         figures = figures_of(Trainer.test(self.cfg, self.model)) if self._evaluates else {}
         return Row("PyTorch fp32", size, self._times(call), figures)
 
+    def _torchscript(self, graph: ExportGraph) -> Row:
+        """A file that torch.jit.load reads; the time of it, and its figures are PyTorch's."""
+        file = self.stem.with_suffix(SUFFIXES["torchscript"])
+        inputs = [torch.from_numpy(x) for x in self._example().values()]
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes are constants of the trace on purpose
+            traced = torch.jit.trace(graph, tuple(inputs), check_trace=False)
+        description = replace(self.description, outputs={x: x for x in graph.outputs})
+        with written_whole(file) as partial:
+            torch.jit.save(traced, partial, _extra_files={KEY: description.to_json()})
+
+        def call(inputs: Mapping[str, np.ndarray]) -> None:
+            with torch.inference_mode():
+                traced(*(torch.from_numpy(x) for x in inputs.values()))
+
+        return Row("torchscript", file.stat().st_size, self._times(call))
+
     def _row(self, name: str, file: Path) -> Row:
         runtime = Detector(str(file)).runtime
         size = sum(f.stat().st_size for f in (file, file.with_suffix(".bin")) if f.is_file())
@@ -143,10 +164,13 @@ class Export:
             inputs[SIZES] = np.array([seen.size], np.float32)
         return inputs
 
+    def _example(self) -> dict[str, np.ndarray]:
+        black = black_image(self.description, len(self.cfg.MODEL.PIXEL_MEAN))
+        return self._inputs(self.images[0]) if self.images else black
+
     def _times(self, call: Callable[[Mapping[str, np.ndarray]], Any]) -> list[float]:
         """Milliseconds of 21 calls for one image, after some to warm up."""
-        black = black_image(self.description, len(self.cfg.MODEL.PIXEL_MEAN))
-        inputs = self._inputs(self.images[0]) if self.images else black
+        inputs = self._example()
         times = []
         for _ in range(24):
             start = time.perf_counter()
@@ -211,7 +235,10 @@ def prepare_export(
     images = [record for own in (records, *known.values()) for record in own]
     model = unwrap(load_model(cfg, weights))[0].cpu()
     names = class_names([*filter(None, [calibrate]), *tests, *cfg.DATASETS.TRAIN])
-    description = describe_network(cfg, model, names, size, sizes_of(images))
+    sizes = list(sizes_of(images))
+    if options.get("dynamic_size") and not sizes:
+        sizes = [(max(cfg.INPUT.MIN_SIZE_TEST, 64),) * 2]  # of the example that is traced
+    description = describe_network(cfg, model, names, size, sizes)
     return Export(
         cfg=cfg, model=model, description=description, images=spread(records, max_images), **options
     )
@@ -230,7 +257,7 @@ def _save(name: str, network: Any, described: Description, file: str) -> None:
         save_openvino(network, described, file)
         return
     onnx = import_onnx()
-    onnx.helper.set_model_props(network, {"multas": described.to_json()})
+    onnx.helper.set_model_props(network, {KEY: described.to_json()})
     onnx.save(network, file)
 
 

@@ -22,12 +22,7 @@ class _NonMaxSuppression(torch.autograd.Function):
     def forward(
         ctx: Any, boxes: Tensor, scores: Tensor, iou_thresh: float, score_thresh: float, limit: int
     ) -> Tensor:
-        # Boxes of different images and classes are moved apart.
-        images, classes, candidates = torch.nonzero(scores > score_thresh, as_tuple=True)
-        group = images * scores.shape[1] + classes
-        apart = boxes[images, candidates] + (group * (boxes.max() + 1)).unsqueeze(1)
-        best = nms(apart, scores[images, classes, candidates], iou_thresh)
-        return torch.stack([images[best], classes[best], candidates[best]], dim=1)
+        return _suppress(boxes, scores, iou_thresh, score_thresh)
 
     @staticmethod
     def symbolic(
@@ -69,8 +64,11 @@ def suppress(
         limit: the number of candidates of a class that stay; 0: all.
     """
     limit = limit or _NO_LIMIT
-    apply = cast(Any, _NonMaxSuppression.apply)
-    kept = apply(boxes.float(), scores.float(), iou_thresh, score_thresh, limit)
+    options = (boxes.float(), scores.float(), iou_thresh, score_thresh)
+    if torch.onnx.is_in_onnx_export():
+        kept = cast(Any, _NonMaxSuppression.apply)(*options, limit)
+    else:
+        kept = _suppress(*options)
     stay = torch.zeros_like(scores, dtype=torch.bool)
     stay[kept[:, 0], kept[:, 1], kept[:, 2]] = True
     return stay
@@ -101,6 +99,17 @@ def best_detections(boxes: Tensor, scores: Tensor, limit: int) -> dict[str, Tens
     return {
         "boxes": boxes.gather(1, rows), "scores": values, "classes": classes.reshape(-1)[index]
     }  # fmt: skip
+
+
+def _suppress(boxes: Tensor, scores: Tensor, iou_thresh: float, score_thresh: float) -> Tensor:
+    """The rows (image, class, candidate) that stay, as ONNX's NonMaxSuppression gives them."""
+    images, classes, candidates = torch.nonzero(scores > score_thresh, as_tuple=True)
+    # Boxes of different images and classes are moved apart.
+    group = images * scores.shape[1] + classes
+    extent = boxes.abs().max() * 2 + 1
+    apart = boxes[images, candidates] + (group * extent).unsqueeze(1)
+    best = nms(apart, scores[images, classes, candidates], iou_thresh)
+    return torch.stack([images[best], classes[best], candidates[best]], dim=1)
 
 
 def _at_most(count: int, values: Tensor) -> Any:
