@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 import torch
 from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
+from detectron2.structures import BoxMode
+from PIL import Image
 from torch import nn
 
 import tiny_classifier
@@ -91,3 +94,25 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     """Noise that is smooth enough to differ little where it is resized, (H, W, 3) uint8."""
     coarse = np.random.default_rng(seed).integers(0, 256, (height // 4 + 1, width // 4 + 1, 3))
     return coarse.repeat(4, 0).repeat(4, 1)[:height, :width].astype(np.uint8)
+
+
+@pytest.fixture
+def cells(tmp_path, forget_registered):
+    """A registered data set of three images with boxes, masks and labels; gives its name."""
+    records = []
+    for i, (height, width) in enumerate([(50, 70), (90, 61), (64, 64)]):
+        file, mask = tmp_path / f"{i}.png", tmp_path / f"mask{i}.png"
+        Image.fromarray(picture(height, width, i)).save(file)
+        Image.fromarray(np.full((height, width), i, np.uint8)).save(mask)
+        box = {"bbox": [5, 5, 40, 45], "bbox_mode": BoxMode.XYXY_ABS, "category_id": i}
+        records.append(
+            {"file_name": str(file), "sem_seg_file_name": str(mask), "label": i, "image_id": i,
+             "height": height, "width": width, "annotations": [box]}
+        )  # fmt: skip
+    DatasetCatalog.register("cells", lambda: records)
+    MetadataCatalog.get("cells").set(
+        thing_classes=CLASSES["classes"],
+        stuff_classes=CLASSES["sem_seg"],
+        label_classes=CLASSES["probabilities"],
+    )
+    return "cells"

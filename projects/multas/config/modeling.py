@@ -70,6 +70,11 @@ def add_modeling_config(cfg: CN) -> None:
     # be the `ignore_label` of the data set.
     head.IGNORE_VALUE = 255
 
+    # The names of the classes of boxes, masks and images. The config.yaml of a run has them, so
+    # that its model can be served where the data cards are missing; a card that is there prevails.
+    classes = cfg.MODEL.CLASSES = CN()
+    classes.DET, classes.SEG, classes.CLS = [], [], []
+
     _add_exported_config(cfg)
 
     head = cfg.MODEL.LINEAR_HEAD = CN()

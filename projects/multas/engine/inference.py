@@ -14,6 +14,7 @@ from multas.deploy.exported_model import NAME as EXPORTED
 from multas.distillation import Distiller
 from multas.distillation.teacher.build import build_teachers
 from multas.engine.checkpointer import find_checkpoint
+from multas.engine.served import SERVED, heed_served_facts
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
 from multas.modeling.building import building
@@ -46,12 +47,13 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
     with building(cfg):
         model = build_model(cfg)
     try:
-        load_strictly(model, weights)
+        rest = load_strictly(model, weights)
     except WeightsMisfit as error:
         raise UserError(
             f"The weights do not fit the config: {error}. Use the config that they "
             "were trained with, and a checkpoint of the whole model."
         ) from error
+    heed_served_facts(cfg, rest.get(SERVED), weights)
     return model.eval()
 
 

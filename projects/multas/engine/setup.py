@@ -22,7 +22,7 @@ from multas.config import (
     prefer_square_size,
 )
 from multas.config.limits import check_limits
-from multas.data import register_cards
+from multas.data.class_names import register_cards_or_classes
 from multas.engine.checks.files import check_files
 from multas.engine.checks.machine import check_device, check_world_size
 from multas.engine.checks.network_input import check_network_input
@@ -62,7 +62,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         _import(module)
     check_registered(cfg, config_file or "The config")
     check_network_input(cfg)
-    register_cards(cfg.DATASETS.CARDS)
+    register_cards_or_classes(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")

@@ -122,7 +122,7 @@ class Trainer(DefaultTrainer):
         ]
         if comm.is_main_process():
             # Before the last evaluation, which may fail.
-            default = [SaveStudent(self._final, model, cfg.OUTPUT_DIR), *default]
+            default = [SaveStudent(self._final, model, cfg), *default]
         return [*own, *self._final.hooks, *default]
 
     def build_writers(self) -> list[EventWriter]:
