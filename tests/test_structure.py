@@ -13,7 +13,8 @@ FLOORS = {
     "evaluation": {"util"},
     "modeling": {"util", "data"},
     "distillation": {"util", "config", "modeling"},
-    "engine": {"util", "config", "data", "modeling", "evaluation", "distillation"},
+    "deploy": {"util", "config", "data", "modeling"},
+    "engine": {"util", "config", "data", "modeling", "evaluation", "distillation", "deploy"},
 }
 
 

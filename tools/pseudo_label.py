@@ -28,6 +28,7 @@ from multas.data.pseudo_label_files import (
     read_pseudo_labels,
     save_pseudo_labels,
 )
+from multas.deploy.exported_model import ExportedModel
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
 from multas.engine.checks.images import checked_images
@@ -117,6 +118,11 @@ def label(args: argparse.Namespace, cfg: CfgNode) -> None:
     known = [args.dataset, args.report_against, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     check_classes(model, [name for name in known if name])
     classes = class_names(known)
+    if args.scales != [1.0] and isinstance(model, ExportedModel):
+        raise UserError(
+            f"--scales: {args.weights} resizes images to a size of its own, so that all scales "
+            "would look the same. Leave --scales out; --flip works."
+        )
     if args.flip or args.scales != [1.0]:
         model = FlipScaleEnsemble(
             model, args.scales, flip=args.flip, topk=cfg.TEST.DETECTIONS_PER_IMAGE

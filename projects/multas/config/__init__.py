@@ -10,7 +10,13 @@ from multas.config.opts import merge_opts
 from multas.config.rows import merge_config
 from multas.config.solver import add_solver_config
 
-__all__ = ["add_multas_config", "merge_config", "merge_opts", "prefer_square_size"]
+__all__ = [
+    "add_multas_config",
+    "merge_config",
+    "merge_opts",
+    "prefer_exported_file",
+    "prefer_square_size",
+]
 
 
 def add_multas_config(cfg: CfgNode) -> None:
@@ -20,6 +26,17 @@ def add_multas_config(cfg: CfgNode) -> None:
     add_distillation_config(cfg)
     add_solver_config(cfg)
     add_evaluation_config(cfg)
+
+
+def prefer_exported_file(cfg: CfgNode) -> None:
+    """Of an exported network, move its file to where no checkpointer looks, in place.
+
+    Test images are left whole, since the file has the rule by which they are resized.
+    """
+    if cfg.MODEL.META_ARCHITECTURE == "ExportedModel":
+        cfg.MODEL.EXPORTED.FILE = cfg.MODEL.WEIGHTS or cfg.MODEL.EXPORTED.FILE
+        cfg.MODEL.WEIGHTS = ""
+        cfg.INPUT.MIN_SIZE_TEST = cfg.INPUT.SQUARE_SIZE = cfg.INPUT.CENTER_CROP_TEST = 0
 
 
 def prefer_square_size(cfg: CfgNode) -> None:

@@ -70,11 +70,34 @@ def add_modeling_config(cfg: CN) -> None:
     # be the `ignore_label` of the data set.
     head.IGNORE_VALUE = 255
 
+    # The names of the classes of boxes, masks and images. The config.yaml of a run has them, so
+    # that its model can be served where the data cards are missing; a card that is there prevails.
+    classes = cfg.MODEL.CLASSES = CN()
+    classes.DET, classes.SEG, classes.CLS = [], [], []
+
+    _add_exported_config(cfg)
+
     head = cfg.MODEL.LINEAR_HEAD = CN()
     # The feature map to pool and classify; empty = the coarsest that the backbone returns.
     head.IN_FEATURE = ""
     # The number of classes.
     head.NUM_CLASSES = 1000
+
+
+def _add_exported_config(cfg: CN) -> None:
+    """A network in a file of another runtime, see docs/serving.md."""
+    # For MODEL.META_ARCHITECTURE ExportedModel.
+    exported = cfg.MODEL.EXPORTED = CN()
+    # A file .onnx or .xml of tools/export.py, or a YAML file that describes a detector of another
+    # program. `load_config` moves MODEL.WEIGHTS here, which Detectron2 would take for a checkpoint,
+    # and leaves test images whole (INPUT.*_TEST): the file has its own rule of resizing.
+    exported.FILE = ""
+    # "onnxruntime" or "openvino"; "" = the first of them that reads the file and is installed.
+    exported.LIBRARY = ""
+    # The number of threads; 0 = all cores.
+    exported.THREADS = 0
+    # OpenVINO: "f32" or "bf16"; "" = what the processor multiplies fastest.
+    exported.PRECISION = ""
 
 
 def _add_dense_head_config(cfg: CN) -> None:

@@ -36,6 +36,7 @@ Facts = dict[str, Any]
 _FREE = (
     "OUTPUT_DIR", "VERSION", "VIS_PERIOD", "CUDNN_BENCHMARK", "IMPORT_MODULES", "FLOAT32_PRECISION",
     "*_TEST", "TEST.[!P]*", "MODEL.DEVICE", "MODEL.WEIGHTS",
+    "MODEL.CLASSES.*",  # of the data, which are compared
     "DATASETS.TEST", "DATASETS.CARDS", "DATASETS.CHECK_IMAGES", "DATALOADER.NUM_WORKERS",
     "SOLVER.CHECKPOINT_PERIOD*", "MODEL.DISTILLATION.CACHE.*",
     "MODEL.DISTILLATION.*TEACHER*",  # compared by the content of their files, which may have moved
@@ -149,7 +150,7 @@ def _teacher_facts(key: str, node: CfgNode) -> Facts:
         return facts
     del facts[f"{key}.CONFIG_FILE"], facts[f"{key}.OPTS"]
     network = dict(_leaves(Teacher.load_config(node.CONFIG_FILE, node.OPTS)))
-    own = ("MODEL.DISTILLATION.*", "MODEL.WEIGHTS", "MODEL.DEVICE")
+    own = ("MODEL.DISTILLATION.*", "MODEL.WEIGHTS", "MODEL.DEVICE", "MODEL.CLASSES.*")
     return facts | {
         f"{key}, {name}": value
         for name, value in network.items()

@@ -9,11 +9,13 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from detectron2.config import CfgNode
 from detectron2.engine import HookBase
 from detectron2.utils import comm
 from torch import nn
 
 from multas.distillation.teacher.cache import TeacherCache
+from multas.engine.served import SERVED, served_facts
 from multas.engine.weights.evaluated_models import Weights, live_weights
 from multas.engine.weights.final_weights import FinalWeights
 from multas.modeling import MultiTaskNetwork
@@ -96,15 +98,16 @@ class TaskImages(HookBase):
 
 @dataclass(eq=False)
 class SaveStudent(HookBase):
-    """Writes ``student.pth`` when training has finished: the final weights and nothing else.
+    """Writes ``student.pth`` when training has finished: the final weights, ready to be served.
 
-    With an average or early stopping, these are not the weights of the last iteration, which are
-    then written as well, as ``student_raw.pth``.
+    Beside them are the names of the classes and the keys that make test images, which loaders that
+    do not ask for them pass over. With an average or early stopping, these are not the weights of
+    the last iteration, which are then written as well, as ``student_raw.pth``.
     """
 
     final: FinalWeights
     model: nn.Module  # that is trained
-    folder: str
+    cfg: CfgNode
 
     def after_train(self) -> None:
         if self.trainer.iter < self.trainer.max_iter:
@@ -116,5 +119,5 @@ class SaveStudent(HookBase):
         self._save(trained if final is None else final, "student.pth")
 
     def _save(self, weights: Weights, name: str) -> None:
-        with written_whole(os.path.join(self.folder, name)) as path:
-            torch.save({"model": dict(weights)}, path)
+        with written_whole(os.path.join(self.cfg.OUTPUT_DIR, name)) as path:
+            torch.save({"model": dict(weights), SERVED: served_facts(self.cfg)}, path)

@@ -9,9 +9,12 @@ from detectron2.modeling import build_model
 from detectron2.utils import comm
 from torch import nn
 
+from multas.config import prefer_exported_file
+from multas.deploy.exported_model import NAME as EXPORTED
 from multas.distillation import Distiller
 from multas.distillation.teacher.build import build_teachers
 from multas.engine.checkpointer import find_checkpoint
+from multas.engine.served import SERVED, heed_served_facts
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
 from multas.evaluation.summary import results_table
 from multas.modeling.building import building
@@ -25,22 +28,32 @@ logger = logging.getLogger(__name__)
 def load_model(cfg: CfgNode, weights: str) -> nn.Module:
     """The model of a config (of a distillation, the student) with trained weights, in eval mode.
 
+    For MODEL.META_ARCHITECTURE ExportedModel, the weights are the file of the network; "" takes the
+    one that the config names.
+
     Raises:
         FileNotFoundError: There is no such file, or its name is empty.
         UserError: It is no file of weights, or lacks parameters of the model, which would stay
-            random.
+            random; or an exported network cannot be run.
     """
+    if cfg.MODEL.META_ARCHITECTURE == EXPORTED:
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.WEIGHTS = weights
+        prefer_exported_file(cfg)
+        return build_model(cfg).eval()
     # Without weights the model would be random.
     check_is_file(weights, "MODEL.WEIGHTS (or --weights of a tool)")
     with building(cfg):
         model = build_model(cfg)
     try:
-        load_strictly(model, weights)
+        rest = load_strictly(model, weights)
     except WeightsMisfit as error:
         raise UserError(
             f"The weights do not fit the config: {error}. Use the config that they "
             "were trained with, and a checkpoint of the whole model."
         ) from error
+    heed_served_facts(cfg, rest.get(SERVED), weights)
     return model.eval()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.utils import comm
 
+from multas.data.class_names import with_class_names
 from multas.distillation.teacher.build import teacher_nodes
 from multas.engine.run_log import open_log
 from multas.util.errors import UserError
@@ -59,7 +60,7 @@ def begin_evaluation(cfg: CfgNode) -> None:
 def _begin_records(cfg: CfgNode) -> None:
     open_log(cfg.OUTPUT_DIR)
     if comm.is_main_process():
-        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), cfg.dump())
+        write_text(os.path.join(cfg.OUTPUT_DIR, "config.yaml"), with_class_names(cfg).dump())
 
 
 def _claim(cfg: CfgNode, resumes: bool, held: ExitStack) -> None:

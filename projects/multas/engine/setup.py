@@ -11,11 +11,18 @@ from detectron2.engine import default_setup
 from detectron2.utils import comm
 from detectron2.utils.logger import setup_logger
 
+import multas.deploy.exported_model
 import multas.distillation
-import multas.modeling  # noqa: F401  (registers backbones, heads and the multi-task network)
-from multas.config import add_multas_config, merge_config, merge_opts, prefer_square_size
+import multas.modeling  # noqa: F401  (registers backbones, heads and meta-architectures)
+from multas.config import (
+    add_multas_config,
+    merge_config,
+    merge_opts,
+    prefer_exported_file,
+    prefer_square_size,
+)
 from multas.config.limits import check_limits
-from multas.data import register_cards
+from multas.data.class_names import register_cards_or_classes
 from multas.engine.checks.files import check_files
 from multas.engine.checks.machine import check_device, check_world_size
 from multas.engine.checks.network_input import check_network_input
@@ -45,6 +52,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         merge_config(cfg, config_file)
     merge_opts(cfg, opts)
     prefer_square_size(cfg)
+    prefer_exported_file(cfg)
     check_limits(cfg)
     # TorchScript would fuse scripted losses (RetinaNet's focal loss) after some runs and so change
     # their last bits, and no resumed run could equal an uninterrupted one.
@@ -55,7 +63,7 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
         _import(module)
     check_registered(cfg, config_file or "The config")
     check_network_input(cfg)
-    register_cards(cfg.DATASETS.CARDS)
+    register_cards_or_classes(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
         logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")

@@ -19,6 +19,7 @@ from torch import nn
 from multas.config.limits import check_limits
 from multas.data import build_test_loader
 from multas.data.training import build_training_loader
+from multas.deploy.exported_model import check_trainable
 from multas.distillation import Distiller, unwrap
 from multas.engine.checkpointer import Checkpointer, find_checkpoint
 from multas.engine.checks.images import checked_images
@@ -73,6 +74,7 @@ class Trainer(DefaultTrainer):
     build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
+        check_trainable(cfg)
         cfg = resolve_precision(cfg)
         # Of the config as it was given: epochs of other data are other iterations.
         self._facts = config_facts(cfg)
@@ -133,7 +135,7 @@ class Trainer(DefaultTrainer):
         ]
         if comm.is_main_process():
             # Before the last evaluation, which may fail.
-            default = [SaveStudent(self._final, model, cfg.OUTPUT_DIR), *default]
+            default = [SaveStudent(self._final, model, cfg), *default]
         return [*own, *self._final.hooks, *default]
 
     def build_writers(self) -> list[EventWriter]:

@@ -108,12 +108,15 @@ def _series(name: str) -> Iterator[str]:
     return (".".join(parts[:i]) for i, part in enumerate(parts) if part.isdigit())
 
 
-def load_strictly(model: nn.Module, path: str) -> None:
+def load_strictly(model: nn.Module, path: str) -> dict[str, Any]:
     """Load a checkpoint, in any format that Detectron2 reads, that must have every parameter.
+
+    Returns:
+        What else the file has.
 
     Raises:
         FileNotFoundError: There is no such file.
         UserError: It cannot be read as weights.
         WeightsMisfit: Parameters are missing or have another shape; the message names the first.
     """
-    _StrictCheckpointer(model).load(path)
+    return _StrictCheckpointer(model).load(path)

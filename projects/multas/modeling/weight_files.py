@@ -26,6 +26,7 @@ _OTHER_CONTENT = (
 _OTHER_FORMATS = {".onnx": "ONNX", ".keras": "Keras", ".tflite": "TensorFlow Lite", ".npz": "NumPy"}
 # Infinite values and whole numbers may stand in masks and counters, but not here.
 _LEARNED = (".weight", ".bias", ".running_mean", ".running_var")
+_EXPORTED = "MODEL.META_ARCHITECTURE ExportedModel"
 _CURE = "Name a checkpoint (.pth, .safetensors, or .pkl of Detectron2's model zoo)."
 
 
@@ -173,13 +174,16 @@ def _refuse_other_formats(path: str) -> None:
     if not start:
         raise UserError(f"{path} is empty. Copy or download it again.")
     if start.lstrip().startswith(b"<") and b"\0" not in start:
+        if path.endswith(".xml"):
+            raise UserError(f"{path} is XML, which is no checkpoint. To run it, set {_EXPORTED}.")
         raise UserError(f"{path} is a web page or XML: its download went wrong. Get it again.")
     for begin, what in _OTHER_CONTENT:
         if start.startswith(begin):
             raise UserError(f"{path} {what}.")
     name = _OTHER_FORMATS.get(os.path.splitext(path)[1].lower())
     if name:
-        raise UserError(f"{path} is of {name}, which is no checkpoint. {_CURE}")
+        cure = _CURE if name != "ONNX" else f"To run it, set {_EXPORTED}."
+        raise UserError(f"{path} is of {name}, which is no checkpoint. {cure}")
     if start.startswith(b"PK"):
         _refuse_other_archives(path)
 

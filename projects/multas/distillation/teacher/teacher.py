@@ -106,6 +106,12 @@ class Teacher:
         add_multas_config(cfg)
         merge_config(cfg, config_file)
         merge_opts(cfg, opts)
+        if cfg.MODEL.META_ARCHITECTURE == "ExportedModel":
+            raise UserError(
+                f"The teacher's config {config_file} names ExportedModel, which has no layers to "
+                "distil from. Let it label images (tools/pseudo_label.py), or name the config and "
+                "the checkpoint that it was exported from."
+            )
         prefer_square_size(cfg)
         check_limits(cfg, f"The teacher's config {config_file}: ")
         check_registered(cfg, f"The teacher's config {config_file}")

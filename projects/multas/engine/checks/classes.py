@@ -12,11 +12,12 @@ from detectron2.modeling.meta_arch.semantic_seg import SemSegFPNHead
 from torch import nn
 
 from multas.data.dataset_dicts import require_registered
+from multas.deploy.exported_model import ExportedModel
 from multas.distillation import unwrap
 from multas.evaluation.build import evaluator_types
 from multas.evaluation.metric_names import check_metric
 from multas.modeling import TaskHead
-from multas.util.annotation import BOXES, MASKS, Annotation
+from multas.util.annotation import BOXES, MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,9 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
         UserError: A head has another number of classes, or two data sets number them differently.
     """
     student, _ = unwrap(model)
+    if isinstance(student, ExportedModel):
+        _check_file_classes(student, names)
+        return
     for head in _known_heads(student):
         module, kind = head.module, head.annotation
         count = getattr(module, "num_classes", None)
@@ -102,6 +106,21 @@ def check_classes(model: nn.Module, names: Sequence[str]) -> None:
                 )
             first = first or (name, classes)
             _check_order(first, (name, classes))
+
+
+def _check_file_classes(model: ExportedModel, names: Sequence[str]) -> None:
+    """Make sure that an exported network and data sets have the same classes, in one order."""
+    for kind in STANDARD:
+        own = model.classes(kind)
+        for name in names if own else ():
+            data = MetadataCatalog.get(name)
+            theirs = list(data.get(kind.classes_key, None) or ())
+            if theirs and kind.task in data.get("annotates", (kind.task,)) and theirs != own:
+                raise UserError(
+                    f"{model.file} has the classes {_shortened(own or ())}, but the data set "
+                    f"'{name}' has {_shortened(theirs)}; numbers would mean other classes. Use "
+                    "data with the classes of the file, in its order, or another file."
+                )
 
 
 def check_ignored_labels(cfg: CfgNode, model: nn.Module, names: Sequence[str]) -> None:

@@ -6,6 +6,7 @@ from detectron2.config import CfgNode
 
 from multas.data.dataset_dicts import require_registered
 from multas.data.task_batches import training_sets
+from multas.deploy.exported_model import NAME as EXPORTED
 from multas.distillation.teacher.build import check_teachers
 from multas.engine.checkpoint_files import has_checkpoints
 from multas.modeling.weight_files import check_is_file, read_weights
@@ -29,8 +30,9 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
         key = "DATASETS.TASK_BATCHES" if batches else "DATASETS.TRAIN"
         require_registered(training_sets(cfg), key)
     weights = cfg.MODEL.WEIGHTS
+    exported = cfg.MODEL.META_ARCHITECTURE == EXPORTED  # whose file is read when it is built
     begins = not (args.resume and has_checkpoints(cfg.OUTPUT_DIR))
-    if begins and (weights or args.eval_only) and "://" not in weights:
+    if begins and (weights or args.eval_only) and "://" not in weights and not exported:
         check_is_file(weights, "MODEL.WEIGHTS")
         read_weights(weights)
     if args.eval_only and not cfg.DATASETS.TEST:

@@ -81,6 +81,24 @@ class TaskHead(nn.Module):
         """
         return list(predictions)
 
+    def export(
+        self, predictions: Any, features: Features, image_sizes: Tensor, nms: bool
+    ) -> dict[str, Tensor]:
+        """The results of N images as tensors that an exported graph gives, by name.
+
+        Args:
+            predictions, features: as of :meth:`losses`.
+            image_sizes: (N, 2), height and width of each image without padding.
+            nms: whether the weaker of overlapping boxes are dropped.
+
+        Raises:
+            UserError: unless a head says what it gives.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot be exported: it has no method `export`, which gives "
+            "its results as tensors. Write it as in DenseDetectionHead, or leave the head out."
+        )
+
 
 def build_task_head(
     entry: str | Mapping[str, Any], cfg: CfgNode, input_shape: dict[str, ShapeSpec]

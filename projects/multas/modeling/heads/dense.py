@@ -138,3 +138,11 @@ class DenseDetectionHead(TaskHead):
         logits, deltas = self.flatten(predictions)
         anchors = self.anchors(features)
         return self.detect.in_images(logits, deltas, anchors, image_sizes, output_sizes)
+
+    def export(
+        self, predictions: Maps, features: Features, image_sizes: Tensor, nms: bool
+    ) -> dict[str, Tensor]:
+        """Detections as tensors, see :meth:`DenseInference.export`."""
+        return self.detect.export(
+            *self.flatten(predictions), self.anchors(features), image_sizes, nms
+        )

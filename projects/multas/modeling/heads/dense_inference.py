@@ -10,6 +10,13 @@ from detectron2.structures import Boxes, Instances
 from torch import Tensor
 
 from multas.modeling.box_coding import decode_boxes
+from multas.modeling.detection_graph import (
+    best_candidates,
+    best_detections,
+    by_class,
+    clip_boxes,
+    suppress,
+)
 from multas.modeling.heads.build import Size, Sizes
 
 
@@ -98,3 +105,46 @@ class DenseInference:
         boxes = Boxes(self.decode(deltas.to(anchors.dtype), anchors))
         boxes.clip(size)
         return boxes.tensor
+
+    def export(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_sizes: Tensor, nms: bool
+    ) -> dict[str, Tensor]:
+        """The same detections of N images at once, as tensors of fixed shapes.
+
+        Args:
+            logits: (N, R, K).
+            deltas: (N, R, D).
+            anchors: (R, P).
+            image_sizes: (N, 2), heights and widths without padding.
+            nms: whether the weaker of overlapping boxes are dropped. Otherwise all R boxes are
+                given, with the scores of all classes.
+
+        Returns:
+            "boxes" (N, M, 4) XYXY in pixels of the network's input, "scores" (N, M), best first and
+            then zeros, and "classes" (N, M); without NMS "boxes" (N, R, 4), "scores" (N, R, K).
+        """
+        if not nms:
+            boxes = clip_boxes(self.decode(deltas, anchors), image_sizes)
+            return {"boxes": boxes, "scores": logits.sigmoid()}
+        boxes, scores = self._ranked(logits, deltas, anchors, image_sizes)
+        ranked = scores.amax(1, keepdim=True) if self.class_agnostic else scores
+        limit = 0 if self.class_agnostic else self.max_detections
+        stay = suppress(boxes, ranked, self.nms_thresh, self.score_thresh, limit)
+        stay = stay & (scores > self.score_thresh)
+        return best_detections(boxes, scores * stay, self.max_detections)
+
+    def _ranked(
+        self, logits: Tensor, deltas: Tensor, anchors: Tensor, image_sizes: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The candidates before NMS: boxes (N, T, 4) and the scores of their classes (N, K, T)."""
+        if not self.topk:
+            boxes = clip_boxes(self.decode(deltas, anchors), image_sizes)
+            return boxes, logits.sigmoid().transpose(1, 2)
+        by_place = logits.amax(2, keepdim=True) if self.class_agnostic else logits
+        scores, rows, classes = best_candidates(by_place, self.topk)
+        picked = deltas.gather(1, rows.unsqueeze(-1).expand(-1, -1, deltas.shape[2]))
+        boxes = clip_boxes(self.decode(picked, anchors[rows]), image_sizes)
+        if not self.class_agnostic:
+            return boxes, by_class(scores, classes, logits.shape[2])
+        rows = rows.unsqueeze(-1).expand(-1, -1, logits.shape[2])
+        return boxes, logits.gather(1, rows).sigmoid().transpose(1, 2)

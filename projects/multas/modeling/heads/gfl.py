@@ -143,6 +143,13 @@ class GFLHead(TaskHead):
         places = anchor_places(self.level_anchors(features), self.strides)
         return self.detect.in_images(logits, sides, places, image_sizes, output_sizes)
 
+    def export(
+        self, predictions: Maps, features: Features, image_sizes: Tensor, nms: bool
+    ) -> dict[str, Tensor]:
+        """Detections as tensors, see :meth:`DenseInference.export`."""
+        places = anchor_places(self.level_anchors(features), self.strides)
+        return self.detect.export(*self.flatten(predictions), places, image_sizes, nms)
+
 
 def gfl_predictor(options: dict[str, Any], reg_max: int) -> nn.Module:
     """Detectron2's RetinaNet head whose last box layer gives reg_max + 1 logits for each side."""

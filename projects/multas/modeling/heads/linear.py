@@ -71,3 +71,9 @@ class LinearClassificationHead(TaskHead):
     ) -> list[Tensor]:
         """Softmax scores (K,) of each image."""
         return list(full_precision(predictions).softmax(dim=1))
+
+    def export(
+        self, predictions: Tensor, features: Features, image_sizes: Tensor, nms: bool
+    ) -> dict[str, Tensor]:
+        """ "probabilities": softmax scores (N, K)."""
+        return {"probabilities": predictions.softmax(dim=1)}

@@ -144,3 +144,9 @@ class SemanticFPNHead(TaskHead):
         """Logits (C, H, W) of each image at its output size, as ``SemSegEvaluator`` takes them."""
         sizes = zip(predictions, image_sizes, output_sizes, strict=True)
         return [sem_seg_postprocess(x, size, *output) for x, size, output in sizes]
+
+    def export(
+        self, predictions: Tensor, features: Features, image_sizes: Tensor, nms: bool
+    ) -> dict[str, Tensor]:
+        """ "sem_seg": logits (N, C, H, W) at the size of the padded input."""
+        return {"sem_seg": predictions}

@@ -1,0 +1,272 @@
+"""From a trained network to files for other runtimes, each evaluated before it counts."""
+
+import logging
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from detectron2.config import CfgNode
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from torch import nn
+
+from multas.data.image_files import read_image
+from multas.deploy.describe import IMAGE, SIZES, describe_network
+from multas.deploy.detector import KEY, Description, Detector, prepare
+from multas.deploy.graph import ExportGraph
+from multas.deploy.onnx_file import black_image, import_onnx, write_onnx
+from multas.deploy.openvino_file import Compiled, quantise, save_openvino, write_openvino
+from multas.distillation import unwrap
+from multas.engine.export_table import Row, figures_of, listed, table
+from multas.engine.inference import load_model
+from multas.engine.trainer import Trainer
+from multas.util.annotation import STANDARD, Annotation
+from multas.util.errors import UserError
+from multas.util.files import written_whole
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts"}
+
+
+@dataclass(kw_only=True)
+class Export:
+    """A trained network on its way into files.
+
+    Attributes:
+        cfg: its config, with the data set to evaluate on in DATASETS.TEST, or with none.
+        model: the network in eval mode.
+        description: how images are prepared for it.
+        stem: path of the files without suffix.
+        images: dataset dicts of the images to calibrate 8 bits with, and to take the time with.
+        max_drop: what 8 bits may cost of each figure.
+    """
+
+    cfg: CfgNode
+    model: nn.Module
+    description: Description
+    stem: Path
+    images: Sequence[Mapping[str, Any]] = ()
+    max_drop: float = 0.5
+    nms: bool = True
+    dynamic_batch: bool = False
+    dynamic_size: bool = False
+
+    def run(self, formats: Sequence[str], int8: bool) -> list[Row]:
+        """Write the files of all formats, and evaluate each.
+
+        Raises:
+            UserError: A network in 8 bits has lost more than ``max_drop``, even with the layers
+                that suffer in full precision. It is not there then; all other files are.
+        """
+        self.stem.parent.mkdir(parents=True, exist_ok=True)
+        graph = ExportGraph(self.model, self.nms).eval()
+        rows = [self._of_torch(graph)]
+        if "torchscript" in formats:
+            rows.append(self._torchscript(graph))
+        onnx_file = self.stem.with_suffix(".onnx" if "onnx" in formats else ".partial.onnx")
+        described = write_onnx(
+            graph, self.description, str(onnx_file), self.dynamic_batch, self.dynamic_size
+        )
+        failed = []
+        try:
+            for name in (name for name in formats if name != "torchscript"):
+                file = self.stem.with_suffix(SUFFIXES[name])
+                if name == "openvino":
+                    write_openvino(str(onnx_file), described, str(file))
+                rows.append(self._row(name, file))
+                if int8:
+                    row, fault = self._in_8_bits(name, str(onnx_file), described, rows[0].figures)
+                    rows.append(row)
+                    failed += [fault] if fault else []
+        finally:
+            if "onnx" not in formats:
+                onnx_file.unlink(missing_ok=True)
+        logger.info("Exported networks:\n" + table(rows))
+        if failed:
+            raise UserError("; ".join(failed) + ". Give more images to calibrate with, or a larger "
+                            "--max-drop.")  # fmt: skip
+        return rows
+
+    def _in_8_bits(
+        self, name: str, onnx_file: str, described: Description, whole: Mapping[str, float]
+    ) -> tuple[Row, str]:
+        """A network in 8 bits, and what is wrong with it, if it is not kept."""
+        file = self.stem.with_name(f"{self.stem.name}_int8{SUFFIXES[name]}")
+        partial = file.with_name(f"{file.stem}.partial{file.suffix}")
+        inputs = [self._inputs(record) for record in self.images]
+
+        def gain(network: Any) -> float:
+            model: Any = load_model(exported(self.cfg), onnx_file)
+            model.detector.runtime = Compiled(network, described)
+            found = figures_of(Trainer.test(self.cfg, model))
+            return min(found[task] - whole[task] for task in whole)
+
+        for score in (None, gain)[: 1 + bool(whole)]:
+            network = quantise(_read(name, onnx_file), inputs, score, self.max_drop)
+            _save(name, network, described, str(partial))
+            row = self._row(f"{name} int8", partial)
+            drops = {task: whole[task] - row.figures[task] for task in whole}
+            if all(drop <= self.max_drop for drop in drops.values()):
+                _move(partial, file)
+                return row, ""
+            logger.warning(f"{file}: 8 bits cost {listed(drops)}.")
+        _remove(partial)
+        return row, f"{file} is not written: 8 bits cost {listed(drops)}"
+
+    def _of_torch(self, graph: ExportGraph) -> Row:
+        def call(inputs: Mapping[str, np.ndarray]) -> None:
+            with torch.inference_mode():
+                graph(*(torch.from_numpy(x) for x in inputs.values()))
+
+        size = sum(p.numel() * p.element_size() for p in graph.parameters())
+        figures = figures_of(Trainer.test(self.cfg, self.model)) if self._evaluates else {}
+        return Row("PyTorch fp32", size, self._times(call), figures)
+
+    def _torchscript(self, graph: ExportGraph) -> Row:
+        """A file that torch.jit.load reads; the time of it, and its figures are PyTorch's."""
+        file = self.stem.with_suffix(SUFFIXES["torchscript"])
+        inputs = [torch.from_numpy(x) for x in self._example().values()]
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # sizes are constants of the trace on purpose
+            traced = torch.jit.trace(graph, tuple(inputs), check_trace=False)
+        description = replace(self.description, outputs={x: x for x in graph.outputs})
+        with written_whole(file) as partial:
+            torch.jit.save(traced, partial, _extra_files={KEY: description.to_json()})
+
+        def call(inputs: Mapping[str, np.ndarray]) -> None:
+            with torch.inference_mode():
+                traced(*(torch.from_numpy(x) for x in inputs.values()))
+
+        return Row("torchscript", file.stat().st_size, self._times(call))
+
+    def _row(self, name: str, file: Path) -> Row:
+        runtime = Detector(str(file)).runtime
+        size = sum(f.stat().st_size for f in (file, file.with_suffix(".bin")) if f.is_file())
+        figures: Mapping[str, float] = {}
+        if self._evaluates:
+            figures = figures_of(Trainer.test(self.cfg, load_model(exported(self.cfg), str(file))))
+        return Row(name, size, self._times(runtime), figures)
+
+    @property
+    def _evaluates(self) -> bool:
+        return bool(self.cfg.DATASETS.TEST) and self.nms
+
+    def _inputs(self, record: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        image = read_image(record["file_name"], self.description.format)
+        seen = prepare(np.asarray(image), self.description)
+        inputs = {IMAGE: seen.pixels[None]}
+        if self.description.image_sizes:
+            inputs[SIZES] = np.array([seen.size], np.float32)
+        return inputs
+
+    def _example(self) -> dict[str, np.ndarray]:
+        black = black_image(self.description, len(self.cfg.MODEL.PIXEL_MEAN))
+        return self._inputs(self.images[0]) if self.images else black
+
+    def _times(self, call: Callable[[Mapping[str, np.ndarray]], Any]) -> list[float]:
+        """Milliseconds of 21 calls for one image, after some to warm up."""
+        inputs = self._example()
+        times = []
+        for _ in range(24):
+            start = time.perf_counter()
+            call(inputs)
+            times.append(1000 * (time.perf_counter() - start))
+        return times[3:]
+
+
+def exported(cfg: CfgNode) -> CfgNode:
+    """The config of the same network in a file."""
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.META_ARCHITECTURE = "ExportedModel"
+    return cfg
+
+
+def class_names(names: Sequence[str]) -> dict[Annotation, list[str]]:
+    """The names of the classes of each kind of annotation, of the first data set that has them."""
+    found: dict[Annotation, list[str]] = {}
+    for name in names:
+        DatasetCatalog.get(name)  # the classes of a card may be known only when it is loaded
+        data = MetadataCatalog.get(name)
+        for kind in STANDARD:
+            if kind.task in data.get("annotates", (kind.task,)) and data.get(kind.classes_key):
+                found.setdefault(kind, list(data.get(kind.classes_key)))
+    return found
+
+
+def spread(records: Sequence[dict], count: int) -> list[dict]:
+    """At most ``count`` of the records, equally far apart."""
+    if len(records) <= count:
+        return list(records)
+    return [records[i * len(records) // count] for i in range(count)]
+
+
+def sizes_of(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, int]]:
+    """Heights and widths of images."""
+    return ((r["height"], r["width"]) for r in records if "height" in r and "width" in r)
+
+
+def prepare_export(
+    cfg: CfgNode,
+    weights: str,
+    size: tuple[int, int],
+    calibrate: str,
+    max_images: int,
+    **options: Any,
+) -> Export:
+    """Load the network and the data that its export needs.
+
+    Args:
+        cfg: the config of the network; DATASETS.TEST has the data set to evaluate on, or none.
+        calibrate: a registered data set; "": none.
+        options: further fields of :class:`Export`.
+
+    Raises:
+        UserError: with what is wrong with them.
+    """
+    tests = list(cfg.DATASETS.TEST)
+    records = DatasetCatalog.get(calibrate or tests[0]) if calibrate or tests else []
+    known = {name: DatasetCatalog.get(name) for name in tests}
+    images = [record for own in (records, *known.values()) for record in own]
+    model = unwrap(load_model(cfg, weights))[0].cpu()
+    names = class_names([*filter(None, [calibrate]), *tests, *cfg.DATASETS.TRAIN])
+    sizes = list(sizes_of(images))
+    if options.get("dynamic_size") and not sizes:
+        sizes = [(max(cfg.INPUT.MIN_SIZE_TEST, 64),) * 2]  # of the example that is traced
+    description = describe_network(cfg, model, names, size, sizes)
+    return Export(
+        cfg=cfg, model=model, description=description, images=spread(records, max_images), **options
+    )
+
+
+def _read(name: str, onnx_file: str) -> Any:
+    if name == "onnx":
+        return import_onnx().load(onnx_file)
+    import openvino
+
+    return openvino.Core().read_model(onnx_file)
+
+
+def _save(name: str, network: Any, described: Description, file: str) -> None:
+    if name == "openvino":
+        save_openvino(network, described, file)
+        return
+    onnx = import_onnx()
+    onnx.helper.set_model_props(network, {KEY: described.to_json()})
+    onnx.save(network, file)
+
+
+def _move(partial: Path, file: Path) -> None:
+    for suffix in (".bin", file.suffix):
+        if partial.with_suffix(suffix).is_file():
+            partial.with_suffix(suffix).replace(file.with_suffix(suffix))
+
+
+def _remove(file: Path) -> None:
+    for suffix in (".bin", file.suffix):
+        file.with_suffix(suffix).unlink(missing_ok=True)

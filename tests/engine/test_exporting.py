@@ -1,0 +1,65 @@
+"""Trained networks become files for other runtimes, unless 8 bits cost too much."""
+
+import pytest
+import torch
+from detectron2.modeling import build_model
+
+from multas.deploy import Detector
+from multas.engine import exporting
+from multas.engine.exporting import prepare_export
+from multas.util.errors import UserError
+
+pytest.importorskip("nncf")
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+
+@pytest.fixture
+def export(tiny_cfg, card, tmp_path, forget_registered):
+    """``export(**options)``: a network with random weights on its way into files."""
+
+    def prepare(**options):
+        name = card["name"]
+        cfg = tiny_cfg("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5)
+        torch.manual_seed(0)
+        weights = tmp_path / "net.pth"
+        torch.save({"model": build_model(cfg).state_dict()}, weights)
+        stem = tmp_path / "files" / "net"
+        return prepare_export(cfg, str(weights), (0, 0), f"{name}_half", 4, stem=stem, **options)
+
+    return prepare
+
+
+def test_all_formats_are_written_and_evaluated(export, tmp_path):
+    rows = export(max_drop=100.0).run(["onnx", "openvino"], int8=True)
+    assert [row.name for row in rows] == [
+        "PyTorch fp32", "onnx", "onnx int8", "openvino", "openvino int8"
+    ]  # fmt: skip
+    files = {file.name for file in (tmp_path / "files").iterdir()}
+    assert files == {"net.onnx", "net_int8.onnx", "net.xml", "net.bin", "net_int8.xml",
+                     "net_int8.bin"}  # fmt: skip
+    for file in files - {"net.bin", "net_int8.bin"}:
+        description = Detector(str(tmp_path / "files" / file)).description
+        assert description.classes["classes"][0] == "disc"
+    assert all(row.size > 0 and min(row.times) > 0 for row in rows)
+    assert rows[1].figures["bbox"] == pytest.approx(rows[0].figures["bbox"], abs=0.01)
+
+
+def test_8_bits_that_cost_too_much_are_not_kept(export, tmp_path, monkeypatch):
+    attempts = []
+
+    def quantise(network, inputs, gain, max_drop):
+        attempts.append(gain)
+        return network
+
+    monkeypatch.setattr(exporting, "quantise", quantise)
+    with pytest.raises(UserError, match=r"net_int8.xml is not written: 8 bits cost .* of bbox/AP"):
+        export(max_drop=-1000.0).run(["openvino"], int8=True)
+    assert {file.name for file in (tmp_path / "files").iterdir()} == {"net.xml", "net.bin"}
+    assert attempts[0] is None and callable(attempts[1])
+
+
+@pytest.mark.slow
+def test_layers_that_suffer_stay_in_full_precision(export, tmp_path):
+    with pytest.raises(UserError, match=r"net_int8\.xml is not written"):
+        export(max_drop=-1000.0).run(["openvino"], int8=True)
