@@ -13,6 +13,8 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
+# Without the last two, what tests of exported networks need is missing, and they are skipped.
+EXTRAS := dev,cluster,coco,torchjd,tune,onnx,openvino
 # Test processes, one for each core; those of one file stay together and share its fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 # Set up again when one of these is newer than the stamp.
@@ -35,7 +37,8 @@ test-slow: setup
 	$(PY) -m pytest -m slow
 
 test-lowest:
-	$(MAKE) setup VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt
+	$(MAKE) setup VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt \
+		EXTRAS=dev,cluster,coco,torchjd,tune
 	.venv-lowest/bin/python -m pytest $(PARALLEL)
 
 lint: setup
@@ -44,8 +47,11 @@ lint: setup
 	$(PY) -m mypy
 
 bench: setup
-	$(PIP) install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[onnx]'
-	$(PY) benchmarks/run.py
+	@# A detector to compare with, apart from the environment; the benchmark does without it, too.
+	-$(PIP) install --quiet --no-deps --target build/ultralytics ultralytics ultralytics-thop \
+		ultralytics-platform polars polars-runtime-32 psutil
+	YOLO_CONFIG_DIR=build YOLO_AUTOINSTALL=false PYTHONPATH=build/ultralytics \
+		$(PY) benchmarks/run.py
 
 setup: $(STAMP)
 
@@ -59,7 +65,7 @@ $(STAMP): $(SETUP_INPUTS)
 	$(PIP) install --quiet -c $(CONSTRAINTS) setuptools torch
 	$(PIP) install --quiet -c $(CONSTRAINTS) --no-deps torchvision
 	@echo "== installing multas and its dependencies"
-	$(PIP) install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[dev,cluster,coco,torchjd,tune]'
+	$(PIP) install --quiet -c $(CONSTRAINTS) --no-build-isolation -e '.[$(EXTRAS)]'
 	@echo "== installing Detectron2"
 	$(PY) tools/install_detectron2.py
 	@touch $(STAMP)

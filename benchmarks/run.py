@@ -17,6 +17,7 @@ from pathlib import Path
 
 import aggregation
 import assignment
+import deployment
 import evaluation
 import inference
 import loading
@@ -36,6 +37,7 @@ BENCHMARKS = {
     "loading": loading.run,
     "scaling": scaling.run,
     "inference": inference.run,
+    "deploy": deployment.run,
 }
 FOLDER = Path(__file__).resolve().parent
 # Marks each section, so that a single one can be replaced.

@@ -16,8 +16,9 @@ from detectron2.utils.logger import setup_logger
 
 from multas.config.limits import at_least, check_limit
 from multas.data.dataset_dicts import require_registered
+from multas.deploy.quantisation import require_libraries
 from multas.engine import load_config
-from multas.engine.exporting import SUFFIXES, prepare_export
+from multas.engine.exporting import FORMATS, prepare_export
 from multas.util.command_line import run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
@@ -28,7 +29,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--config-file", required=True, help="the config of the network, or a row")
     parser.add_argument("--weights", required=True, help="its trained weights")
     parser.add_argument("--output", type=Path, help="the folder for the files; that of the weights")
-    parser.add_argument("--format", nargs="+", choices=list(SUFFIXES), default=["onnx"])
+    parser.add_argument("--format", nargs="+", choices=list(FORMATS), default=["onnx"])
     parser.add_argument("--int8", action="store_true", help="write networks in 8 bits as well")
     parser.add_argument("--calibrate", default="", help="the registered images to fit 8 bits to")
     parser.add_argument("--images", type=int, default=300, help="the most images for that")
@@ -53,6 +54,7 @@ def main() -> None:
     setup_logger(name="multas")
     stem = (args.output or Path(args.weights).parent) / Path(args.weights).stem
     require_writable(stem.with_suffix(".onnx"), "--output")
+    require_libraries(args.format, args.int8)
     cfg = load_config(args.config_file, args.opts)
     require_registered([*filter(None, [args.calibrate, args.evaluate])], "the command line")
     cfg.defrost()

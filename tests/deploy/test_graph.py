@@ -1,6 +1,7 @@
 """Exported networks give what the networks of PyTorch give."""
 
 from collections import defaultdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ from limited_network import network_cfg
 from multas.data.mapper import PREPARED
 from multas.deploy import Detector
 from multas.deploy.describe import describe_network
-from multas.deploy.detector import prepare
+from multas.deploy.detector import OnnxRuntime, prepare
 from multas.deploy.graph import ExportGraph
 from multas.deploy.onnx_file import write_onnx
+from multas.modeling import TaskHead
 from multas.util.annotation import BOXES, LABELS, MASKS
+from multas.util.errors import UserError
 from plain_config import plain_config
 from tiny_classifier import model_cfg
 
@@ -163,3 +166,47 @@ def test_the_file_gives_what_the_network_gives(name, tmp_path):
     if "instances" in reference:
         assert (count == 0) == (name == "nothing found")
         assert (count > 600) == (name == "300 objects")
+
+
+def test_what_cannot_be_exported_is_named():
+    with pytest.raises(UserError, match="Linear cannot be exported; MultiTaskNetwork"):
+        ExportGraph(torch.nn.Linear(1, 1))
+    model = build(limited())
+    model.heads["det"].export = partial(TaskHead.export, model.heads["det"])
+    with pytest.raises(UserError, match="DenseDetectionHead cannot be exported: it has no method"):
+        ExportGraph(model)(torch.zeros(1, 3, 64, 64))
+
+
+def test_without_nms_all_boxes_are_given(tmp_path):
+    cfg = limited()
+    model = build(cfg)
+    graph = ExportGraph(model, nms=False).eval()
+    file = str(tmp_path / "network.onnx")
+    write_onnx(graph, describe_network(cfg, model, {}, (64, 96)), file)
+    image = images()[1]
+    with torch.no_grad():
+        outputs = model.raw_outputs([{"image": torch.from_numpy(image.transpose(2, 0, 1).copy())}])
+        logits, deltas = model.heads["det"].flatten(outputs.predictions["det"])
+    runtime = OnnxRuntime(file)
+    found = runtime(
+        {"image": image.transpose(2, 0, 1)[None], "image_sizes": np.float32([[64, 96]])}
+    )
+    assert np.abs(found["scores"] - logits.sigmoid().numpy()).max() < 1e-5
+    assert found["boxes"].shape == deltas.shape
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_other_sizes_and_several_images(batch, tmp_path):
+    cfg = limited()
+    model = build(cfg)
+    graph = ExportGraph(model).eval()
+    file = str(tmp_path / "network.onnx")
+    write_onnx(graph, describe_network(cfg, model, {}, (64, 64)), file, True, True)
+    pixels = np.stack([images()[1].transpose(2, 0, 1)] * batch)
+    sizes = np.array([[64, 96], [40, 50], [64, 80]][:batch], np.float32)
+    found = OnnxRuntime(file)({"image": pixels, "image_sizes": sizes})
+    with torch.no_grad():
+        expected = graph(torch.from_numpy(pixels), torch.from_numpy(sizes))
+    for name, values in zip(graph.outputs, expected, strict=True):
+        assert found[name].shape == tuple(values.shape)
+    assert np.abs(found["scores"] - expected[1].numpy()).max() < 1e-5

@@ -89,20 +89,19 @@ class ExportGraph(nn.Module):
     def __init__(self, model: nn.Module, nms: bool = True) -> None:
         super().__init__()
         self.outputs: list[str] = []
-        model = fold_batch_norm(model)
-        self.normalise = Normalise(model)
-        self.backbone = cast(Any, model).backbone
-        if isinstance(model, MultiTaskNetwork):
-            heads = dict(model.heads.items())
-            decoders = {task: cast(Any, head).export for task, head in heads.items()}
-        elif isinstance(model, RetinaNet):
-            heads = {"det": _RetinaNetHead(model)}
-            decoders = {"det": heads["det"].export}
-        else:
+        if not isinstance(model, MultiTaskNetwork | RetinaNet):
             raise UserError(
                 f"{type(model).__name__} cannot be exported; MultiTaskNetwork, a Distiller of one "
                 "and Detectron2's RetinaNet can."
             )
+        model = fold_batch_norm(model)
+        self.normalise = Normalise(model)
+        self.backbone = cast(Any, model).backbone
+        if isinstance(model, MultiTaskNetwork):
+            heads: dict[str, nn.Module] = dict(model.heads.items())
+        else:
+            heads = {"det": _RetinaNetHead(cast(RetinaNet, model))}
+        decoders = {task: cast(Any, head).export for task, head in heads.items()}
         self.heads = nn.ModuleDict(heads)
         self.decoding = Decoding(decoders, nms)
 

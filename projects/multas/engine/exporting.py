@@ -11,26 +11,27 @@ from typing import Any
 import numpy as np
 import torch
 from detectron2.config import CfgNode
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from torch import nn
 
+from multas.data.class_names import class_names
 from multas.data.image_files import read_image
 from multas.deploy.describe import IMAGE, SIZES, describe_network
 from multas.deploy.detector import KEY, Description, Detector, prepare
 from multas.deploy.graph import ExportGraph
-from multas.deploy.onnx_file import black_image, import_onnx, write_onnx
-from multas.deploy.openvino_file import Compiled, quantise, save_openvino, write_openvino
+from multas.deploy.onnx_file import black_image, write_onnx
+from multas.deploy.quantisation import SUFFIXES, Compiled, quantise, read_network, save_network
 from multas.distillation import unwrap
+from multas.engine.checks.classes import check_classes
 from multas.engine.export_table import Row, figures_of, listed, table
 from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
-from multas.util.annotation import STANDARD, Annotation
 from multas.util.errors import UserError
 from multas.util.files import written_whole
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = {"onnx": ".onnx", "openvino": ".xml", "torchscript": ".ts"}
+FORMATS = {**SUFFIXES, "torchscript": ".ts"}  # and the suffixes of their files
 
 
 @dataclass(kw_only=True)
@@ -77,7 +78,7 @@ class Export:
             for name in (name for name in formats if name != "torchscript"):
                 file = self.stem.with_suffix(SUFFIXES[name])
                 if name == "openvino":
-                    write_openvino(str(onnx_file), described, str(file))
+                    save_network(read_network(name, str(onnx_file)), described, str(file))
                 rows.append(self._row(name, file))
                 if int8:
                     row, fault = self._in_8_bits(name, str(onnx_file), described, rows[0].figures)
@@ -107,8 +108,8 @@ class Export:
             return min(found[task] - whole[task] for task in whole)
 
         for score in (None, gain)[: 1 + bool(whole)]:
-            network = quantise(_read(name, onnx_file), inputs, score, self.max_drop)
-            _save(name, network, described, str(partial))
+            network = quantise(read_network(name, onnx_file), inputs, score, self.max_drop)
+            save_network(network, described, str(partial))
             row = self._row(f"{name} int8", partial)
             drops = {task: whole[task] - row.figures[task] for task in whole}
             if all(drop <= self.max_drop for drop in drops.values()):
@@ -129,7 +130,7 @@ class Export:
 
     def _torchscript(self, graph: ExportGraph) -> Row:
         """A file that torch.jit.load reads; the time of it, and its figures are PyTorch's."""
-        file = self.stem.with_suffix(SUFFIXES["torchscript"])
+        file = self.stem.with_suffix(FORMATS["torchscript"])
         inputs = [torch.from_numpy(x) for x in self._example().values()]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are constants of the trace on purpose
@@ -187,18 +188,6 @@ def exported(cfg: CfgNode) -> CfgNode:
     return cfg
 
 
-def class_names(names: Sequence[str]) -> dict[Annotation, list[str]]:
-    """The names of the classes of each kind of annotation, of the first data set that has them."""
-    found: dict[Annotation, list[str]] = {}
-    for name in names:
-        DatasetCatalog.get(name)  # the classes of a card may be known only when it is loaded
-        data = MetadataCatalog.get(name)
-        for kind in STANDARD:
-            if kind.task in data.get("annotates", (kind.task,)) and data.get(kind.classes_key):
-                found.setdefault(kind, list(data.get(kind.classes_key)))
-    return found
-
-
 def spread(records: Sequence[dict], count: int) -> list[dict]:
     """At most ``count`` of the records, equally far apart."""
     if len(records) <= count:
@@ -234,31 +223,14 @@ def prepare_export(
     known = {name: DatasetCatalog.get(name) for name in tests}
     images = [record for own in (records, *known.values()) for record in own]
     model = unwrap(load_model(cfg, weights))[0].cpu()
-    names = class_names([*filter(None, [calibrate]), *tests, *cfg.DATASETS.TRAIN])
+    check_classes(model, [*filter(None, [calibrate]), *tests])
     sizes = list(sizes_of(images))
     if options.get("dynamic_size") and not sizes:
         sizes = [(max(cfg.INPUT.MIN_SIZE_TEST, 64),) * 2]  # of the example that is traced
-    description = describe_network(cfg, model, names, size, sizes)
+    description = describe_network(cfg, model, class_names(cfg), size, sizes)
     return Export(
         cfg=cfg, model=model, description=description, images=spread(records, max_images), **options
     )
-
-
-def _read(name: str, onnx_file: str) -> Any:
-    if name == "onnx":
-        return import_onnx().load(onnx_file)
-    import openvino
-
-    return openvino.Core().read_model(onnx_file)
-
-
-def _save(name: str, network: Any, described: Description, file: str) -> None:
-    if name == "openvino":
-        save_openvino(network, described, file)
-        return
-    onnx = import_onnx()
-    onnx.helper.set_model_props(network, {KEY: described.to_json()})
-    onnx.save(network, file)
 
 
 def _move(partial: Path, file: Path) -> None:
