@@ -245,8 +245,11 @@ def draw(image: np.ndarray, found: Found) -> np.ndarray:
         if box:
             cv2.rectangle(picture, (x0, y0), (x1, y1), colour(k), 2)
         place = (x0 + 2, max(y0 - 4, int(30 * size)))
-        font = cv2.FONT_HERSHEY_SIMPLEX
-        cv2.putText(picture, f"{name} {score:.0%}", place, font, size, colour(k), 1, cv2.LINE_AA)
+        for thickness, ink in ((3, (0, 0, 0)), (1, colour(k))):  # readable on any ground
+            cv2.putText(
+                picture, f"{name} {score:.0%}", place, cv2.FONT_HERSHEY_SIMPLEX, size, ink,
+                thickness, cv2.LINE_AA,
+            )  # fmt: skip
     return picture
 
 

@@ -126,7 +126,7 @@ def test_the_student_loads_in_a_plain_config_and_predicts_the_same(distilled_cfg
     student_file = os.path.join(cfg.OUTPUT_DIR, "student.pth")
     content = torch.load(student_file, weights_only=True)
     plain_keys = build_model(tiny_cfg()).state_dict().keys()
-    assert content.keys() == {"model"}
+    assert content.keys() == {"model", "served"}
     assert content["model"].keys() == plain_keys
     final = torch.load(os.path.join(cfg.OUTPUT_DIR, "model_final.pth"), weights_only=True)
     assert final["model"].keys() == plain_keys, "no teacher, no adapter under 'model'"

@@ -139,14 +139,18 @@ class Runtime(Protocol):
 
 
 class OnnxRuntime:
-    """A file .onnx in ONNX Runtime, on the CPU, in the precision of the file."""
+    """A file .onnx in ONNX Runtime; with onnxruntime-gpu on the GPU, else on the CPU."""
 
     def __init__(self, file: str, threads: int = 0, precision: str = "") -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        self._session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
+        there = onnxruntime.get_available_providers()
+        places = [f"{name}ExecutionProvider" for name in ("CUDA", "CPU")]
+        self._session = onnxruntime.InferenceSession(
+            file, options, [place for place in places if place in there]
+        )
         self.description = self._session.get_modelmeta().custom_metadata_map.get(KEY, "")
         self.inputs = {
             x.name: (

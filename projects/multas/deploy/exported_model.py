@@ -24,12 +24,19 @@ logger = logging.getLogger(__name__)
 
 NAME = "ExportedModel"  # in MODEL.META_ARCHITECTURE
 
+_BOXES = {"boxes", "detections"}
+_FIXED = (
+    "names ExportedModel, a network that is fixed: it labels images (tools/pseudo_label.py) and is "
+    "evaluated (--eval-only), but cannot be trained. Name the architecture that it was exported "
+    "from, and its checkpoint in MODEL.WEIGHTS."
+)
+
 
 @META_ARCH_REGISTRY.register()
 class ExportedModel(nn.Module):
     """A network in a file .onnx or .xml, or one of another program that a YAML file describes.
 
-    It has no parameters, trains nothing, and runs on the CPU, in the library of the file.
+    It has no parameters and trains nothing; images and results are on the CPU.
 
     Args:
         detector: runs the file.
@@ -93,19 +100,10 @@ class ExportedModel(nn.Module):
                 f"MODEL.META_ARCHITECTURE {NAME}."
             )
         inputs = self.check(batched_inputs)
-        pixels = [x["image"].cpu().float().round().to(torch.uint8) for x in inputs]
-        images = [x.permute(1, 2, 0).numpy() for x in pixels]
+        images = [_bytes(x["image"]).permute(1, 2, 0).numpy() for x in inputs]
         sizes = [(int(x["height"]), int(x["width"])) for x in inputs]
         found = self.detector.results(images, sizes, self.input_format)
         return [_results(*pair) for pair in zip(found, sizes, strict=True)]
-
-
-_BOXES = {"boxes", "detections"}
-_FIXED = (
-    "names ExportedModel, a network that is fixed: it labels images (tools/pseudo_label.py) and is "
-    "evaluated (--eval-only), but cannot be trained. Name the architecture that it was exported "
-    "from, and its checkpoint in MODEL.WEIGHTS."
-)
 
 
 def check_trainable(cfg: CfgNode) -> None:
@@ -120,6 +118,12 @@ def check_trainable(cfg: CfgNode) -> None:
     }.items():
         if name == NAME:
             raise UserError(f"{key} {_FIXED}")
+
+
+def _bytes(image: torch.Tensor) -> torch.Tensor:
+    """An image as files have it, on the CPU; values between are those of an ensemble's views."""
+    own = image.cpu()
+    return own if own.dtype == torch.uint8 else own.float().round().to(torch.uint8)
 
 
 def _results(found: Mapping[str, np.ndarray], size: tuple[int, int]) -> dict[str, Any]:
