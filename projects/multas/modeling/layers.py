@@ -46,12 +46,12 @@ class SyncBatchNorm(nn.SyncBatchNorm):
 
 
 class LevelNorms(CycleBatchNormList):
-    """A norm for each level, with one scale and shift for all of them, fast in mixed precision."""
+    """A norm for each level, with one scale and shift for all of them, trained fast in 16 bits."""
 
     _pos: int
 
     def forward(self, x: Tensor) -> Tensor:
-        if not torch.is_autocast_enabled(x.device.type):
+        if not (self.training and torch.is_autocast_enabled(x.device.type)):
             return super().forward(x)
         # Apart from the norm, as Detectron2 has it, the scale would make the map float32 for all
         # that follows.
