@@ -116,4 +116,5 @@ def test_the_distilled_student_beats_the_supervised_one(repository, tmp_path, se
     ap = dict(
         re.findall(r"^\| (\w+) +\|[^|]+\| +([\d.]+)", (tmp_path / "report.md").read_text(), re.M)
     )
-    assert float(ap["distilled"]) > float(ap["supervised"])
+    # Seeds 1, 2 and 3 had 4.9, 2.5 and 2.3 more.
+    assert float(ap["distilled"]) > float(ap["supervised"]) + 1
