@@ -416,7 +416,8 @@ def finish_boxes(
         boxes, scores = outputs["boxes"], outputs["scores"]
         classes = outputs["classes"] if "classes" in outputs else scores.argmax(-1)
     scores = (scores.max(-1) if scores.ndim == 2 else scores).astype(np.float32)
-    classes = classes.astype(np.int64)
+    keep = scores > score_thresh  # first: a file may have a row for each anchor and class
+    boxes, scores, classes = boxes[keep], scores[keep], classes[keep].astype(np.int64)
     first, second = np.split(boxes.astype(np.float32), 2, axis=1)
     if how.box_format == "cxcywh":
         first = first - second * np.float32(0.5)
@@ -428,7 +429,7 @@ def finish_boxes(
     moved = np.concatenate([first, second], 1) * np.array(unit * 2, np.float32)
     moved = moved - np.array(seen.offset[::-1] * 2, np.float32)
     boxes = np.clip(moved * np.array(ratio * 2, np.float32), 0, limits)
-    keep = (scores > score_thresh) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+    keep = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if how.labels:
         keep &= np.isin(classes, list(how.labels))
         classes = np.array([how.labels.get(int(k), 0) for k in classes], np.int64)
