@@ -20,11 +20,15 @@ def or_error(function: Callable[..., Any], *args: Any) -> Any:
 
 def raise_errors(batches: Iterable[list]) -> Iterator[list]:
     """The same batches, until one holds an error of :func:`or_error`, which is raised."""
-    for batch in batches:
-        for sample in batch:
-            if isinstance(sample, Exception):
-                raise sample
-        yield batch
+    try:
+        for batch in batches:
+            for sample in batch:
+                if isinstance(sample, Exception):
+                    raise sample
+            yield batch
+    finally:
+        # The traceback of an error keeps what has a name here: loading processes would go on.
+        del batches
 
 
 class _Batches(Sized, Iterable[list], Protocol):
