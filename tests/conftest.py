@@ -1,6 +1,7 @@
 """Fixtures and settings that every test shares."""
 
 import random
+from contextlib import suppress
 from pathlib import Path
 
 # Detectron2 first: where torchvision's compiled operators do not load, it makes torchvision work.
@@ -12,6 +13,11 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from hypothesis import settings
+
+# Its import closes the handlers of all logs. absl's then closes the stream that it was made with,
+# which inside of a test would be the one that pytest captures.
+with suppress(ImportError):
+    import submitit  # noqa: F401
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
