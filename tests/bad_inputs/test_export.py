@@ -25,6 +25,9 @@ EXPORTS = {
     "size of a square": (
         {"--size": "64 64"}, ["INPUT.SQUARE_SIZE", "96"], ["--size 64 64", "96 x 96", "SQUARE_SIZE"]
     ),
+    "any size of a square": (
+        {"--dynamic-size": None}, ["INPUT.SQUARE_SIZE", "96"], ["--dynamic-size", "SQUARE_SIZE"]
+    ),
     "size unknown": ({}, [], ["size of the input is not known", "--size HEIGHT WIDTH"]),
     "output a file": ({"--output": "a_file"}, [], ["--output", "a_file"]),
     "other classes": (

@@ -18,9 +18,10 @@ pytest.importorskip("openvino")
 def export(tiny_cfg, card, tmp_path, forget_registered):
     """``export(**options)``: a network with random weights on its way into files."""
 
-    def prepare(**options):
+    def prepare(*opts, **options):
         name = card["name"]
-        cfg = tiny_cfg("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5)
+        opts = (*opts, "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5)
+        cfg = tiny_cfg(*opts)
         torch.manual_seed(0)
         weights = tmp_path / "net.pth"
         torch.save({"model": build_model(cfg).state_dict()}, weights)
@@ -42,6 +43,11 @@ def test_all_formats_are_written_and_evaluated(export, tmp_path):
         description = Detector(str(tmp_path / "files" / file)).description
         assert description.classes["classes"][0] == "disc"
     assert all(row.size > 0 and min(row.times) > 0 for row in rows)
+    assert rows[1].figures["bbox"] == pytest.approx(rows[0].figures["bbox"], abs=0.01)
+
+
+def test_a_network_of_stretched_images_is_evaluated(export):
+    rows = export("INPUT.SQUARE_SIZE", 64, "INPUT.MIN_SIZE_TEST", 0).run(["onnx"], int8=False)
     assert rows[1].figures["bbox"] == pytest.approx(rows[0].figures["bbox"], abs=0.01)
 
 

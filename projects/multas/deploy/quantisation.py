@@ -98,6 +98,7 @@ class Compiled:
 
     def __init__(self, network: Any, description: Description) -> None:
         self.network, self.description = network, description.to_json()
+        self.outputs = list(description.outputs.values())
         sizes = {description.image_sizes: ((1, 2), np.dtype("float32"))}
         image = {IMAGE: ((1, 3, *description.size), np.dtype("uint8"))}
         self.inputs: dict[str, Any] = image | (sizes if description.image_sizes else {})

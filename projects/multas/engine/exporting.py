@@ -14,10 +14,12 @@ from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 from torch import nn
 
+from multas.config import prefer_exported_file
 from multas.data.class_names import class_names
 from multas.data.image_files import read_image
 from multas.deploy.describe import IMAGE, SIZES, describe_network
-from multas.deploy.detector import KEY, Description, Detector, prepare
+from multas.deploy.detector import KEY, Description, Detector, Runtime, prepare
+from multas.deploy.exported_model import NAME as EXPORTED
 from multas.deploy.graph import ExportGraph
 from multas.deploy.onnx_file import black_image, write_onnx
 from multas.deploy.quantisation import SUFFIXES, Compiled, quantise, read_network, save_network
@@ -102,21 +104,21 @@ class Export:
         inputs = [self._inputs(record) for record in self.images]
 
         def gain(network: Any) -> float:
-            model: Any = load_model(exported(self.cfg), onnx_file)
-            model.detector.runtime = Compiled(network, described)
-            found = figures_of(Trainer.test(self.cfg, model))
+            found = self._figures(onnx_file, Compiled(network, described))
             return min(found[task] - whole[task] for task in whole)
 
-        for score in (None, gain)[: 1 + bool(whole)]:
-            network = quantise(read_network(name, onnx_file), inputs, score, self.max_drop)
-            save_network(network, described, str(partial))
-            row = self._row(f"{name} int8", partial)
-            drops = {task: whole[task] - row.figures[task] for task in whole}
-            if all(drop <= self.max_drop for drop in drops.values()):
-                _move(partial, file)
-                return row, ""
-            logger.warning(f"{file}: 8 bits cost {listed(drops)}.")
-        _remove(partial)
+        try:
+            for score in (None, gain)[: 1 + bool(whole)]:
+                network = quantise(read_network(name, onnx_file), inputs, score, self.max_drop)
+                save_network(network, described, str(partial))
+                row = self._row(f"{name} int8", partial)
+                drops = {task: whole[task] - row.figures[task] for task in whole}
+                if all(drop <= self.max_drop for drop in drops.values()):
+                    _move(partial, file)
+                    return row, ""
+                logger.warning(f"{file}: 8 bits cost {listed(drops)}.")
+        finally:
+            _remove(partial)
         return row, f"{file} is not written: 8 bits cost {listed(drops)}"
 
     def _of_torch(self, graph: ExportGraph) -> Row:
@@ -148,10 +150,15 @@ class Export:
     def _row(self, name: str, file: Path) -> Row:
         runtime = Detector(str(file)).runtime
         size = sum(f.stat().st_size for f in (file, file.with_suffix(".bin")) if f.is_file())
-        figures: Mapping[str, float] = {}
-        if self._evaluates:
-            figures = figures_of(Trainer.test(self.cfg, load_model(exported(self.cfg), str(file))))
+        figures = self._figures(str(file)) if self._evaluates else {}
         return Row(name, size, self._times(runtime), figures)
+
+    def _figures(self, file: str, runtime: Runtime | None = None) -> dict[str, float]:
+        """The figures of a file; ``runtime``: of another network with its inputs and outputs."""
+        cfg = exported(self.cfg, file)
+        model: Any = load_model(cfg, file)
+        model.detector.runtime = runtime or model.detector.runtime
+        return figures_of(Trainer.test(cfg, model))
 
     @property
     def _evaluates(self) -> bool:
@@ -180,11 +187,12 @@ class Export:
         return times[3:]
 
 
-def exported(cfg: CfgNode) -> CfgNode:
-    """The config of the same network in a file."""
+def exported(cfg: CfgNode, file: str) -> CfgNode:
+    """The config of the same network in a file, which resizes images itself."""
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.MODEL.META_ARCHITECTURE = "ExportedModel"
+    cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.WEIGHTS = EXPORTED, file
+    prefer_exported_file(cfg)
     return cfg
 
 
@@ -227,6 +235,11 @@ def prepare_export(
     sizes = list(sizes_of(images))
     if options.get("dynamic_size") and not sizes:
         sizes = [(max(cfg.INPUT.MIN_SIZE_TEST, 64),) * 2]  # of the example that is traced
+    if options.get("dynamic_size") and cfg.INPUT.SQUARE_SIZE:
+        raise UserError(
+            f"--dynamic-size: all images are stretched to {cfg.INPUT.SQUARE_SIZE} pixels "
+            "(INPUT.SQUARE_SIZE); leave it out."
+        )
     description = describe_network(cfg, model, class_names(cfg), size, sizes)
     return Export(
         cfg=cfg, model=model, description=description, images=spread(records, max_images), **options
