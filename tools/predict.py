@@ -261,9 +261,10 @@ def main() -> None:
         args.model, library=args.library, threads=args.threads, score_thresh=args.score_thresh
     )
     total = min(filter(None, [frames.total, args.frames]), default=None)
+    end = (KeyboardInterrupt,) if frames.total is None else ()  # of what a camera shows
     count, busy, start = 0, 0.0, time.perf_counter()
     with output as add:
-        with suppress(*[KeyboardInterrupt] * (frames.total is None)):  # the end of a camera
+        with suppress(*end):
             for name, image in tqdm(frames.each, total=total, unit=" images"):
                 before = time.perf_counter()
                 found = detect(image)

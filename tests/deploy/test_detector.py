@@ -17,7 +17,7 @@ from detectron2.data import transforms as T
 from deploy.conftest import CLASSES, picture
 from multas.data.transforms.crops import CenterCrop
 from multas.deploy import Description, Detector, detector
-from multas.deploy.detector import Seen, finish_boxes, prepare, resize_image, resize_maps
+from multas.deploy.detector import Seen, finish_boxes, prepare, resize_image, resize_maps, resized
 
 ALONE = """
 import json, sys
@@ -82,6 +82,16 @@ def test_images_are_resized_as_detectron2_does_it(size):
     wanted = T.AugInput(image)
     T.AugmentationList([T.ResizeShortestEdge([56], 96, "choice"), CenterCrop(40)])(wanted)
     assert (prepare(image, rule).pixels == wanted.image.transpose(2, 0, 1)).all()
+
+
+@pytest.mark.parametrize(("smaller", "larger"), [(800, 1333), (128, 200), (320, 320)])
+def test_sizes_are_those_of_detectron2(smaller, larger):
+    # Of some of them rounding decides.
+    rule = Description("shortest_edge", min_size=smaller, max_size=larger)
+    sizes = [(h, w) for h in range(20, 1400, 21) for w in range(12, 1400, 17)]
+    sizes += [(90, 372), (153, 1054), (258, 75), (300, 1032), (391, 1054)]
+    rounded = T.ResizeShortestEdge.get_output_shape
+    assert [s for s in sizes if resized(*s, rule) != rounded(*s, smaller, larger)] == []
 
 
 def test_maps_are_resized_as_torch_does_it():

@@ -388,17 +388,22 @@ def resized(height: int, width: int, how: Description) -> tuple[int, int]:
     full_height, full_width = how.size
     if how.resize == "stretch":
         return full_height, full_width
-    scale = 1.0
-    if how.resize == "fit":
-        scale = min(full_height / height, full_width / width)
-    elif how.min_size:
+    sides = float(height), float(width)
+    if how.resize == "shortest_edge" and how.min_size:
+        # The arithmetic of Detectron2's ResizeShortestEdge, with its roundings.
         scale = how.min_size / min(height, width)
-        if how.max_size and max(height, width) * scale > how.max_size:
-            scale *= how.max_size / (max(height, width) * scale)
-    too_large = height * scale > full_height or width * scale > full_width
-    if full_height and too_large and not how.center_crop:
-        scale = min(full_height / height, full_width / width)
-    return max(int(height * scale + 0.5), 1), max(int(width * scale + 0.5), 1)
+        small = float(how.min_size)
+        sides = (small, scale * width) if height < width else (scale * height, small)
+        if how.max_size and max(sides) > how.max_size:
+            sides = _scaled(sides, how.max_size / max(sides))
+    too_large = sides[0] > full_height or sides[1] > full_width
+    if how.resize == "fit" or (full_height and too_large and not how.center_crop):
+        sides = _scaled(sides, min(full_height / sides[0], full_width / sides[1]))
+    return max(int(sides[0] + 0.5), 1), max(int(sides[1] + 0.5), 1)
+
+
+def _scaled(sides: tuple[float, float], scale: float) -> tuple[float, float]:
+    return sides[0] * scale, sides[1] * scale
 
 
 def finish_boxes(

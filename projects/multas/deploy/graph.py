@@ -79,16 +79,12 @@ class ExportGraph(nn.Module):
             BatchNorms are folded.
         nms: whether the graph drops the weaker of overlapping boxes.
 
-    Attributes:
-        outputs: the names of the outputs, known once it has run.
-
     Raises:
         UserError: A model, or a head of it, cannot be exported.
     """
 
     def __init__(self, model: nn.Module, nms: bool = True) -> None:
         super().__init__()
-        self.outputs: list[str] = []
         if not isinstance(model, MultiTaskNetwork | RetinaNet):
             raise UserError(
                 f"{type(model).__name__} cannot be exported; MultiTaskNetwork, a Distiller of one "
@@ -106,16 +102,17 @@ class ExportGraph(nn.Module):
         self.decoding = Decoding(decoders, nms)
 
     def forward(self, images: Tensor, image_sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-        """Results of all heads.
+        """The values of :meth:`results`, as graphs of other runtimes have outputs in an order."""
+        return tuple(self.results(images, image_sizes).values())
+
+    def results(self, images: Tensor, image_sizes: Tensor | None = None) -> dict[str, Tensor]:
+        """Results of all heads, by name.
 
         Args:
             images: (N, C, H, W), values from 0 to 255, uint8.
             image_sizes: (N, 2), float32: the heights and widths of images that are smaller than
                 (H, W), which is a multiple of the network's divisor then. Without them all images
                 fill the whole input.
-
-        Returns:
-            Tensors in the order of :attr:`outputs`.
         """
         pixels = self.normalise(images, image_sizes)
         if image_sizes is None:
@@ -124,9 +121,7 @@ class ExportGraph(nn.Module):
             image_sizes = image_sizes.to(images.device).expand(images.shape[0], 2)
         features = self.backbone(pixels)
         predictions = {task: head(features) for task, head in self.heads.items()}
-        results = self.decoding(predictions, features, image_sizes)
-        self.outputs = list(results)
-        return tuple(results.values())
+        return self.decoding(predictions, features, image_sizes)
 
 
 class _RetinaNetHead(nn.Module):
@@ -135,7 +130,9 @@ class _RetinaNetHead(nn.Module):
     def __init__(self, model: RetinaNet) -> None:
         super().__init__()
         self.head = model.head
-        self.options = {k: v for k, v in vars(model).items() if not k.startswith("_")}
+        self.score_thresh, self.nms_thresh = model.test_score_thresh, model.test_nms_thresh
+        self.topk, self.limit = model.test_topk_candidates, model.max_detections_per_image
+        self.apply_deltas = model.box2box_transform.apply_deltas
         self.num_classes, self.in_features = model.num_classes, model.head_in_features
         self.anchor_generator = model.anchor_generator
 
@@ -156,12 +153,9 @@ class _RetinaNetHead(nn.Module):
         boxes, scores = (torch.cat(x, dim=-2) for x in zip(*levels, strict=True))
         if not nms:
             return {"boxes": boxes, "scores": scores}
-        limit = self.options["max_detections_per_image"]
         scores = scores.transpose(1, 2)
-        stay = suppress(
-            boxes, scores, self.options["test_nms_thresh"], self.options["test_score_thresh"], limit
-        )
-        return best_detections(boxes, scores * stay, limit)
+        stay = suppress(boxes, scores, self.nms_thresh, self.score_thresh, self.limit)
+        return best_detections(boxes, scores * stay, self.limit)
 
     def _level(
         self, logits: Tensor, deltas: Tensor, anchors: Tensor, nms: bool
@@ -169,11 +163,11 @@ class _RetinaNetHead(nn.Module):
         """Boxes (N, T, 4) and scores (N, T, K) of the candidates of a level; without NMS of all."""
         if not nms:
             return self._decode(deltas, anchors.expand_as(deltas)), logits.sigmoid()
-        scores, rows, classes = best_candidates(logits, self.options["test_topk_candidates"])
+        scores, rows, classes = best_candidates(logits, self.topk)
         picked = deltas.gather(1, rows.unsqueeze(-1).expand(-1, -1, 4))
         boxes = self._decode(picked, anchors[rows])
         return boxes, by_class(scores, classes, self.num_classes).transpose(1, 2)
 
     def _decode(self, deltas: Tensor, anchors: Tensor) -> Tensor:
-        transform = self.options["box2box_transform"]
-        return transform.apply_deltas(deltas.flatten(0, 1), anchors.flatten(0, 1)).view_as(anchors)
+        boxes = self.apply_deltas(deltas.flatten(0, 1), anchors.flatten(0, 1))
+        return boxes.view_as(anchors)

@@ -43,17 +43,17 @@ def write_onnx(
     with torch.no_grad(), warnings.catch_warnings():
         # Sizes and numbers of candidates are constants of the graph on purpose.
         warnings.simplefilter("ignore")
-        graph(*inputs.values())
+        outputs = list(graph.results(*inputs.values()))
         axes: dict[str, dict[int, str]] = {}
         if dynamic_batch:
-            axes = {name: {0: "images"} for name in [*inputs, *graph.outputs]}
+            axes = {name: {0: "images"} for name in [*inputs, *outputs]}
         if dynamic_size:
             axes.setdefault(IMAGE, {}).update({2: "height", 3: "width"})
         with written_whole(file) as partial:
             try:
                 torch.onnx.export(
                     graph, tuple(inputs.values()), partial, opset_version=OPSET, dynamo=False,
-                    input_names=list(inputs), output_names=graph.outputs, dynamic_axes=axes,
+                    input_names=list(inputs), output_names=outputs, dynamic_axes=axes,
                 )  # fmt: skip
             except torch.onnx.errors.UnsupportedOperatorError as error:
                 raise UserError(
@@ -62,7 +62,7 @@ def write_onnx(
                 ) from error
             model = onnx.load(partial)
             described = with_size(description, (0, 0)) if dynamic_size else description
-            described = replace(described, outputs={name: name for name in graph.outputs})
+            described = replace(described, outputs={name: name for name in outputs})
             onnx.helper.set_model_props(model, {KEY: described.to_json()})
             onnx.checker.check_model(model)
             onnx.save(model, partial)

@@ -136,8 +136,9 @@ class Export:
         inputs = [torch.from_numpy(x) for x in self._example().values()]
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are constants of the trace on purpose
+            outputs = {name: name for name in graph.results(*inputs)}
             traced = torch.jit.trace(graph, tuple(inputs), check_trace=False)
-        description = replace(self.description, outputs={x: x for x in graph.outputs})
+        description = replace(self.description, outputs=outputs)
         with written_whole(file) as partial:
             torch.jit.save(traced, partial, _extra_files={KEY: description.to_json()})
 
