@@ -62,7 +62,9 @@ def changed(cfg, *opts):
 
 CONFIGS = {
     "NMS for each class": limited,
-    "one NMS": lambda: limited("MODEL.DENSE_HEAD.CLASS_AGNOSTIC_NMS", True),
+    "one NMS": lambda: limited(
+        "MODEL.DENSE_HEAD.CLASS_AGNOSTIC_NMS", True, "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.8
+    ),
     "one NMS of all": lambda: limited(
         "MODEL.DENSE_HEAD.CLASS_AGNOSTIC_NMS", True, "MODEL.DENSE_HEAD.TOPK_CANDIDATES_TEST", 0
     ),
@@ -75,7 +77,7 @@ CONFIGS = {
     "RetinaNet": retinanet,
     "masks": lambda: limited(tasks=("seg",)),
     "two tasks": lambda: limited(tasks=("det", "seg")),
-    "stretched": lambda: limited("INPUT.SQUARE_SIZE", 80, "INPUT.MIN_SIZE_TEST", 0),
+    "stretched": lambda: limited("INPUT.SQUARE_SIZE", 72, "INPUT.MIN_SIZE_TEST", 0),
     "classes": lambda: changed(model_cfg(4), "INPUT.MIN_SIZE_TEST", 0, "INPUT.SQUARE_SIZE", 32),
     "resized and cropped": lambda: changed(
         model_cfg(4), "INPUT.MIN_SIZE_TEST", 40, "INPUT.CENTER_CROP_TEST", 32

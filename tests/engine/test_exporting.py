@@ -6,9 +6,11 @@ from detectron2.modeling import build_model
 
 from multas.deploy import Detector
 from multas.engine import exporting
+from multas.engine.export_table import Row, figures_of, table
 from multas.engine.exporting import prepare_export
 from multas.util.errors import UserError
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("nncf")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -42,6 +44,10 @@ def test_all_formats_are_written_and_evaluated(export, tmp_path):
     for file in files - {"net.bin", "net_int8.bin"}:
         description = Detector(str(tmp_path / "files" / file)).description
         assert description.classes["classes"][0] == "disc"
+    nodes = onnx.load(tmp_path / "files" / "net_int8.onnx").graph.node
+    in_8_bits = {node.input[0] for node in nodes if node.op_type == "QuantizeLinear"}
+    assert any("backbone" in name for name in in_8_bits)
+    assert not any(name == "image_sizes" or "decoding" in name for name in in_8_bits)
     assert all(row.size > 0 and min(row.times) > 0 for row in rows)
     assert rows[1].figures["bbox"] == pytest.approx(rows[0].figures["bbox"], abs=0.01)
 
@@ -56,16 +62,29 @@ def test_8_bits_that_cost_too_much_are_not_kept(export, tmp_path, monkeypatch):
 
     def quantise(network, inputs, gain, max_drop):
         attempts.append(gain)
+        if gain:  # it asks the network that it is given
+            with pytest.raises(TypeError, match="'str' object is not callable"):
+                gain("no network")
         return network
 
     monkeypatch.setattr(exporting, "quantise", quantise)
     with pytest.raises(UserError, match=r"net_int8.xml is not written: 8 bits cost .* of bbox/AP"):
         export(max_drop=-1000.0).run(["openvino"], int8=True)
     assert {file.name for file in (tmp_path / "files").iterdir()} == {"net.xml", "net.bin"}
-    assert attempts[0] is None and callable(attempts[1])
+    assert attempts[0] is None and len(attempts) == 2
 
 
 @pytest.mark.slow
 def test_layers_that_suffer_stay_in_full_precision(export, tmp_path):
     with pytest.raises(UserError, match=r"net_int8\.xml is not written"):
         export(max_drop=-1000.0).run(["openvino"], int8=True)
+
+
+def test_errors_count_as_losses():
+    rows = [
+        Row("whole", 10**6, [2.0, 3.0, 4.0], figures_of({"classification": {"top1_error": 20.0}})),
+        Row("int8", 10**6, [1.0], figures_of({"classification": {"top1_error": 22.5}})),
+    ]
+    cells = [[cell.strip() for cell in line.split("│")] for line in table(rows).splitlines()[3:5]]
+    assert cells[0][1:-1] == ["whole", "1.00", "2.00", "3.00", "333.3", "20.00", "+0.00"]
+    assert cells[1][1:-1] == ["int8", "1.00", "1.00", "1.00", "1000.0", "22.50", "-2.50"]
