@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from hypothesis import given
@@ -25,14 +24,13 @@ from plain_config import plain_config
 
 
 @pytest.fixture
-def toy(repository, small_toy):
+def toy(toy_card):
     """The registered names of the small embedded set, by the end of their names."""
-    return register(repository, small_toy)
+    return register(toy_card)
 
 
-def register(repository, root):
-    content = yaml.safe_load((repository / "datasets/cards/toy.yaml").read_text())
-    names = register_card({**content, "name": "small", "root": str(root)})
+def register(card):
+    names = register_card({**card, "name": "small"})
     return {name.removeprefix("small_"): name for name in names}
 
 
@@ -279,10 +277,10 @@ def test_a_batch_must_divide_among_the_processes(monkeypatch):
         build_train_loader([{}], dict, total_batch_size=4, seed=0)
 
 
-def test_withheld_annotations_are_never_opened(repository, small_toy, tmp_path):
+def test_withheld_annotations_are_never_opened(toy_card, small_toy, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(small_toy, root)
-    names = register(repository, root)
+    names = register({**toy_card, "root": str(root)})
     expected = signature(first_batches(loader_of([names["half_unlabeled"]])))
     labelled = first_batches(loader_of([names["half"]]), 1)
     assert all("instances" in x for x in labelled[0])
@@ -293,7 +291,7 @@ def test_withheld_annotations_are_never_opened(repository, small_toy, tmp_path):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     # Another process, after the files are gone: the same batches, and nothing annotated.
-    names = register(repository, root)
+    names = register({**toy_card, "root": str(root)})
     batches = first_batches(loader_of([names["half_unlabeled"]]))
     assert signature(batches) == expected
     assert not any({"instances", "sem_seg", "label"} & x.keys() for b in batches for x in b)
