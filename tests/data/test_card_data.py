@@ -13,7 +13,7 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator, Se
 from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
-from multas.data import DatasetError, register_card
+from multas.data import DATA_FORMAT_REGISTRY, DatasetError, register_card
 from multas.data.formats.masks import read_mask
 from multas.data.toy.scene import CLASSES
 
@@ -178,9 +178,11 @@ def test_image_sizes_are_those_detectron2_reads(tmp_path):
     assert sizes == [(6, 9), (9, 6)]
 
 
-def test_the_format_of_the_documentation_works(repository, tmp_path):
+def test_the_format_of_the_documentation_works(repository, tmp_path, monkeypatch):
     text = (repository / "datasets" / "README.md").read_text()
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    formats = dict(DATA_FORMAT_REGISTRY._obj_map)
+    monkeypatch.setattr(DATA_FORMAT_REGISTRY, "_obj_map", formats)
     exec(code, {"__name__": "own_format_of_the_documentation"})
     for name in ("owl_1", "cat_2", "owl_3"):
         Image.new("RGB", (8, 8)).save(tmp_path / f"{name}.png")
