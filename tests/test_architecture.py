@@ -143,11 +143,3 @@ def test_a_hook_logs(folder, tmp_path):
     trainer.register_hooks([hook])
     trainer.train()
     assert trainer.storage.latest()["gradient_norm"][0] > 0
-
-
-def test_files_and_folders_of_the_text_exist():
-    package = REPOSITORY / "projects" / "multas"
-    named = re.findall(r"`((?:\w+/)+[\w.]+\.(?:py|md))`", TEXT)
-    assert len(named) > 10
-    parts = [package, package / "distillation", package / "engine", REPOSITORY]
-    assert [n for n in named if not any((part / n).exists() for part in parts)] == []
