@@ -19,7 +19,7 @@ from bad_inputs.broken_images import (
     text,
     truncate,
 )
-from bad_inputs.entry import check_refusal
+from bad_inputs.entry import cases, check_refusal
 from multas.data import cards, register_card
 from multas.engine import Trainer, load_config
 
@@ -57,11 +57,10 @@ KINDS = [
     (folder, "Is a directory"),
     (link_to_nothing, "No such file"),
 ]
-ids = [spoil.__name__ for spoil, *_ in KINDS]
 
 
 @pytest.mark.parametrize("split", ["TRAIN", "TEST"])
-@pytest.mark.parametrize(("spoil", "parts"), [(s, p) for s, *p in KINDS], ids=ids)
+@cases("spoil", KINDS)
 def test_broken_images_are_found_before_training(world, plain, split, spoil, parts):
     file = plain(spoil)
     opts = [f"DATASETS.{split}", "('plain',)"]
@@ -145,13 +144,13 @@ def test_sizes_and_masks_that_do_not_fit_are_named(world, workers):
     text(world / "text.png")
     keys = ["DATASETS.TRAIN", "('odd',)", "DATALOADER.NUM_WORKERS", workers, *LATE]
     box = {"bbox": [1, 1, 20, 20], "bbox_mode": 0, "category_id": 0}
-    cases = [
+    rows = [
         ({"width": width + 1, "height": height}, "Mismatched image shape", image, "changed"),
         ({"sem_seg_file_name": str(small)}, "small.png is 5x7, but its image is", "Mend"),
         ({"sem_seg_file_name": str(world / "text.png")}, "text.png: not a readable mask", "mend"),
         ({"sem_seg_file_name": str(world / "no.png")}, "no.png: not a readable mask (No", "mend"),
     ]
-    for entries, *parts in cases:
+    for entries, *parts in rows:
         record = {"file_name": image, "image_id": "x", "annotations": [box], **entries}
         DatasetCatalog.register("odd", lambda record=record: [record, record])
         MetadataCatalog.get("odd").thing_classes = world.read("devkit.yaml")["classes"]
