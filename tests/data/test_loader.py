@@ -20,6 +20,7 @@ from multas.data.loader import (
     SeededDataset,
     build_test_loader,
 )
+from multas.data.training import build_training_loader
 from plain_config import plain_config
 
 
@@ -229,6 +230,16 @@ def test_images_annotated_as_empty_are_dropped_and_unlabelled_ones_never():
     MetadataCatalog.get("mixed").thing_classes = ["a"]
     kept = {f: [d["image_id"] for d in load_training_dicts(["mixed"], f)] for f in (True, False)}
     assert kept == {True: [0, 3], False: [0, 1, 2, 3]}
+
+
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_training_holds_polygons_for_a_model_with_masks_alone(masks):
+    entry = {"bbox": [0, 0, 4, 4], "bbox_mode": 0, "category_id": 0, "segmentation": [[0.0] * 6]}
+    DatasetCatalog.register("outlined", lambda: [{"image_id": 1, "annotations": [entry]}])
+    MetadataCatalog.get("outlined").thing_classes = ["a"]
+    cfg = config("DATASETS.TRAIN", ("outlined",), "MODEL.MASK_ON", masks, "SEED", 1)
+    (held,) = build_training_loader(cfg).dataset.dicts
+    assert ("segmentation" in held["annotations"][0]) is masks
 
 
 def test_wrong_data_sets_are_named(toy):
