@@ -15,7 +15,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 # Without the last two, what tests of exported networks need is missing, and they are skipped.
 EXTRAS := dev,cluster,coco,torchjd,tune,onnx,openvino
-# Test processes, one for each core; those of one file stay together and share its fixtures.
+# Test processes, one for each core and at most four; the tests of a file stay together and share
+# its fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
 # Set up again when one of these is newer than the stamp.
 SETUP_INPUTS := setup.cfg pyproject.toml $(CONSTRAINTS) tools/install_detectron2.py \

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from detectron2.utils.events import EventStorage
 
@@ -160,7 +160,7 @@ def test_solvers_agree_on_small_problems(kind):
 
 
 @pytest.fixture
-def small(monkeypatch, repository):
+def small(monkeypatch, repository, forget_registered):
     """``small(module, NAME=value, ...)`` changes the constants of a benchmark for this test."""
     monkeypatch.chdir(repository)
 
@@ -196,11 +196,7 @@ def test_loading(small):
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells it")
 def test_loading_measures_memory_of_processes(small, capsys):
-    try:
-        small(loading, MANY=40).main("1", "False")
-    finally:
-        DatasetCatalog.remove(loading.NAME)
-        MetadataCatalog.remove(loading.NAME)
+    small(loading, MANY=40).main("1", "False")
     assert int(capsys.readouterr().out) > 0
 
 

@@ -1,6 +1,7 @@
 """The plan of the house: who may import whom, and what stays short."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,26 @@ def test_lower_floors_do_not_import_higher_ones(package):
 def test_every_package_has_a_floor(package):
     folders = {p.parent.relative_to(package).parts[0] for p in package.rglob("*/__init__.py")}
     assert folders == FLOORS.keys()
+
+
+def test_contributing_has_the_floors(repository):
+    text = (repository / "CONTRIBUTING.md").read_text()
+    rows = re.findall(r"^\| (`.*) \| (.*) \|$", text, re.MULTILINE)
+    found = {}
+    for floors, below in rows:
+        below = FLOORS if below == "all of them" else re.findall(r"`(\w+)`", below)
+        for floor in re.findall(r"`(\w+)`", floors):
+            found[floor] = {*below, "util"} - {floor}
+    assert found == FLOORS
+
+
+@pytest.mark.parametrize("name", ["architecture", "guarantees"])
+def test_files_that_documents_name_exist(repository, package, name):
+    text = (repository / "docs" / f"{name}.md").read_text()
+    named = re.findall(r"`((?:\w+/)+(?:\w+\.(?:py|md))?)`", text)
+    assert len(named) > 10
+    parts = [package, package / "distillation", package / "engine", repository]
+    assert [n for n in named if not any((part / n).exists() for part in parts)] == []
 
 
 def test_every_folder_is_a_package_that_setuptools_finds(package):

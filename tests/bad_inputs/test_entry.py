@@ -6,6 +6,7 @@ import pytest
 from detectron2.data import DatasetCatalog
 
 from bad_inputs.entry import REPOSITORY, check_refusal, run_script
+from multas.data import register_card
 
 SCRIPTS = ["train_net.py", *sorted(f"tools/{p.name}" for p in (REPOSITORY / "tools").glob("*.py"))]
 OWN_PYTHON = ("tools/install_detectron2.py",)  # runs before multas is installed
@@ -13,19 +14,15 @@ OWN_PYTHON = ("tools/install_detectron2.py",)  # runs before multas is installed
 
 @pytest.mark.parametrize("config", ["student.yaml", "distilled.yaml"])
 def test_the_sound_world_trains(world, config):
-    status, errors = run_script("train_net.py", "--config-file", config, folder=world.folder)
-    assert status == 0, errors
+    world.run("train_net.py", "--config-file", config)
     assert (world / "run" / "student.pth").is_file()
     assert "tiny_half" in DatasetCatalog.list()
 
 
 @pytest.mark.parametrize("card", ["coco", "masks"])
 def test_the_sound_cards_load(world, card):
-    name = {"coco": "tinycoco_train", "masks": "tinymasks_train"}[card]
-    from multas.data import register_card
-
     register_card(str(world / f"{card}.yaml"))
-    assert len(DatasetCatalog.get(name)) == 3
+    assert len(DatasetCatalog.get(f"tiny{card}_train")) == 3
 
 
 @pytest.mark.parametrize("script", [s for s in SCRIPTS if s not in OWN_PYTHON])

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from bad_inputs.entry import check_refusal, refused, run_script
+from bad_inputs.entry import check_refusal, run_script
 
 SIZES = ("--train", "16", "--val", "1", "--test", "1")
 
@@ -44,8 +44,7 @@ def test_a_link_in_the_data_set_is_not_followed(world, manifest):
     os.symlink(world / "victim.txt", world / "devkit" / "link.txt")
     manifest("link.txt")
     argv = ["--root", "devkit", *SIZES[:4], "--test", "2"]
-    status, errors = run_script("tools/make_dataset.py", *argv, folder=world.folder)
-    assert status == 0, errors
+    world.run("tools/make_dataset.py", *argv)
     assert (world / "victim.txt").read_text() == "mine"
     assert not (world / "devkit" / "link.txt").is_symlink()
 
@@ -94,9 +93,7 @@ def test_a_cifar_file_of_somebody_else_is_not_unpickled(world):
     config = world.read("student.yaml")
     config["DATASETS"] = {"CARDS": ["cifar.yaml"], "TRAIN": ["evil_train"], "TEST": []}
     world.write("student.yaml", config)
-    argv = ["--config-file", "student.yaml"]
-    status, errors = run_script("train_net.py", *argv, folder=world.folder)
-    assert status == 2 and "damaged" in errors
+    check_refusal(world.train(), "damaged")
     assert not (world / "mark").exists()
 
 
@@ -106,8 +103,8 @@ def test_the_database_of_trials_may_be_none(world):
     world.write("distilled.yaml", config | {"OUTPUT_DIR": "tuned"})
     for content in (b"no database" * 99, json.dumps({}).encode()):
         world.write("tuned/trials.db", content)
-        message = refused(
+        message = world.refused(
             "tools/tune_paths.py", "--config-file", "distilled.yaml", "--search", "random",
-            "--metric", "bbox/AP", folder=world.folder,
+            "--metric", "bbox/AP",
         )  # fmt: skip
         check_refusal(message, "tuned/trials.db", "Delete it")

@@ -33,8 +33,7 @@ def trained(sound_world, tmp_path_factory):
     config["DATASETS"] = {"TEST": []}
     world.write("three.yaml", config)
     known = [set(catalog.list()) for catalog in CATALOGS]
-    status, errors = run_script("train_net.py", "--config-file", "three.yaml", folder=folder)
-    assert status == 0, errors
+    world.run("train_net.py", "--config-file", "three.yaml")
     for catalog, names in zip(CATALOGS, known, strict=True):
         for name in set(catalog.list()) - names:
             catalog.remove(name)

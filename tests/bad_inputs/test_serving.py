@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from bad_inputs.entry import check_refusal, run_script
+from bad_inputs.entry import check_refusal
 
 DRAW = {"--config-file": "student.yaml", "--weights": "teacher.pth", "--output": "out"}
 TUNE = {"--config-file": "distilled.yaml", "--search": "random", "--trials": "1"}
@@ -122,10 +122,7 @@ def test_classes_that_are_not_those_of_the_network_are_refused(world):
 
 
 def test_a_sound_call_draws(world):
-    status, errors = run_script(
-        "tools/visualize.py", *arguments(DRAW, {"--scale": "2"}), "coco/images", folder=world.folder
-    )
-    assert status == 0, errors
+    world.run("tools/visualize.py", *arguments(DRAW, {"--scale": "2"}), "coco/images")
     images = {path.stem: path for path in (world / "coco" / "images").iterdir()}
     assert {path.stem for path in (world / "out").iterdir()} == images.keys()
     for stem, path in images.items():
@@ -196,14 +193,11 @@ def test_a_teacher_without_paths_is_refused(world, case):
 
 def test_an_image_too_flat_to_be_resized_is_named(world):
     Image.new("RGB", (5000, 1)).save(world / "flat.png")
-    argv = [*arguments(DRAW, {}), "flat.png"]
-    status, errors = run_script("tools/visualize.py", *argv, folder=world.folder)
-    assert status == 2
-    check_refusal(errors, "flat.png of 5000x1", "Leave it out")
+    message = world.failed("tools/visualize.py", *arguments(DRAW, {}), "flat.png")
+    check_refusal(message, "flat.png of 5000x1", "Leave it out")
 
 
 def test_images_may_be_one_pixel_wide(world):
     """A flipped one has a negative stride."""
     argv = ["--config-file", "student.yaml", "INPUT.MIN_SIZE_TRAIN", "[1]", "DATASETS.TEST", "()"]
-    status, errors = run_script("train_net.py", *argv, folder=world.folder)
-    assert status == 0, errors
+    world.run("train_net.py", *argv)

@@ -1,6 +1,7 @@
 """A small copy of the embedded set, and catalogs that forget what a test registered."""
 
 import pytest
+import yaml
 
 from multas.data import make_toy
 
@@ -9,6 +10,13 @@ from multas.data import make_toy
 def small_toy(tmp_path_factory):
     """Folder of an embedded set of 24 + 6 + 8 images; tests must not change it."""
     return make_toy(tmp_path_factory.mktemp("small") / "toy", train=24, val=6, test=8)
+
+
+@pytest.fixture
+def toy_card(repository, small_toy):
+    """The content of the shipped card, with the small copy as root."""
+    content = yaml.safe_load((repository / "datasets/cards/toy.yaml").read_text())
+    return {**content, "root": str(small_toy)}
 
 
 @pytest.fixture(autouse=True)

@@ -126,15 +126,13 @@ def test_the_recipe_is_a_key_and_ends_with_one_resize():
     assert kinds(cfg) == [ResizeToSquare, *recipe[:-1]]
 
 
-def test_users_register_their_own():
+def test_users_register_their_own(monkeypatch):
     def upside_down(cfg):
         return [T.RandomFlip(1.0, horizontal=False, vertical=True)]
 
-    AUGMENTATION_REGISTRY._do_register("upside_down", upside_down)
-    try:
+    with monkeypatch.context() as patch:
+        patch.setitem(AUGMENTATION_REGISTRY._obj_map, "upside_down", upside_down)
         assert kinds(plain_config("INPUT.AUGMENTATION", "upside_down"))[0] is T.RandomFlip
-    finally:
-        del AUGMENTATION_REGISTRY._obj_map["upside_down"]
     with pytest.raises(ValueError, match=r"'upside_down'; choose from .*'single_shot'"):
         kinds(plain_config("INPUT.AUGMENTATION", "upside_down"))
 

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data import transforms as T
 from hypothesis import given
@@ -21,18 +20,18 @@ from multas.data.loader import (
     SeededDataset,
     build_test_loader,
 )
+from multas.data.training import build_training_loader
 from plain_config import plain_config
 
 
 @pytest.fixture
-def toy(repository, small_toy):
+def toy(toy_card):
     """The registered names of the small embedded set, by the end of their names."""
-    return register(repository, small_toy)
+    return register(toy_card)
 
 
-def register(repository, root):
-    content = yaml.safe_load((repository / "datasets/cards/toy.yaml").read_text())
-    names = register_card({**content, "name": "small", "root": str(root)})
+def register(card):
+    names = register_card({**card, "name": "small"})
     return {name.removeprefix("small_"): name for name in names}
 
 
@@ -73,12 +72,8 @@ def test_empty_images_go_unless_they_are_annotated_for_another_task():
     ]
     DatasetCatalog.register("some_empty", lambda: dicts)
     MetadataCatalog.get("some_empty").annotation_keys = ("annotations", "count")
-    try:
-        kept = [d["file_name"] for d in load_training_dicts(["some_empty"], filter_empty=True)]
-        assert load_training_dicts(["some_empty"], filter_empty=False) == dicts
-    finally:
-        DatasetCatalog.remove("some_empty")
-        MetadataCatalog.remove("some_empty")
+    kept = [d["file_name"] for d in load_training_dicts(["some_empty"], filter_empty=True)]
+    assert load_training_dicts(["some_empty"], filter_empty=False) == dicts
     assert kept == ["unknown.jpg", "object.jpg", "mask.jpg", "label.jpg", "own.jpg"]
 
 
@@ -237,6 +232,16 @@ def test_images_annotated_as_empty_are_dropped_and_unlabelled_ones_never():
     assert kept == {True: [0, 3], False: [0, 1, 2, 3]}
 
 
+@pytest.mark.parametrize("masks", [False, True])
+def test_a_training_holds_polygons_for_a_model_with_masks_alone(masks):
+    entry = {"bbox": [0, 0, 4, 4], "bbox_mode": 0, "category_id": 0, "segmentation": [[0.0] * 6]}
+    DatasetCatalog.register("outlined", lambda: [{"image_id": 1, "annotations": [entry]}])
+    MetadataCatalog.get("outlined").thing_classes = ["a"]
+    cfg = config("DATASETS.TRAIN", ("outlined",), "MODEL.MASK_ON", masks, "SEED", 1)
+    (held,) = build_training_loader(cfg).dataset.dicts
+    assert ("segmentation" in held["annotations"][0]) is masks
+
+
 def test_wrong_data_sets_are_named(toy):
     with pytest.raises(ValueError, match=r"'small_hafl', which is not registered.*small_half"):
         load_training_dicts(["small_hafl"], True)
@@ -279,10 +284,10 @@ def test_a_batch_must_divide_among_the_processes(monkeypatch):
         build_train_loader([{}], dict, total_batch_size=4, seed=0)
 
 
-def test_withheld_annotations_are_never_opened(repository, small_toy, tmp_path):
+def test_withheld_annotations_are_never_opened(toy_card, small_toy, tmp_path):
     root = tmp_path / "toy"
     shutil.copytree(small_toy, root)
-    names = register(repository, root)
+    names = register({**toy_card, "root": str(root)})
     expected = signature(first_batches(loader_of([names["half_unlabeled"]])))
     labelled = first_batches(loader_of([names["half"]]), 1)
     assert all("instances" in x for x in labelled[0])
@@ -293,7 +298,7 @@ def test_withheld_annotations_are_never_opened(repository, small_toy, tmp_path):
         DatasetCatalog.remove(name)
         MetadataCatalog.remove(name)
     # Another process, after the files are gone: the same batches, and nothing annotated.
-    names = register(repository, root)
+    names = register({**toy_card, "root": str(root)})
     batches = first_batches(loader_of([names["half_unlabeled"]]))
     assert signature(batches) == expected
     assert not any({"instances", "sem_seg", "label"} & x.keys() for b in batches for x in b)

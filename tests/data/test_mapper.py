@@ -97,12 +97,15 @@ def test_boxes_follow_the_augmentations_and_crowds_are_left_out(image_file):
     assert instances.gt_pseudo.tolist() == [False]
 
 
-def test_boxes_of_whole_numbers_are_moved_by_parts_of_a_pixel(image_file):
-    boxes = [{**BOX, "bbox": [11, 5, 32, 27]}, {**BOX, "bbox": [11, 5, 21, 22], "bbox_mode": 1}]
+@pytest.mark.parametrize("part", [0, 0.5])
+def test_boxes_are_moved_by_parts_of_a_pixel(image_file, part):
+    """Those of whole numbers, too."""
+    boxes = [{**BOX, "bbox": [11 + part, 5, 32, 27]},
+             {**BOX, "bbox": [11 + part, 5, 21 - part, 22], "bbox_mode": 1}]  # fmt: skip
     instances = mapper(T.ResizeTransform(40, 60, 50, 75))(
         {"file_name": image_file, "annotations": boxes}
     )["instances"]
-    assert instances.gt_boxes.tensor.tolist() == [[13.75, 6.25, 40.0, 33.75]] * 2
+    assert instances.gt_boxes.tensor.tolist() == [[13.75 + 1.25 * part, 6.25, 40.0, 33.75]] * 2
 
 
 def test_masks_are_kept_for_a_model_with_masks_alone(image_file):

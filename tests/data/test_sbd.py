@@ -5,7 +5,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, Instances
 from scipy.io import savemat
@@ -29,14 +28,13 @@ def write_mat(file, mask, struct="GTcls"):
 
 
 @pytest.fixture
-def toy(repository, small_toy, tmp_path):
+def toy(toy_card, small_toy, tmp_path):
     """A copy of the embedded set that a test may change, and its card as a function of splits."""
     root = tmp_path / "toy"
     shutil.copytree(small_toy, root)
-    content = yaml.safe_load((repository / "datasets/cards/toy.yaml").read_text())
 
     def register(name="masked_toy", **keys):
-        register_card({**content, "name": name, "root": str(root), **keys})
+        register_card({**toy_card, "name": name, "root": str(root), **keys})
 
     register.root = root
     return register

@@ -9,6 +9,8 @@ import pytest
 from detectron2.structures import BoxMode
 
 from multas.data.loader import build_train_loader
+from multas.data.pseudo_label_files import Header, save_pseudo_labels
+from multas.data.pseudo_labels import load_pseudo_labels
 from multas.data.shared_list import SharedDict, SharedList
 
 ITEMS = [{"file": Path("a.png"), "box": (1, 2.5), "mode": BoxMode.XYWH_ABS}, [2**70], None]
@@ -51,6 +53,14 @@ def test_processes_that_are_not_forked_get_a_handle():
     assert list(other) == list(shared)
     shared._content[:] = 0
     assert not other._content.any()
+
+
+def test_pseudo_labels_are_shared(tmp_path):
+    box = {"image_id": 1, "category_id": 0, "bbox": [1.0, 2.0, 3.0, 4.0], "score": 0.5}
+    save_pseudo_labels(tmp_path / "labels.json", Header("a", ["cat"], [1], 0, 0), [box] * 200)
+    labels = load_pseudo_labels([str(tmp_path / "labels.json")], ["cat"])
+    assert len(labels.boxes[1]) == 200
+    assert len(ForkingPickler.dumps(labels.boxes)) < 2000
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps_rollup").exists(), reason="only Linux tells it")
