@@ -188,7 +188,7 @@ class TrainLoader:
             generator=torch.Generator(),
             worker_init_fn=load_on,
         )
-        yield from raise_errors(map(unpack, batches) if self.num_workers else batches)
+        yield from raise_errors(batches, unpack if self.num_workers else list)
 
 
 def build_train_loader(
