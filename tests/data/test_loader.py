@@ -23,6 +23,7 @@ from multas.data.loader import (
     SeededDataset,
     build_test_loader,
 )
+from multas.data.training import build_training_loader
 from multas.util.errors import UserError
 from plain_config import plain_config
 
@@ -136,6 +137,16 @@ def test_an_error_ends_the_loading_processes_at_once(workers):
     while multiprocessing.active_children() and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not multiprocessing.active_children(), f"{kept.value} keeps them alive"
+
+
+def test_no_polygon_is_kept_for_a_model_without_masks():
+    box = {"bbox": [1.0, 1.0, 9.0, 9.0], "bbox_mode": 0, "category_id": 0}
+    outlined = {**box, "segmentation": [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]}
+    DatasetCatalog.register("outlined", lambda: [{"image_id": 1, "annotations": [outlined]}])
+    MetadataCatalog.get("outlined").set(thing_classes=["cat"])
+    for mask_on, kept in ((False, box), (True, outlined)):
+        cfg = config("DATASETS.TRAIN", ["outlined"], "MODEL.MASK_ON", mask_on)
+        assert build_training_loader(cfg).dataset.dicts[0]["annotations"] == [kept]
 
 
 def test_a_loader_may_start_at_any_batch(toy):
