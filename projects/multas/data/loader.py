@@ -45,7 +45,8 @@ def _seeded(seed: int) -> Iterator[None]:
     """Seeds the global generators of the CPU, from which Detectron2's augmentations draw.
 
     Those of the training process, which loads without workers, are then set back. Those of a worker
-    are not: nothing else draws from them, and it takes two thirds as long as decoding a small image.
+    are not, since nothing else draws from them: it would take nearly as long as decoding a small
+    image.
     """
     states = None
     if get_worker_info() is None:
