@@ -1,8 +1,10 @@
 """Batches: a function of seed and number alone, in fair shares, also without any annotation."""
 
 import itertools
+import multiprocessing
 import os
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from multas.data.loader import (
     build_test_loader,
 )
 from multas.data.training import build_training_loader
+from multas.util.errors import UserError
 from plain_config import plain_config
 
 
@@ -112,6 +115,32 @@ def test_loading_seeds_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "manual_seed_all", fail)
     draws = SeededDataset([{}], lambda _: torch.rand(1).item(), seed=1)
     assert draws[Index(0, 0)] == draws[Index(0, 0)] != draws[Index(1, 0)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_error_ends_the_loading_processes_at_once(workers):
+    def fail(sample):
+        raise UserError("broken image")
+
+    batches = iter(build_train_loader(
+        [{}] * 4, fail, total_batch_size=2, seed=0, num_workers=workers
+    ))  # fmt: skip
+    with pytest.raises(UserError, match="broken image") as kept:
+        next(batches)
+    deadline = time.monotonic() + 1
+    while multiprocessing.active_children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not multiprocessing.active_children(), f"{kept.value} keeps them alive"
+
+
+def test_no_polygon_is_kept_for_a_model_without_masks():
+    box = {"bbox": [1.0, 1.0, 9.0, 9.0], "bbox_mode": 0, "category_id": 0}
+    outlined = {**box, "segmentation": [[1.0, 1.0, 9.0, 1.0, 9.0, 9.0]]}
+    DatasetCatalog.register("outlined", lambda: [{"image_id": 1, "annotations": [outlined]}])
+    MetadataCatalog.get("outlined").set(thing_classes=["cat"])
+    for mask_on, kept in ((False, box), (True, outlined)):
+        cfg = config("DATASETS.TRAIN", ["outlined"], "MODEL.MASK_ON", mask_on)
+        assert build_training_loader(cfg).dataset.dicts[0]["annotations"] == [kept]
 
 
 def test_a_loader_may_start_at_any_batch(toy):

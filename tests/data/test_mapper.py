@@ -5,6 +5,7 @@ import pytest
 import torch
 from detectron2.data import DatasetMapper
 from detectron2.data import transforms as T
+from detectron2.data.detection_utils import transform_instance_annotations
 from detectron2.structures import BoxMode
 from PIL import Image
 
@@ -106,6 +107,29 @@ def test_boxes_are_moved_by_parts_of_a_pixel(image_file, part):
         {"file_name": image_file, "annotations": boxes}
     )["instances"]
     assert instances.gt_boxes.tensor.tolist() == [[13.75 + 1.25 * part, 6.25, 40.0, 33.75]] * 2
+
+
+def test_boxes_are_those_of_detectron2_to_the_bit(image_file):
+    rng = np.random.default_rng(0)
+    boxes = [
+        {"bbox": (20 * rng.random(4) + [0, 0, 30, 30]).tolist(), "bbox_mode": BoxMode(number % 2),
+         "category_id": number, "iscrowd": number % 3 == 0}
+        for number in range(12)
+    ]  # fmt: skip
+    move = T.TransformList([T.ResizeTransform(40, 60, 51, 77), T.CropTransform(5, 7, 60, 40)])
+    instances = mapper(*move.transforms)({"file_name": image_file, "annotations": boxes})[
+        "instances"
+    ]
+    kept = [box for box in boxes if not box["iscrowd"]]
+    one_by_one = [transform_instance_annotations(dict(b), move, (40, 60))["bbox"] for b in kept]
+    assert torch.equal(instances.gt_boxes.tensor, torch.tensor(np.array(one_by_one)).float())
+    assert instances.gt_classes.tolist() == [box["category_id"] for box in kept]
+
+
+def test_what_a_model_changes_stays_as_it_was_in_the_data(image_file):
+    sample = {"file_name": image_file, "boxes_of_others": [1]}
+    mapper()(sample)["boxes_of_others"].append(2)
+    assert sample == {"file_name": image_file, "boxes_of_others": [1]}
 
 
 def test_masks_are_kept_for_a_model_with_masks_alone(image_file):

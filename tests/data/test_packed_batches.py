@@ -49,4 +49,5 @@ def test_samples_arrive_as_they_were():
     assert torch.equal(sample["instances"].gt_boxes.tensor, instances.gt_boxes.tensor)
     assert sample["instances"].gt_classes.tolist() == [1, 0]
     np.testing.assert_array_equal(sample["count"], array)
+    assert sample["count"].flags.writeable
     assert isinstance(error, ValueError) and sent([]) == []

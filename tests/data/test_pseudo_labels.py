@@ -59,6 +59,7 @@ def test_a_file_is_read_as_it_was_written(write, tmp_path):
 def test_boxes_come_best_first_in_detectron2s_form(write):
     labels = load_pseudo_labels([write()], CLASSES)
     assert scores(labels) == {"a": [0.9, 0.6, 0.4], "b": [0.3], "c": []}
+    assert labels.boxes["a"] is not labels.boxes["a"]  # copies, of memory that workers share
     best = labels.boxes["a"][0]
     assert best["bbox_mode"] == BoxMode.XYWH_ABS
     assert (best["category_id"], best["pseudo"], best["iscrowd"]) == (1, 1, 0)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from detectron2.config import get_cfg
 from detectron2.solver.build import maybe_add_gradient_clipping
+from torch import nn
 
 from multas.config import add_multas_config, merge_config, merge_opts
 from multas.config.limits import check_limits
@@ -17,6 +18,7 @@ from multas.engine.steps.mixed_precision import (
     resolve_precision,
 )
 from multas.engine.validation_weights import ValidationWeights
+from multas.modeling.precision import native_half
 from multas.util.errors import UserError
 from tiny_classifier import PATHS, images, make_distiller
 from training import start, train
@@ -41,6 +43,18 @@ def given(*opts, frozen=False):
     if frozen:
         cfg.freeze()
     return cfg
+
+
+def test_the_hardware_says_what_it_multiplies(monkeypatch):
+    device = torch.device("cuda")
+    for capability, half in (((7, 5), torch.float16), ((8, 0), torch.bfloat16)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert native_half(device) is half
+    for avx, amx in ((False, False), (True, False), (False, True)):
+        monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda a=avx: a)
+        monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda a=amx: a)
+        assert native_half(torch.device("cpu")) is (torch.bfloat16 if avx or amx else None)
+        assert native_half(torch.device("mps")) is None
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -138,12 +152,35 @@ def test_a_plain_model_of_detectron2_trains_in_bfloat16(tiny_cfg):
     assert all(p.isfinite().all() for p in trainer.model.parameters())
 
 
-def test_auto_reaches_the_trainer_of_a_config_that_was_made_by_hand(tiny_cfg, native):
+def test_auto_reaches_the_trainer_of_a_config_that_was_made_by_hand(
+    tiny_cfg, native, caplog, recwarn
+):
+    caplog.set_level("INFO", "multas")
     cfg = tiny_cfg()
     cfg.SOLVER.AMP.ENABLED = "auto"
     trainer = start(cfg)
     assert isinstance(trainer._trainer, MixedPrecisionTrainer) is (native is not None)
     assert trainer.cfg.SOLVER.AMP.ENABLED is (native is not None)
+    assert caplog.text.count(describe_precision(trainer.cfg)) == 1
+    assert not [w for w in recwarn if "GradScaler" in str(w.message)]
+    if native is not None:
+        assert trainer._trainer.autocast().fast_dtype is native
+        assert trainer._trainer.grad_scaler.is_enabled() is (native is torch.float16)
+
+
+class OneLoss(nn.Linear):
+    """A model whose loss is a tensor, as Detectron2's trainers allow."""
+
+    def forward(self, batch):
+        return super().forward(batch).float().square().sum()
+
+
+def test_a_loss_may_stand_alone(storage):
+    model = OneLoss(3, 2)
+    before = copies(model)
+    trainer = run_steps(model, [torch.ones(1, 3)], bfloat16=True)
+    assert not torch.equal(before["weight"], model.weight)
+    assert trainer.storage.latest()["total_loss"][0] > 0
 
 
 def test_gradients_are_unscaled_before_they_are_clipped(storage):

@@ -179,8 +179,9 @@ def test_norms_of_levels_stay_in_bfloat16_and_are_those_of_detectron2():
     x = torch.randn(2, 4, 6, 6, requires_grad=True)
     assert torch.equal(own(x), stock(x))
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        y, wanted = own(x.bfloat16()), stock(x)
-    assert y.dtype == torch.bfloat16
+        for scale in (1, 3, 5):  # of each level in turn
+            y, wanted = own(scale * x.bfloat16()), stock(scale * x)
+        assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y.float(), wanted, rtol=0.02, atol=0.02)
     for out in (y, wanted):
         (out.float() * x).sum().backward()
@@ -188,6 +189,9 @@ def test_norms_of_levels_stay_in_bfloat16_and_are_those_of_detectron2():
     assert own.state_dict().keys() == stock.state_dict().keys()
     for name, value in stock.state_dict().items():
         torch.testing.assert_close(own.state_dict()[name], value, rtol=0.01, atol=0.01)
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as a teacher, whose bits stay
+        stock.load_state_dict(own.state_dict())
+        assert torch.equal(own.eval()(x.bfloat16()), stock.eval()(x.bfloat16()))
 
 
 def test_levels_share_weights_only_when_asked_to():

@@ -44,8 +44,9 @@ class Index(NamedTuple):
 def _seeded(seed: int) -> Iterator[None]:
     """Seeds the global generators of the CPU, from which Detectron2's augmentations draw.
 
-    Those of the training process, which loads without workers, are then set back. A worker needs
-    no others between its samples, and is spared the time: that of decoding a small image.
+    Those of the training process, which loads without workers, are then set back. Those of a worker
+    are not, since nothing else draws from them: it would take nearly as long as decoding a small
+    image.
     """
     states = None
     if get_worker_info() is None:
@@ -188,7 +189,7 @@ class TrainLoader:
             generator=torch.Generator(),
             worker_init_fn=load_on,
         )
-        yield from raise_errors(map(unpack, batches) if self.num_workers else batches)
+        yield from raise_errors(batches, unpack if self.num_workers else list)
 
 
 def build_train_loader(

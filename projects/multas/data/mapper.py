@@ -225,7 +225,8 @@ def _without_mask(annotation: dict) -> dict:
 def _boxes(annotations: Sequence[dict]) -> np.ndarray:
     """The boxes of annotations, (N, 4) float64 x1, y1, x2, y2.
 
-    All of a mode at once, but with the numbers of BoxMode.convert for one, which has float32.
+    All of a mode at once, to the bits that BoxMode.convert gives for one box: it computes in
+    float32, and leaves XYXY_ABS as it is.
     """
     boxes = np.empty((len(annotations), 4))
     for mode in {a["bbox_mode"] for a in annotations}:

@@ -1,8 +1,8 @@
 """Batches on their way from a loading process to the training, in one tensor each.
 
-torch hands over every tensor by a file of its own, which the training process has to ask the worker
-for: with boxes, classes and scores five for an image, which takes longer than the images
-themselves, and so many open files that some systems refuse them.
+torch hands over every tensor by a file of its own, for which the training process has to ask the
+worker. An image with its boxes, classes and scores has five tensors. That takes longer than copying
+the images themselves, and keeps so many files open that some systems refuse them.
 """
 
 import io

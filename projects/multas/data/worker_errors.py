@@ -18,17 +18,15 @@ def or_error(function: Callable[..., Any], *args: Any) -> Any:
         return error
 
 
-def raise_errors(batches: Iterable[list]) -> Iterator[list]:
-    """The same batches, until one holds an error of :func:`or_error`, which is raised."""
-    try:
-        for batch in batches:
-            for sample in batch:
-                if isinstance(sample, Exception):
-                    raise sample
-            yield batch
-    finally:
-        # The traceback of an error keeps what has a name here: loading processes would go on.
-        del batches
+def raise_errors(batches: Iterable, unpack: Callable[[Any], list] = list) -> Iterator[list]:
+    """The batches, each unpacked, until one holds an error of :func:`or_error`, which is raised."""
+    # What has a name here lives as long as the traceback of an error. So their iterator, with which
+    # the loading processes end, has none.
+    for batch in map(unpack, batches):
+        for sample in batch:
+            if isinstance(sample, Exception):
+                raise sample
+        yield batch
 
 
 class _Batches(Sized, Iterable[list], Protocol):

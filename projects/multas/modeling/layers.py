@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from detectron2.layers import Conv2d, CycleBatchNormList, get_norm
 from detectron2.utils import comm
 from torch import Tensor, nn
+from torch.func import functional_call
 
 Norm = str | Callable[[int], nn.Module]
 
@@ -53,15 +54,10 @@ class LevelNorms(CycleBatchNormList):
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and torch.is_autocast_enabled(x.device.type)):
             return super().forward(x)
-        # Apart from the norm, as Detectron2 has it, the scale would make the map float32 for all
-        # that follows.
+        # Detectron2 scales after the norm, which makes the map float32 for all that follows.
         norm = self[self._pos]
         self._pos = (self._pos + 1) % len(self)
-        norm.weight, norm.bias = self.weight, self.bias
-        try:
-            return norm(x)
-        finally:
-            norm.weight = norm.bias = None
+        return functional_call(norm, {"weight": self.weight, "bias": self.bias}, x)
 
 
 def norm_factory(norm: Norm) -> Norm:
