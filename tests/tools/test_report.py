@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from reproduction.document import Grid, Heading, Link, Paragraph, to_html, to_markdown
+from multas.util.document import Grid, Heading, Link, Paragraph, to_html, to_markdown
 from reproduction.execution import State, states_of
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result

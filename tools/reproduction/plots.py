@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 
 from multas.engine.report import plot_paths, read_metrics
-from reproduction.document import Picture
+from multas.util.document import Picture
 from reproduction.results import Result
 
 # Aggregations whose weights move while they train; the others would draw straight lines.

@@ -8,8 +8,8 @@ from itertools import groupby
 from pathlib import Path
 
 from multas.config.tables import Table
+from multas.util.document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
 from multas.util.files import write_text
-from reproduction.document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
 from reproduction.execution import State, States, duration
 from reproduction.plots import labels_picture, path_pictures
 from reproduction.results import Result, cost_of, differences, log_of, order_of, seconds_of

@@ -51,17 +51,24 @@ class Picture:
 Block = Heading | Paragraph | Grid | Picture
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1c2430; background: #fff; margin: 0 auto;
-       max-width: 62rem; padding: 1.5rem; }
+:root { color-scheme: light dark; --text: #1c2430; --ground: #fff; --line: #d5dae1;
+        --strong: #8a94a3; --link: #1558b0; }
+@media (prefers-color-scheme: dark) {
+  :root { --text: #dde3ea; --ground: #14181e; --line: #343c47; --strong: #6b7684;
+          --link: #8ab8f5; }
+}
+body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground);
+       margin: 0 auto; max-width: 62rem; padding: 1.5rem; }
+a { color: var(--link); }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em; }
 h1 { margin-top: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid #d5dae1; padding: .25rem .8rem .25rem 0; text-align: right;
+th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: right;
          white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
-th { border-bottom: 2px solid #8a94a3; vertical-align: bottom; white-space: normal; }
-img { height: auto; max-width: 100%; }
+th { border-bottom: 2px solid var(--strong); vertical-align: bottom; white-space: normal; }
+img { background: #fff; height: auto; max-width: 100%; }  /* plots are drawn in black */
 figure { margin: 1em 0; }
 """
 
