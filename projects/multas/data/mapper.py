@@ -115,7 +115,7 @@ class MultasMapper:
         if not self.is_train:
             annotations = mask_file = None
         mask = None if mask_file is None else _read_mask(mask_file, image)
-        boxes = None if annotations is None else _boxes(annotations)
+        boxes = None if annotations is None else boxes_of(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
         try:
@@ -222,7 +222,7 @@ def _without_mask(annotation: dict) -> dict:
     return {key: value for key, value in annotation.items() if key != "segmentation"}
 
 
-def _boxes(annotations: Sequence[dict]) -> np.ndarray:
+def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
     """The boxes of annotations, (N, 4) float64 x1, y1, x2, y2.
 
     All of a mode at once, to the bits that BoxMode.convert gives for one box: it computes in
