@@ -20,11 +20,11 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils.logger import setup_logger
-from multas.data.looking import find_cards
 from tabulate import tabulate
 
 from multas.config.limits import above, check_limit
-from multas.data.dataset_dicts import load_training_sets
+from multas.data.dataset_dicts import TrainingSet
+from multas.data.looking import find_cards
 from multas.data.pseudo_labels import PseudoLabels
 from multas.data.statistics import count, describe
 from multas.engine import load_config
@@ -56,7 +56,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn (1)")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and train nothing")
-    parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... that prevail")
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of all configs")
     args = parser.parse_args()
     check_limit("--minutes", args.minutes, above(0))
     if not 0 < args.labels <= 1:
@@ -90,11 +90,11 @@ def main() -> None:
 
 def show(data: list[TaskData]) -> None:
     """Print what there is to learn from and to test on."""
-    names = [
-        name for task in data for name in (*task.labeled, *task.unlabeled, task.val, task.test)
+    counted = [
+        count(TrainingSet(name, records, 0), MetadataCatalog.get(name), PseudoLabels())
+        for task in data
+        for name, records in task.records.items()
     ]
-    sets = load_training_sets([name for name in names if name], filter_empty=False)
-    counted = [count(own, MetadataCatalog.get(own.name), PseudoLabels()) for own in sets]
     print(f"{describe(counted, 'Data:')}\n", flush=True)
 
 

@@ -1,17 +1,17 @@
 """What a job learns from: cards and lists of images in its own folder, by task."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
-from multas.data.looking import roles
 
 from multas.data import register_card
 from multas.data.card import UNLABELED, Card, read_card
+from multas.data.looking import roles
 from multas.data.splits.make import class_counts, make_splits, mask_counts, write_splits
 from multas.util.annotation import MASKS, Annotation
 from multas.util.errors import UserError
@@ -30,6 +30,7 @@ class TaskData:
         labeled: data sets to learn from.
         unlabeled: data sets without annotations, ending in ``_unlabeled``.
         val, test: data sets to choose on ("" if there is none) and to report on.
+        records: the dataset dicts of all of these, by the name of the data set.
     """
 
     annotation: Annotation
@@ -38,6 +39,7 @@ class TaskData:
     unlabeled: tuple[str, ...]
     val: str
     test: str
+    records: Mapping[str, list[dict]] = field(repr=False)
 
     @property
     def task(self) -> str:
@@ -47,9 +49,10 @@ class TaskData:
     def classes(self) -> list[str]:
         return list(MetadataCatalog.get(self.labeled[0]).get(self.annotation.classes_key))
 
-    def records(self) -> list[dict]:
-        """The dataset dicts of the annotated images."""
-        return [record for name in self.labeled for record in DatasetCatalog.get(name)]
+    @property
+    def annotated(self) -> list[dict]:
+        """The dataset dicts to learn from that are annotated."""
+        return [record for name in self.labeled for record in self.records[name]]
 
 
 def prepare(
@@ -71,6 +74,7 @@ def prepare(
         UserError: a card is wrong, or has no or too few annotated images.
     """
     parts: dict[str, list[str]] = {}
+    folder.mkdir(parents=True, exist_ok=True)
     return [_prepare(dict(content), folder, labels, seed, parts) for content in cards]
 
 
@@ -113,14 +117,15 @@ def _prepare(
     tests = ["test"] if "test" in parts else use["test"] or use["val"]
     vals = use["val"] if tests != use["val"] else []
     unlabeled = [*use["unlabeled"], *(["rest"] if "rest" in parts else [])]
-    return TaskData(
-        annotation=annotation,
-        card=file,
-        labeled=(f"{name}_{'labeled' if parts else base}",),
-        unlabeled=tuple(f"{name}_{split}{UNLABELED}" for split in unlabeled),
-        val=f"{name}_{vals[0]}" if vals else "",
-        test=f"{name}_{tests[0]}",
-    )
+    names: dict[str, Any] = {
+        "labeled": (f"{name}_{'labeled' if parts else base}",),
+        "unlabeled": tuple(f"{name}_{split}{UNLABELED}" for split in unlabeled),
+        "val": f"{name}_{vals[0]}" if vals else "",
+        "test": f"{name}_{tests[0]}",
+    }
+    every = [*names["labeled"], *names["unlabeled"], names["val"], names["test"]]
+    records = {own: DatasetCatalog.get(own) for own in every if own}
+    return TaskData(annotation=annotation, card=file, records=records, **names)
 
 
 def _annotation(card: Card) -> Annotation:

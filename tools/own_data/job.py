@@ -88,7 +88,7 @@ class Job:
 
     @property
     def _has_pseudo_labels(self) -> bool:
-        cfg = load_config(self.config_file("distilled"), self.opts)
+        cfg = load_config(self.config_file("distilled"), list(self.opts))
         return bool(cfg.DATASETS.PSEUDO_LABELS.FILES)
 
     def config(self, stage: str) -> CfgNode:
@@ -128,7 +128,7 @@ class Job:
     def label(self) -> None:
         file, weights = self.teacher_files()
         if self.pseudo_labels.is_file() and (
-            read_pseudo_labels(self.pseudo_labels)[0].teacher_sha256 == file_sha256(weights)
+            read_pseudo_labels(str(self.pseudo_labels))[0].teacher_sha256 == file_sha256(weights)
         ):
             print(f"[pseudo-labels] already written: {self.pseudo_labels}", flush=True)
             return

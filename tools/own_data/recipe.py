@@ -1,6 +1,5 @@
 """The configs of a job, found from its data and written as plain YAML files."""
 
-import copy
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -8,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from multas.data.suggestions import Suggestion, suggest
 
 from multas.config.files import merge, read_file
+from multas.data.suggestions import Suggestion, suggest
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.files import write_text
 from own_data.data import TaskData
+
+Config = dict[str, Any]
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SIZES = REPOSITORY / "configs" / "sizes"
@@ -25,7 +26,7 @@ HEADS = {
     LABELS: "LinearClassificationHead",
 }
 _COUNTS = {BOXES: "DENSE_HEAD", MASKS: "SEMANTIC_FPN_HEAD", LABELS: "LINEAR_HEAD"}
-_PATHS = {
+_PATHS: Mapping[Annotation, Config] = {
     BOXES: {"TYPE": "SoftDetection", "STUDENT": "heads.det", "LAYERWISE": True},
     MASKS: {"TYPE": "SoftTarget", "STUDENT": "heads.seg", "NAME": "st_seg"},
     LABELS: {"TYPE": "SoftTarget", "STUDENT": "heads.cls", "NAME": "st_cls"},
@@ -35,8 +36,6 @@ BATCH = 8
 RATE = 0.03  # for a batch of 8
 LARGEST_CLASSIFIED = 224  # px, the side of what a classifier sees
 PSEUDO_SCORE = 0.45
-
-Config = dict[str, Any]
 
 
 def write_configs(
@@ -85,9 +84,8 @@ def _fragment(size: str) -> Config:
 def _suggestions(data: Sequence[TaskData]) -> dict[str, Suggestion]:
     """What follows from the annotated images, of boxes if there are any."""
     task = next((task for task in data if task.annotation is BOXES), data[0])
-    found = suggest(
-        task.records(), num_classes=len(task.classes) if task.annotation is BOXES else 0
-    )
+    num_classes = len(task.classes) if task.annotation is BOXES else 0
+    found = suggest(task.annotated, num_classes=num_classes)
     if task.annotation is not LABELS:
         return found
     side = min(found["INPUT.MIN_SIZE_TEST"].value, LARGEST_CLASSIFIED)
@@ -105,7 +103,7 @@ def _base(
     iterations: int,
     seed: int,
 ) -> Config:
-    images = min(len(task.records()) for task in data)
+    images = min(len(task.annotated) for task in data)
     batch = min(BATCH, images)
     config: Config = {
         "VERSION": 2,
@@ -129,7 +127,7 @@ def _base(
             "WARMUP_ITERS": min(100, iterations // 10),
             "LR_SCHEDULER_NAME": "WarmupCosineLR",
             "CHECKPOINT_PERIOD": max(iterations // 4, 1),
-            "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "full_model", "CLIP_VALUE": 10.0},
+            "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "norm", "CLIP_VALUE": 5.0},
             "AMP": {"ENABLED": "auto"},
             "CHANNELS_LAST": True,
         },
@@ -183,8 +181,8 @@ def _distilled(
 
 
 def _path(annotation: Annotation, of_several: bool) -> Config:
-    own = {"TASKS": [annotation.task]} if of_several else {}
-    return copy.deepcopy(_PATHS[annotation]) | own
+    own: Config = {"TASKS": [annotation.task]} if of_several else {}
+    return {**_PATHS[annotation], **own}
 
 
 def _set(config: Config, key: str, value: Any) -> None:
