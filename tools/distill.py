@@ -33,7 +33,7 @@ from multas.util.errors import UserError
 from own_data.budget import PROBED, fitted_iterations
 from own_data.data import TaskData, prepare
 from own_data.job import Job, claim
-from own_data.recipe import TEACHERS, write_configs
+from own_data.recipe import TEACHERS, fitting_paths, write_configs
 
 
 def parse_args() -> argparse.Namespace:
@@ -103,18 +103,25 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
     write = partial(write_configs, data, size=args.size, seed=args.seed, teacher=args.teacher)
     with tempfile.TemporaryDirectory() as scratch:
         trial = Path(scratch)
-        write(trial, trial, iterations=PROBED)
 
         def config(stage: str, teacher: str) -> CfgNode:
             opts = ["DATASETS.PSEUDO_LABELS.FILES", "()"]
-            if stage == "distilled":
+            if stage == "distilled" and not args.teacher:
                 opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teacher]
             return load_config(str(trial / f"{stage}.yaml"), [*args.opts, *opts])
 
+        paths = None
+        if args.teacher:
+            paths = fitting_paths(
+                data,
+                lambda paths: write(trial, trial, iterations=1, paths=paths),
+                partial(config, "distilled", ""),
+            )
+        write(trial, trial, iterations=PROBED, paths=paths)
         print("Measuring how long an iteration takes ...", flush=True)
         stages = {stage: partial(config, stage) for stage in job.stages}
         iterations, seconds = fitted_iterations(args.minutes, stages)
-    write(job.configs, job.output, iterations=iterations)
+    write(job.configs, job.output, iterations=iterations, paths=paths)
     rows = [[stage, job.data_of(stage), iterations, f"{s:.3f}", f"{s * iterations / 60:.1f}"]
             for stage, s in seconds.items()]  # fmt: skip
     header = ["training", "learns from", "iterations", "seconds each", "minutes"]

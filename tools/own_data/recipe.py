@@ -1,18 +1,24 @@
 """The configs of a job, found from its data and written as plain YAML files."""
 
+import logging
 import os
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from detectron2.config import CfgNode
 
 from multas.config.files import merge, read_file
-from multas.data.suggestions import Suggestion, suggest
+from multas.data.suggestions import STRIDES, Suggestion, suggest
+from multas.engine import Trainer
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
+from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.data import TaskData
+
+logger = logging.getLogger("multas.own_data")
 
 Config = dict[str, Any]
 
@@ -60,7 +66,8 @@ def write_configs(
         teacher: config and weights of a teacher that is there already.
         paths: what is distilled; None = one path for each task, between the heads.
     """
-    settings = _suggestions(data)
+    first = next((task for task in data if task.annotation is BOXES), data[0])
+    settings = settings_of(first.annotated, first.annotation, len(first.classes))
     base = _base(data, settings, size, iterations, seed)
     base["OUTPUT_DIR"] = str(output)
     reasons = [f"{key}: {found.reason}." for key, found in settings.items()]
@@ -77,19 +84,58 @@ def write_configs(
     _write(folder / "distilled.yaml", distilled, ["The student with its teacher."], "base.yaml")
 
 
+def fitting_paths(
+    data: Sequence[TaskData],
+    write: Callable[[Sequence[Mapping[str, Any]] | None], None],
+    config: Callable[[], CfgNode],
+) -> Sequence[Mapping[str, Any]] | None:
+    """The paths from a teacher that is there already: what fits of heads, features, or none.
+
+    Args:
+        data: of each task.
+        write: writes the configs with some paths.
+        config: reads that of the distilled student.
+
+    Raises:
+        UserError: No path fits, and there are no images that the teacher could label.
+    """
+    why = ""
+    for paths in (None, [FEATURE_PATH]):
+        write(paths)
+        try:
+            Trainer.build_model(config())
+            return paths
+        except UserError as error:
+            why = str(error)
+            logger.warning(f"The teacher's {'features' if paths else 'heads'} do not fit: {why}")
+    if not any(task.unlabeled for task in data):
+        raise UserError(
+            f"Nothing of this teacher can be distilled ({why}), and there are no images without "
+            "labels that it could label. Give more images, or leave out --teacher."
+        )
+    return []
+
+
 def _fragment(size: str) -> Config:
     return read_file(str(SIZES / f"{size}.yaml"))
 
 
-def _suggestions(data: Sequence[TaskData]) -> dict[str, Suggestion]:
-    """What follows from the annotated images, of boxes if there are any."""
-    task = next((task for task in data if task.annotation is BOXES), data[0])
-    num_classes = len(task.classes) if task.annotation is BOXES else 0
-    found = suggest(task.annotated, num_classes=num_classes)
-    if task.annotation is not LABELS:
+def settings_of(
+    records: Sequence[Mapping[str, Any]],
+    annotation: Annotation,
+    num_classes: int,
+    strides: Sequence[int] = STRIDES,
+) -> dict[str, Suggestion]:
+    """What a config should have for annotated images, by key; see :func:`suggest`.
+
+    A classifier sees squares of the size of the images, of at most 224 px.
+    """
+    boxes = annotation is BOXES
+    found = suggest(records, num_classes=num_classes if boxes else 0, strides=strides)
+    if annotation is not LABELS:
         return found
     side = min(found["INPUT.MIN_SIZE_TEST"].value, LARGEST_CLASSIFIED)
-    reason = "the size of the images, at most 224"
+    reason = f"the size of the images, at most {LARGEST_CLASSIFIED}"
     values = {"MIN_SIZE_TRAIN": [side], "MIN_SIZE_TEST": side, "CENTER_CROP_TEST": side}
     values["AUGMENTATION"] = "resized_crop"
     kept = {key: value for key, value in found.items() if not key.startswith("INPUT.M")}
