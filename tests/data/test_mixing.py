@@ -138,15 +138,28 @@ def test_boxes_and_classes_stay_on_their_pixels(scenes, name, seed):
     assert not sample["instances"].has("gt_masks")
 
 
-@given(seed=SEEDS)
+@given(seed=SEEDS, some=st.sampled_from([2, 7]))
 @few
-def test_so_they_do_without_outlines_and_after_one_another(scenes, seed):
-    bare = [{**d, "annotations": without(d["annotations"], "segmentation")} for d in scenes]
+def test_so_they_do_without_outlines_and_after_one_another(scenes, seed, some):
+    """Half of the images, or all but the first, which shows nothing, have none."""
+    bare = [
+        {**d, "annotations": without(d["annotations"], "segmentation")} if i % some else d
+        for i, d in enumerate(scenes)
+    ]
     mix = {"MOSAIC": 0.5, "COPY_PASTE": 0.8, "MIN_VISIBLE": 0.0}
     sample, _ = draw(loader_of(bare, "INPUT.SQUARE_SIZE", 72, **mix), seed)
     check_boxes(sample)
     check_mask(sample)
     assert sample["image"].shape == (3, 72, 72)
+
+
+@given(seed=SEEDS)
+@few
+def test_masks_alone_stay_on_their_pixels(scenes, seed):
+    """Half of the classes that another image has are pasted."""
+    sample, _ = draw(loader_of(without(scenes, "annotations"), COPY_PASTE=1.0, MOSAIC=0.3), seed)
+    check_mask(sample)
+    assert "instances" not in sample
 
 
 @pytest.mark.parametrize("mask_format", ["polygon", "bitmask"])

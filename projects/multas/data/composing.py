@@ -30,17 +30,16 @@ def paste(first: dict, second: dict, region: np.ndarray, min_visible: float) -> 
         first["instances"] = joined(remaining)
 
 
-def put_beside(samples: Sequence[dict]) -> dict:
-    """The first sample, which shows in the "window" of each of the others what that has there.
+def put_beside(samples: Sequence[dict], windows: Sequence[Sequence[float]]) -> dict:
+    """The first sample, which shows in the window of each of the others what that has there.
 
-    A window is x0, y0, x1, y1 in shares of the canvas; objects lie inside of that of their sample.
+    Windows are x0, y0, x1, y1 in shares of the canvas; the objects lie inside of them.
     """
     first, *others = samples
-    for other in others:
-        x0, y0, x1, y1 = pixels_of(other["window"], first["image"].shape[1:])
+    for other, window in zip(others, windows[1:], strict=True):
+        x0, y0, x1, y1 = pixels_of(window, first["image"].shape[1:])
         for key in {"image", "sem_seg"} & first.keys():
             first[key][..., y0:y1, x0:x1] = other[key][..., y0:y1, x0:x1]
-    del first["window"]
     if "instances" in first:
         objects = joined([sample["instances"] for sample in samples])
         first["instances"] = fit_to_masks(objects) if objects.has("gt_masks") else objects
@@ -63,8 +62,13 @@ def blend(first: dict, second: dict, share: float) -> None:
 
 
 def joined(parts: Sequence[Instances]) -> Instances:
-    """The objects of all; those of an image without objects may lack fields."""
-    return Instances.cat([part for part in parts if len(part)] or list(parts[:1]))
+    """The objects of all, with the fields that all of them have."""
+    some = [part for part in parts if len(part)] or list(parts[:1])
+    common = set.intersection(*(set(part.get_fields()) for part in some))
+    for part in some:
+        for name in part.get_fields().keys() - common:
+            part.remove(name)
+    return Instances.cat(some)
 
 
 def visible(instances: Instances, shown: np.ndarray, min_visible: float) -> Instances:
@@ -92,7 +96,7 @@ def _cut(box: np.ndarray, mask: np.ndarray | None, shown: np.ndarray, min_visibl
     """Cut the box of an object, in place, to what is left of it; tells whether that is enough."""
     # A mask may fill a pixel of which the box has a part.
     low, high = (np.rint, np.rint) if mask is None else (np.floor, np.ceil)
-    x0, y0, x1, y1 = [int(v) for v in (*low(box[:2]), *high(box[2:]))]
+    x0, y0, x1, y1 = (int(v) for v in (*low(box[:2]), *high(box[2:])))
     left = shown[y0:y1, x0:x1]
     whole = np.ones_like(left) if mask is None else mask[y0:y1, x0:x1]
     left = left & whole

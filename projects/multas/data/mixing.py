@@ -15,13 +15,7 @@ import numpy as np
 import torch
 from detectron2.config import CfgNode
 
-from multas.data.composing import (
-    blend,
-    half_of_classes,
-    paste,
-    put_beside,
-    windows_around,
-)
+from multas.data.composing import blend, half_of_classes, paste, put_beside, windows_around
 from multas.data.mapper import MultasMapper
 from multas.data.transforms.place import Place
 from multas.util.annotation import BOXES, LABELS, MASKS
@@ -115,9 +109,9 @@ class Mixing:
             paste(sample, second, self._region(second), self.min_visible)
         if mixup:
             blend(sample, other(canvas=canvas), np.random.beta(self.alpha, self.alpha))
-        instances = sample.get("instances")
-        if instances is not None and instances.has("gt_masks") > self.mapper.use_instance_mask:
-            instances.remove("gt_masks")  # which were of use for cutting alone
+        objects = sample.get("instances")
+        if not self.mapper.use_instance_mask and objects is not None and objects.has("gt_masks"):
+            objects.remove("gt_masks")  # which were of use for cutting alone
         return sample
 
     def _view(self, record: dict, size: int, bitmasks: bool, **place: Any) -> dict:
@@ -132,14 +126,15 @@ class Mixing:
 
     def _mosaic(self, first: Callable[..., dict], other: Callable[..., dict]) -> dict:
         x, y = np.random.uniform(0.25, 0.75, size=2)
-        shown: list[dict] = []
+        samples: list[dict] = []
+        windows = []
         for corner, view in zip(np.random.permutation(4), (first, *[other] * 3), strict=True):
             right, low = int(corner % 2), int(corner // 2)
-            window = ((0.0, x)[right], (0.0, y)[low], (x, 1.0)[right], (y, 1.0)[low])
-            canvas = tuple(shown[0]["image"].shape[1:]) if shown else None
-            place = {"scale": self.scale, "corner": (1 - right, 1 - low)}
-            shown.append(view(canvas=canvas, window=window, **place) | {"window": window})
-        return put_beside(shown)
+            windows.append(((0.0, x)[right], (0.0, y)[low], (x, 1.0)[right], (y, 1.0)[low]))
+            canvas = tuple(samples[0]["image"].shape[1:]) if samples else None
+            place = {"window": windows[-1], "scale": self.scale, "corner": (1 - right, 1 - low)}
+            samples.append(view(canvas=canvas, **place))
+        return put_beside(samples, windows)
 
     def _region(self, sample: dict) -> np.ndarray:
         """The pixels of a sample that are pasted onto another, (H, W) bool."""

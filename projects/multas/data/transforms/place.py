@@ -49,18 +49,23 @@ class PlaceTransform(T.Transform):
     def _placed(self, pixels: np.ndarray, value: int, interpolation: int) -> np.ndarray:
         out = np.full((*self.canvas, *pixels.shape[2:]), value, dtype=pixels.dtype)
         x0, y0, x1, y1 = self.window
-        if x0 < x1 and y0 < y1:
+        shown = out[y0:y1, x0:x1]
+        x, y = np.subtract(self.offset, (x0, y0)).tolist()
+        if self.scale == 1:
+            cut = CropOrPadTransform(-x, -y, x1 - x0, y1 - y0, image_value=value)
+            shown[:] = cut.apply_image(pixels)
+        elif shown.size:
             # OpenCV counts from the centres of pixels, boxes from their corners.
-            x, y = np.subtract(self.offset, (x0, y0)) + (self.scale - 1) / 2
-            shown = cv2.warpAffine(
+            middle = (self.scale - 1) / 2
+            placed = cv2.warpAffine(
                 with_own_rows(pixels),
-                np.array([[self.scale, 0, x], [0, self.scale, y]]),
+                np.array([[self.scale, 0, x + middle], [0, self.scale, y + middle]]),
                 (x1 - x0, y1 - y0),
                 flags=interpolation,
                 borderMode=cv2.BORDER_CONSTANT,
                 borderValue=(value,) * 4,
             )
-            out[y0:y1, x0:x1] = shown.reshape(out[y0:y1, x0:x1].shape)
+            shown[:] = placed.reshape(shown.shape)
         return out
 
     def apply_coords(self, coords: np.ndarray) -> np.ndarray:
