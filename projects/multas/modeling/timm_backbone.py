@@ -106,6 +106,8 @@ def _freeze(model: nn.Module, last: str) -> None:
     from timm.utils.model import freeze
 
     freeze(model, list(_up_to(model, last)) if last else [])
+    if not last:
+        model.requires_grad_(False)  # and what stands in no submodule, such as position embeddings
 
 
 def _up_to(model: nn.Module, last: str) -> Iterator[str]:

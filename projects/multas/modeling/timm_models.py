@@ -1,5 +1,6 @@
 """Models of timm by name, with weights of a file or of its hub, as extractors of feature maps."""
 
+import difflib
 import logging
 import sys
 from collections.abc import Mapping
@@ -14,7 +15,6 @@ from torch import Tensor, nn
 from multas.modeling.strict_loading import series
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
-from multas.util.names import nearest
 
 logger = logging.getLogger(__name__)
 
@@ -162,8 +162,8 @@ def _features(model: Any) -> list[Mapping[str, Any]]:
 def _check_name(timm: Any, name: str) -> None:
     plain, _, tag = name.partition(".")
     if not timm.is_model(plain):
-        near = nearest(plain, timm.list_models(), cutoff=0.5)
-        hint = f"Did you mean '{near}'? " if near else ""
+        near = difflib.get_close_matches(plain, timm.list_models(), n=5)
+        hint = f"Nearest: {', '.join(near)}. " if near else ""
         raise UserError(
             f"{KEY}.NAME is '{name}', which is no model of timm {timm.__version__}. {hint}Names "
             "are those of timm.list_models(), such as mobilenetv2_100 or vit_small_patch14_dinov2; "
@@ -205,12 +205,12 @@ def _from_hub(
     # The model itself can be built, so that it is the weights, and each client of the network has
     # errors of its own.
     except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = str(error).strip().partition("\n")[0].partition(". ")[0].rstrip(".")
         place = source.get("hf_hub_id") or source.get("url")
         cure = f"fetch them where there is one ({place}) and name" if place else "name"
         raise UserError(
-            f"{KEY}.PRETRAINED is '{HUB}', but the weights of {name} cannot be had: {first:.200} "
-            f"Without a network, {cure} a file (.safetensors or .pth), or '' for random weights."
+            f"{KEY}.PRETRAINED is '{HUB}', but the weights of {name} cannot be had "
+            f"({type(error).__name__}: {first:.200}). Without a network, {cure} a file (.safetensors or .pth), or '' for random weights."
         ) from error
 
 
