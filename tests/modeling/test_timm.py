@@ -234,7 +234,7 @@ def test_a_trained_model_is_served_without_the_file_that_it_started_from(tmp_pat
 
 NO_MODEL = [
     ("mobilenetv2_10", FPN, [], "no model of timm .* Nearest: .*mobilenetv2_100"),
-    ("", FPN, [], "MODEL.TIMM.NAME is '', which is no model"),
+    ("", FPN, [], r"MODEL\.TIMM\.NAME is '', which is no model"),
     ("hf-hub:timm/x", FPN, [], "goes into MODEL.TIMM.PRETRAINED"),
     ("mobilenetv2_100.x", FPN, [], "no weights called 'x'; it has ra_in1k"),
     ("mixer_s32_224", FPN, [], "takes images of one size alone"),
@@ -320,5 +320,5 @@ def test_a_pretrained_vit_teaches_layers_of_timm_by_name(tmp_path):
     assert any("kd" in name for name in losses)
     vit.MODEL.TIMM.PRETRAINED = ""
     config.write_text(vit.dump())
-    with pytest.raises(FileNotFoundError, match="TEACHER.WEIGHTS"):
+    with pytest.raises(FileNotFoundError, match=r"TEACHER\.WEIGHTS"):
         check_teacher_files(node, "TEACHER")

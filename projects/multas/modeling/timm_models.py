@@ -210,7 +210,8 @@ def _from_hub(
         cure = f"fetch them where there is one ({place}) and name" if place else "name"
         raise UserError(
             f"{KEY}.PRETRAINED is '{HUB}', but the weights of {name} cannot be had "
-            f"({type(error).__name__}: {first:.200}). Without a network, {cure} a file (.safetensors or .pth), or '' for random weights."
+            f"({type(error).__name__}: {first:.200}). Without a network, {cure} a file "
+            "(.safetensors or .pth), or '' for random weights."
         ) from error
 
 
