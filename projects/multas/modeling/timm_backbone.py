@@ -4,6 +4,7 @@ Their submodules and parameters have the names that timm gives them, below ``bod
 ``backbone.bottom_up.body.blocks.4`` where ``timm.create_model(NAME)`` has ``blocks.4``.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -25,6 +26,8 @@ from multas.modeling.timm_models import (
 )
 from multas.util.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 
 class TimmBackbone(Backbone):
     """Some of the feature maps of a model of timm, ``res<log2 of their stride>``.
@@ -35,7 +38,7 @@ class TimmBackbone(Backbone):
 
     Args:
         model: as :func:`create_timm_model` makes it.
-        out_features: the names of the maps.
+        out_features: the names of the maps; None: all.
         freeze_at: everything up to the map of the stride 2^freeze_at stays as it is, with the
             statistics of its BatchNorms; 0: nothing.
 
@@ -43,9 +46,12 @@ class TimmBackbone(Backbone):
         UserError: The model has no map of such a stride.
     """
 
-    def __init__(self, model: Any, out_features: Sequence[str], freeze_at: int = 0) -> None:
+    def __init__(
+        self, model: Any, out_features: Sequence[str] | None = None, freeze_at: int = 0
+    ) -> None:
         super().__init__()
         levels = levels_of(model)
+        out_features = list(levels) if out_features is None else out_features
         unknown = [name for name in out_features if name not in levels]
         if unknown or not out_features:
             strides = ", ".join(f"{name} ({level.stride})" for name, level in levels.items())
@@ -73,10 +79,15 @@ class TimmBackbone(Backbone):
 
     @classmethod
     def from_config(
-        cls, cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str]
+        cls, cfg: CfgNode, input_shape: ShapeSpec, out_features: Sequence[str] | None = None
     ) -> "TimmBackbone":
         """Build the model of ``MODEL.TIMM.*`` with ``MODEL.BACKBONE.FREEZE_AT``."""
         model = create_timm_model(cfg, input_shape.channels)
+        if cfg.MODEL.BACKBONE.FREEZE_AT and not (cfg.MODEL.TIMM.PRETRAINED or cfg.MODEL.WEIGHTS):
+            logger.warning(
+                f"MODEL.BACKBONE.FREEZE_AT is {cfg.MODEL.BACKBONE.FREEZE_AT}, but there are no "
+                f"weights: layers stay random. Set it to 0, or {KEY}.PRETRAINED."
+            )
         if cfg.MODEL.TIMM.NORM:
             import_timm()
             from timm.layers import convert_sync_batchnorm, freeze_batch_norm_2d

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from multas.modeling.backbone import ExtraLevels, extra_levels
 from multas.modeling.layers import Norm, norm_factory
 from multas.modeling.timm_backbone import TimmBackbone
-from multas.modeling.timm_models import KEY, create_timm_model, is_plain, levels_of
+from multas.modeling.timm_models import KEY
 from multas.util.errors import UserError
 
 
@@ -92,12 +92,12 @@ def build_timm_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Sim
     Raises:
         UserError: The model is no plain ViT, or a level has no such name.
     """
-    model = create_timm_model(cfg, input_shape.channels)
-    levels = levels_of(model)
-    if not is_plain(model):
+    bottom_up = TimmBackbone.from_config(cfg, input_shape)
+    shapes = bottom_up.output_shape()
+    if len(shapes) > 1:
         raise UserError(
             f"{KEY}.NAME is '{cfg.MODEL.TIMM.NAME}', which has maps of the strides "
-            f"{[level.stride for level in levels.values()]}; the pyramid is for a plain ViT, which "
+            f"{[shape.stride for shape in shapes.values()]}; the pyramid is for a plain ViT, which "
             "has one. Set MODEL.BACKBONE.NAME to build_timm_fpn_backbone."
         )
     strides = {f"res{i}": 1 << i for i in range(2, 7)}
@@ -110,5 +110,4 @@ def build_timm_vit_pyramid_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Sim
         )
     chosen = [strides[name] for name in wanted]
     extra = extra_levels(cfg, wanted[-1], fpn.OUT_CHANNELS, chosen[-1])
-    bottom_up = TimmBackbone(model, list(levels), cfg.MODEL.BACKBONE.FREEZE_AT)
     return SimplePyramid(bottom_up, chosen, fpn.OUT_CHANNELS, norm_factory(fpn.NORM), extra)
