@@ -78,6 +78,10 @@ def write_configs(
     base = _base(data, settings, size, iterations, seed)
     _start_from(base, pretrained[0], size)
     base["OUTPUT_DIR"] = str(output)
+    if pretrained[0]:
+        reason = "those that the pretrained weights were trained on"
+        for key in (f"MODEL.{key}" for key in _PIXELS):
+            settings[key] = Suggestion(settings[key].value, reason)
     reasons = [f"{key}: {found.reason}." for key, found in settings.items()]
     _write(folder / "base.yaml", base, ["What the models of this job share.", *reasons])
     labeled = [list(task.labeled) for task in data]
