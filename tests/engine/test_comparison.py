@@ -9,12 +9,13 @@ import torch
 from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from multas.config import add_multas_config
 from multas.data.class_names import with_class_names
 from multas.engine import Trainer
+from multas.engine.comparison import detection
 from multas.engine.comparison import predictions as predicting
 from multas.engine.comparison.classification import judge_labels
 from multas.engine.comparison.data import Data, load_data
@@ -60,19 +61,26 @@ def run_of():
 OPTS = ["MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 20]
 
 
-@pytest.mark.parametrize("evaluator", ["voc", "coco"])
-def test_both_tasks_have_the_figures_of_the_trainer(joint_cfg, run_of, evaluator):
-    cfg = joint_cfg(*OPTS, "TEST.EVALUATOR", evaluator)
-    run, data = run_of(cfg), load_data(cfg.DATASETS.TEST[0])
+def test_both_tasks_have_the_figures_of_the_trainer(joint_cfg, run_of, monkeypatch):
+    run = run_of(joint_cfg(*OPTS))
+    data = load_data(run.cfg.DATASETS.TEST[0])
     found = predictions_of(run, data.name, data.records)
     assert found.tasks == ("instances", "sem_seg") and len(found.image) > 20
     model = predicting.load_model(run.cfg, str(run.weights))
-    expected = Trainer.test(run.cfg, model)
-    for judge, task in ((judge_boxes, "bbox"), (judge_masks, "sem_seg")):
-        figures = judge(run.cfg, data, found, None).figures
-        for name, value in expected[task].items():
-            if not name.startswith("ACC-"):
-                assert figures[f"{task}/{name}"] == pytest.approx(value, nan_ok=True), name
+    for run.cfg.TEST.EVALUATOR in ("coco", "voc"):
+        expected = Trainer.test(run.cfg, model)
+        for judge, task in ((judge_boxes, "bbox"), (judge_masks, "sem_seg")):
+            figures = judge(run.cfg, data, found, None).figures
+            for name, value in expected[task].items():
+                if not name.startswith("ACC-"):
+                    assert figures[f"{task}/{name}"] == pytest.approx(value, nan_ok=True), name
+    monkeypatch.setattr(detection, "_figures", lambda *_: pytest.fail("kept figures serve"))
+    again = predictions_of(run, data.name, data.records)
+    assert judge_boxes(run.cfg, data, again, None).figures["bbox/AP_area"] >= 0
+    # Corrected annotations have other figures.
+    corrected = Data(data.name, [r | {"annotations": r["annotations"][1:]} for r in data.records])
+    with pytest.raises(pytest.fail.Exception):
+        judge_boxes(run.cfg, corrected, again, None)
 
 
 def test_predictions_are_computed_once(tiny_cfg, run_of, monkeypatch, caplog):
@@ -154,6 +162,7 @@ def scene(seed: int, images: int = 6, classes: int = 3) -> tuple[Data, Predictio
     )  # fmt: skip
 
 
+@settings(max_examples=20)
 @given(SEEDS)
 def test_thresholds_are_the_best_that_there_are(seed):
     matches = match(*scene(seed), 3)
@@ -169,6 +178,7 @@ def test_thresholds_are_the_best_that_there_are(seed):
             assert f"{best[k]:.3f}" == f"{best[k]:.4f}"[:-1], "what is printed is what is meant"
 
 
+@settings(max_examples=20)
 @given(SEEDS)
 def test_every_object_and_every_box_is_in_the_confusion_once(seed):
     data, found = scene(seed)
@@ -184,6 +194,7 @@ def test_every_object_and_every_box_is_in_the_confusion_once(seed):
     assert wrong.sum() == shown.sum() + matches.objects.sum() - 2 * hits.sum()
 
 
+@settings(max_examples=20)
 @given(SEEDS)
 def test_average_precision_is_that_of_the_evaluator(seed):
     data, found = scene(seed)

@@ -16,11 +16,12 @@ from multas.data import make_toy
 from multas.data.class_names import with_class_names
 from multas.data.pseudo_label_files import Header, save_pseudo_labels
 from multas.engine import load_config
-from multas.engine.comparison import page, pseudo_labels, write_report
+from multas.engine.comparison import judging, pseudo_labels, write_report
 from multas.engine.comparison.data import load_data
 from multas.engine.comparison.pictures import true_boxes
 from multas.engine.comparison.plots import plot_curves, plot_matrix
 from multas.engine.comparison.predictions import Predictions, as_png
+from multas.engine.comparison.runs import read_runs
 from multas.engine.export_table import Row, read_rows, write_rows
 from multas.util.document import Code, Gallery, Heading, Legend, Picture, to_html, to_markdown
 from multas.util.errors import UserError
@@ -94,7 +95,7 @@ def skilled(monkeypatch):
             np.zeros((0, 0), np.int64), np.zeros((0, 0), np.float32),
         )  # fmt: skip
 
-    for module in (page, pseudo_labels):
+    for module in (judging, pseudo_labels):
         monkeypatch.setattr(module, "predictions_of", predict)
 
 
@@ -215,7 +216,7 @@ def test_runs_that_do_not_fit_the_data_are_left_out(make_run, tmp_path, skilled,
     def refuse(run, dataset, records):
         raise UserError("MODEL.DENSE_HEAD.NUM_CLASSES is 3.")
 
-    monkeypatch.setattr(page, "predictions_of", refuse)
+    monkeypatch.setattr(judging, "predictions_of", refuse)
     runs = [make_run("supervised", "DATASETS.TRAIN", ["toy_half"])]
     text = text_of(
         write_report(runs, tmp_path / "r.html", datasets=["toy_test", "toy_val_unlabeled"])
@@ -231,7 +232,7 @@ def test_pseudo_labels_of_unknown_truth_are_compared_with_the_student(
     two_runs, tmp_path, skilled, monkeypatch
 ):
     monkeypatch.setattr(pseudo_labels, "_known_truth", lambda *_: None)
-    runs = pseudo_labels.pseudo_label_blocks(page.read_runs(two_runs), tmp_path)
+    runs = pseudo_labels.pseudo_label_blocks(read_runs(two_runs), tmp_path)
     text = to_markdown(runs, tmp_path)
     assert "The truth is not known. distilled and the pseudo-labels disagree most here" in text
     assert "pseudo-labels alone (dashed)" in text and re.search(

@@ -4,7 +4,7 @@ import contextlib
 import io
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from multas.engine.comparison.pictures import (
     true_boxes,
 )
 from multas.engine.comparison.plots import colour_of, plot_curves
-from multas.engine.comparison.predictions import Predictions
+from multas.engine.comparison.predictions import Predictions, figures_of
 from multas.evaluation.build import EVALUATOR_REGISTRY, chosen_types
 from multas.util.annotation import BOXES
 from multas.util.document import Block, Gallery, Grid, Heading, Legend, Paragraph, Picture
@@ -75,7 +75,13 @@ def judge_boxes(
     matches = match(data, found, classes)
     chosen = matches if validation is None else match(*validation, classes)
     thresholds = best_thresholds(chosen)
-    return detection_result(data, matches, thresholds, _figures(cfg, data, found))
+    types = sorted({"pascal_voc", "coco"} & set(chosen_types(cfg, data.name)))
+    truth = [
+        array.tobytes() for array in vars(data.truth).values() if isinstance(array, np.ndarray)
+    ]
+    facts = [*types, str(cfg.TEST), data.name, *truth]
+    figures = figures_of(found, facts, lambda: _figures(cfg, data, found, types))
+    return detection_result(data, matches, thresholds, figures)
 
 
 def detection_result(
@@ -86,9 +92,9 @@ def detection_result(
     return DetectionResult(figures, matches, thresholds, scores)
 
 
-def _figures(cfg: CfgNode, data: Data, found: Predictions) -> Figures:
+def _figures(cfg: CfgNode, data: Data, found: Predictions, types: Iterable[str]) -> Figures:
     figures: Figures = {}
-    for kind in {"pascal_voc", "coco"} & set(chosen_types(cfg, data.name)):
+    for kind in types:
         # pycocotools prints its table.
         with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
             evaluator = EVALUATOR_REGISTRY.get(kind)(cfg, data.name, folder)
@@ -118,7 +124,8 @@ def _curves(judged: Judged[DetectionResult], folder: Path) -> list[Block]:
     entries, names = judged.entries(), judged.classes
     objects = entries[0][2].matches.objects
     present = np.flatnonzero(objects).tolist()
-    shown = [len(names), *most(present, objects[present].tolist(), MAX_CURVES)]
+    mean = [len(names)] if len(present) != 1 else []
+    shown = [*mean, *most(present, objects[present].tolist(), MAX_CURVES)]
     pictures = []
     for k in shown:
         title = names[k] if k < len(names) else "mean of the classes"
@@ -149,7 +156,8 @@ def _thresholds(judged: Judged[DetectionResult]) -> list[Block]:
     for _, name, _ in entries:
         header += [name, "F1"]
     rows = []
-    for k in [*most(present, objects[present].tolist()), len(names)]:
+    together = [len(names)] if len(names) > 1 else []
+    for k in [*most(present, objects[present].tolist()), *together]:
         row = [names[k] if k < len(names) else "all, with one threshold"]
         for _, _, result in entries:
             f1 = precision_recall_f1(result.matches, result.thresholds, k)[2]

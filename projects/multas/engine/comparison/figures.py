@@ -121,7 +121,8 @@ def class_blocks(judged: Judged, objects: Sequence[int], unit: str) -> list[Bloc
          *(difference(v, values[k][0], i == 0) for i, v in enumerate(values[k]))]
         for k in shown
     ]  # fmt: skip
-    title = f"{prefix.split('/')[1].rstrip('-')} of each class"
+    name = prefix.split("/")[1].rstrip("-")
+    title = f"{name[0].upper()}{name[1:]} of each class"
     blocks: list[Block] = [
         Heading(title, 3),
         Grid(["class", unit, *(name for _, name, _ in entries)], rows),

@@ -1,131 +1,26 @@
 """The page that compares runs, from their folders to report.html."""
 
-import logging
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from multas.engine.checks.images import checked_images
 from multas.engine.comparison import costs
-from multas.engine.comparison.classification import judge_labels, label_blocks, label_panels
-from multas.engine.comparison.data import Data, Figures, load_data, noted_figures, validation_set
-from multas.engine.comparison.detection import box_blocks, box_panels, judge_boxes
-from multas.engine.comparison.differences import Panels, difference_blocks
-from multas.engine.comparison.figures import METRICS, Judged, figures_grid
+from multas.engine.comparison.data import Figures, load_data
+from multas.engine.comparison.differences import difference_blocks
+from multas.engine.comparison.figures import METRICS, figures_grid
 from multas.engine.comparison.history import history_blocks, path_blocks
-from multas.engine.comparison.pictures import BOX_LEGEND
-from multas.engine.comparison.predictions import Predictions, predictions_of
+from multas.engine.comparison.judging import TASKS, Comparison
 from multas.engine.comparison.pseudo_labels import pseudo_label_blocks
 from multas.engine.comparison.runs import Run, read_runs
-from multas.engine.comparison.segmentation import judge_masks, mask_blocks, mask_panels
 from multas.engine.export_table import Row
-from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
+from multas.util.annotation import BOXES, Annotation
 from multas.util.document import Block, Heading, Paragraph, to_html
 from multas.util.errors import UserError
 from multas.util.files import write_text
-
-logger = logging.getLogger(__name__)
-
-
-class _Task(NamedTuple):
-    """How a task is judged and shown."""
-
-    title: str
-    output: str  # of a model
-    judge: Callable[..., Any]
-    blocks: Callable[[Judged, Path], list[Block]]
-    panels: Panels
-    measure: str  # of an image
-    legend: Sequence[Block] = ()
-
-
-_TASKS = {
-    BOXES: _Task("Detection", "instances", judge_boxes, box_blocks, box_panels,
-                 "wrong and missed boxes", (BOX_LEGEND,)),
-    MASKS: _Task("Segmentation", "sem_seg", judge_masks, mask_blocks, mask_panels, "mIoU"),
-    LABELS: _Task("Classification", "scores", judge_labels, label_blocks, label_panels,
-                  "the probability of the true class"),
-}  # fmt: skip
-
-
-@dataclass
-class _Comparison:
-    """What is found out about runs, the baseline first."""
-
-    runs: Sequence[Run]
-    notes: list[str] = field(default_factory=list)  # what is missing or odd
-    judged: list[Judged] = field(default_factory=list)
-    noted: dict[str, dict[str, Figures]] = field(default_factory=dict)  # data set, run
-    parameters: dict[str, int] = field(default_factory=dict)
-    _known: dict[tuple[str, str], Predictions | None] = field(default_factory=dict)
-
-    @property
-    def names(self) -> list[str]:
-        return [run.name for run in self.runs]
-
-    def predict(self, run: Run, data: Data) -> Predictions | None:
-        """The predictions of a run; None, and a note, if there are none."""
-        key = run.name, data.name
-        if key not in self._known:
-            self._known[key] = None
-            try:
-                found = predictions_of(run, data.name, list(data.records))
-                self.parameters[run.name] = found.parameters
-                self._known[key] = found
-            except (UserError, OSError) as error:
-                self.notes.append(f"{run.name} is not judged on {data.name}: {error}")
-        return self._known[key]
-
-    def judge(self, data: Data, kind: Annotation) -> None:
-        """Judge all runs that can do it on one task of a data set."""
-        task, results, cfg = _TASKS[kind], {}, self.runs[0].cfg
-        validation = self._validation(data) if kind is BOXES else None
-        for run in self.runs:
-            found = None if run.weights is None else self.predict(run, data)
-            if found is None or task.output not in found.tasks:
-                continue
-            chosen = None if validation is None else self.predict(run, validation)
-            pair = None if validation is None or chosen is None else (validation, chosen)
-            results[run.name] = task.judge(cfg, data, found, pair)
-            self._check_noted(run, data, kind, results[run.name].figures)
-        if results:
-            name = "" if validation is None else validation.name
-            self.judged.append(Judged(kind, data, self.names, results, name))
-
-    def _validation(self, data: Data) -> Data | None:
-        """What thresholds are chosen on; None = ``data`` itself."""
-        try:
-            name = validation_set(self.runs[0].cfg, data, BOXES)
-            return load_data(name) if name else None
-        except (UserError, OSError) as error:
-            self.notes.append(f"There is no validation set that can be read: {error}")
-            return None
-
-    def _check_noted(self, run: Run, data: Data, kind: Annotation, figures: Figures) -> None:
-        """Say so if a run noted another figure than that of its predictions."""
-        tests = run.cfg.DATASETS.TEST
-        if data.name not in tests or run.cfg.TEST.EVALUATOR != self.runs[0].cfg.TEST.EVALUATOR:
-            return
-        metric = METRICS[kind][0]
-        before = metric.of(noted_figures(str(run.folder), data.name, len(tests) > 1))
-        now = metric.of(figures)
-        if abs(before - now) > 0.1:
-            self.notes.append(
-                f"{run.name} noted {metric.title} {before:.2f} on {data.name} at its end, here it "
-                f"is {now:.2f}: weights, annotations, SEM_SEG_RESOLUTION or the machine differ."
-            )
-
-    def take_noted(self, data: str) -> None:
-        """Take the figures that the runs noted, where they cannot be judged."""
-        for run in self.runs:
-            tests = run.cfg.DATASETS.TEST
-            if data in tests and (own := noted_figures(str(run.folder), data, len(tests) > 1)):
-                self.noted.setdefault(data, {})[run.name] = own
 
 
 def write_report(
@@ -167,7 +62,7 @@ def write_report(
 def _blocks(
     runs: Sequence[Run], datasets: Sequence[str], folder: Path, stack: ExitStack
 ) -> list[Block]:
-    found = _Comparison(runs)
+    found = Comparison(runs)
     found.notes += [fault for run in runs for fault in run.faults()]
     tests = list(datasets) or list(runs[0].cfg.DATASETS.TEST)
     if not tests:
@@ -176,7 +71,7 @@ def _blocks(
         try:
             stack.enter_context(checked_images(runs[0].cfg, [name]))
             data = load_data(name)
-            for kind in (kind for kind in _TASKS if kind in data.tasks):
+            for kind in (kind for kind in TASKS if kind in data.tasks):
                 found.judge(data, kind)
             if not data.tasks:
                 found.notes.append(f"{name} is not annotated, so that nothing is judged there.")
@@ -208,7 +103,7 @@ def _title(runs: Sequence[Run]) -> str:
     return f"{others} compared with {runs[0].name}"
 
 
-def _verdicts(found: _Comparison) -> list[Block]:
+def _verdicts(found: Comparison) -> list[Block]:
     """What each run gains, in a sentence."""
     blocks: list[Block] = []
     for judged in found.judged:
@@ -225,7 +120,7 @@ def _verdicts(found: _Comparison) -> list[Block]:
     return blocks
 
 
-def _figures(found: _Comparison) -> list[Block]:
+def _figures(found: Comparison) -> list[Block]:
     blocks: list[Block] = []
     for judged in found.judged:
         figures = {name: result.figures for _, name, result in judged.entries()}
@@ -241,21 +136,21 @@ def _figures(found: _Comparison) -> list[Block]:
 def _figures_of(
     data: str, kind: Annotation, figures: Mapping[str, Figures], names: Sequence[str]
 ) -> list[Block]:
-    title = f"{_TASKS[kind].title} on {data}, in percent"
+    title = f"{TASKS[kind].title} on {data}, in percent"
     return [Heading(title), figures_grid(names, figures, kind)]
 
 
-def _tasks(found: _Comparison, folder: Path) -> list[Block]:
+def _tasks(found: Comparison, folder: Path) -> list[Block]:
     blocks: list[Block] = []
     for number, judged in enumerate(found.judged):
-        task, own = _TASKS[judged.kind], _made(folder / f"task{number}")
+        task, own = TASKS[judged.kind], _made(folder / f"task{number}")
         blocks.append(Heading(f"{task.title} on {judged.data.name} in detail"))
         blocks += task.blocks(judged, own)
         blocks += difference_blocks(judged, task.panels, task.measure, own, task.legend)
     return blocks
 
 
-def _usage(found: _Comparison) -> list[Block]:
+def _usage(found: Comparison) -> list[Block]:
     """Exported networks, and the commands that use the runs."""
     networks: dict[str, dict[str, list[Row]]] = {}
     for run in found.runs:
@@ -264,20 +159,10 @@ def _usage(found: _Comparison) -> list[Block]:
         except UserError as error:
             found.notes.append(str(error))
     blocks = costs.deploy_blocks([own for own in networks.values() if own])
-    best = _best(found)
+    best = found.best()
     if best is None:
         return blocks
     boxes = next((judged for judged in found.judged if judged.kind is BOXES), None)
     result = None if boxes is None else boxes.results.get(best.name)
     threshold = np.nan if result is None else float(result.thresholds[-1])
     return [*blocks, *costs.command_blocks(best, networks.get(best.name, {}), threshold)]
-
-
-def _best(found: _Comparison) -> Run | None:
-    """The run with weights that is best where it was judged first, or else the last one."""
-    judged = [run for run in found.runs if run.weights is not None]
-    if not found.judged:
-        return judged[-1] if judged else None
-    first = found.judged[0]
-    figures = {name: METRICS[first.kind][0].of(r.figures) for _, name, r in first.entries()}
-    return max(judged, key=lambda run: np.nan_to_num(figures.get(run.name, -1.0), nan=-1.0))

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode
+from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import Visualizer
 from PIL import Image
 
@@ -20,7 +21,8 @@ RIGHT, WRONG, MISSED, TRUTH = "#35c27a", "#ff5a4d", "#ffd23f", "#5ab4ff"
 BOX_LEGEND = Legend(
     [("ground truth", TRUTH), ("right", RIGHT), ("wrong", WRONG), ("missed (dashed)", MISSED)]
 )
-_MAX_BOXES = 60  # more are no picture
+_MAX_LABELS = 15  # of more boxes, texts would cover the image
+_MAX_BOXES = 500
 _FONT = 13
 
 
@@ -64,13 +66,13 @@ def true_boxes(annotations: Sequence[Mapping], classes: Sequence[str]) -> list[B
 
 
 def draw_boxes(canvas: Canvas, boxes: Sequence[Box], file: Path, caption: str) -> Picture:
-    """Write a JPEG with boxes; those in the colour MISSED are dashed."""
+    """Write a JPEG with boxes, and what they are if they are few; those MISSED are dashed."""
     drawing = Visualizer(canvas.pixels)
     for box in boxes[:_MAX_BOXES]:
         corners = np.asarray(box.corners, dtype=np.float64) * canvas.scale
         style = "--" if box.colour == MISSED else "-"
         drawing.draw_box(corners, alpha=1, edge_color=box.colour, line_style=style)
-    for box in boxes[:_MAX_BOXES]:  # nothing lies over a text
+    for box in boxes if len(boxes) <= _MAX_LABELS else ():  # nothing lies over a text
         if box.label:
             left, top, right, _ = np.clip(np.asarray(box.corners) * canvas.scale, 0, None)
             side = "left" if left < 0.75 * canvas.pixels.shape[1] else "right"
@@ -87,13 +89,16 @@ def draw_boxes(canvas: Canvas, boxes: Sequence[Box], file: Path, caption: str) -
 
 
 def draw_mask(
-    canvas: Canvas, mask: np.ndarray, metadata: Metadata, file: Path, caption: str
+    canvas: Canvas, mask: np.ndarray, classes: Sequence[str], file: Path, caption: str
 ) -> Picture:
-    """Write a JPEG with the class of each pixel (H, W), in the colours of the data set."""
+    """Write a JPEG with the class of each pixel (H, W), in a colour of the class."""
     height, width = canvas.pixels.shape[:2]
     fitted = cv2.resize(mask.astype(np.float32), (width, height), interpolation=cv2.INTER_NEAREST)
-    drawing = Visualizer(canvas.pixels, metadata)
-    drawing.draw_sem_seg(fitted.astype(np.int64))
+    colours = colormap(rgb=True)
+    own = [colours[k % len(colours)].astype(int).tolist() for k in range(len(classes))]
+    names = Metadata(name="classes", stuff_classes=list(classes), stuff_colors=own)
+    drawing = Visualizer(canvas.pixels, names)
+    drawing.draw_sem_seg(fitted.astype(np.int64), alpha=0.5)
     return save_picture(drawing.output.get_image(), file, caption)
 
 

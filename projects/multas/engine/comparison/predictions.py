@@ -11,8 +11,9 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from multas.data.pseudo_label_files import file_sha256
 from multas.engine.checks.classes import check_classes
 from multas.engine.comparison.runs import Run
 from multas.engine.inference import load_model
-from multas.util.files import written_whole
+from multas.util.files import write_text, written_whole
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ class Predictions:
             the image.
         masks: (N,) PNG files of the class of each pixel.
         classes, probabilities: (N, 5) int64 and float32, the best classes of each image.
+        file: where they are kept; None if they are not.
     """
 
     tasks: tuple[str, ...]
@@ -59,6 +61,7 @@ class Predictions:
     masks: tuple[bytes, ...]
     classes: np.ndarray
     probabilities: np.ndarray
+    file: Path | None = None
 
     def mask(self, number: int) -> np.ndarray:
         """The class of each pixel of an image, (H, W)."""
@@ -85,7 +88,7 @@ def predictions_of(run: Run, dataset: str, records: Sequence[dict[str, Any]]) ->
     stem = file_sha256(weights)[:16]
     file = run.folder / "inference" / "predictions" / f"{stem}-{_digest(run, records)[:16]}.npz"
     if (kept := _read(file)) is not None:
-        return kept
+        return replace(kept, file=file)
     model = load_model(run.cfg, weights)
     check_classes(model, [dataset])
     outputs = []
@@ -96,12 +99,40 @@ def predictions_of(run: Run, dataset: str, records: Sequence[dict[str, Any]]) ->
     found = _collect(outputs, sum(p.numel() for p in model.parameters()))
     try:
         _write(file, found)
-        for other in file.parent.glob("*.npz"):
+        for other in file.parent.iterdir():
             if not other.name.startswith(stem):  # of former weights
                 other.unlink()
     except OSError as error:
         logger.warning(f"{file} cannot be kept ({error.strerror}): the next report predicts anew.")
-    return found
+        return found
+    return replace(found, file=file)
+
+
+def figures_of(
+    found: Predictions, facts: Sequence[bytes | str], judge: Callable[[], dict[str, float]]
+) -> dict[str, float]:
+    """The figures of predictions, kept beside them, since COCO's evaluation takes long.
+
+    Args:
+        found: the predictions.
+        facts: all else that figures depend on.
+        judge: computes them.
+    """
+    if found.file is None:
+        return judge()
+    digest = hashlib.sha256()
+    for fact in facts:
+        digest.update(fact if isinstance(fact, bytes) else fact.encode())
+    key, file = digest.hexdigest(), found.file.with_suffix(".json")
+    known: dict[str, dict[str, float]] = {}
+    with suppress(OSError, ValueError):
+        known = json.loads(file.read_text())
+    if key not in known:
+        figures = judge()
+        with suppress(OSError):
+            write_text(file, json.dumps({key: figures}))
+        return figures
+    return known[key]
 
 
 def _digest(run: Run, records: Sequence[Mapping[str, Any]]) -> str:

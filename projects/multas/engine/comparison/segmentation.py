@@ -94,10 +94,10 @@ def mask_panels(
     panels = []
     if truth is not None:
         text = f"{data.records[number]['image_id']}: {judged.truth}"
-        panels.append(draw_mask(canvas, truth, data.metadata, folder / f"{stem}.jpg", text))
+        panels.append(draw_mask(canvas, truth, judged.classes, folder / f"{stem}.jpg", text))
     for i, name, result in judged.entries():
         if name in names:
             text = f"{name}: mIoU {100 * result.image_scores[number]:.0f}"
             file = folder / f"{stem}_{i}.jpg"
-            panels.append(draw_mask(canvas, result.found.mask(number), data.metadata, file, text))
+            panels.append(draw_mask(canvas, result.found.mask(number), judged.classes, file, text))
     return panels
