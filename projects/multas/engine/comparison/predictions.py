@@ -34,7 +34,6 @@ logger = logging.getLogger(__name__)
 
 _VERSION = 1
 _BEST = 5  # classes of an image that are kept
-_PREDICTS = ("MODEL", "INPUT", "TEST", "VERSION")  # parts of the config
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,7 @@ def _digest(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
     cfg = run.cfg.clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = ""
-    parts = [str(cfg[key]) for key in _PREDICTS]
+    parts = [str(cfg.MODEL), str(cfg.INPUT), cfg.TEST.DETECTIONS_PER_IMAGE]
     return hashlib.sha256(json.dumps([_VERSION, parts, images]).encode()).hexdigest()
 
 
