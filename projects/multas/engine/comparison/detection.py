@@ -79,7 +79,7 @@ def judge_boxes(
     truth = [
         array.tobytes() for array in vars(data.truth).values() if isinstance(array, np.ndarray)
     ]
-    facts = [*types, str(cfg.TEST), data.name, *truth]
+    facts: list[bytes | str] = [*types, str(cfg.TEST), data.name, *truth]
     figures = figures_of(found, facts, lambda: _figures(cfg, data, found, types))
     return detection_result(data, matches, thresholds, figures)
 

@@ -110,9 +110,8 @@ def plot_matrix(
     plot.pcolormesh(cells)
     for (row, column), share in np.ndenumerate(np.nan_to_num(shares)):
         if percent := round(100 * share):
-            ink = "#ffffff" if share > 0.6 else _TEXT
             at = (column + 0.5, row + 0.5)
-            plot.annotate(f"{percent}", at, ha="center", va="center", fontsize=7, color=ink)
+            plot.annotate(f"{percent}", at, ha="center", va="center", fontsize=7, color=_TEXT)
     plot.set(aspect="equal", xlim=(0, len(columns)), ylim=(len(rows), 0))
     plot.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90)
     plot.set_yticks(np.arange(len(rows)) + 0.5, rows)
