@@ -81,7 +81,7 @@ def test_masks_of_voc_have_the_background_for_other_classes(toy_card, small_toy)
         for new, name in enumerate(ONLY, start=1):
             assert ((sample["sem_seg"].numpy() == new) == (mask == 1 + CLASSES.index(name))).all()
         found |= set(np.unique(sample["sem_seg"]).tolist())
-        assert "sem_seg_values" not in sample
+        assert "sem_seg_reader" not in sample
     assert found <= {0, 1, 2, 255} and found > {0}
     evaluator = SemanticSegmentationEvaluator("toy_both_test", distributed=False)
     scores = perfect_masks(evaluator, "toy_both_test")
@@ -231,6 +231,27 @@ def test_masks(tmp_path, classes, ignore_label, only, expected, values):
     assert read.reshape(-1).tolist() == values
     mapper = MultasMapper(is_train=True, augmentations=[], image_format="BGR")
     assert mapper(record)["sem_seg"].reshape(-1).tolist() == values
+
+
+@pytest.mark.parametrize("only", [None, ["cell"]])
+def test_black_and_white_masks(tmp_path, only):
+    gray = np.array([[0, 127, 128], [255, 40, 200]], np.uint8)
+    for number, pixels in enumerate((gray, np.stack([gray] * 3, axis=-1), gray.astype(np.uint16))):
+        write_image(tmp_path / "images" / f"{number}.png", size=(3, 2))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "masks" / f"{number}.png")
+    card = {"name": "m", "format": "masks", "root": str(tmp_path), "images": "images", "only": only}
+    card |= {"masks": "masks", "classes": ["none", "cell"], "threshold": 128}
+    records, metadata = loaded({**card, "splits": {"all": {}}}, "all")
+    mapper = MultasMapper(is_train=True, augmentations=[], image_format="BGR")
+    for record in records:
+        expected = [[0, 0, 1], [1, 0, 1]]
+        assert metadata.read_sem_seg(record["sem_seg_file_name"]).tolist() == expected
+        assert mapper(record)["sem_seg"].tolist() == expected
+    assert metadata.stuff_classes[1:] == ["cell"]
+    card["name"] = "three"
+    with pytest.raises(DatasetError, match="with `threshold` there are two classes"):
+        loaded({**card, "classes": ["a", "b", "cell"], "splits": {"all": {}}}, "all")
 
 
 @given(

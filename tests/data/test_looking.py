@@ -187,6 +187,10 @@ YOLO = {
          "data.yaml": {"train": "images/train", "val": "images/val", "test": "images/test",
                        "names": ["cat", "dog"]}},
         {"train": "images/train", "val": "images/val"}, {"train": (2, 2), "val": (2, 2)}),
+    "one folder for all, as in Ultralytics' coco128": (
+        {**photos("images/a/{}.jpg", *"ab"), **texts("labels/a/{}.txt", *"ab"),
+         "coco128.yaml": {"train": "images/a", "val": "images/a", "names": ["cat", "dog"]}},
+        {"train": "images/a"}, {"train": (2, 2)}),
     "Roboflow": (
         {**photos("train/images/{}.jpg", *"ab"), **texts("train/labels/{}.txt", *"ab"),
          **photos("test/images/{}.jpg", "c"),
@@ -240,8 +244,21 @@ MASKS = {
         {"all": (2, 2), "unlabeled": (1, 0)}),
     "black and white": (
         {**photos("train/{}.jpg", "a"), "train_masks/a_mask.png": mask(255)},
-        {"classes": {0: "background", 255: "object"}, "only": ["object"], "mask_suffix": "_mask"},
+        {"classes": ["background", "object"], "threshold": 128, "mask_suffix": "_mask"},
         {"train": (1, 1)}),
+    "black and white, of any kind": (
+        {**photos("images/{}.png", *"abc"), "masks/a.jpg": mask(*[255] * 9),
+         "masks/b.png": np.stack([mask(255)] * 3, axis=-1), "masks/c.png": mask(0)},
+        {"classes": ["background", "object"], "threshold": 128}, {"all": (3, 3)}),
+    "numbers of objects": (
+        {**photos("images/{}.png", *"ab"), "masks/a.png": mask(1, 2, 3), "masks/b.png": mask(0, 1)},
+        {"classes": ["background", "object"], "threshold": 1}, {"all": (2, 2)}),
+    "CamVid": (
+        {**photos("train/{}.png", "1"), **photos("test/{}.png", "1"), "trainannot/1.png": mask(2),
+         "testannot/1.png": mask(1, 1, 2, 1)},
+        {"splits": {"train": {"images": "train", "masks": "trainannot"},
+                    "test": {"images": "test", "masks": "testannot"}}},
+        {"train": (1, 1), "test": (1, 1)}),
     "names beside them": (
         {**photos("img/train/{}.png", "1"), "ann/train/1.png": mask(1, 2),
          **photos("img/val/{}.png", "1"), "ann/val/1.png": mask(2), "classes.txt": "wall\ndoor\n"},
@@ -278,6 +295,15 @@ def test_masks(lay, files, keys, numbers):
     assert sizes(card) == numbers
 
 
+def test_masks_beside_few_boxes(lay):
+    files = {f"annotations/trimaps/{x}.png": mask(1, 2, 1) for x in "abc"}
+    files |= {f"annotations/xmls/{x}.xml": voc("cat") for x in "ab"}
+    (boxes, masks), _ = find_cards(lay({**photos("images/{}.jpg", *"abcd"), **files}))
+    assert (boxes["images"], masks["masks"]) == ("images", "annotations/trimaps")
+    assert sizes(boxes) == {"all": (2, 2), "unlabeled": (2, 0)}
+    assert sizes(masks) == {"all": (3, 3)}
+
+
 def test_boxes_and_masks_take_two_cards_with_the_same_splits(lay):
     photographs = photos("images/{}.jpg", *"abcde")
     files = {
@@ -303,8 +329,12 @@ def test_boxes_and_masks_take_two_cards_with_the_same_splits(lay):
         (photos("{}.jpg", "cat/a", "cat/b", "dog/x/c"), ["cat", "dog"], {"all": (3, 3)}),
         (photos("{}.jpg", "train/cat/a", "train/dog/b", "val/dog/c", "unlabeled/d"), ["cat", "dog"],
          {"train": (2, 2), "val": (1, 1), "unlabeled": (1, 0)}),
+        (photos("{}.jpg", "with_mask/1", "without_mask/1"), ["with_mask", "without_mask"],
+         {"all": (2, 2)}),
+        ({f"{s}/{c}/1.png": mask(*range(1, c + 1)) for s in ("train", "test") for c in range(9)},
+         [*map(str, range(9))], {"train": (9, 9), "test": (9, 9)}),
     ],
-    ids=["flat", "splits"],
+    ids=["flat", "splits", "masks in faces", "drawings"],
 )  # fmt: skip
 def test_class_folders(lay, files, classes, numbers):
     card = find_card(lay(files))
@@ -361,6 +391,14 @@ WRONG = {
     "two data.yaml": (
         {f"{n}.yaml": {"train": "x", "names": ["a"]} for n in "ab"},
         "several files like data.yaml: a.yaml, b.yaml"),
+    "masks of colours": (
+        {**photos("images/{}.jpg", "a"), "masks/a.png": np.stack([mask(9), mask(0), mask(0)], 2)},
+        "masks is passed over: its masks have colours; save the numbers of classes"),
+    "a folder for each image": (
+        {**photos("{}/images/x.png", *"ab"), **{f"{x}/masks/{x}.png": mask(255) for x in "ab"}},
+        "has no data set: 4 images in a/images, a/masks"),
+    "labelme": (
+        {**photos("{}.jpg", "a"), "a.json": {"shapes": []}}, "no data set: 1 images in .; 1 .json"),
     "two folders of masks": (
         {**photos("images/{}.jpg", "a"), "labels/a.png": mask(1), "masks/a.png": mask(1)},
         "labels and masks both have masks of the images in images"),

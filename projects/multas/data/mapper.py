@@ -1,7 +1,7 @@
 """The mapper from dataset dicts to model inputs, which joins ground truth and pseudo-labels."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
-from multas.data.formats.masks import MASK_VALUES, read_mask
+from multas.data.formats.masks import MASK_READER, read_mask
 from multas.data.image_files import as_array, read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
@@ -111,11 +111,11 @@ class MultasMapper:
         image = self._read_image(dataset_dict, dataset_dict.pop("pixels", None))
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
-        mask_values = dataset_dict.pop(MASK_VALUES, None)
+        read = dataset_dict.pop(MASK_READER, read_mask)
         dataset_dict = copy.deepcopy(dataset_dict)  # what a model may change
         if not self.is_train:
             annotations = mask_file = None
-        mask = None if mask_file is None else _read_mask(mask_file, mask_values, image)
+        mask = None if mask_file is None else _read_mask(mask_file, read, image)
         boxes = None if annotations is None else _boxes(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
@@ -188,9 +188,9 @@ class MultasMapper:
         return utils.filter_empty_instances(instances)
 
 
-def _read_mask(file: str, values: bytes | None, image: np.ndarray) -> np.ndarray:
+def _read_mask(file: str, read: Callable[[str], np.ndarray], image: np.ndarray) -> np.ndarray:
     """The mask of an image, (H, W) uint8."""
-    mask = read_mask(file, values)
+    mask = read(file)
     if mask.shape != image.shape[:2]:
         sizes = "{1}x{0}, but its image is {3}x{2}".format(*mask.shape, *image.shape)
         raise UserError(f"The mask {file} is {sizes}. Mend or remove the file.")

@@ -1,7 +1,7 @@
 """Semantic masks: one file per image, an image or one of SBD's .mat files, of class indices."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,14 @@ from PIL import Image
 from scipy.io import loadmat
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
-from multas.data.image_files import index_images, load_images, unreadable
+from multas.data.image_files import IMAGE_SUFFIXES, index_images, load_images, unreadable
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
 from multas.util.errors import UserError
 from multas.util.files import refuse_pipe
 
 NO_MASK = "no mask"
-# Key of a dataset dict: the 256 values (bytes) that replace those of its mask, see read_mask.
-MASK_VALUES = "sem_seg_values"
+MASK_READER = "sem_seg_reader"  # key of a dataset dict whose mask a MaskReader reads
 _SBD_SUFFIX = ".mat"
 _MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", _SBD_SUFFIX)
 
@@ -32,6 +31,9 @@ class Masks(DataFormat):
     ``masks`` are folders: the first that has a mask of an image counts. ``suffix`` and
     ``mask_suffix`` stand between id and extension of the images and of the masks. With
     ``only_complete``, an image without a mask is left out and not a fault.
+
+    With ``threshold``, masks are black and white: of two classes, the second is where a pixel is at
+    least so bright, 1 to 255. Files may then have colours or be JPEG.
     """
 
     can_annotate = (MASKS,)
@@ -39,12 +41,15 @@ class Masks(DataFormat):
     masks: tuple[str, ...] = ()
     suffix: str = ""
     mask_suffix: str = ""
+    threshold: int = 0
     only_complete: bool = False
     annotates: tuple[str, ...] = (MASKS.task,)
 
     def __post_init__(self) -> None:
         if not self.masks and self.annotates:
             raise UserError("format masks needs `masks`, the folder of the masks")
+        if not 0 <= self.threshold <= 255:
+            raise UserError(f"threshold {self.threshold}, choose a brightness from 1 to 255")
 
     @classmethod
     def parse_classes(cls, classes: Any) -> Any:
@@ -53,15 +58,27 @@ class Masks(DataFormat):
             raise UserError("format masks needs `classes`, the names of values 0, 1, …")
         return _fill_gaps(classes) if isinstance(classes, dict) else classes
 
+    def mask_reader(self) -> "MaskReader | None":
+        if not self.threshold:
+            return None
+        return MaskReader(bytes(value >= self.threshold for value in range(256)), is_gray=True)
+
     def load(self, source: Source) -> Loaded:
-        masks = MaskFolders(self.masks, source, source.classes or (), self.mask_suffix)
+        classes, reader = source.classes or (), self.mask_reader()
+        if reader and len(classes) != 2:
+            raise DatasetError(
+                f"{source.where}: with `threshold` there are two classes, the dark and the bright "
+                f"one, but `classes` has {len(classes)}"
+            )
+        masks = MaskFolders(self.masks, source, classes, self.mask_suffix, reader)
+        joined = {MASK_READER: reader} if reader else {}
         records = []
         for record in self.load_unlabeled(source)[0]:
             image_id = record["image_id"]
             if self.only_complete and image_id not in masks:
                 source.issues.leave_out(image_id, NO_MASK)
             elif (file := masks.find(image_id, record, source.issues)) is not None:
-                records.append({**record, "sem_seg_file_name": file})
+                records.append({**record, "sem_seg_file_name": file, **joined})
         masks.remark_empty(source.issues)
         return records, {}
 
@@ -69,7 +86,8 @@ class Masks(DataFormat):
         return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
-        return {**super().evaluation_metadata(root, id_file), "read_sem_seg": read_mask}
+        found = super().evaluation_metadata(root, id_file)
+        return {**found, "read_sem_seg": self.mask_reader() or read_mask}
 
 
 def _fill_gaps(classes: dict) -> list:
@@ -90,8 +108,36 @@ def voc_palette() -> list[int]:
     return np.sum(bits, axis=0).reshape(-1).tolist()
 
 
-def read_mask(file: str | Path, values: bytes | None = None) -> np.ndarray:
-    """Read a mask as (H, W) uint8 of class indices; ``values[v]``, if given, stands for v.
+@dataclass(frozen=True)
+class MaskReader:
+    """Reads masks whose values are not those of the classes, as (H, W) uint8.
+
+    Attributes:
+        values: 256 of them; ``values[v]`` stands for the value v of a file.
+        is_gray: whether the values of a file are the brightness of its pixels, whatever its format.
+    """
+
+    values: bytes
+    is_gray: bool = False
+
+    def __call__(self, file: str | Path) -> np.ndarray:
+        """
+        Raises:
+            UserError: see :func:`read_mask`.
+        """
+        return self.replace(_named(_read_gray if self.is_gray else _read_indices, file))
+
+    def replace(self, mask: np.ndarray) -> np.ndarray:
+        """A mask with the new values."""
+        return np.frombuffer(self.values, np.uint8)[mask]
+
+    def then(self, values: bytes) -> "MaskReader":
+        """The reader that replaces the values of this one."""
+        return MaskReader(bytes(values[value] for value in self.values), self.is_gray)
+
+
+def read_mask(file: str | Path) -> np.ndarray:
+    """Read a mask as (H, W) uint8 of class indices.
 
     Palette images yield their indices. (Converting them to gray, as Detectron2's own mapper does,
     would yield the brightness of the palette's colours instead.) Of 16 or 32 bits, all values must
@@ -102,25 +148,45 @@ def read_mask(file: str | Path, values: bytes | None = None) -> np.ndarray:
         UserError: if the file is missing or damaged, has colours instead of indices, or is another
             kind of .mat file.
     """
+    return _named(_read_indices, file)
+
+
+def _named(read: Callable[[str | Path], np.ndarray], file: str | Path) -> np.ndarray:
+    """What is read, or an error that names the file."""
     try:
-        mask = _read_indices(file)
+        return read(file)
     except UserError as error:
         raise UserError(f"{file}: {error}; mend or remove the file.") from error
-    return mask if values is None else np.frombuffer(values, np.uint8)[mask]
 
 
 def _read_indices(file: str | Path) -> np.ndarray:
     """The same with errors that do not name the file."""
+    return _opened(_open_indices, file)
+
+
+def _read_gray(file: str | Path) -> np.ndarray:
+    """The brightness of an image, (H, W) uint8; of 16 bits, whatever is beyond 255 is 255."""
+    return _opened(_open_gray, file)
+
+
+def _opened(read: Callable[[str | Path], np.ndarray], file: str | Path) -> np.ndarray:
     try:
-        return _open_indices(file)
+        refuse_pipe(file)
+        return read(file)
     except UserError:
         raise
     except Exception as error:  # Pillow has many for damaged files
         raise UserError(unreadable(error, "mask")) from error
 
 
+def _open_gray(file: str | Path) -> np.ndarray:
+    with Image.open(file) as image:
+        if image.mode == "I" or image.mode.startswith("I;16"):
+            return np.asarray(image).clip(0, 255).astype(np.uint8)
+        return np.asarray(image.convert("L"))
+
+
 def _open_indices(file: str | Path) -> np.ndarray:
-    refuse_pipe(file)
     if Path(file).suffix.lower() == _SBD_SUFFIX:
         return _read_sbd(file)
     with Image.open(file) as image:
@@ -161,13 +227,19 @@ class MaskFolders:
             earlier folder goes before a later one.
         classes: the names of the valid values 0, 1, …; the ignore label of ``source`` is one, too.
         suffix: what the names of the masks have between id and extension.
+        reader: reads masks that do not hold class indices.
 
     Raises:
         DatasetError: if a folder does not exist.
     """
 
     def __init__(
-        self, names: Sequence[str], source: Source, classes: Sequence[str], suffix: str = ""
+        self,
+        names: Sequence[str],
+        source: Source,
+        classes: Sequence[str],
+        suffix: str = "",
+        reader: MaskReader | None = None,
     ):
         # By name alone: where root is a link, "../SBD" lies beside the link, not its target.
         folders = [Path(os.path.normpath(source.root / name)) for name in names]
@@ -175,14 +247,16 @@ class MaskFolders:
             if not folder.is_dir():
                 cure = "put the masks there, or correct `masks`"
                 raise DatasetError(f"{source.where}: no mask folder {folder}; {cure}")
+        suffixes = IMAGE_SUFFIXES if reader and reader.is_gray else _MASK_SUFFIXES
         self.place = " or ".join(map(str, folders))
         self._source = source
+        self._reader = reader
         self._classes = classes
         self.ignore_label = source.ignore_label
         self._files = {
             stem.removesuffix(suffix): file
             for folder in reversed(folders)
-            for stem, file in index_images(folder, _MASK_SUFFIXES).items()
+            for stem, file in index_images(folder, suffixes).items()
             if stem.endswith(suffix)
         }
         self._foreground: dict[str, frozenset[int]] = {}
@@ -198,7 +272,9 @@ class MaskFolders:
             return None
         file = self._files[image_id]
         try:
-            self._foreground[image_id] = self._check(_read_indices(file), record)
+            mask = _read_gray(file) if self._reader else _read_indices(file)
+            mask = self._reader.replace(mask) if self._reader else mask
+            self._foreground[image_id] = self._check(mask, record)
         except UserError as error:
             issues.add(file, str(error))
             return None

@@ -7,6 +7,7 @@ from multas.data.looking.inventory import (
     Inventory,
     Reading,
     find_lists,
+    is_named_mask,
     join,
     parent,
     split_names,
@@ -87,8 +88,8 @@ def _image_folder(found: Inventory, folder: str) -> str | None:
     """The folder with most images that are named like the XML files of a folder."""
     stems = found.stems(folder, ".xml")
 
-    def rank(images: str) -> tuple[int, bool, bool]:
-        beside = images == folder, parent(images) == parent(folder)
+    def rank(images: str) -> tuple[int, bool, bool, bool]:
+        beside = images == folder, not is_named_mask(images), parent(images) == parent(folder)
         return len(stems & found.stems(images)), *beside
 
     best = max(found.images, key=rank, default=None)
