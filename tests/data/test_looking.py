@@ -1,20 +1,24 @@
 """Finding out what a folder has: layouts as tools write them, and as users leave them."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from image_files import HEIGHT, WIDTH, write_image
-from multas.data import DatasetError, register_card
+from multas.data import DatasetError, read_card, register_card
 from multas.data.looking.find import find_card, find_cards
 from multas.data.looking.roles import role_of, roles
 from multas.util.errors import UserError
 
 PHOTO = object()
+NUMBERS = itertools.count()
 BOX = "0 0.5 0.5 0.5 0.5\n"
 RNG = np.random.default_rng(0)
 
@@ -423,6 +427,40 @@ def test_a_place_that_is_no_folder(tmp_path):
     (tmp_path / "bad.yaml").write_text("name: x")
     with pytest.raises(DatasetError, match="key 'format' is missing"):
         find_cards(tmp_path / "bad.yaml")
+
+
+FILES = st.dictionaries(
+    st.tuples(
+        st.sampled_from(["", "train/", "val/", "images/", "labels/", "masks/", "images/train/"]),
+        st.sampled_from("ab"),
+        st.sampled_from([".png", ".txt", ".xml", ".json", ".yaml"]),
+    ).map("".join),
+    st.sampled_from([
+        PHOTO, BOX, "", "{", "0 x", voc("cat"), voc(), coco(["a.png"]), coco(["b.png", "x.png"]),
+        {"images": [1], "annotations": None}, {"names": ["cat"], "train": "images"}, [],
+        {"names": {0: "cat", 2: "x"}, "nc": 7, "train": "."},
+        {"name": "c", "format": "images", "root": "."},
+    ]),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(files=FILES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_whatever_lies_there_is_read_or_refused(lay, files):
+    folder = lay({}, name=str(next(NUMBERS)))
+    folder.mkdir()
+    for path, content in files.items():
+        if path.endswith(".png"):
+            lay({path: mask(1) if isinstance(content, list) else PHOTO}, name=folder.name)
+        elif content is not PHOTO:
+            lay({path: content}, name=folder.name)
+    try:
+        cards, notes = find_cards(folder)
+    except UserError as error:
+        assert str(folder) in str(error) or "a card" in str(error)
+    else:
+        assert all(read_card(card).splits for card in cards) and notes
 
 
 @pytest.mark.parametrize(

@@ -291,8 +291,8 @@ class MaskFolders:
             raise UserError(f"values {beyond} are beyond the {len(self._classes)} classes")
         if not values:
             raise UserError(f"every pixel has the ignore label {self.ignore_label}")
-        leaves_out, names = self._source.leaves_out, self._classes
-        return frozenset(v for v in values - {0} if not leaves_out(names[v], "areas in masks"))
+        leaves_out, what = self._source.leaves_out, "areas in masks, now background,"
+        return frozenset(v for v in values - {0} if not leaves_out(self._classes[v], what))
 
     def remark_empty(self, issues: DatasetIssues) -> None:
         """Note that no mask shows anything, as where objects have the value of the ignore label."""

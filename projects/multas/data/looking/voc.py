@@ -39,6 +39,8 @@ def look_for_voc(found: Inventory) -> Reading | None:
         pairs[folder] = beside
     if not pairs:
         return None
+    if not classes:
+        raise UserError(f"the XML files in {found.root / next(iter(pairs))} have no object")
     devkits = sorted(parent(f) for f in pairs if PurePath(f).name == "Annotations")
     if len(devkits) > 1:
         raise UserError(
