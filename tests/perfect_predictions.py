@@ -5,7 +5,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from multas.data.formats.masks import MASK_READER, read_mask
+from multas.data.formats.mask_files import MASK_VALUES, read_mask
 
 
 def perfect_predictions(evaluator, name):
@@ -31,8 +31,7 @@ def perfect_masks(evaluator, name):
     evaluator.reset()
     metadata = MetadataCatalog.get(name)
     for record in DatasetCatalog.get(name):
-        read = record.get(MASK_READER, read_mask)
-        mask = read(record["sem_seg_file_name"]).astype(np.int64)
+        mask = read_mask(record["sem_seg_file_name"], record.get(MASK_VALUES)).astype(np.int64)
         mask[mask == metadata.ignore_label] = 0
         scores = torch.nn.functional.one_hot(torch.as_tensor(mask), len(metadata.stuff_classes))
         evaluator.process([record], [{"sem_seg": scores.permute(2, 0, 1).float()}])

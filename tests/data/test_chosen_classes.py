@@ -81,7 +81,7 @@ def test_masks_of_voc_have_the_background_for_other_classes(toy_card, small_toy)
         for new, name in enumerate(ONLY, start=1):
             assert ((sample["sem_seg"].numpy() == new) == (mask == 1 + CLASSES.index(name))).all()
         found |= set(np.unique(sample["sem_seg"]).tolist())
-        assert "sem_seg_reader" not in sample
+        assert "sem_seg_values" not in sample
     assert found <= {0, 1, 2, 255} and found > {0}
     evaluator = SemanticSegmentationEvaluator("toy_both_test", distributed=False)
     scores = perfect_masks(evaluator, "toy_both_test")
@@ -262,7 +262,7 @@ def test_black_and_white_masks(tmp_path, only):
 def test_every_value_of_masks_becomes_one_of_the_classes(names, chosen, ignore_label):
     only = chosen.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
     new = choose_names({"stuff_classes": names}, only, ignore_label, "card")
-    values = new["read_sem_seg"].values
+    values = new["read_sem_seg"].table
     assert len(values) == 256
     for value, name in enumerate(names):
         if value == ignore_label:

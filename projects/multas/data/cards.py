@@ -79,7 +79,7 @@ def _declared_classes(card: Card, split: DataFormat) -> dict[str, Any]:
     names = split.class_metadata(card.classes)
     if card.only is None:
         return names
-    known = {**names, "read_sem_seg": split.mask_reader()}
+    known = {**names, "read_sem_seg": split.mask_values()}
     return choose_names(known, card.only, card.ignore_label, f"card {card.source}")
 
 
@@ -153,7 +153,7 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     reads = split.load if split.annotates and not unlabeled else split.load_unlabeled
     records, found = reads(source)
     if card.only is not None:
-        before = {**split.class_metadata(card.classes or ()), "read_sem_seg": split.mask_reader()}
+        before = {**split.class_metadata(card.classes or ()), "read_sem_seg": split.mask_values()}
         before |= found
         found = choose_names(before, card.only, card.ignore_label, where)
         records = choose_records(records, before, found, issues)

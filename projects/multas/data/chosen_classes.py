@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from multas.data.formats.masks import MASK_READER, MaskReader
+from multas.data.formats.mask_files import MASK_VALUES, MaskValues
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD
 from multas.util.names import did_you_mean
@@ -27,7 +27,7 @@ def choose_names(
 
     Args:
         names: metadata with the names of all classes ("thing_classes", "stuff_classes" …), and
-            what reads their masks, if it is a MaskReader.
+            what reads their masks, if these are MaskValues.
         only: the names of those that are wanted.
         ignore_label: value of the pixels of a mask that do not count; it stays as it is.
         where: names the card and the split, for messages.
@@ -44,10 +44,10 @@ def choose_names(
     chosen = {key: value for key, value in names.items() if key not in replaced}
     for kind in kinds:
         if kind is MASKS:
-            classes, values = _mask_classes(names[kind.classes_key], only, ignore_label)
+            classes, table = _mask_classes(names[kind.classes_key], only, ignore_label)
             before = names.get("read_sem_seg")
-            reader = before.then(values) if isinstance(before, MaskReader) else MaskReader(values)
-            chosen |= {kind.classes_key: classes, "read_sem_seg": reader}
+            after = before.then(table) if isinstance(before, MaskValues) else MaskValues(table)
+            chosen |= {kind.classes_key: classes, "read_sem_seg": after}
         else:
             chosen[kind.classes_key] = [n for n in only if n in names[kind.classes_key]]
     return chosen
@@ -108,6 +108,6 @@ def choose_records(
                 else:
                     issues.pass_over(name, "objects")
         if MASKS.dataset_key in record:
-            new[MASK_READER] = after["read_sem_seg"]
+            new[MASK_VALUES] = after["read_sem_seg"]
         chosen.append(new)
     return chosen

@@ -1,26 +1,28 @@
 """Semantic masks: one file per image, an image or one of SBD's .mat files, of class indices."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
-from scipy.io import loadmat
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
-from multas.data.image_files import IMAGE_SUFFIXES, index_images, load_images, unreadable
+from multas.data.formats.mask_files import (
+    MASK_VALUES,
+    SBD_SUFFIX,
+    MaskValues,
+    read_indices,
+    read_mask,
+)
+from multas.data.image_files import IMAGE_SUFFIXES, index_images, load_images
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
 from multas.util.errors import UserError
-from multas.util.files import refuse_pipe
 
 NO_MASK = "no mask"
-MASK_READER = "sem_seg_reader"  # key of a dataset dict whose mask a MaskReader reads
-_SBD_SUFFIX = ".mat"
-_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", _SBD_SUFFIX)
+_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", SBD_SUFFIX)
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -58,20 +60,20 @@ class Masks(DataFormat):
             raise UserError("format masks needs `classes`, the names of values 0, 1, …")
         return _fill_gaps(classes) if isinstance(classes, dict) else classes
 
-    def mask_reader(self) -> "MaskReader | None":
+    def mask_values(self) -> MaskValues | None:
         if not self.threshold:
             return None
-        return MaskReader(bytes(value >= self.threshold for value in range(256)), is_gray=True)
+        return MaskValues(bytes(value >= self.threshold for value in range(256)), is_gray=True)
 
     def load(self, source: Source) -> Loaded:
-        classes, reader = source.classes or (), self.mask_reader()
-        if reader and len(classes) != 2:
+        classes, values = source.classes or (), self.mask_values()
+        if values and len(classes) != 2:
             raise DatasetError(
                 f"{source.where}: with `threshold` there are two classes, the dark and the bright "
                 f"one, but `classes` has {len(classes)}"
             )
-        masks = MaskFolders(self.masks, source, classes, self.mask_suffix, reader)
-        joined = {MASK_READER: reader} if reader else {}
+        masks = MaskFolders(self.masks, source, classes, self.mask_suffix, values)
+        joined = {MASK_VALUES: values} if values else {}
         records = []
         for record in self.load_unlabeled(source)[0]:
             image_id = record["image_id"]
@@ -87,7 +89,7 @@ class Masks(DataFormat):
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
         found = super().evaluation_metadata(root, id_file)
-        return {**found, "read_sem_seg": self.mask_reader() or read_mask}
+        return {**found, "read_sem_seg": self.mask_values() or read_mask}
 
 
 def _fill_gaps(classes: dict) -> list:
@@ -101,124 +103,6 @@ def _fill_gaps(classes: dict) -> list:
     return [classes.get(value, f"value {value}") for value in range(max(classes) + 1)]
 
 
-def voc_palette() -> list[int]:
-    """The 256 colours of VOC's masks as 768 integers: the bits of the index, spread over RGB."""
-    index, channels = np.arange(256)[:, None], np.arange(3)
-    bits = [((index >> (3 * bit + channels)) & 1) << (7 - bit) for bit in range(8)]
-    return np.sum(bits, axis=0).reshape(-1).tolist()
-
-
-@dataclass(frozen=True)
-class MaskReader:
-    """Reads masks whose values are not those of the classes, as (H, W) uint8.
-
-    Attributes:
-        values: 256 of them; ``values[v]`` stands for the value v of a file.
-        is_gray: whether the values of a file are the brightness of its pixels, whatever its format.
-    """
-
-    values: bytes
-    is_gray: bool = False
-
-    def __call__(self, file: str | Path) -> np.ndarray:
-        """
-        Raises:
-            UserError: see :func:`read_mask`.
-        """
-        return self.replace(_named(_read_gray if self.is_gray else _read_indices, file))
-
-    def replace(self, mask: np.ndarray) -> np.ndarray:
-        """A mask with the new values."""
-        return np.frombuffer(self.values, np.uint8)[mask]
-
-    def then(self, values: bytes) -> "MaskReader":
-        """The reader that replaces the values of this one."""
-        return MaskReader(bytes(values[value] for value in self.values), self.is_gray)
-
-
-def read_mask(file: str | Path) -> np.ndarray:
-    """Read a mask as (H, W) uint8 of class indices.
-
-    Palette images yield their indices. (Converting them to gray, as Detectron2's own mapper does,
-    would yield the brightness of the palette's colours instead.) Of 16 or 32 bits, all values must
-    be below 256. A .mat file must be one of SBD's folder ``cls``: a struct GTcls with the field
-    Segmentation.
-
-    Raises:
-        UserError: if the file is missing or damaged, has colours instead of indices, or is another
-            kind of .mat file.
-    """
-    return _named(_read_indices, file)
-
-
-def _named(read: Callable[[str | Path], np.ndarray], file: str | Path) -> np.ndarray:
-    """What is read, or an error that names the file."""
-    try:
-        return read(file)
-    except UserError as error:
-        raise UserError(f"{file}: {error}; mend or remove the file.") from error
-
-
-def _read_indices(file: str | Path) -> np.ndarray:
-    """The same with errors that do not name the file."""
-    return _opened(_open_indices, file)
-
-
-def _read_gray(file: str | Path) -> np.ndarray:
-    """The brightness of an image, (H, W) uint8; of 16 bits, whatever is beyond 255 is 255."""
-    return _opened(_open_gray, file)
-
-
-def _opened(read: Callable[[str | Path], np.ndarray], file: str | Path) -> np.ndarray:
-    try:
-        refuse_pipe(file)
-        return read(file)
-    except UserError:
-        raise
-    except Exception as error:  # Pillow has many for damaged files
-        raise UserError(unreadable(error, "mask")) from error
-
-
-def _open_gray(file: str | Path) -> np.ndarray:
-    with Image.open(file) as image:
-        if image.mode == "I" or image.mode.startswith("I;16"):
-            return np.asarray(image).clip(0, 255).astype(np.uint8)
-        return np.asarray(image.convert("L"))
-
-
-def _open_indices(file: str | Path) -> np.ndarray:
-    if Path(file).suffix.lower() == _SBD_SUFFIX:
-        return _read_sbd(file)
-    with Image.open(file) as image:
-        if image.format == "JPEG":
-            raise UserError("is a JPEG file, which does not keep class indices; save it as PNG")
-        if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
-            raise UserError(
-                f"has mode {image.mode}, need one 8-bit channel (mode L or P) of class indices"
-            )
-        values = np.asarray(image)
-    if values.dtype.itemsize > 1 and not 0 <= values.min() <= values.max() <= 255:
-        span = f"{values.min()} … {values.max()}"
-        raise UserError(f"has values {span}, but class indices are 0 … 255")
-    return values.astype(np.uint8)
-
-
-def _read_sbd(file: str | Path) -> np.ndarray:
-    try:
-        # Opened here: by name alone, scipy would also try the name with another ".mat" behind it.
-        with open(file, "rb") as stream:
-            mask = loadmat(stream)["GTcls"]["Segmentation"][0, 0]
-    except OSError:
-        raise
-    except Exception:  # scipy has many errors for files that are not Matlab's, or broken
-        raise UserError(
-            "has no GTcls.Segmentation, which the files of SBD's cls have (those of inst do not)"
-        ) from None
-    if mask.dtype != np.uint8 or mask.ndim != 2:
-        raise UserError(f"GTcls.Segmentation is {mask.dtype} {mask.shape}, need (H, W) uint8")
-    return mask
-
-
 class MaskFolders:
     """The mask folders of a split; each mask is checked while the data set is read.
 
@@ -227,7 +111,7 @@ class MaskFolders:
             earlier folder goes before a later one.
         classes: the names of the valid values 0, 1, …; the ignore label of ``source`` is one, too.
         suffix: what the names of the masks have between id and extension.
-        reader: reads masks that do not hold class indices.
+        values: what stands in the masks, if not class indices.
 
     Raises:
         DatasetError: if a folder does not exist.
@@ -239,7 +123,7 @@ class MaskFolders:
         source: Source,
         classes: Sequence[str],
         suffix: str = "",
-        reader: MaskReader | None = None,
+        values: MaskValues | None = None,
     ):
         # By name alone: where root is a link, "../SBD" lies beside the link, not its target.
         folders = [Path(os.path.normpath(source.root / name)) for name in names]
@@ -247,10 +131,10 @@ class MaskFolders:
             if not folder.is_dir():
                 cure = "put the masks there, or correct `masks`"
                 raise DatasetError(f"{source.where}: no mask folder {folder}; {cure}")
-        suffixes = IMAGE_SUFFIXES if reader and reader.is_gray else _MASK_SUFFIXES
+        suffixes = IMAGE_SUFFIXES if values and values.is_gray else _MASK_SUFFIXES
         self.place = " or ".join(map(str, folders))
         self._source = source
-        self._reader = reader
+        self._values = values
         self._classes = classes
         self.ignore_label = source.ignore_label
         self._files = {
@@ -272,9 +156,7 @@ class MaskFolders:
             return None
         file = self._files[image_id]
         try:
-            mask = _read_gray(file) if self._reader else _read_indices(file)
-            mask = self._reader.replace(mask) if self._reader else mask
-            self._foreground[image_id] = self._check(mask, record)
+            self._foreground[image_id] = self._check(read_indices(file, self._values), record)
         except UserError as error:
             issues.add(file, str(error))
             return None

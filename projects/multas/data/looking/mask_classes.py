@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.mask_files import read_mask
 from multas.data.json_files import read_json
 from multas.data.looking.inventory import Inventory, Reading, join, parent
 from multas.data.looking.mask_kinds import Kind
