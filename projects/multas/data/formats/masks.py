@@ -1,7 +1,7 @@
 """Semantic masks: one file per image, an image or one of SBD's .mat files, of class indices."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,28 @@ def _fill_gaps(classes: dict) -> list:
     return [classes.get(value, f"value {value}") for value in range(max(classes) + 1)]
 
 
+def check_mask(
+    mask: np.ndarray, record: Mapping, num_values: int, ignore_label: int
+) -> frozenset[int]:
+    """The values of a mask, (H, W) integers, that fits the image of a dataset dict.
+
+    Raises:
+        UserError: It has another size than the image, a value beyond 0 … num_values - 1, or nothing
+            but ``ignore_label``.
+    """
+    own = mask.shape[::-1]
+    size = (record.get("width", own[0]), record.get("height", own[1]))
+    if own != size:
+        raise UserError("is {}x{}, but the image is {}x{}".format(*own, *size))
+    values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {ignore_label}
+    beyond = sorted(value for value in values if value >= num_values)
+    if beyond:
+        raise UserError(f"values {beyond} are beyond the {num_values} classes")
+    if not values:
+        raise UserError(f"every pixel has the ignore label {ignore_label}")
+    return frozenset(values)
+
+
 class MaskFolders:
     """The mask folders of a split; each mask is checked while the data set is read.
 
@@ -156,25 +178,18 @@ class MaskFolders:
             return None
         file = self._files[image_id]
         try:
-            self._foreground[image_id] = self._check(read_indices(file, self._values), record)
+            mask = read_indices(file, self._values)
+            values = check_mask(mask, record, len(self._classes), self.ignore_label)
+            self._foreground[image_id] = frozenset(filter(self._wanted, values))
         except UserError as error:
             issues.add(file, str(error))
             return None
         return file
 
-    def _check(self, mask: np.ndarray, record: dict) -> frozenset[int]:
-        """The foreground values, of classes that are wanted, of a mask that fits its image."""
-        size, own = (record["width"], record["height"]), mask.shape[::-1]
-        if own != size:
-            raise UserError("is {}x{}, but the image is {}x{}".format(*own, *size))
-        values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {self.ignore_label}
-        beyond = sorted(value for value in values if value >= len(self._classes))
-        if beyond:
-            raise UserError(f"values {beyond} are beyond the {len(self._classes)} classes")
-        if not values:
-            raise UserError(f"every pixel has the ignore label {self.ignore_label}")
-        leaves_out, what = self._source.leaves_out, "areas in masks, now background,"
-        return frozenset(v for v in values - {0} if not leaves_out(self._classes[v], what))
+    def _wanted(self, value: int) -> bool:
+        """Whether a value is of a foreground class that is not left out."""
+        what = "areas in masks, now background,"
+        return value != 0 and not self._source.leaves_out(self._classes[value], what)
 
     def remark_empty(self, issues: DatasetIssues) -> None:
         """Note that no mask shows anything, as where objects have the value of the ignore label."""
