@@ -79,7 +79,8 @@ def _declared_classes(card: Card, split: DataFormat) -> dict[str, Any]:
     names = split.class_metadata(card.classes)
     if card.only is None:
         return names
-    return choose_names(names, card.only, card.ignore_label, f"card {card.source}")
+    known = {**names, "read_sem_seg": split.mask_values()}
+    return choose_names(known, card.only, card.ignore_label, f"card {card.source}")
 
 
 def _set_places(metadata, card: Card, split: DataFormat, unlabeled: bool) -> None:
@@ -152,7 +153,8 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     reads = split.load if split.annotates and not unlabeled else split.load_unlabeled
     records, found = reads(source)
     if card.only is not None:
-        before = split.class_metadata(card.classes or ()) | found
+        before = {**split.class_metadata(card.classes or ()), "read_sem_seg": split.mask_values()}
+        before |= found
         found = choose_names(before, card.only, card.ignore_label, where)
         records = choose_records(records, before, found, issues)
     metadata.set(**found)

@@ -173,6 +173,8 @@ def index_images(
                 issues.remark(file, "links to folders are not followed")
         relative = Path(parent).relative_to(folder)
         for name in sorted(names):
+            if name.startswith("._"):  # what macOS writes beside a file on other disks
+                continue
             stem, suffix = os.path.splitext(name)
             if issues is not None and suffix.lower() in _OTHER_SUFFIXES:
                 what = f"files are passed over that are not {', '.join(suffixes)}"

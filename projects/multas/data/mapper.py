@@ -14,7 +14,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
-from multas.data.formats.masks import MASK_VALUES, read_mask
+from multas.data.formats.mask_files import MASK_VALUES, MaskValues, read_mask
 from multas.data.image_files import as_array, read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
@@ -202,7 +202,7 @@ class MultasMapper:
         return utils.filter_empty_instances(instances)
 
 
-def _read_mask(file: str, values: bytes | None, image: np.ndarray) -> np.ndarray:
+def _read_mask(file: str, values: MaskValues | None, image: np.ndarray) -> np.ndarray:
     """The mask of an image, (H, W) uint8."""
     mask = read_mask(file, values)
     if mask.shape != image.shape[:2]:
