@@ -226,6 +226,9 @@ LIMITS: Mapping[str, Limit] = {
     "MODEL.SEMANTIC_FPN_HEAD.NORM": _NORM,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES": _SIZE,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS": _COUNT,
+    "MODEL.TIMM.DROP_PATH": below(1),
+    "MODEL.TIMM.NORM": one_of("", "FrozenBN", "SyncBN"),
+    "MODEL.TIMM.OUT_FEATURES": each(one_of(*(f"res{i}" for i in range(1, 7)))),
     "OUTPUT_DIR": Limit("the name of a folder, in full", _is_folder),
     # NumPy's seeds end at 2^32; each process adds its rank.
     "SEED": Limit(

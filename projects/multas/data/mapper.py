@@ -14,7 +14,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.data.image_files import as_array, read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
@@ -119,11 +119,12 @@ class MultasMapper:
         image = self._read_image(dataset_dict, dataset_dict.pop("pixels", None))
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
+        mask_values = dataset_dict.pop(MASK_VALUES, None)
         dataset_dict = copy.deepcopy(dataset_dict)  # what a model may change
         if not self.is_train:
             annotations = mask_file = None
-        mask = None if mask_file is None else _read_mask(mask_file, image)
-        boxes = None if annotations is None else _boxes(annotations)
+        mask = None if mask_file is None else _read_mask(mask_file, mask_values, image)
+        boxes = None if annotations is None else boxes_of(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
         try:
@@ -201,9 +202,9 @@ class MultasMapper:
         return utils.filter_empty_instances(instances)
 
 
-def _read_mask(file: str, image: np.ndarray) -> np.ndarray:
+def _read_mask(file: str, values: bytes | None, image: np.ndarray) -> np.ndarray:
     """The mask of an image, (H, W) uint8."""
-    mask = read_mask(file)
+    mask = read_mask(file, values)
     if mask.shape != image.shape[:2]:
         sizes = "{1}x{0}, but its image is {3}x{2}".format(*mask.shape, *image.shape)
         raise UserError(f"The mask {file} is {sizes}. Mend or remove the file.")
@@ -236,7 +237,7 @@ def _without_mask(annotation: dict) -> dict:
     return {key: value for key, value in annotation.items() if key != "segmentation"}
 
 
-def _boxes(annotations: Sequence[dict]) -> np.ndarray:
+def boxes_of(annotations: Sequence[dict]) -> np.ndarray:
     """The boxes of annotations, (N, 4) float64 x1, y1, x2, y2.
 
     All of a mode at once, to the bits that BoxMode.convert gives for one box: it computes in
