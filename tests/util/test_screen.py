@@ -3,13 +3,14 @@
 import io
 import logging
 import re
+from contextlib import redirect_stdout
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from multas.util.messages import Message
+from multas.util.messages import Lines, Message
 from multas.util.screen import Counted, Screen, columns, facts
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -131,6 +132,16 @@ def test_whoever_stops_reading_stops_nothing(log, own_logger, capsys):
     log(stream)
     talk(own_logger)
     assert stream.writes == 1 and capsys.readouterr().err == ""
+
+
+def test_what_prints_becomes_messages_of_the_file(log, own_logger):
+    stream, file = io.StringIO(), io.StringIO()
+    log(stream)
+    own_logger.addHandler(logging.StreamHandler(file))
+    with redirect_stdout(Lines(own_logger)):
+        print("Average Precision", 0.5)
+        print("two\nlines", end="")
+    assert stream.getvalue() == "" and file.getvalue() == "Average Precision 0.5\ntwo\n"
 
 
 def test_an_encoding_without_a_letter_stops_nothing(log, own_logger):

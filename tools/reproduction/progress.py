@@ -61,7 +61,8 @@ class Watch:
     def _show_bar(self, run: Run, progress: Progress | None) -> None:
         if run.digest not in self._bars:
             stack = ExitStack()
-            bar = stack.enter_context(self.screen.bar(run.title, iterations_of(run)))
+            title = "/".join(run.title.split("/")[-2:])  # a terminal may be narrow
+            bar = stack.enter_context(self.screen.bar(title, iterations_of(run)))
             self._bars[run.digest] = stack, bar
         done, left = progress or (0, None)
         self._bars[run.digest][1].show(done, f"log: {run.console}", left)

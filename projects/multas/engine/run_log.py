@@ -71,8 +71,9 @@ def on_screen() -> Iterator[None]:
                 logger.removeHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.DEBUG)
-    if comm.is_main_process():
-        screen = Screen(sys.stdout, everything=is_debugged())
+    stream = sys.stdout or sys.stderr  # either may be closed
+    if comm.is_main_process() and stream is not None:
+        screen = Screen(stream, everything=is_debugged())
         for name in _LOGGERS:
             logging.getLogger(name).addHandler(screen)
 

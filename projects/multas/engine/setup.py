@@ -8,6 +8,7 @@ from argparse import Namespace
 import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
+from detectron2.utils import comm
 from detectron2.utils.logger import log_first_n
 
 import multas.deploy.exported_model
@@ -104,6 +105,9 @@ def setup(args: Namespace) -> CfgNode:
         KeyError, UserError: See :func:`load_config`.
         UserError: The run to resume is another one, or its checkpoints are damaged.
     """
+    if not comm.is_main_process():
+        # Python would write warnings to stderr that no handler takes.
+        logging.getLogger("multas").addHandler(logging.NullHandler())
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     if args.resume and not args.eval_only:

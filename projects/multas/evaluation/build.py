@@ -1,6 +1,9 @@
 """The evaluators of a data set, chosen by its metadata."""
 
+import logging
 import os
+from contextlib import redirect_stdout
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -11,7 +14,10 @@ from multas.evaluation.classification import ClassificationEvaluator
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
 from multas.util.errors import UserError
+from multas.util.messages import Lines
 from multas.util.names import check_choice
+
+_logger = logging.getLogger(__name__)
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
@@ -39,7 +45,15 @@ def pascal_voc(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEv
 @EVALUATOR_REGISTRY.register()
 def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO average precision of boxes; other formats are written as JSON to the folder first."""
-    return COCOEvaluator(dataset_name, ("bbox",), output_dir=output_folder)
+    return _QuietCocoEvaluator(dataset_name, ("bbox",), output_dir=output_folder)
+
+
+class _QuietCocoEvaluator(COCOEvaluator):
+    """What pycocotools prints goes to the log."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        with redirect_stdout(Lines(_logger)):
+            return super().evaluate(*args, **kwargs)
 
 
 @EVALUATOR_REGISTRY.register()

@@ -1,5 +1,7 @@
 """Messages of the log that have a form of their own for the screen."""
 
+import io
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,3 +20,16 @@ class Message:
 
     def __str__(self) -> str:
         return self.full
+
+
+class Lines(io.TextIOBase):
+    """A stream for what prints: its lines become messages of a log that no screen shows."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._logger, self._rest = logger, ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._logger.info(Message(line))
+        return len(text)
