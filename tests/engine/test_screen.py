@@ -59,7 +59,7 @@ def test_a_run_shows_one_screen_and_writes_the_rest(student_cfg, train_net, caps
         r"\nsoft +SoftDetection +heads\.det",
         r"\nplan +2 iterations of 4 images \(0.5 epochs\) on cpu",
         r"\nprecision +float32",
-        r"\nfolder +[^:]*/run/ ",
+        r"\nfolder +[^:]*/run/\s",
     ):
         assert re.search(pattern, before), before
     assert "kd_z" not in shown and "Environment" not in shown and "copypaste" not in shown

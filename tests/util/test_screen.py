@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from multas.util.messages import Lines, Message
-from multas.util.screen import Counted, Screen, columns, facts
+from multas.util.screen import Counted, Screen, columns, facts, only_warnings
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38|48)[0-9;]*m")
@@ -110,6 +110,18 @@ def test_a_terminal_gets_what_fits_and_no_colours_if_they_are_unwanted(
     assert bool(COLOUR.search(text)) is not no_color
     assert text.rfind("\x1b[?25h") > text.rfind("\x1b[?25l"), "the cursor is there"
     assert text.endswith("\x1b[2K") or "\x1b[1A" in text[-40:], "the bar has gone"
+
+
+def test_a_part_of_a_program_may_be_silent(log, own_logger):
+    stream = io.StringIO()
+    screen = log(stream)
+    with only_warnings():
+        own_logger.info("one of many trials")
+        screen.say("its iterations")
+        own_logger.warning("something is odd")
+    own_logger.info("the result")
+    said = [line.split("] ")[1] for line in stream.getvalue().splitlines()]
+    assert said == ["warning: something is odd", "the result"]
 
 
 def test_a_dumb_terminal_is_a_file(log, own_logger, monkeypatch):

@@ -68,8 +68,9 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     register_cards_or_classes(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
-        message = "No CUDA device: MODEL.DEVICE is set to cpu."
-        log_first_n(logging.WARNING, message, name=__name__, key="message")
+        log_first_n(
+            logging.WARNING, "No CUDA device: MODEL.DEVICE is set to cpu.", name=logger.name
+        )
         cfg.MODEL.DEVICE = "cpu"
     check_device(cfg.MODEL.DEVICE)
     return resolve_precision(cfg)

@@ -80,7 +80,8 @@ class Screen(logging.Handler):
     def say(self, content: Any) -> None:
         """Show a text, or something that rich renders, now."""
         record = logging.LogRecord("multas", logging.INFO, "", 0, Message("", content), None, None)
-        self.handle(record)
+        if record.levelno >= self.level:
+            self.handle(record)
 
     def _show(self, content: Any, moment: float) -> None:
         if not self._is_open:
@@ -228,6 +229,21 @@ def find_screen() -> Screen | None:
     """The screen that shows the log of multas; None where there is none, as on further ranks."""
     handlers = logging.getLogger("multas").handlers
     return next((handler for handler in handlers if isinstance(handler, Screen)), None)
+
+
+@contextmanager
+def only_warnings() -> Iterator[None]:
+    """Nothing else is shown inside the block, but for bars."""
+    screen = find_screen()
+    if screen is None:
+        yield
+        return
+    level = screen.level
+    screen.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        screen.setLevel(level)
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
