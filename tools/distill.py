@@ -29,8 +29,10 @@ from multas.data.looking.find import find_cards
 from multas.data.pseudo_labels import PseudoLabels
 from multas.data.statistics import count, describe
 from multas.engine import load_config
+from multas.engine.run_log import on_screen
 from multas.util.command_line import run
 from multas.util.errors import UserError
+from multas.util.screen import only_warnings
 from own_data.budget import PROBED, fitted_iterations
 from own_data.data import TaskData, prepare, task_of
 from own_data.job import Job, claim
@@ -73,8 +75,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    setup_logger()
-    setup_logger(name="multas")
+    with on_screen():
+        setup_logger()
     cards = cards_of(args)
     output = args.output or Path("output", cards[0]["name"])
     settings = {
@@ -152,7 +154,8 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
         write(trial, trial, iterations=PROBED, paths=paths)
         print("Measuring how long an iteration takes ...", flush=True)
         stages = {stage: partial(config, stage) for stage in job.stages}
-        iterations, seconds = fitted_iterations(args.minutes, stages)
+        with only_warnings():
+            iterations, seconds = fitted_iterations(args.minutes, stages)
     write(job.configs, job.output, iterations=iterations, paths=paths)
     rows = [[stage, job.data_of(stage), iterations, f"{s:.3f}", f"{s * iterations / 60:.1f}"]
             for stage, s in seconds.items()]  # fmt: skip

@@ -7,14 +7,16 @@ from typing import cast
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
+from rich.console import Group
 
 from multas.data.dataset_dicts import TrainingSet, load_training_sets
 from multas.data.loader import TrainLoader, build_batch_sizes, build_train_loader
 from multas.data.mapper import MultasMapper
 from multas.data.mixing import build_mixing
-from multas.data.statistics import count, describe
+from multas.data.statistics import count, describe, describe_briefly
 from multas.data.task_batches import KEY, TaskBatch, TaskLoader, parse_task_batches
 from multas.util.errors import UserError
+from multas.util.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +72,9 @@ def _build_loader(part: TaskBatch) -> TrainLoader:
     mapper = MultasMapper(cfg, is_train=True)
     task = f" for the task '{part.task}'" if part.task else ""
     numbers = [count(x, MetadataCatalog.get(x.name), mapper.pseudo_labels) for x in sets]
-    logger.info(describe(numbers, f"The images to learn from{task}:"))
+    title = f"The images to learn from{task}:"
+    brief = Group(title, describe_briefly(numbers, mapper.pseudo_labels))
+    logger.info(Message(describe(numbers, title), brief))
     dicts = [mapper.trim(record) for data in sets for record in data.dicts]
     return build_train_loader(
         dicts,

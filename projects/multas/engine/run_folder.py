@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 # What a run writes; what else there is belongs to the user.
 _WRITTEN = re.compile(
-    r"(config\.yaml|metrics\.json|last_checkpoint|model_(\d+|final|best)\.pth|student(_raw)?\.pth)"
-    r"(\.partial)?|log\.txt(\.rank\d+)?|events\.out\.tfevents\..*|inference"
+    r"(config\.yaml|model\.txt|metrics\.json|last_checkpoint|model_(\d+|final|best)\.pth"
+    r"|student(_raw)?\.pth)(\.partial)?|log\.txt(\.rank\d+)?|events\.out\.tfevents\..*|inference"
 )
 
 

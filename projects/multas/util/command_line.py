@@ -35,7 +35,7 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ[DEBUG] = "1"  # processes that are started from here know it, too
-    debug = os.environ.get(DEBUG, "") not in ("", "0")
+    debug = is_debugged()
     if not debug:
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_mistake)
         threading.excepthook = _tell_of_thread
@@ -55,6 +55,11 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
     except ProcessExitedException as error:
         # One of several processes of a training, which has told its mistake itself.
         raise SystemExit(error.exit_code or 1) from None
+
+
+def is_debugged() -> bool:
+    """Whether the user wants to see all that may help to find a fault."""
+    return os.environ.get(DEBUG, "") not in ("", "0")
 
 
 def message_of(error: BaseException) -> str:
