@@ -14,7 +14,9 @@ from multas.data.pseudo_labels import PseudoLabels
 from multas.util.annotation import BOXES, LABELS, MASKS
 
 BOX, PSEUDO, LABEL = "boxes", "pseudo-boxes", "labels"
+PSEUDO_MASK = "pseudo-masks"
 _WORDS = {BOXES.dataset_key: BOX, MASKS.dataset_key: "masks", LABELS.dataset_key: LABEL}
+_PSEUDO = {BOXES.dataset_key: PSEUDO, MASKS.dataset_key: PSEUDO_MASK}
 _NOTHING = "not annotated"
 _WIDTH = 6  # columns of a table of classes
 
@@ -50,7 +52,7 @@ def count(data: TrainingSet, metadata: Metadata, labels: PseudoLabels) -> Statis
         joined = labels.join(record)
         is_pseudo = BOXES.dataset_key not in record
         has = [word for key, word in words.items() if key in record]
-        has += [PSEUDO] if joined is not record else []
+        has += [word for key, word in _PSEUDO.items() if key in joined and key not in record]
         annotated.update(has or [_NOTHING])
         if is_pseudo:
             left_out.update(_left_out(record.get("image_id"), labels))
@@ -83,7 +85,9 @@ def _named(numbers: Mapping[int, int], names: Sequence[str]) -> dict[str, int]:
 
 def describe(sets: Sequence[Statistics], title: str) -> str:
     """Tables of the images and of the objects of each class, and what was left out."""
-    order = dict.fromkeys([*_WORDS.values(), PSEUDO, *(k for s in sets for k in s.annotated)])
+    order = dict.fromkeys(
+        [*_WORDS.values(), *_PSEUDO.values(), *(k for s in sets for k in s.annotated)]
+    )
     kinds = [k for k in order if k != _NOTHING and any(s.annotated.get(k) for s in sets)]
     rows: list[list[Any]] = [
         [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, _NOTHING])] for s in sets

@@ -71,7 +71,8 @@ class ValidationWeights(HookBase):
         own.defrost()
         own.DATASETS.TRAIN = tuple(names)
         own.DATASETS.TASK_BATCHES = []
-        own.DATASETS.PSEUDO_LABELS.FILES = ()  # paths are judged by the ground truth alone
+        # Paths are judged by the ground truth alone.
+        own.DATASETS.PSEUDO_LABELS.FILES = own.DATASETS.PSEUDO_LABELS.MASKS = ()
         loader = build_training_loader(own)
         check_annotations(student, loader, _KEY, every_head=False)
         return cls(path_weights, student, loader)

@@ -1,7 +1,7 @@
 """Semantic masks: one file per image, an image or one of SBD's .mat files, of class indices."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,28 @@ def _read_sbd(file: str | Path) -> np.ndarray:
     return mask
 
 
+def check_mask(
+    mask: np.ndarray, record: Mapping, num_values: int, ignore_label: int
+) -> frozenset[int]:
+    """The values of a mask, (H, W) integers, that fits the image of a dataset dict.
+
+    Raises:
+        UserError: It has another size than the image, a value beyond 0 … num_values - 1, or nothing
+            but ``ignore_label``.
+    """
+    own = mask.shape[::-1]
+    size = (record.get("width", own[0]), record.get("height", own[1]))
+    if own != size:
+        raise UserError("is {}x{}, but the image is {}x{}".format(*own, *size))
+    values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {ignore_label}
+    beyond = sorted(value for value in values if value >= num_values)
+    if beyond:
+        raise UserError(f"values {beyond} are beyond the {num_values} classes")
+    if not values:
+        raise UserError(f"every pixel has the ignore label {ignore_label}")
+    return frozenset(values)
+
+
 class MaskFolders:
     """The mask folders of a split; each mask is checked while the data set is read.
 
@@ -192,24 +214,13 @@ class MaskFolders:
             return None
         file = self._files[image_id]
         try:
-            self._foreground[image_id] = self._check(_read_indices(file), record)
+            mask = _read_indices(file)
+            values = check_mask(mask, record, self.num_values, self.ignore_label)
+            self._foreground[image_id] = values - {0}
         except UserError as error:
             issues.add(file, str(error))
             return None
         return file
-
-    def _check(self, mask: np.ndarray, record: dict) -> frozenset[int]:
-        """The foreground values of a mask that fits its image."""
-        size, own = (record["width"], record["height"]), mask.shape[::-1]
-        if own != size:
-            raise UserError("is {}x{}, but the image is {}x{}".format(*own, *size))
-        values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {self.ignore_label}
-        beyond = sorted(value for value in values if value >= self.num_values)
-        if beyond:
-            raise UserError(f"values {beyond} are beyond the {self.num_values} classes")
-        if not values:
-            raise UserError(f"every pixel has the ignore label {self.ignore_label}")
-        return frozenset(values - {0})
 
     def remark_empty(self, issues: DatasetIssues) -> None:
         """Note that no mask shows anything, as where objects have the value of the ignore label."""
