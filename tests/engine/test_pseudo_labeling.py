@@ -17,6 +17,7 @@ import pseudo_label
 from multas.data.pseudo_mask_files import read_pseudo_masks
 from multas.data.statistics import PSEUDO_MASK
 from multas.engine import Trainer
+from multas.engine.contract import config_facts
 from multas.engine.pseudo_label_quality import count_objects, judge, mask_quality, quality
 from multas.engine.pseudo_labeling import label_images
 
@@ -203,6 +204,8 @@ def test_a_teacher_of_two_tasks_writes_both_and_a_student_learns_both(
     # Images of det2 that the teacher has labelled, too, keep their boxes and get masks.
     labelled = [x for x in samples if x["image_id"] in files]
     assert len(labelled) >= 8 and all("sem_seg" in x for x in labelled)
+    (fact,) = config_facts(cfg)[f"{key}.MASKS"]
+    assert fact.startswith("masks.json "), "a run that goes on has the same masks"
     losses = trainer.model(samples[:2])
     assert losses["loss_sem_seg"] > 0 and losses["loss_cls"] > 0
 

@@ -129,7 +129,7 @@ class MaskWriter:
         if count:
             picture = Image.fromarray(mask).convert("P")
             picture.putpalette(voc_palette())
-            picture.save(self.folder / self.names[image_id])
+            picture.save(self.folder / self.names[image_id], "PNG")
 
     def summary(self) -> str:
         """How many masks there are, and of how many pixels the teacher was certain."""

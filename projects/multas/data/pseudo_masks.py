@@ -6,6 +6,7 @@ from typing import Any
 
 from multas.data.formats.masks import check_mask, read_mask
 from multas.data.pseudo_mask_files import AGAIN, KEY, MaskHeader, read_pseudo_masks
+from multas.data.shared_list import SharedDict
 from multas.util.annotation import MASKS
 from multas.util.errors import UserError
 
@@ -107,4 +108,4 @@ def load_pseudo_masks(
             labelled_in[image_id] = folder
             if file:
                 files[image_id] = file
-    return PseudoMasks(files, headers, labelled_in)
+    return PseudoMasks(SharedDict(files), headers, SharedDict(labelled_in))

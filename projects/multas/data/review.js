@@ -134,7 +134,8 @@ function show() {
     showFull(draw($("stage"), image, box), image);
     $("boxes").append(...image.boxes.map((own) => line(own, own === box)));
     if (!image.boxes.length) $("boxes").append("The teacher found nothing here.");
-    $("boxes").querySelector(".current")?.scrollIntoView({ block: "nearest" });
+    // Within the list alone: the page itself stays where it is.
+    $("boxes").scrollTop = ($("boxes").querySelector(".current")?.offsetTop ?? 0) - 60;
     while (thumbsShown < listed.indexOf(image) + 1) thumbsShown += 60;
   } else {
     $("name").removeAttribute("href");

@@ -65,8 +65,9 @@ def lookup(registry: Registry, name: str, where: str) -> Any:
 
 def plain_name(path: str) -> str:
     """The last part of a path, in letters, digits, "-", "_" and "." alone."""
-    # Some systems write "ü" as two characters.
-    return re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", PurePath(path).name))
+    # Some systems write "ü" as two characters; a name that begins with a dot is a hidden one.
+    name = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", PurePath(path).name))
+    return name.lstrip(".") or "_"
 
 
 def plain_names(paths: Mapping[Key, str]) -> dict[Key, str]:
