@@ -10,7 +10,7 @@ import torch
 from detectron2.structures import Boxes, BoxMode, pairwise_iou
 from tabulate import tabulate
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.util.annotation import BOXES, MASKS, Annotation
 from multas.util.errors import UserError
 
@@ -147,7 +147,7 @@ def mask_quality(
     """
     counts = np.zeros((num_classes + 1, num_classes + 1), np.int64)  # predicted, true
     for sample in truth:
-        known = read_mask(sample[MASKS.dataset_key]).astype(np.int64)
+        known = read_mask(sample[MASKS.dataset_key], sample.get(MASK_VALUES)).astype(np.int64)
         file = files.get(sample["image_id"])
         found = read_mask(file) if file else np.full_like(known, ignore_label)
         counted = known != ignore_label

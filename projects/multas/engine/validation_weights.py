@@ -73,6 +73,7 @@ class ValidationWeights(HookBase):
         own.DATASETS.TASK_BATCHES = []
         # Paths are judged by the ground truth alone.
         own.DATASETS.PSEUDO_LABELS.FILES = own.DATASETS.PSEUDO_LABELS.MASKS = ()
+        own.INPUT.MIX.MOSAIC = own.INPUT.MIX.COPY_PASTE = own.INPUT.MIX.MIXUP = 0.0
         loader = build_training_loader(own)
         check_annotations(student, loader, _KEY, every_head=False)
         return cls(path_weights, student, loader)
