@@ -129,12 +129,16 @@ def page_of(args: argparse.Namespace) -> Path:
     return Path(args.input or args.output).with_name(_PAGE)
 
 
-def class_names(datasets: Sequence[str], kind: Annotation = BOXES) -> list[str]:
+def class_names(
+    datasets: Sequence[str], kind: Annotation = BOXES, default: Sequence[str] = ()
+) -> list[str]:
     """The class names of the first data set that has them, which may be one of the teacher's."""
     for name in filter(None, datasets):
         names = MetadataCatalog.get(name).get(kind.classes_key, None)
         if names:
             return list(names)
+    if default:
+        return list(default)
     raise UserError(
         "No class names: neither the images nor DATASETS.TRAIN and TEST of the teacher's config "
         "have them. Give `classes` in a card and name the card in DATASETS.CARDS."
@@ -198,7 +202,8 @@ def label(args: argparse.Namespace, cfg: CfgNode) -> None:
     truth = read_truth(args, images, kinds)
     known = [args.dataset, args.report_against, *cfg.DATASETS.TRAIN, *cfg.DATASETS.TEST]
     model = load_teacher(args, cfg, [name for name in known if name])
-    classes = {kind: class_names(known, kind) for kind in kinds}
+    own = {kind: cfg.MODEL.CLASSES[kind.task.upper()] for kind in kinds}
+    classes = {kind: class_names(known, kind, own[kind]) for kind in kinds}
     origin = {
         "dataset": args.dataset,
         "teacher_config": args.config_file,

@@ -75,59 +75,81 @@ def import_coco(
     """
     content = _read(source)
     known = labelled(header, images)
-    by_name = {name: image_id for image_id, name in file_names(known).items()}
     counts: Counter[str] = Counter()
-    ids: dict[Any, Any] = {}  # of the pseudo-labels, by that of the file
-    for entry in content["images"]:
-        image_id = _image_of(entry["file_name"], by_name)
-        if image_id is None:
-            counts["images that are none of the labelled ones, left out"] += 1
-            continue
-        if image_id in ids.values():
-            raise UserError(f"{source} has the image {entry['file_name']!r} twice; drop one.")
-        _check_size(source, entry, known[image_id])
-        ids[entry["id"]] = image_id
-    if not ids:
-        first = content["images"][0]["file_name"] if content["images"] else "nothing"
-        raise UserError(
-            f"{source} has none of the {len(known)} labelled images, but {first}. Name the "
-            "pseudo-labels that were exported, and keep the names of the files in data/."
-        )
-    names = {entry["id"]: entry["name"] for entry in content["categories"]}
-    edited: dict[Any, list[dict]] = defaultdict(list)
-    for entry in content["annotations"]:
-        if entry["image_id"] not in ids:
-            continue
-        if entry.get("iscrowd"):
-            counts["masks of groups, left out"] += 1
-            continue
-        image_id = ids[entry["image_id"]]
-        box = _inside(_upright(entry), upright_size(known[image_id]))
-        if box is None:
-            counts["boxes outside of their image, left out"] += 1
-            continue
-        category = _class_of(source, names.get(entry["category_id"]), header.classes)
-        score = CERTAIN if entry.get("score") is None else float(entry["score"])
-        new = {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
-        edited[image_id].append(new)
+    ids = _match_images(source, content["images"], known, counts)
+    edited = _edited_boxes(source, content, ids, known, header.classes, counts)
     if are_fractions(box["bbox"] for own in edited.values() for box in own):
         raise UserError(
             f"{source}: all boxes lie in the first pixel, as fractions of the image's size do; "
             "export pixels."
         )
     before: dict[Any, list[dict]] = defaultdict(list)
-    for old in annotations:
-        before[old["image_id"]].append(dict(old))
+    for box in annotations:
+        before[box["image_id"]].append(dict(box))
     seen = set(ids.values())
     image_ids = [i for i in header.image_ids if i in seen or unreviewed == KEEP]
     kept = [box for i in image_ids for box in (edited if i in seen else before)[i]]
     counts["images of the file"] = len(seen)
     counts["boxes of the file"] = sum(map(len, edited.values()))
-    counts[f"images that it lacks, {'kept' if unreviewed == KEEP else 'dropped'}"] = len(
-        header.image_ids
-    ) - len(seen)
+    fate = "kept" if unreviewed == KEEP else "dropped"
+    counts[f"images that it lacks, {fate}"] = len(header.image_ids) - len(seen)
     lowest = min([header.score_thresh, *(box["score"] for box in kept)])
     return replace(header, image_ids=image_ids, score_thresh=lowest, topk=0), kept, +counts
+
+
+def _match_images(
+    source: str, entries: Sequence[Mapping], known: Mapping[Any, Mapping], counts: Counter[str]
+) -> dict[Any, Any]:
+    """The ids that the pseudo-labels have for images, by those of the file."""
+    by_name = {name: image_id for image_id, name in file_names(known).items()}
+    ids: dict[Any, Any] = {}
+    seen: set[Any] = set()
+    for entry in entries:
+        image_id = _image_of(entry["file_name"], by_name)
+        if image_id is None:
+            counts["images that are none of the labelled ones, left out"] += 1
+            continue
+        if image_id in seen:
+            raise UserError(f"{source} has the image {entry['file_name']!r} twice; drop one.")
+        _check_size(source, entry, known[image_id])
+        ids[entry["id"]] = image_id
+        seen.add(image_id)
+    if not ids:
+        first = entries[0]["file_name"] if entries else "nothing"
+        raise UserError(
+            f"{source} has none of the {len(known)} labelled images, but {first}. Name the "
+            "pseudo-labels that were exported, and keep the names of the files in data/."
+        )
+    return ids
+
+
+def _edited_boxes(
+    source: str,
+    content: Mapping[str, Sequence[Mapping]],
+    ids: Mapping[Any, Any],
+    known: Mapping[Any, Mapping],
+    classes: Sequence[str],
+    counts: Counter[str],
+) -> dict[Any, list[dict]]:
+    """The pseudo-labels that the annotations of the file make, by image id."""
+    names = {entry["id"]: entry["name"] for entry in content["categories"]}
+    edited: dict[Any, list[dict]] = defaultdict(list)
+    for entry in content["annotations"]:
+        image_id = ids.get(entry["image_id"])
+        if image_id is None:
+            continue
+        if entry.get("iscrowd"):
+            counts["masks of groups, left out"] += 1
+            continue
+        box = _inside(_upright(entry), upright_size(known[image_id]))
+        if box is None:
+            counts["boxes outside of their image, left out"] += 1
+            continue
+        category = _class_of(source, names.get(entry["category_id"]), classes)
+        score = CERTAIN if entry.get("score") is None else float(entry["score"])
+        new = {"image_id": image_id, "category_id": category, "bbox": box, "score": score}
+        edited[image_id].append(new)
+    return edited
 
 
 def _read(source: str) -> dict[str, list[dict]]:
