@@ -16,7 +16,9 @@ from multas.util.annotation import BOXES, LABELS, MASKS
 from multas.util.screen import columns, facts
 
 BOX, PSEUDO, LABEL = "boxes", "pseudo-boxes", "labels"
+PSEUDO_MASK = "pseudo-masks"
 _WORDS = {BOXES.dataset_key: BOX, MASKS.dataset_key: "masks", LABELS.dataset_key: LABEL}
+_PSEUDO = {BOXES.dataset_key: PSEUDO, MASKS.dataset_key: PSEUDO_MASK}
 _NOTHING = "not annotated"
 _WIDTH = 6  # columns of a table of classes
 _FEW = 20  # classes that a screen shows one by one
@@ -53,7 +55,7 @@ def count(data: TrainingSet, metadata: Metadata, labels: PseudoLabels) -> Statis
         joined = labels.join(record)
         is_pseudo = BOXES.dataset_key not in record
         has = [word for key, word in words.items() if key in record]
-        has += [PSEUDO] if joined is not record else []
+        has += [word for key, word in _PSEUDO.items() if key in joined and key not in record]
         annotated.update(has or [_NOTHING])
         if is_pseudo:
             left_out.update(_left_out(record.get("image_id"), labels))
@@ -108,7 +110,9 @@ def describe_briefly(sets: Sequence[Statistics], labels: PseudoLabels) -> Group:
 
 def _image_rows(sets: Sequence[Statistics]) -> tuple[list[str], list[list[Any]]]:
     """The header and rows of a table of the images of each set, and of all."""
-    order = dict.fromkeys([*_WORDS.values(), PSEUDO, *(k for s in sets for k in s.annotated)])
+    order = dict.fromkeys(
+        [*_WORDS.values(), *_PSEUDO.values(), *(k for s in sets for k in s.annotated)]
+    )
     kinds = [k for k in order if k != _NOTHING and any(s.annotated.get(k) for s in sets)]
     rows: list[list[Any]] = [
         [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, _NOTHING])] for s in sets
