@@ -15,7 +15,7 @@ from multas.util.annotation import BOXES, LABELS, MASKS
 
 BOX, PSEUDO, LABEL = "boxes", "pseudo-boxes", "labels"
 _WORDS = {BOXES.dataset_key: BOX, MASKS.dataset_key: "masks", LABELS.dataset_key: LABEL}
-_NOTHING = "not annotated"
+NOTHING = "not annotated"
 _WIDTH = 6  # columns of a table of classes
 
 
@@ -51,7 +51,7 @@ def count(data: TrainingSet, metadata: Metadata, labels: PseudoLabels) -> Statis
         is_pseudo = BOXES.dataset_key not in record
         has = [word for key, word in words.items() if key in record]
         has += [PSEUDO] if joined is not record else []
-        annotated.update(has or [_NOTHING])
+        annotated.update(has or [NOTHING])
         if is_pseudo:
             left_out.update(_left_out(record.get("image_id"), labels))
         for item in joined.get(BOXES.dataset_key, ()):
@@ -84,13 +84,13 @@ def _named(numbers: Mapping[int, int], names: Sequence[str]) -> dict[str, int]:
 def describe(sets: Sequence[Statistics], title: str) -> str:
     """Tables of the images and of the objects of each class, and what was left out."""
     order = dict.fromkeys([*_WORDS.values(), PSEUDO, *(k for s in sets for k in s.annotated)])
-    kinds = [k for k in order if k != _NOTHING and any(s.annotated.get(k) for s in sets)]
+    kinds = [k for k in order if k != NOTHING and any(s.annotated.get(k) for s in sets)]
     rows: list[list[Any]] = [
-        [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, _NOTHING])] for s in sets
+        [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, NOTHING])] for s in sets
     ]
     if len(rows) > 1:
         rows.append(["all", *map(sum, list(zip(*rows, strict=True))[1:])])
-    head = ["data set", "images", *(f"with {kind}" for kind in kinds), _NOTHING]
+    head = ["data set", "images", *(f"with {kind}" for kind in kinds), NOTHING]
     parts = [title, tabulate(rows, head, tablefmt="pipe")]
     if table := _class_table(sets):
         parts.append(table)
