@@ -23,6 +23,7 @@ from detectron2.utils.visualizer import VisImage, Visualizer
 from tqdm import tqdm
 
 from multas.config.limits import check_limit, from_to
+from multas.data.drawing import draw_mask, draw_title, name_of
 from multas.data.image_checks import image_fault
 from multas.data.image_files import IMAGE_SUFFIXES, read_image
 from multas.data.mapper import MultasMapper
@@ -119,18 +120,14 @@ def draw(image: np.ndarray, results: Mapping[str, Any], args: Any, names: Metada
     """A picture of what a model has found in an image (H, W, 3), RGB."""
     drawing = Visualizer(image, names, scale=args.scale)
     if MASKS.input_key in results:
-        scores = results[MASKS.input_key]
-        if not names.get(MASKS.classes_key):
-            names.stuff_classes = [str(k) for k in range(len(scores))]
-        drawing.draw_sem_seg(scores.argmax(0).cpu())
+        draw_mask(drawing, results[MASKS.input_key].argmax(0).cpu().numpy(), alpha=0.8)
     if BOXES.input_key in results:
         found = results[BOXES.input_key].to("cpu")
         drawing.draw_instance_predictions(found[found.scores >= args.score_thresh])
     if "scores" in results:
         score, k = results["scores"].max(0)
-        known = names.get(LABELS.classes_key)
-        title = f"{known[k] if known else int(k)} {float(score):.0%}"
-        drawing.draw_text(title, (2, 2), horizontal_alignment="left")
+        name = name_of(int(k), names.get(LABELS.classes_key))
+        draw_title(drawing, f"{name} {float(score):.0%}")
     return drawing.output
 
 

@@ -22,12 +22,16 @@ from multas.data.measures import spread
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 
 _COLOURS = colormap(rgb=True, maximum=1)
+_OUTLINE = "#fffff0"  # of masks
 _LOOKED_AT = 100  # images of a class, of which the one with the most other classes is chosen
 _FEW = 15  # objects whose names can be read, and do not hide the image
 
 
-def class_colour(number: int) -> str:
-    """The colour of a class by its number, as #rrggbb."""
+def class_colour(number: int, colours: Sequence[Sequence[float]] | None = None) -> str:
+    """The colour of a class by its number, #rrggbb; of ``colours``, 0 … 255, if there are any."""
+    if colours and number < len(colours):
+        red, green, blue = colours[number]
+        return to_hex((red / 255, green / 255, blue / 255))
     return to_hex(_COLOURS[number % len(_COLOURS)])
 
 
@@ -111,8 +115,8 @@ def classes_of(record: Mapping[str, Any]) -> set[tuple[Annotation, int]]:
     return found
 
 
-def draw_mask(drawing: Visualizer, mask: np.ndarray) -> None:
-    """Draw a mask of class indices, (H, W); without names its classes are numbers."""
+def draw_mask(drawing: Visualizer, mask: np.ndarray, alpha: float = 0.5) -> None:
+    """Draw a mask of class indices, (H, W) int; without names its classes are numbers."""
     known = drawing.metadata.get(MASKS.classes_key)
     ignored = drawing.metadata.get("ignore_label", 255)
     for value in np.unique(mask).tolist():
@@ -120,9 +124,10 @@ def draw_mask(drawing: Visualizer, mask: np.ndarray) -> None:
             continue
         drawing.draw_binary_mask(
             (mask == value).astype(np.uint8),
-            color=class_colour(value),
+            color=class_colour(value, drawing.metadata.get("stuff_colors")),
             text=name_of(value, known),
-            alpha=0.5,
+            edge_color=_OUTLINE,
+            alpha=alpha,
             area_threshold=0,
         )
 
@@ -140,14 +145,14 @@ def _draw_objects(
         for annotation in annotations
     ]
     classes = [annotation["category_id"] for annotation in moved]
-    known = drawing.metadata.get(BOXES.classes_key)
+    known, colours = drawing.metadata.get(BOXES.classes_key), drawing.metadata.get("thing_colors")
     texts = [name_of(k, known) + _kind(a) for k, a in zip(classes, moved, strict=True)]
     masks = [annotation.get("segmentation") for annotation in moved]
     drawing.overlay_instances(
         boxes=np.array([annotation["bbox"] for annotation in moved]).reshape(-1, 4),
         labels=texts if len(texts) <= _FEW else None,
         masks=masks if all(mask is not None for mask in masks) else None,
-        assigned_colors=[class_colour(k) for k in classes],
+        assigned_colors=[class_colour(k, colours) for k in classes],
         alpha=0.3,
     )
 
