@@ -1,10 +1,14 @@
 """Trained networks become files for other runtimes, unless 8 bits cost too much."""
 
+import json
+
 import pytest
 import torch
 from detectron2.modeling import build_model
 
 from multas.deploy import Detector
+from multas.deploy.detector import KEY
+from multas.deploy.graph import ExportGraph
 from multas.engine import exporting
 from multas.engine.export_table import Row, figures_of, table
 from multas.engine.exporting import prepare_export
@@ -50,6 +54,27 @@ def test_all_formats_are_written_and_evaluated(export, tmp_path):
     assert not any(name == "image_sizes" or "decoding" in name for name in in_8_bits)
     assert all(row.size > 0 and min(row.times) > 0 for row in rows)
     assert rows[1].figures["bbox"] == pytest.approx(rows[0].figures["bbox"], abs=0.01)
+
+
+@pytest.mark.parametrize("name", exporting.TORCH)
+def test_a_file_of_torch_gives_what_the_network_gives(export, tmp_path, name):
+    own = export()
+    own.run([name], int8=False)
+    (file,) = (tmp_path / "files").iterdir()
+    described = {KEY: ""}
+    if name == "torchscript":
+        run = torch.jit.load(file, _extra_files=described)
+    else:
+        run = torch.export.load(file, extra_files=described).module()
+    described = json.loads(described[KEY])
+    assert described["classes"]["classes"][0] == "disc"
+    with torch.no_grad():
+        for image in own.images[:2]:
+            inputs = [torch.from_numpy(x) for x in own._inputs(image).values()]
+            wanted = ExportGraph(own.model).eval().results(*inputs)
+            assert list(described["outputs"]) == list(wanted) and wanted["scores"].any()
+            for found, value in zip(run(*inputs), wanted.values(), strict=True):
+                torch.testing.assert_close(found, value)
 
 
 def test_a_network_of_stretched_images_is_evaluated(export):

@@ -2,9 +2,11 @@
 
 import pytest
 import yaml
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from multas.data import DatasetError, make_toy
+from multas.data.suggestions import input_size, measure, pixel_statistics
 from reproduction.own_data import opts_on_card
 from reproduction.runs import merged
 
@@ -66,6 +68,17 @@ def test_splits_keep_their_names(card, recipe, splits, train, test):
     assert opts["DATASETS.TEST"] == repr([f"{name}{split}" for split in test])
     stop = "voc" in recipe
     assert opts.get("SOLVER.EARLY_STOPPING.DATASET") == (f"{name}_test" if stop else None)
+
+
+def test_rows_of_the_embedded_set_are_fitted_to_the_data(card):
+    file = card("fitted", "half", "train", "test")
+    opts = opts_of(file, "limited-data/table1.yaml#toy/half/supervised")
+    records = DatasetCatalog.get("fitted_half")
+    assert opts["MODEL.PIXEL_MEAN"] == repr(pixel_statistics(records)[0])
+    assert len(yaml.safe_load(opts["MODEL.ANCHOR_GENERATOR.SIZES"])) == 3
+    assert opts["INPUT.MIN_SIZE_TEST"] == repr(input_size(measure(records))[0])
+    pretrained = opts_of(file, "limited-data/table1.yaml#voc/half/supervised")
+    assert not {"MODEL.PIXEL_MEAN", "INPUT.MIN_SIZE_TEST"} & pretrained.keys()
 
 
 def test_batches_of_tasks_are_on_the_card_as_well(card):

@@ -9,6 +9,9 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data import DatasetError, read_card, register_card
 from multas.data.card import UNLABELED
+from multas.data.suggestions import STRIDES
+from multas.util.annotation import STANDARD
+from own_data.recipe import settings_of
 
 # Which classes a head counts; the segmentation heads have one for the background, too.
 _HEADS = {
@@ -50,7 +53,23 @@ def opts_on_card(card: str, cfg: CfgNode) -> list[str]:
         else:
             chosen = _on_card(card, [early], cfg.DATASETS.CARDS)
         opts += ["SOLVER.EARLY_STOPPING.DATASET", *chosen]
-    return opts + _class_opts(card)
+    return opts + _class_opts(card) + _settings(card, cfg)
+
+
+def _settings(card: str, cfg: CfgNode) -> list[str]:
+    """KEY VALUE pairs that follow from the data, for rows that are fitted to the embedded set.
+
+    Rows that start from weights, or stretch images to the size of a paper, keep what these need.
+    """
+    if cfg.MODEL.WEIGHTS or cfg.INPUT.SQUARE_SIZE:
+        return []
+    named = [name for batch in cfg.DATASETS.TASK_BATCHES for name in batch["TRAIN"]]
+    name = _on_card(card, named or cfg.DATASETS.TRAIN, cfg.DATASETS.CARDS)[0]
+    records = DatasetCatalog.get(name.removesuffix(UNLABELED))
+    kinds = [kind for kind in STANDARD if any(kind.dataset_key in r for r in records)]
+    strides = tuple(STRIDES[0] * 2**i for i in range(len(cfg.MODEL.ANCHOR_GENERATOR.SIZES)))
+    settings = settings_of(records, kinds[0], 0, strides)
+    return [word for key, found in settings.items() for word in (key, repr(found.value))]
 
 
 def _on_card(card: str, names: Sequence[str], cards: Sequence[str]) -> list[str]:

@@ -33,7 +33,8 @@ from multas.util.files import written_whole
 
 logger = logging.getLogger(__name__)
 
-FORMATS = {**SUFFIXES, "torchscript": ".ts"}  # and the suffixes of their files
+TORCH = {"torchscript": ".ts", "torch_export": ".pt2"}  # files that torch reads
+FORMATS = SUFFIXES | TORCH  # and the suffixes of their files
 
 
 @dataclass(kw_only=True)
@@ -69,15 +70,14 @@ class Export:
         self.stem.parent.mkdir(parents=True, exist_ok=True)
         graph = ExportGraph(self.model, self.nms).eval()
         rows = [self._of_torch(graph)]
-        if "torchscript" in formats:
-            rows.append(self._torchscript(graph))
+        rows += [self._torch_file(name, graph) for name in formats if name in TORCH]
         onnx_file = self.stem.with_suffix(".onnx" if "onnx" in formats else ".partial.onnx")
         described = write_onnx(
             graph, self.description, str(onnx_file), self.dynamic_batch, self.dynamic_size
         )
         failed = []
         try:
-            for name in (name for name in formats if name != "torchscript"):
+            for name in (name for name in formats if name not in TORCH):
                 file = self.stem.with_suffix(SUFFIXES[name])
                 if name == "openvino":
                     save_network(read_network(name, str(onnx_file)), described, str(file))
@@ -130,23 +130,28 @@ class Export:
         figures = figures_of(Trainer.test(self.cfg, self.model)) if self._evaluates else {}
         return Row("PyTorch fp32", size, self._times(call), figures)
 
-    def _torchscript(self, graph: ExportGraph) -> Row:
-        """A file that torch.jit.load reads; the time of it, and its figures are PyTorch's."""
-        file = self.stem.with_suffix(FORMATS["torchscript"])
-        inputs = [torch.from_numpy(x) for x in self._example().values()]
-        with torch.no_grad(), warnings.catch_warnings():
+    def _torch_file(self, name: str, graph: ExportGraph) -> Row:
+        """A file that torch.jit.load or torch.export.load reads; its figures are PyTorch's."""
+        file = self.stem.with_suffix(FORMATS[name])
+        inputs = tuple(torch.from_numpy(x) for x in self._example().values())
+        run: Callable[..., Any]
+        with torch.no_grad(), warnings.catch_warnings(), written_whole(file) as partial:
             warnings.simplefilter("ignore")  # sizes are constants of the trace on purpose
-            outputs = {name: name for name in graph.results(*inputs)}
-            traced = torch.jit.trace(graph, tuple(inputs), check_trace=False)
-        description = replace(self.description, outputs=outputs)
-        with written_whole(file) as partial:
-            torch.jit.save(traced, partial, _extra_files={KEY: description.to_json()})
+            outputs = {output: output for output in graph.results(*inputs)}
+            described = {KEY: replace(self.description, outputs=outputs).to_json()}
+            if name == "torchscript":
+                run = traced = torch.jit.trace(graph, inputs, check_trace=False)
+                torch.jit.save(traced, partial, _extra_files=described)
+            else:
+                program = torch.export.export(graph, inputs)
+                torch.export.save(program, partial, extra_files=described)
+                run = program.module()
 
         def call(inputs: Mapping[str, np.ndarray]) -> None:
             with torch.inference_mode():
-                traced(*(torch.from_numpy(x) for x in inputs.values()))
+                run(*(torch.from_numpy(x) for x in inputs.values()))
 
-        return Row("torchscript", file.stat().st_size, self._times(call))
+        return Row(name, file.stat().st_size, self._times(call))
 
     def _row(self, name: str, file: Path) -> Row:
         runtime = Detector(str(file)).runtime

@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import setup_logger
+from detectron2.utils.logger import log_first_n, setup_logger
 
 import multas.deploy.exported_model
 import multas.distillation
@@ -66,7 +66,9 @@ def load_config(config_file: str = "", opts: list | tuple = ()) -> CfgNode:
     register_cards_or_classes(cfg)
     if cfg.MODEL.DEVICE == "cuda" and not torch.cuda.is_available():
         # It is Detectron2's default, and nobody can mean it on a machine without a GPU.
-        logger.warning("No CUDA device: MODEL.DEVICE is set to cpu.")
+        log_first_n(
+            logging.WARNING, "No CUDA device: MODEL.DEVICE is set to cpu.", name=logger.name
+        )
         cfg.MODEL.DEVICE = "cpu"
     check_device(cfg.MODEL.DEVICE)
     return resolve_precision(cfg)

@@ -65,6 +65,8 @@ def suppress(
     """
     limit = limit or _NO_LIMIT
     options = (boxes.float(), scores.float(), iou_thresh, score_thresh)
+    if torch.compiler.is_exporting():
+        return _suppress_all(*options)
     if torch.onnx.is_in_onnx_export():
         kept = cast(Any, _NonMaxSuppression.apply)(*options, limit)
     else:
@@ -110,6 +112,24 @@ def _suppress(boxes: Tensor, scores: Tensor, iou_thresh: float, score_thresh: fl
     apart = boxes[images, candidates] + (group * extent).unsqueeze(1)
     best = nms(apart, scores[images, classes, candidates], iou_thresh)
     return torch.stack([images[best], classes[best], candidates[best]], dim=1)
+
+
+def _suppress_all(boxes: Tensor, scores: Tensor, iou_thresh: float, score_thresh: float) -> Tensor:
+    """:func:`suppress` of all candidates, without shapes that depend on scores.
+
+    ``torch.export`` takes such shapes for 2 or more, whatever they are. Candidates below the
+    threshold come last, where they suppress none of the others.
+    """
+    above = scores > score_thresh
+    extent = boxes.abs().max() * 2 + 1
+    group = torch.arange(scores.shape[0] * scores.shape[1], device=boxes.device)
+    every = boxes.unsqueeze(1).expand(-1, scores.shape[1], -1, -1)
+    apart = every + (group.view(*scores.shape[:2], 1, 1) * extent)
+    ranked = torch.where(above, scores, -1.0)
+    best = nms(apart.reshape(-1, 4), ranked.reshape(-1), iou_thresh)
+    stay = torch.zeros(scores.numel(), dtype=torch.bool, device=boxes.device)
+    stay = stay.index_fill(0, best, True)
+    return stay.view_as(above) & above
 
 
 def _at_most(count: int, values: Tensor) -> Any:

@@ -1,0 +1,116 @@
+"""Own data in one command: parts of the data, configs that fit them, and a length that fits."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog
+from detectron2.modeling import build_model
+
+from multas.data import make_toy
+from multas.engine import load_config
+from multas.util.errors import UserError
+from own_data import budget
+from own_data.budget import START, fitted_iterations
+from own_data.data import prepare
+from own_data.recipe import write_configs
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return make_toy(tmp_path_factory.mktemp("devkit"), train=20, val=4, test=4)
+
+
+@pytest.fixture
+def cards(root, request):
+    """``cards(task, ..., splits)``: one card for each task of the same images."""
+
+    def make(*tasks, splits=("train",)):
+        ids = {"train": "Main/train", "val": "Main/val", "test": "Main/test"}
+        name = f"job{abs(hash(request.node.nodeid)) % 10**8}"
+        return [
+            {"name": f"{name}_{task}", "format": "voc", "root": str(root), "annotates": [task],
+             "splits": {split: ids[split] for split in splits},
+             "classes": yaml.safe_load(Path("datasets/cards/toy.yaml").read_text())["classes"]}
+            for task in tasks
+        ]  # fmt: skip
+
+    return make
+
+
+def ids(*names):
+    return {record["image_id"] for name in names for record in DatasetCatalog.get(name)}
+
+
+@pytest.mark.parametrize("labels", [Fraction(1), Fraction(1, 4)])
+def test_missing_splits_are_drawn_once_for_all_tasks(cards, tmp_path, labels):
+    det, seg = prepare(cards("det", "seg"), tmp_path, labels, seed=3)
+    assert det.task == "det" and seg.task == "seg" and det.classes != seg.classes
+    for task in (det, seg):
+        parts = [ids(*task.labeled), ids(task.test), ids(*task.unlabeled)]
+        assert sum(map(len, parts)) == len(set.union(*parts)) == 20
+        assert len(parts[1]) == 4 and len(parts[0]) == labels * 16 and task.val == ""
+    assert ids(*det.labeled) == ids(*seg.labeled) and ids(det.test) == ids(seg.test)
+    withheld = [record for name in det.unlabeled for record in DatasetCatalog.get(name)]
+    assert not any("annotations" in record for record in withheld)
+    card = yaml.safe_load(det.card.read_text())
+    assert Path(card["splits"]["labeled"]["ids"] + ".txt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("splits", "val", "test"),
+    [(("train", "val"), "", "_val"), (("train", "val", "test"), "_val", "_test")],
+)
+def test_splits_that_are_there_are_used(cards, tmp_path, splits, val, test):
+    (task,) = prepare(cards("det", splits=splits), tmp_path)
+    name = task.card.stem
+    assert task.labeled == (f"{name}_train",) and task.unlabeled == ()
+    assert task.val == (f"{name}{val}" if val else "") and task.test == f"{name}{test}"
+
+
+def test_nothing_to_train_on_is_said(cards, tmp_path):
+    with pytest.raises(UserError, match=r"its splits \(test\)"):
+        prepare(cards("det", splits=("test",)), tmp_path)
+
+
+@pytest.mark.parametrize("tasks", [("det",), ("seg",), ("det", "seg")])
+def test_configs_fit_the_data_and_each_other(cards, tmp_path, tasks):
+    data = prepare(cards(*tasks), tmp_path / "data", Fraction(1, 2))
+    configs = tmp_path / "configs"
+    write_configs(data, configs, tmp_path / "run", size="nano", seed=5, iterations=40)
+    cfgs = {file.stem: load_config(str(file)) for file in configs.iterdir()}
+    assert set(cfgs) == {"base", "teacher", "supervised", "distilled"}
+    sizes = {
+        name: sum(p.numel() for p in build_model(cfgs[name]).parameters())
+        for name in ("teacher", "supervised")
+    }
+    assert sizes["supervised"] < sizes["teacher"]
+    for name, cfg in cfgs.items():
+        assert (
+            cfg.SEED == 5
+            and cfg.SOLVER.MAX_ITER == 40
+            and list(cfg.MODEL.MULTITASK.TASKS) == [*tasks]
+        )
+        assert list(cfg.DATASETS.TEST) == [task.test for task in data]
+        assert str(tmp_path / "run" / ("" if name == "base" else name)) == cfg.OUTPUT_DIR
+    distilled = cfgs["distilled"]
+    assert distilled.MODEL.META_ARCHITECTURE == "Distiller"
+    assert len(distilled.MODEL.DISTILLATION.PATHS) == len(tasks)
+    assert bool(distilled.DATASETS.PSEUDO_LABELS.FILES) == ("det" in tasks)
+    trained = repr([distilled.DATASETS.TRAIN, distilled.DATASETS.TASK_BATCHES])
+    assert all(name in trained for name in data[0].unlabeled)
+    assert not any(name in repr(cfgs["supervised"].DATASETS) for name in data[0].unlabeled)
+
+
+def test_the_length_fits_the_minutes(monkeypatch):
+    seconds = {"teacher": 0.3, "supervised": 0.1, "distilled": 0.2}
+    monkeypatch.setattr(budget, "_seconds_per_iteration", lambda cfg, folder: seconds[cfg])
+    configs = {stage: lambda weights, stage=stage: stage for stage in seconds}
+    for minutes in (3.0, 10.0, 100.0):
+        iterations, found = fitted_iterations(minutes, configs)
+        assert found == seconds
+        took = iterations * sum(seconds.values()) + START * len(seconds)
+        assert 0.7 * 60 * minutes < took <= 0.75 * 60 * minutes
+    with pytest.raises(UserError, match=r"too little: .*0.30 s \(teacher\)"):
+        fitted_iterations(1.0, configs)

@@ -1,0 +1,132 @@
+#!/usr/bin/env python
+"""From a folder of images and few labels to a small model that runs, in one command.
+
+    python tools/distill.py DATA [--minutes 20] [--size nano] [--output output/NAME]
+
+DATA is a data card, or a folder with images and boxes (VOC, COCO, YOLO), masks, or a folder for
+each class. The command finds out which, and what a config needs: the size of the input, anchors,
+mean and deviation of pixels. It trains a teacher, lets it label the images that have no labels,
+trains a small student without and with the teacher, and writes it for ONNX Runtime and OpenVINO,
+also in 8 bits. All that it found is in OUTPUT/configs, to be read and changed; OUTPUT/report.html
+shows what came out. The same command goes on where it was stopped.
+"""
+
+import argparse
+import tempfile
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+from detectron2.config import CfgNode
+from detectron2.data import MetadataCatalog
+from detectron2.utils.logger import setup_logger
+from tabulate import tabulate
+
+from multas.config.limits import above, check_limit
+from multas.data.dataset_dicts import TrainingSet
+from multas.data.looking import find_cards
+from multas.data.pseudo_labels import PseudoLabels
+from multas.data.statistics import count, describe
+from multas.engine import load_config
+from multas.util.command_line import run
+from multas.util.errors import UserError
+from own_data.budget import PROBED, fitted_iterations
+from own_data.data import TaskData, prepare
+from own_data.job import Job, claim
+from own_data.recipe import TEACHERS, fitting_paths, write_configs
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").splitlines()[0],
+        epilog="example: python tools/distill.py /data/cells --minutes 30 --labels 1/4",
+    )
+    parser.add_argument("data", type=Path, help="a folder, a data card, or a data.yaml of YOLO")
+    parser.add_argument("--output", type=Path, help="the folder of the results; output/NAME")
+    parser.add_argument("--tasks", nargs="+", default=[], help="of det, seg, cls; all that it has")
+    parser.add_argument("--classes", nargs="+", default=[], help="only these; all")
+    parser.add_argument("--size", choices=list(TEACHERS), default="nano", help="of the student")
+    parser.add_argument("--minutes", type=float, default=20, help="how long all may take (20)")
+    parser.add_argument(
+        "--labels", type=Fraction, default=Fraction(1),
+        help="the share of labels that is used, such as 1/4 or 0.1; for experiments (1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--teacher", nargs=2, metavar=("CONFIG", "WEIGHTS"), help="a teacher that you have"
+    )
+    parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn (1)")
+    parser.add_argument("--dry-run", action="store_true", help="show the plan, and train nothing")
+    parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of all configs")
+    args = parser.parse_args()
+    check_limit("--minutes", args.minutes, above(0))
+    if not 0 < args.labels <= 1:
+        raise UserError(f"--labels {args.labels}: give a share above 0 and up to 1, such as 1/4.")
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    setup_logger()
+    setup_logger(name="multas")
+    cards = find_cards(args.data, args.tasks, args.classes)
+    output = args.output or Path("output", cards[0]["name"])
+    settings = {
+        "data": str(args.data.absolute()), "tasks": args.tasks, "classes": args.classes,
+        "size": args.size, "minutes": args.minutes, "labels": str(args.labels),
+        "teacher": args.teacher, "seed": args.seed, "opts": args.opts,
+    }  # fmt: skip
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) if args.dry_run else output
+        if not args.dry_run:
+            claim(output, settings)
+        data = prepare(cards, folder / "data", args.labels, args.seed)
+        show(data)
+        job = Job(folder / "configs", output, args.opts, args.teacher, ("onnx", "openvino"))
+        if not Path(job.config_file("distilled")).is_file():
+            plan(job, data, args)
+        if not args.dry_run:
+            job.run()
+
+
+def show(data: list[TaskData]) -> None:
+    """Print what there is to learn from and to test on."""
+    counted = [
+        count(TrainingSet(name, records, 0), MetadataCatalog.get(name), PseudoLabels())
+        for task in data
+        for name, records in task.records.items()
+    ]
+    print(f"{describe(counted, 'Data:')}\n", flush=True)
+
+
+def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
+    """Write the configs of a job that takes as many minutes as are given."""
+    write = partial(write_configs, data, size=args.size, seed=args.seed, teacher=args.teacher)
+    with tempfile.TemporaryDirectory() as scratch:
+        trial = Path(scratch)
+
+        def config(stage: str, teacher: str) -> CfgNode:
+            opts = ["DATASETS.PSEUDO_LABELS.FILES", "()"]
+            if stage == "distilled" and not args.teacher:
+                opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teacher]
+            return load_config(str(trial / f"{stage}.yaml"), [*args.opts, *opts])
+
+        paths = None
+        if args.teacher:
+            paths = fitting_paths(
+                data,
+                lambda paths: write(trial, trial, iterations=1, paths=paths),
+                partial(config, "distilled", ""),
+            )
+        write(trial, trial, iterations=PROBED, paths=paths)
+        print("Measuring how long an iteration takes ...", flush=True)
+        stages = {stage: partial(config, stage) for stage in job.stages}
+        iterations, seconds = fitted_iterations(args.minutes, stages)
+    write(job.configs, job.output, iterations=iterations, paths=paths)
+    rows = [[stage, job.data_of(stage), iterations, f"{s:.3f}", f"{s * iterations / 60:.1f}"]
+            for stage, s in seconds.items()]  # fmt: skip
+    header = ["training", "learns from", "iterations", "seconds each", "minutes"]
+    print(f"{tabulate(rows, header, tablefmt='github')}\n\nConfigs: {job.configs}\n", flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(main))

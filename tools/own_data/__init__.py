@@ -1,0 +1,1 @@
+"""From the data of a user to a distilled student: what tools/distill.py and the quickstart do."""

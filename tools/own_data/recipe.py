@@ -1,0 +1,252 @@
+"""The configs of a job, found from its data and written as plain YAML files."""
+
+import logging
+import os
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from detectron2.config import CfgNode
+
+from multas.config.files import merge, read_file
+from multas.data.suggestions import STRIDES, Suggestion, suggest
+from multas.engine import Trainer
+from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
+from multas.util.errors import UserError
+from multas.util.files import write_text
+from own_data.data import TaskData
+
+logger = logging.getLogger("multas.own_data")
+
+Config = dict[str, Any]
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+SIZES = REPOSITORY / "configs" / "sizes"
+# The teacher of a student of each size.
+TEACHERS = {"nano": "medium", "small": "large", "medium": "large"}
+HEADS = {
+    BOXES: "DenseDetectionHead",
+    MASKS: "SemanticFPNHead",
+    LABELS: "LinearClassificationHead",
+}
+_COUNTS = {BOXES: "DENSE_HEAD", MASKS: "SEMANTIC_FPN_HEAD", LABELS: "LINEAR_HEAD"}
+_PATHS: Mapping[Annotation, Config] = {
+    BOXES: {"TYPE": "SoftDetection", "STUDENT": "heads.det", "LAYERWISE": True},
+    MASKS: {"TYPE": "SoftTarget", "STUDENT": "heads.seg", "NAME": "st_seg"},
+    LABELS: {"TYPE": "SoftTarget", "STUDENT": "heads.cls", "NAME": "st_cls"},
+}
+FEATURE_PATH = {"TYPE": "FeatureMSE", "STUDENT": "backbone"}
+BATCH = 8
+RATE = 0.03  # for a batch of 8
+LARGEST_CLASSIFIED = 224  # px, the side of what a classifier sees
+PSEUDO_SCORE = 0.45
+
+
+def write_configs(
+    data: Sequence[TaskData],
+    folder: Path,
+    output: Path,
+    *,
+    size: str,
+    seed: int,
+    iterations: int,
+    teacher: tuple[str, str] | None = None,
+    paths: Sequence[Mapping[str, Any]] | None = None,
+) -> None:
+    """Write base.yaml, supervised.yaml, distilled.yaml and, unless there is one, teacher.yaml.
+
+    Args:
+        data: of each task.
+        folder: of the files.
+        output: of the trainings.
+        size: of the student, a file of configs/sizes.
+        iterations: of each training.
+        teacher: config and weights of a teacher that is there already.
+        paths: what is distilled; None = one path for each task, between the heads.
+    """
+    first = next((task for task in data if task.annotation is BOXES), data[0])
+    settings = settings_of(first.annotated, first.annotation, len(first.classes))
+    base = _base(data, settings, size, iterations, seed)
+    base["OUTPUT_DIR"] = str(output)
+    reasons = [f"{key}: {found.reason}." for key, found in settings.items()]
+    _write(folder / "base.yaml", base, ["What the models of this job share.", *reasons])
+    labeled = [list(task.labeled) for task in data]
+    supervised: Config = _training(data, labeled) | {"OUTPUT_DIR": str(output / "supervised")}
+    _write(folder / "supervised.yaml", supervised, ["The student without a teacher."], "base.yaml")
+    if teacher is None:
+        own = _fragment(TEACHERS[size])
+        merge(own, _training(data, labeled) | {"OUTPUT_DIR": str(output / "teacher")}, "teacher")
+        _write(folder / "teacher.yaml", own, ["The teacher."], "base.yaml")
+        teacher = str(folder / "teacher.yaml"), str(output / "teacher" / "student.pth")
+    distilled = _distilled(data, output, teacher, paths)
+    _write(folder / "distilled.yaml", distilled, ["The student with its teacher."], "base.yaml")
+
+
+def fitting_paths(
+    data: Sequence[TaskData],
+    write: Callable[[Sequence[Mapping[str, Any]] | None], None],
+    config: Callable[[], CfgNode],
+) -> Sequence[Mapping[str, Any]] | None:
+    """The paths from a teacher that is there already: what fits of heads, features, or none.
+
+    Args:
+        data: of each task.
+        write: writes the configs with some paths.
+        config: reads that of the distilled student.
+
+    Raises:
+        UserError: No path fits, and there are no images that the teacher could label.
+    """
+    why = ""
+    for paths in (None, [FEATURE_PATH]):
+        write(paths)
+        try:
+            Trainer.build_model(config())
+            return paths
+        except UserError as error:
+            why = str(error)
+            logger.warning(f"The teacher's {'features' if paths else 'heads'} do not fit: {why}")
+    if not any(task.unlabeled for task in data):
+        raise UserError(
+            f"Nothing of this teacher can be distilled ({why}), and there are no images without "
+            "labels that it could label. Give more images, or leave out --teacher."
+        )
+    return []
+
+
+def _fragment(size: str) -> Config:
+    return read_file(str(SIZES / f"{size}.yaml"))
+
+
+def settings_of(
+    records: Sequence[Mapping[str, Any]],
+    annotation: Annotation,
+    num_classes: int,
+    strides: Sequence[int] = STRIDES,
+) -> dict[str, Suggestion]:
+    """What a config should have for annotated images, by key; see :func:`suggest`.
+
+    A classifier sees squares of the size of the images, of at most 224 px.
+    """
+    boxes = annotation is BOXES
+    found = suggest(records, num_classes=num_classes if boxes else 0, strides=strides)
+    if annotation is not LABELS:
+        return found
+    side = min(found["INPUT.MIN_SIZE_TEST"].value, LARGEST_CLASSIFIED)
+    reason = f"the size of the images, at most {LARGEST_CLASSIFIED}"
+    values = {"MIN_SIZE_TRAIN": [side], "MIN_SIZE_TEST": side, "CENTER_CROP_TEST": side}
+    values["AUGMENTATION"] = "resized_crop"
+    kept = {key: value for key, value in found.items() if not key.startswith("INPUT.M")}
+    return kept | {f"INPUT.{key}": Suggestion(value, reason) for key, value in values.items()}
+
+
+def _base(
+    data: Sequence[TaskData],
+    settings: Mapping[str, Suggestion],
+    size: str,
+    iterations: int,
+    seed: int,
+) -> Config:
+    images = min(len(task.annotated) for task in data)
+    batch = min(BATCH, images)
+    config: Config = {
+        "VERSION": 2,
+        "DATASETS": {
+            "CARDS": [str(task.card) for task in data],
+            "TEST": [task.test for task in data],
+        },
+        "MODEL": {
+            "META_ARCHITECTURE": "MultiTaskNetwork",
+            "WEIGHTS": "",
+            "MULTITASK": {
+                "TASKS": [task.task for task in data],
+                "HEADS": [HEADS[task.annotation] for task in data],
+            },
+        },
+        "SOLVER": {
+            "IMS_PER_BATCH": batch,
+            "BASE_LR": RATE * batch / BATCH,
+            "WEIGHT_DECAY": 0.0005,
+            "MAX_ITER": iterations,
+            "WARMUP_ITERS": min(100, iterations // 10),
+            "LR_SCHEDULER_NAME": "WarmupCosineLR",
+            "CHECKPOINT_PERIOD": max(iterations // 4, 1),
+            "CLIP_GRADIENTS": {"ENABLED": True, "CLIP_TYPE": "norm", "CLIP_VALUE": 5.0},
+            "AMP": {"ENABLED": "auto"},
+            "CHANNELS_LAST": True,
+        },
+        "DATALOADER": {"NUM_WORKERS": min(4, max((os.cpu_count() or 1) - 2, 0))},
+        "TEST": {"EVAL_PERIOD": 0},
+        "SEED": seed,
+    }
+    merge(config, _fragment(size), size)
+    for task in data:
+        _set(config, f"MODEL.{_COUNTS[task.annotation]}.NUM_CLASSES", len(task.classes))
+    for key, suggestion in settings.items():
+        _set(config, key, suggestion.value)
+    return config
+
+
+def _training(data: Sequence[TaskData], names: Sequence[list[str]]) -> Config:
+    """The data sets to train on, in one batch for each task."""
+    if len(data) == 1:
+        return {"DATASETS": {"TRAIN": names[0]}}
+    pairs = zip(data, names, strict=True)
+    batches = [{"TASK": task.task, "TRAIN": own} for task, own in pairs]
+    return {"DATASETS": {"TASK_BATCHES": batches}}
+
+
+def _distilled(
+    data: Sequence[TaskData],
+    output: Path,
+    teacher: tuple[str, str],
+    paths: Sequence[Mapping[str, Any]] | None,
+) -> Config:
+    # Images without annotations come once, in the batch of the first task.
+    names = [[*task.labeled, *(task.unlabeled if task is data[0] else ())] for task in data]
+    config = _training(data, names)
+    boxes = data[0].annotation is BOXES and bool(data[0].unlabeled)
+    if boxes:
+        config["DATASETS"]["PSEUDO_LABELS"] = {
+            "FILES": [str(output / "pseudo_labels.json")],
+            "SCORE_THRESH": PSEUDO_SCORE,
+        }
+    model: Config = {"DENSE_HEAD": {"WEIGHT_BY_SCORE": True}} if boxes else {}
+    if paths is None:
+        paths = [_path(task.annotation, len(data) > 1) for task in data]
+    if paths:
+        model["META_ARCHITECTURE"] = "Distiller"
+        model["DISTILLATION"] = {
+            "TEACHER": {"CONFIG_FILE": teacher[0], "WEIGHTS": teacher[1], "PRECISION": "auto"},
+            "PATHS": [dict(path) for path in paths],
+            "AGGREGATION": {"NAME": "adaptive"},
+        }
+    return config | {"MODEL": model, "OUTPUT_DIR": str(output / "distilled")}
+
+
+def _path(annotation: Annotation, of_several: bool) -> Config:
+    own: Config = {"TASKS": [annotation.task]} if of_several else {}
+    return {**_PATHS[annotation], **own}
+
+
+def _set(config: Config, key: str, value: Any) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        config = config.setdefault(group, {})
+    config[name] = value
+
+
+def _write(file: Path, config: Config, comments: Sequence[str], base: str = "") -> None:
+    lines = [
+        f"# {line}"
+        for comment in comments
+        for line in textwrap.wrap(comment, 96, break_long_words=False)
+    ]
+    content = ({"_BASE_": base} if base else {}) | config
+    text = yaml.safe_dump(
+        content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
+    )
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "\n".join([*lines, text]))
