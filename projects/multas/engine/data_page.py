@@ -267,23 +267,24 @@ def _size_blocks(splits: Sequence[Split], folder: Path) -> list[Block]:
         "√area of objects (% of the image's)": [100 * s.sizes.relative_sides for s in splits],
         "objects of an image": [s.sizes.counts for s in splits],
     }
-    blocks: list[Block] = []
-    plots, rows = [], []
+    plots: list[Picture] = []
+    grids: list[Block] = []
     for number, (what, values) in enumerate(quantities.items()):
         shown = {i: x for i, x in enumerate(values) if len(x)}
+        rows = []
         for i, x in shown.items():
             levels = [x.min(), *np.percentile(x, PERCENTILES), x.max()]
-            rows.append([f"{what}, {splits[i].name}", *(f"{level:.4g}" for level in levels)])
+            rows.append([splits[i].name, *(f"{level:.4g}" for level in levels)])
+        if rows:
+            head = [what, "least", *(f"{p} %" for p in PERCENTILES), "largest"]
+            grids.append(Grid(head, rows))
         if any(len(np.unique(x)) > 1 for x in shown.values()):
             file = folder / f"sizes{number}.svg"
             plots.append(_histogram(file, what, shown))
-    if not rows:
-        return []
-    head = ["", "least", *(f"{p} %" for p in PERCENTILES), "largest"]
-    if plots:
-        entries = [(s.name, colour_of(i)) for i, s in enumerate(splits)]
-        blocks += [Legend(entries), Gallery(plots)]
-    return [*blocks, Grid(head, rows)]
+    if not plots:
+        return grids
+    entries = [(s.name, colour_of(i)) for i, s in enumerate(splits)]
+    return [Legend(entries), Gallery(plots), *grids]
 
 
 def _histogram(file: Path, what: str, values: Mapping[int, np.ndarray]) -> Picture:
