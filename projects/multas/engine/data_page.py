@@ -25,7 +25,7 @@ from multas.util.annotation import BOXES
 from multas.util.document import Block, Code, Gallery, Grid, Heading, Legend, Paragraph, Picture
 from multas.util.errors import UserError
 
-_FEW_ROWS, _FEW_COLUMNS = 20, 5  # of tables on the console
+_FEW_ROWS, _FEW_COLUMNS, _WIDTH = 20, 5, 80  # of tables on the console, and of their texts
 _MOST_LINES = 1000  # faults of one kind that the page lists
 _MOST_PAIRS = 6  # of images that look alike, as pictures
 _SHOWN = "images that show it"
@@ -195,10 +195,15 @@ def _kind_grid(kinds: Kinds) -> list[Block]:
     """Kinds, how often there are, and an example."""
     if not kinds:
         return []
-    rows = [
-        [what, _count(len(places)), places[0]] for what, places in list(kinds.items())[:_FEW_ROWS]
-    ]
+    first = list(kinds.items())[:_FEW_ROWS]
+    rows = [[_short(what), _count(len(places)), _short(places[0])] for what, places in first]
     return [Grid(["what", "places", "such as"], rows)]
+
+
+def _short(text: str) -> str:
+    """One line of a table."""
+    text = text.split("\n", 1)[0]
+    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}…"
 
 
 def _kind_lists(kinds: Kinds) -> list[Block]:
