@@ -4,6 +4,7 @@ Loading a data set stops at its faults. Here they are collected, of all splits, 
 counted and measured. One split after the other is in memory.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
@@ -73,23 +74,22 @@ class Split:
     suggestions: Mapping[str, Suggestion] = field(default_factory=dict)
 
 
-def inspect_cards(files: Sequence[str], *, fast: bool = False) -> list[Split]:
+def inspect_cards(cards: Sequence[str | os.PathLike | dict], *, fast: bool = False) -> list[Split]:
     """Read all splits of data cards; see :func:`inspect_split`.
 
     Settings are suggested for the first split that is named train, or else trainval, or for the
     first one.
 
     Args:
-        files: YAML files.
+        cards: YAML files, or their contents.
         fast: whether images are not decoded, and a few masks stand for all.
 
     Raises:
         DatasetError: a card is wrong, or another data set has its names.
     """
-    cards = [read_card(file) for file in files]
-    for file in files:
-        register_card(file)
-    pairs = [(card, split) for card in cards for split in card.splits]
+    for source in cards:
+        register_card(source)
+    pairs = [(card, split) for card in map(read_card, cards) for split in card.splits]
     names = [split.name for _, split in pairs]
     favourite = next((n for n in ("train", "trainval") if n in names), names[0])
     found: list[Split] = []
