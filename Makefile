@@ -13,8 +13,9 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-# Without the last two, what tests of exported networks need is missing, and they are skipped.
-EXTRAS := dev,cluster,coco,torchjd,tune,onnx,openvino
+# Without the last three, what tests of exported networks and of timm's need is missing, and they are
+# skipped.
+EXTRAS := dev,cluster,coco,torchjd,tune,onnx,openvino,timm
 # Test processes, one for each core and at most four; the tests of a file stay together and share
 # its fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile

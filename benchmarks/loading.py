@@ -17,6 +17,7 @@ from PIL import Image
 from memory import peak_gigabytes, shared_memory
 from multas.data import MultasMapper
 from multas.data.loader import BatchSampler, TrainLoader
+from multas.data.mixing import build_mixing
 from multas.data.pseudo_label_files import Header, save_pseudo_labels
 from multas.data.toy.scene import CLASSES, Scene, draw_scene
 from multas.data.training import build_training_loader
@@ -156,6 +157,17 @@ def run(rounds: int) -> str:
 
         return read
 
+    def mixing(name: str, dicts: list[dict]) -> Callable[[], None]:
+        cfg = load_config("", [*options, f"INPUT.MIX.{name}", 1.0])
+        mix = build_mixing(cfg, dicts, MultasMapper(cfg, is_train=True), NAME)
+        assert mix is not None
+
+        def read() -> None:
+            for number in range(len(dicts)):
+                mix(dicts, number)
+
+        return read
+
     with image_folder() as (dicts, labels):
         bare = [{k: v for k, v in x.items() if k != "annotations"} for x in dicts]
         with_file = load_config("", [*options, "DATASETS.PSEUDO_LABELS.FILES", [labels]])
@@ -169,6 +181,9 @@ def run(rounds: int) -> str:
                 "MultasMapper, ground truth": reading(ours, dicts),
                 "MultasMapper, pseudo-labels": reading(pseudo, bare),
                 "MultasMapper, no annotation": reading(ours, bare),
+                "MOSAIC, of four images": mixing("MOSAIC", dicts),
+                "COPY_PASTE, of two": mixing("COPY_PASTE", dicts),
+                "MIXUP, of two": mixing("MIXUP", dicts),
             },
             rounds,
         )

@@ -16,6 +16,7 @@ import tempfile
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -24,14 +25,14 @@ from tabulate import tabulate
 
 from multas.config.limits import above, check_limit
 from multas.data.dataset_dicts import TrainingSet
-from multas.data.looking import find_cards
+from multas.data.looking.find import find_cards
 from multas.data.pseudo_labels import PseudoLabels
 from multas.data.statistics import count, describe
 from multas.engine import load_config
 from multas.util.command_line import run
 from multas.util.errors import UserError
 from own_data.budget import PROBED, fitted_iterations
-from own_data.data import TaskData, prepare
+from own_data.data import TaskData, prepare, task_of
 from own_data.job import Job, claim
 from own_data.recipe import TEACHERS, fitting_paths, write_configs
 
@@ -68,7 +69,7 @@ def main() -> None:
     args = parse_args()
     setup_logger()
     setup_logger(name="multas")
-    cards = find_cards(args.data, args.tasks, args.classes)
+    cards = cards_of(args)
     output = args.output or Path("output", cards[0]["name"])
     settings = {
         "data": str(args.data.absolute()), "tasks": args.tasks, "classes": args.classes,
@@ -86,6 +87,26 @@ def main() -> None:
             plan(job, data, args)
         if not args.dry_run:
             job.run()
+
+
+def cards_of(args: argparse.Namespace) -> list[dict[str, Any]]:
+    """The cards of the data, of the tasks and classes that are asked for.
+
+    Raises:
+        UserError: There is no such task.
+    """
+    cards, notes = find_cards(args.data)
+    print("\n".join(notes) + "\n", flush=True)
+    tasks = {card["name"]: task_of(card) for card in cards}
+    if unknown := [task for task in args.tasks if task not in tasks.values()]:
+        raise UserError(
+            f"--tasks {' '.join(unknown)}: {args.data} is annotated for "
+            f"{', '.join(tasks.values())} alone."
+        )
+    kept = [card for card in cards if not args.tasks or tasks[card["name"]] in args.tasks]
+    # A few faults are told and left out: a stranger's data always have some.
+    told = [{"strictness": "skip", **card} for card in kept]
+    return [{**card, "only": args.classes} for card in told] if args.classes else told
 
 
 def show(data: list[TaskData]) -> None:

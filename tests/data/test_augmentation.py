@@ -6,6 +6,7 @@ import pytest
 from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from PIL import Image
+from pycocotools import mask as mask_util
 
 from multas.data import AUGMENTATION_REGISTRY, MultasMapper
 from multas.data.transforms.augmentation import (
@@ -14,7 +15,7 @@ from multas.data.transforms.augmentation import (
     build_augmentations,
     distort_colours,
 )
-from multas.data.transforms.crops import CropOrExpand
+from multas.data.transforms.crops import CropOrExpand, CropOrPadTransform
 from plain_config import plain_config
 
 
@@ -137,12 +138,21 @@ def test_users_register_their_own(monkeypatch):
         kinds(plain_config("INPUT.AUGMENTATION", "upside_down"))
 
 
-def test_instance_bitmasks_are_refused():
-    cfg = plain_config("INPUT.AUGMENTATION", "single_shot", "MODEL.MASK_ON", True)
-    assert CropOrExpand in kinds(cfg)
-    cfg.INPUT.MASK_FORMAT = "bitmask"
-    with pytest.raises(ValueError, match="polygon"):
-        kinds(cfg)
+def test_what_is_outside_of_an_image_is_in_no_mask_of_an_object(tmp_path):
+    # In a mask of classes the same pixels are not annotated.
+    file = str(tmp_path / "white.png")
+    Image.fromarray(np.full((40, 60, 3), 255, np.uint8)).save(file)
+    whole = mask_util.encode(np.ones((40, 60), np.uint8, order="F"))
+    box = {"bbox": [0, 0, 60, 40], "bbox_mode": 0, "category_id": 0, "segmentation": whole}
+    crop = CropOrPadTransform(-10, -5, 80, 50)
+    mapper = MultasMapper(
+        is_train=True, augmentations=[crop], image_format="BGR", use_instance_mask=True,
+        instance_mask_format="bitmask",
+    )  # fmt: skip
+    mask = mapper({"file_name": file, "annotations": [box]})["instances"].gt_masks.tensor[0]
+    assert mask[5:45, 10:70].all()
+    assert mask.sum() == 60 * 40
+    assert crop.apply_segmentation(np.zeros((40, 60), np.uint8))[0, 0] == 255
 
 
 def test_augmented_boxes_stay_on_their_objects(tmp_path):

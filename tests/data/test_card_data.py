@@ -10,12 +10,12 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets.pascal_voc import load_voc_instances
 from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator, SemSegEvaluator
-from detectron2.structures import Boxes, BoxMode, Instances
 from PIL import Image
 
 from multas.data import DATA_FORMAT_REGISTRY, DatasetError, register_card
 from multas.data.formats.masks import read_mask
 from multas.data.toy.scene import CLASSES
+from perfect_predictions import perfect_predictions
 
 
 @pytest.fixture
@@ -29,24 +29,6 @@ def real_card(repository, shared_data, monkeypatch):
         return repository / "datasets" / "cards" / f"{name}.yaml"
 
     return find
-
-
-def perfect_predictions(evaluator, name):
-    """Scores of an evaluator that is given the ground truth as detections."""
-    evaluator.reset()
-    for record in DatasetCatalog.get(name):
-        boxes = [
-            BoxMode.convert(entry["bbox"], entry["bbox_mode"], BoxMode.XYXY_ABS)
-            for entry in record["annotations"]
-        ]
-        instances = Instances((record["height"], record["width"]))
-        instances.pred_boxes = Boxes(torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4))
-        instances.pred_classes = torch.tensor(
-            [entry["category_id"] for entry in record["annotations"]], dtype=torch.int64
-        )
-        instances.scores = torch.linspace(1, 0.5, len(boxes))
-        evaluator.process([record], [{"instances": instances}])
-    return evaluator.evaluate()["bbox"]
 
 
 def test_voc_dicts_are_those_of_detectron2(toy_card, small_toy):

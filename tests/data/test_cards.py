@@ -133,7 +133,9 @@ def test_registering_again_changes_nothing_but_another_card_may_not_take_the_nam
     ("change", "message"),
     [
         ({"formt": "voc"}, "unknown key 'formt'. Did you mean 'format'"),
-        ({"format": "yolo"}, "format is 'yolo'; choose from "),
+        ({"format": "jolo"}, "format is 'jolo'; choose from "),
+        ({"format": "yolo", "classes": None}, "format yolo needs `classes`"),
+        ({"splits": {"x": {"without": ["y"]}, "z": "a"}}, "split 'x': `without` names 'y'."),
         ({"strictness": "lenient"}, "strictness is 'lenient'; choose from stop, skip"),
         ({"year": 2010}, "choose 2007"),
         ({"classes": ["a", "b", "a"]}, "lists a twice"),
@@ -144,10 +146,9 @@ def test_registering_again_changes_nothing_but_another_card_may_not_take_the_nam
         ({"ids": "Main/train"}, "unknown key 'ids'"),
         ({"splits": {"x": {"ids": "a", "annotates": ["boxes"]}}}, "split 'x': annotates"),
         ({"splits": {"x": {"id": "a"}}}, "split 'x': unknown key 'id'. Did you mean 'ids'"),
-        ({"splits": {"x": None}}, "needs a list of ids"),
         ({"root": None}, "key 'root' is missing"),
         ({"format": "masks", "classes": None}, "format masks needs `classes`"),
-        ({"format": "coco", "splits": {"x": {"ids": "a"}}}, "key 'json' is missing"),
+        ({"format": "coco", "year": None, "splits": {"x": {"ids": "a"}}}, "key 'json' is missing"),
     ],
 )
 def test_wrong_cards_are_refused_with_a_cure(toy_card, change, message):

@@ -55,6 +55,14 @@ def retinanet():
     ))  # fmt: skip
 
 
+def of_timm():
+    pytest.importorskip("timm")
+    return limited(
+        "MODEL.BACKBONE.NAME", "build_timm_context_fpn_backbone", "MODEL.TIMM.NAME",
+        "test_efficientnet", tasks=("det", "seg"),
+    )  # fmt: skip
+
+
 def changed(cfg, *opts):
     cfg.merge_from_list(["INPUT.MIN_SIZE_TEST", 64, "INPUT.MAX_SIZE_TEST", 96, *opts])
     return cfg
@@ -75,6 +83,7 @@ CONFIGS = {
     "nothing found": lambda: limited("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.999),
     "GFL": gfl,
     "RetinaNet": retinanet,
+    "timm": of_timm,
     "masks": lambda: limited(tasks=("seg",)),
     "two tasks": lambda: limited(tasks=("det", "seg")),
     "stretched": lambda: limited("INPUT.SQUARE_SIZE", 72, "INPUT.MIN_SIZE_TEST", 0),

@@ -79,6 +79,12 @@ def test_a_card_without_a_proper_split_still_gives_a_page(check, two_splits):
     assert status == 1 and "no id list" in page and "no image folder" in page
 
 
+def test_a_folder_is_looked_at(devkit, card_file):
+    cards, notes = check_data.cards_of(str(devkit))
+    assert [card["format"] for card in cards] == ["voc", "masks"] and notes
+    assert check_data.cards_of(str(card_file)) == ([str(card_file)], [])
+
+
 def test_what_cannot_be_trained_on_is_said_in_the_page(tiny_cfg, tmp_path):
     cfg = tiny_cfg("DATASETS.TRAIN", ["nowhere"])
     _, paragraph = batch_blocks(cfg, tmp_path)

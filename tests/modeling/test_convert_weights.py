@@ -6,7 +6,7 @@ import torchvision
 from detectron2.checkpoint import DetectionCheckpointer
 from detectron2.modeling import FPN
 
-from convert_weights import convert, main
+from convert_weights import convert, convert_to_timm, main
 from multas.modeling.strict_loading import SafeCheckpointer
 from small_resnet import build_resnet
 
@@ -81,3 +81,74 @@ def test_other_files_are_refused(tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "in.pth")
     with pytest.raises(ValueError, match="must end in"):
         main([str(tmp_path / "in.pth"), str(tmp_path / "out.txt")])
+
+
+def older_mobilenet(weights):
+    """The names that MobileNetV2 had before torchvision's blocks of convolution and norm."""
+    layers = [n.rpartition(".") for n in weights]
+    counts: dict[str, dict[str, int]] = {}
+    renamed = {}
+    for layer, _, leaf in layers:
+        start = re.match(r"features\.\d+\.conv", layer)
+        if start:
+            # ReLU6 stood behind all norms but the last one of a block.
+            own = counts.setdefault(start[0], {})
+            number = own.setdefault(layer, len(own) + len(own) // 2)
+            renamed[f"{start[0]}.{number}.{leaf}"] = weights[f"{layer}.{leaf}"]
+        elif layer.startswith("features"):
+            renamed[f"{layer}.{leaf}"] = weights[f"{layer}.{leaf}"]
+    return renamed
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_converted_mobilenet_computes_what_the_original_computes(tmp_path, older):
+    timm = pytest.importorskip("timm")
+    original = torchvision.models.mobilenet_v2(weights=None, width_mult=0.35).eval()
+    for name, value in original.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            value.copy_(torch.rand(value.shape) + 0.5)
+    weights = original.state_dict()
+    weights = older_mobilenet(weights) if older else weights
+    torch.save(weights, tmp_path / "in.pth")
+    main([str(tmp_path / "in.pth"), str(tmp_path / "out.pth"), "--timm", "mobilenetv2_035"])
+    ours = timm.create_model("mobilenetv2_035", num_classes=0).eval()
+    timm.models.load_checkpoint(ours, str(tmp_path / "out.pth"))
+    image = torch.randn(1, 3, 65, 97)
+    with torch.no_grad():
+        assert torch.equal(ours.forward_features(image), original.features(image))
+
+
+def efficientnet_names(weights):
+    """The names of efficientnet_pytorch for those of timm."""
+    numbers: dict[str, int] = {}
+    names = {"conv_stem": "_conv_stem", "bn1": "_bn0", "conv_head": "_conv_head", "bn2": "_bn1",
+             "classifier": "_fc"}  # fmt: skip
+    renamed = {}
+    for name, value in weights.items():
+        layer, _, leaf = name.rpartition(".")
+        if layer.startswith("blocks"):
+            block, _, own = layer.rpartition(".")
+            number = numbers.setdefault(block, len(numbers))
+            # The first block has no expansion.
+            names_of = {"conv_dw": "_depthwise_conv", "conv_pwl": "_project_conv", "bn3": "_bn2"}
+            first = {"conv_pw": "_project_conv", "bn1": "_bn1", "bn2": "_bn2"}
+            later = {"conv_pw": "_expand_conv", "bn1": "_bn0", "bn2": "_bn1"}
+            layer = f"_blocks.{number}.{(names_of | (later if number else first))[own]}"
+        else:
+            layer = names[layer]
+        renamed[f"{layer}.{leaf}"] = value
+    return renamed
+
+
+def test_a_converted_efficientnet_has_all_names_of_timm():
+    timm = pytest.importorskip("timm")
+    weights = timm.create_model("tf_efficientnet_lite0").state_dict()
+    foreign = efficientnet_names(weights)
+    found = convert_to_timm(foreign, "tf_efficientnet_lite0", classifier=True)
+    wanted = {n: v for n, v in weights.items() if not n.endswith("num_batches_tracked")}
+    assert list(found) == list(wanted)
+    assert all(found[name] is value for name, value in wanted.items())
+    with pytest.raises(ValueError, match="not the weights of tf_efficientnet_lite1: where it has"):
+        convert_to_timm(foreign, "tf_efficientnet_lite1")
+    with pytest.raises(ValueError, match="not the weights of a MobileNetV2 or an EfficientNet"):
+        convert_to_timm(weights, "tf_efficientnet_lite0")

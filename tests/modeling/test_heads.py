@@ -345,6 +345,18 @@ def test_linear_head_takes_the_coarsest_map_and_averages_labelled_images():
     torch.testing.assert_close(torch.stack(scores).sum(1), torch.ones(3))
 
 
+def test_linear_head_learns_from_the_shares_of_a_mixed_image():
+    head = build_task_head(
+        {"TYPE": "LinearClassificationHead", "NUM_CLASSES": 5}, make_cfg(), SHAPES
+    )
+    features = make_features(3)
+    logits = head(features)
+    loss = head.losses(logits, features, [{4: 0.3, 1: 0.7}, None, 0], (64, 64))["loss_class"]
+    scores = logits.log_softmax(1)
+    expected = -(0.3 * scores[0, 4] + 0.7 * scores[0, 1] + scores[2, 0]) / 2
+    torch.testing.assert_close(loss, expected)
+
+
 def test_options_of_an_entry_prevail_over_the_config():
     cfg = make_cfg()
     cfg.MODEL.LINEAR_HEAD.NUM_CLASSES = 5

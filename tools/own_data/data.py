@@ -11,7 +11,7 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data import register_card
 from multas.data.card import UNLABELED, Card, read_card
-from multas.data.looking import roles
+from multas.data.looking.roles import roles
 from multas.data.splits.make import class_counts, make_splits, mask_counts, write_splits
 from multas.util.annotation import MASKS, Annotation
 from multas.util.errors import UserError
@@ -76,6 +76,15 @@ def prepare(
     parts: dict[str, list[str]] = {}
     folder.mkdir(parents=True, exist_ok=True)
     return [_prepare(dict(content), folder, labels, seed, parts) for content in cards]
+
+
+def task_of(content: Mapping[str, Any]) -> str:
+    """The task that the images of a card are annotated for: "det", "seg" or "cls".
+
+    Raises:
+        UserError: for none, or for several.
+    """
+    return _annotation(read_card(dict(content))).task
 
 
 def _prepare(

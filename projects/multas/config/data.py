@@ -75,3 +75,26 @@ def add_data_config(cfg: CN) -> None:
     cfg.INPUT.MULTI_SCALE.SIZES = []
     # The share of MAX_ITER at the end that is always trained at SQUARE_SIZE.
     cfg.INPUT.MULTI_SCALE.FINAL_FRACTION = 0.2
+    # Samples of several training images (data/mixing.py), each augmented by itself, of the size of
+    # the first. The others are drawn from the images with the same annotations, so that nothing
+    # that is not annotated counts as background. MOSAIC, COPY_PASTE and MIXUP are the
+    # probabilities of each, 0 = never. With several of them a mosaic is made first, pasted onto
+    # second, and blended last.
+    cfg.INPUT.MIX = CN()
+    # Four images with boxes, masks or both around one point, scaled by factors of this range.
+    cfg.INPUT.MIX.MOSAIC = 0.0
+    cfg.INPUT.MIX.MOSAIC_SCALE = [0.5, 1.5]
+    # Objects of another image: by their outlines ("segmentation", also for models without instance
+    # masks), without these in windows around their boxes, with masks alone half of the classes.
+    cfg.INPUT.MIX.COPY_PASTE = 0.0
+    # The mean with another image, for boxes and labels (not for masks), weighted with a draw from
+    # Beta(ALPHA, ALPHA): all boxes count in full, labels in these shares. 32: about half of each,
+    # as is usual for boxes; for labels 0.2 to 1 (Zhang et al., ICLR 2018).
+    cfg.INPUT.MIX.MIXUP = 0.0
+    cfg.INPUT.MIX.MIXUP_ALPHA = 32.0
+    # The share of an object that must remain visible; it is dropped otherwise, and so is what is
+    # left with a side below 2 pixels.
+    cfg.INPUT.MIX.MIN_VISIBLE = 0.2
+    # The share of MAX_ITER at the end in which no images are mixed (YOLOv8 and YOLO11: 0.1, YOLOX:
+    # 0.05).
+    cfg.INPUT.MIX.FINAL_FRACTION = 0.1

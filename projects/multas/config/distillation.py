@@ -6,7 +6,8 @@ from detectron2.config import CfgNode as CN
 def teacher_node() -> CN:
     """The keys of one teacher, with their defaults."""
     teacher = CN()
-    # The teacher's own config file, and its trained weights, from the working directory.
+    # The teacher's own config file, and its trained weights, from the working directory. No weights
+    # are needed where paths tap nothing but a pretrained backbone (its MODEL.TIMM.PRETRAINED).
     teacher.CONFIG_FILE = ""
     teacher.WEIGHTS = ""
     # KEY VALUE pairs that are merged into its config.

@@ -156,6 +156,13 @@ LIMITS: Mapping[str, Limit] = {
     "INPUT.MIN_SIZE_TEST": _COUNT,
     "INPUT.MIN_SIZE_TRAIN": each(_WHOLE),
     "INPUT.MIN_SIZE_TRAIN_SAMPLING": one_of("choice", "range"),
+    "INPUT.MIX.COPY_PASTE": _SHARE,
+    "INPUT.MIX.FINAL_FRACTION": _SHARE,
+    "INPUT.MIX.MIN_VISIBLE": _SHARE,
+    "INPUT.MIX.MIXUP": _SHARE,
+    "INPUT.MIX.MIXUP_ALPHA": above(0),
+    "INPUT.MIX.MOSAIC": _SHARE,
+    "INPUT.MIX.MOSAIC_SCALE": ascending(above(0), length=2),
     "INPUT.MULTI_SCALE.FINAL_FRACTION": _SHARE,
     "INPUT.MULTI_SCALE.SIZES": each(_POSITIVE, empty=True),
     "INPUT.RANDOM_FLIP": one_of("horizontal", "vertical", "none"),
@@ -219,6 +226,9 @@ LIMITS: Mapping[str, Limit] = {
     "MODEL.SEMANTIC_FPN_HEAD.NORM": _NORM,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES": _SIZE,
     "MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS": _COUNT,
+    "MODEL.TIMM.DROP_PATH": below(1),
+    "MODEL.TIMM.NORM": one_of("", "FrozenBN", "SyncBN"),
+    "MODEL.TIMM.OUT_FEATURES": each(one_of(*(f"res{i}" for i in range(1, 7)))),
     "OUTPUT_DIR": Limit("the name of a folder, in full", _is_folder),
     # NumPy's seeds end at 2^32; each process adds its rank.
     "SEED": Limit(

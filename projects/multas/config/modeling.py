@@ -16,9 +16,11 @@ def add_modeling_config(cfg: CN) -> None:
     # build_multas_fpn_backbone: the number of coarser levels (2: RetinaNet's p6 and p7).
     cfg.MODEL.FPN.NUM_EXTRA_LEVELS = 0
 
-    # The necks of build_context_fpn_backbone and build_context_pafpn_backbone.
+    _add_timm_config(cfg)
+
+    # The necks of build_context_fpn_backbone, build_context_pafpn_backbone and of those of timm.
     neck = cfg.MODEL.NECK = CN()
-    # Two stages of MODEL.RESNETS.OUT_FEATURES, the second with twice the stride of the first.
+    # Two stages of the backbone, the second with twice the stride of the first.
     neck.IN_FEATURES = ["res4", "res5"]
     # The number of channels of every level.
     neck.OUT_CHANNELS = 256
@@ -82,6 +84,29 @@ def add_modeling_config(cfg: CN) -> None:
     head.IN_FEATURE = ""
     # The number of classes.
     head.NUM_CLASSES = 1000
+
+
+def _add_timm_config(cfg: CN) -> None:
+    """A backbone of the library timm, see docs/backbones.md."""
+    # For MODEL.BACKBONE.NAME build_timm_backbone (alone), build_timm_fpn_backbone (MODEL.FPN.*),
+    # build_timm_context_fpn_backbone and build_timm_context_pafpn_backbone (MODEL.NECK.*), and
+    # build_timm_vit_pyramid_backbone (a plain ViT; MODEL.FPN.*). MODEL.BACKBONE.FREEZE_AT 2 … 5
+    # keeps everything up to res2 … res5, 0 nothing.
+    timm = cfg.MODEL.TIMM = CN()
+    # A name of timm.list_models(), with the tag of its weights or without it:
+    # "mobilenetv2_100.ra_in1k".
+    timm.NAME = ""
+    # The weights that training starts from: "" = random ones, "hub" = those of timm's hub, or a
+    # local file (.safetensors, .pth) with timm's names. Where MODEL.WEIGHTS names a checkpoint,
+    # which would replace them, they are not read: a trained model is served without them.
+    timm.PRETRAINED = ""
+    # build_timm_backbone: its maps, res<log2 of their stride>. (A neck has its own IN_FEATURES.)
+    timm.OUT_FEATURES = ["res2", "res3", "res4", "res5"]
+    # The probability that the last residual block is left out in training; it falls linearly to 0
+    # at the first one.
+    timm.DROP_PATH = 0.0
+    # "FrozenBN" = BatchNorms keep their statistics, scales and shifts; "SyncBN"; "" = as they are.
+    timm.NORM = ""
 
 
 def _add_exported_config(cfg: CN) -> None:

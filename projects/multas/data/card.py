@@ -4,17 +4,20 @@ Keys of a card (``datasets/README.md`` shows examples):
 
 - name: prefix of the registered names ``<name>_<split>`` and ``<name>_<split>_unlabeled``, which
   become names of files: letters, digits, ".", "_" and "-"
-- format: a registered data format, in lower case: voc, coco, masks, images, vedai, folders,
+- format: a registered data format, in lower case: voc, coco, yolo, masks, images, vedai, folders,
   cifar10, cifar100, or one of your own
 - root: folder of the data; a relative one is looked for beside the card, then in
   $DETECTRON2_DATASETS
 - splits: a table of the splits; the value of each is a table of the keys of the format, or the
   value of its main key alone (mostly a list of ids)
 - classes: names in order; most formats find them where the card does not name them
+- only: names of the classes that are wanted, in order; others are left out and counted
 - ignore_label: value of the pixels of a mask that do not count, default 255
 - strictness: stop (default) on the first load of faulty data, or skip what is faulty with one
   warning
 - the keys of the format, for all splits at once
+
+The data.yaml of YOLO is a card, too, see yolo_yaml.py.
 """
 
 import os
@@ -26,6 +29,7 @@ from typing import Any, get_type_hints
 
 from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat
 from multas.data.issues import STRICTNESS, DatasetError
+from multas.data.yolo_yaml import card_of_yolo_yaml, is_yolo_yaml
 from multas.util.errors import UserError
 from multas.util.files import read_text
 from multas.util.names import check_choice, did_you_mean, is_plain
@@ -34,7 +38,7 @@ from multas.util.yaml_files import parse_yaml
 UNLABELED = "_unlabeled"
 
 _NAME = re.compile(r"\w[\w.-]*")
-_CARD_KEYS = ("name", "format", "root", "splits", "classes", "ignore_label", "strictness")
+_CARD_KEYS = ("name", "format", "root", "splits", "classes", "only", "ignore_label", "strictness")
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Card:
     root: str
     splits: tuple[DataFormat, ...]
     classes: tuple[str, ...] | None
+    only: tuple[str, ...] | None
     ignore_label: int
     strictness: str
     source: str = field(repr=False)  # the file of the card or "<dict>"
@@ -107,6 +112,8 @@ def read_card(card: str | os.PathLike | dict) -> Card:
         raise DatasetError(f"card {error}") from None
     if not isinstance(content, dict):
         raise DatasetError(f"card {file} is not a table of keys, such as `name: cells`")
+    if is_yolo_yaml(content):
+        content = card_of_yolo_yaml(content, file)
     return _parse(content, str(card), file.resolve().parent)
 
 
@@ -120,7 +127,8 @@ def _parse(content: dict, source: str, folder: Path) -> Card:
     try:
         check_choice("format", kind, formats)
         check_choice("strictness", strictness, STRICTNESS)
-        classes = _class_names(formats[kind].parse_classes(content.get("classes")))
+        classes = _class_names("classes", formats[kind].parse_classes(content.get("classes")))
+        only = _class_names("only", content.get("only"))
         name = _registered_name("name", content["name"])
         root = _convert("root", content["root"], str)
         ignore_label = _convert("ignore_label", content.get("ignore_label", 255), int)
@@ -139,12 +147,14 @@ def _parse(content: dict, source: str, folder: Path) -> Card:
         _check_keys(table, own_keys, (), place)
         given = shared | {key: value for key, value in table.items() if value is not None}
         parsed.append(_parse_split(formats, kind, key, given, place))
+    _check_without(parsed, where)
     return Card(
         name=name,
         format=kind,
         root=root,
         splits=tuple(parsed),
         classes=classes,
+        only=only,
         ignore_label=ignore_label,
         strictness=strictness,
         source=source,
@@ -174,15 +184,20 @@ def _parse_split(
         split = cls(name=name, **{key: _convert(key, v, types[key]) for key, v in given.items()})
     except ValueError as error:  # that of a format of the user's own, too
         raise DatasetError(f"{where}: {error}") from None
-    if cls.can_annotate and not split.annotates:
-        raise DatasetError(
-            f"{where}: annotates is empty; drop it, or use the images as {name}{UNLABELED}"
-        )
     allowed = [annotation.task for annotation in cls.can_annotate]
     if not set(split.annotates) <= set(allowed):
         what = f"annotates {list(split.annotates)}, but format {kind} can give {allowed}"
         raise DatasetError(f"{where}: {what}")
     return split
+
+
+def _check_without(splits: Sequence[DataFormat], where: str) -> None:
+    for split in splits:
+        others = [other.name for other in splits if other is not split and other.annotates]
+        for name in split.without:
+            if name not in others:
+                what = f"`without` names {name!r}.{did_you_mean(name, others)}"
+                raise DatasetError(f"{where}: split {split.name!r}: {what}")
 
 
 def _keys(cls: type[DataFormat]) -> list[str]:
@@ -232,19 +247,17 @@ def _registered_name(key: str, value: Any) -> str:
     return name
 
 
-def _class_names(classes: Any) -> tuple[str, ...] | None:
+def _class_names(key: str, classes: Any) -> tuple[str, ...] | None:
     if classes is None:
         return None
     if not isinstance(classes, (list, tuple)):
-        raise UserError(f"classes must be a list of names, got {classes!r}")
+        raise UserError(f"{key} must be a list of names, got {classes!r}")
     if not classes:
-        raise UserError(
-            "classes is empty: name them, or leave out the key to find them in the data"
-        )
-    names = tuple(_text("classes", name) for name in classes)
+        raise UserError(f"{key} is empty: name them, or leave out the key to have all")
+    names = tuple(_text(key, name) for name in classes)
     for name in names:
         if not name.strip() or not is_plain(name):
-            raise UserError(f"classes has {name!r}, need a text of one line")
+            raise UserError(f"{key} has {name!r}, need a text of one line")
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"classes lists {', '.join(twice)} twice")
+        raise UserError(f"{key} lists {', '.join(twice)} twice")
     return names

@@ -3,14 +3,18 @@
 import os
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data.card import UNLABELED, Card, read_card
+from multas.data.chosen_classes import choose_names, choose_records
 from multas.data.formats import DataFormat, Source
 from multas.data.image_files import IMAGE_SUFFIXES, read_ids, remark_dark
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.data.same_images import find_copies, opened_files
+from multas.util.annotation import MASKS
 
 
 def register_card(card: str | os.PathLike | dict) -> list[str]:
@@ -61,10 +65,21 @@ def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None
         strictness=card.strictness,
         left_out={},
     )
-    if card.classes is not None:
-        metadata.set(**split.class_metadata(card.classes))
+    metadata.set(**_declared_classes(card, split))
     _set_places(metadata, card, split, unlabeled)
     DatasetCatalog.register(name, partial(_load, name, card, split, unlabeled))
+
+
+def _declared_classes(card: Card, split: DataFormat) -> dict[str, Any]:
+    """The metadata of the classes, as far as the card knows them."""
+    if card.classes is None:
+        names = split.class_metadata(card.only or ()) if card.only else {}
+        names.pop(MASKS.classes_key, None)  # among them is the background, see choose_names
+        return names
+    names = split.class_metadata(card.classes)
+    if card.only is None:
+        return names
+    return choose_names(names, card.only, card.ignore_label, f"card {card.source}")
 
 
 def _set_places(metadata, card: Card, split: DataFormat, unlabeled: bool) -> None:
@@ -85,7 +100,42 @@ def _set_places(metadata, card: Card, split: DataFormat, unlabeled: bool) -> Non
         types = found.pop("evaluator_type", [])
         if types:
             found["evaluator_type"] = types[0] if len(types) == 1 else types
+        if card.only is not None:
+            found.pop("read_sem_seg", None)  # chosen classes have a reader of their own
         metadata.set(**found)
+
+
+def _source(card: Card, split: DataFormat, root: Path, issues: DatasetIssues) -> Source:
+    def ids_of(other: DataFormat, issues: DatasetIssues) -> list[str] | None:
+        file = card.find_ids(other, root)
+        return None if file is None else read_ids(file, issues)
+
+    return Source(
+        where=f"card {card.source}: split {split.name!r}",
+        root=root,
+        ids=ids_of(split, issues),
+        classes=card.classes,
+        ignore_label=card.ignore_label,
+        issues=issues,
+        splits=card.splits,
+        # The faults of other lists are reported when their splits are loaded.
+        ids_of=partial(ids_of, issues=DatasetIssues(card.name)),
+        only=card.only,
+    )
+
+
+def _without_annotated(
+    records: Sequence[dict], card: Card, split: DataFormat, root: Path
+) -> list[dict]:
+    """The records without images that the splits of ``without`` annotate."""
+    taken = {
+        os.path.realpath(record["file_name"])
+        for other in card.splits
+        if other.name in split.without
+        # The faults of other splits are reported when they are loaded.
+        for record in other.load(_source(card, other, root, DatasetIssues(card.name)))[0]
+    }
+    return [r for r in records if os.path.realpath(r["file_name"]) not in taken]
 
 
 def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dict]:
@@ -119,26 +169,19 @@ def read_split(
     root = card.find_root()
     _set_places(metadata, card, split, unlabeled)
 
-    def ids_of(other: DataFormat, issues: DatasetIssues) -> list[str] | None:
-        file = card.find_ids(other, root)
-        return None if file is None else read_ids(file, issues)
-
-    source = Source(
-        where=where,
-        root=root,
-        ids=ids_of(split, issues),
-        classes=card.classes,
-        ignore_label=card.ignore_label,
-        issues=issues,
-        splits=card.splits,
-        # The faults of other lists are reported when their splits are loaded.
-        ids_of=partial(ids_of, issues=DatasetIssues(card.name)),
-    )
+    source = _source(card, split, root, issues)
     images = root / split.images
     if not images.is_dir():
         raise DatasetError(f"{where}: no image folder {images}; correct `root` or `images`")
-    records, found = (split.load_unlabeled if unlabeled else split.load)(source)
+    reads = split.load if split.annotates and not unlabeled else split.load_unlabeled
+    records, found = reads(source)
+    if card.only is not None:
+        before = split.class_metadata(card.classes or ()) | found
+        found = choose_names(before, card.only, card.ignore_label, where)
+        records = choose_records(records, before, found, issues)
     metadata.set(**found)
+    if split.without:
+        records = _without_annotated(records, card, split, root)
     files = opened_files(records)
     remark_dark(files, issues)
     for group in find_copies(files):

@@ -16,7 +16,7 @@ from detectron2.utils.visualizer import Visualizer
 from matplotlib.colors import to_hex
 from PIL import Image
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.data.image_files import as_array, read_image
 from multas.data.measures import spread
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
@@ -98,7 +98,7 @@ def draw_truth(record: Mapping[str, Any], names: Metadata, side: int = 400) -> n
     resize = T.ResizeTransform(height, width, *size)
     mask = record.get("sem_seg")
     if mask is None and (file := record.get(MASKS.dataset_key)) is not None:
-        mask = (names.get("read_sem_seg") or read_mask)(file)
+        mask = read_mask(file, record.get(MASK_VALUES))
     if mask is not None:
         draw_mask(drawing, resize.apply_segmentation(np.asarray(mask, np.uint8)))
     _draw_objects(drawing, record.get(BOXES.dataset_key) or (), resize, size)

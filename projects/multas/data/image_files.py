@@ -1,7 +1,7 @@
 """Images: reading one, finding those of a folder, and what a format knows without annotations."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import NoReturn
 
@@ -12,6 +12,7 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.data.json_files import read_coco_ids
 from multas.util.files import refuse_pipe
 from multas.util.id_lists import read_id_list
 from multas.util.names import is_plain
@@ -136,12 +137,17 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def read_ids(file: str | Path, issues: DatasetIssues) -> list[str]:
-    """Read a list of ids. An id that is listed again is reported and left out."""
+    """Read a list of ids. An id that is listed again is reported and left out.
+
+    A list may be a COCO file; its ids are the file names of the images without extension.
+    """
+    is_json = Path(file).suffix.lower() == ".json"
+    unit = "image" if is_json else "line"
     seen: dict[str, int] = {}
-    for number, image_id in read_id_list(file):
+    for number, image_id in read_coco_ids(file) if is_json else read_id_list(file):
         first = seen.setdefault(image_id, number)
         if first != number:
-            issues.add(str(file), f"line {number}: {image_id} is listed twice (line {first})")
+            issues.add(str(file), f"{unit} {number}: {image_id} is listed twice ({unit} {first})")
     return list(seen)
 
 
@@ -228,6 +234,20 @@ def load_images(
     """
     found = index_images(image_dir, issues=issues).items()
     files = {stem.removesuffix(suffix): file for stem, file in found if stem.endswith(suffix)}
+    return select_images(files, ids, image_dir, issues, suffix)
+
+
+def select_images(
+    files: Mapping[str, str],
+    ids: Sequence[str] | None,
+    place: str | Path,
+    issues: DatasetIssues,
+    suffix: str = "",
+) -> list[dict]:
+    """The dicts of those of the image ``files``, by id, that ``ids`` name; see above.
+
+    ``place`` is where the files were found, for messages.
+    """
     wanted = sorted(files) if ids is None else [name.removesuffix(suffix) for name in ids]
     records = []
     for image_id in wanted:
@@ -236,7 +256,7 @@ def load_images(
             name = PureWindowsPath(stem).name  # behind "/" or "\\"
             cure = f"; ids have no folder, write {name}" if name in files else ""
             cure = f"; ids have no extension, write {stem}" if stem in files else cure
-            issues.add(image_id, f"no image of this id in {image_dir}{cure}")
+            issues.add(image_id, f"no image of this id in {place}{cure}")
         elif (record := image_record(image_id, files[image_id], issues)) is not None:
             records.append(record)
     return records

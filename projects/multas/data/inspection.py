@@ -19,9 +19,10 @@ from multas.data.cards import read_split, register_card, require_images
 from multas.data.dataset_dicts import TrainingSet
 from multas.data.drawing import choose_images, classes_of, name_of
 from multas.data.formats import DataFormat
-from multas.data.formats.masks import read_mask
+from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.data.image_checks import find_broken, num_threads
 from multas.data.issues import DatasetIssues
+from multas.data.looking.roles import role_of
 from multas.data.measures import Measures, measure, spread
 from multas.data.pseudo_labels import PseudoLabels
 from multas.data.statistics import Statistics, count
@@ -77,8 +78,8 @@ class Split:
 def inspect_cards(cards: Sequence[str | os.PathLike | dict], *, fast: bool = False) -> list[Split]:
     """Read all splits of data cards; see :func:`inspect_split`.
 
-    Settings are suggested for the first split that is named train, or else trainval, or for the
-    first one.
+    Settings are suggested for the first split whose name says that it is to train on, or else for
+    the first one.
 
     Args:
         cards: YAML files, or their contents.
@@ -91,7 +92,7 @@ def inspect_cards(cards: Sequence[str | os.PathLike | dict], *, fast: bool = Fal
         register_card(source)
     pairs = [(card, split) for card in map(read_card, cards) for split in card.splits]
     names = [split.name for _, split in pairs]
-    favourite = next((n for n in ("train", "trainval") if n in names), names[0])
+    favourite = next((name for name in names if role_of(name) == "train"), names[0])
     found: list[Split] = []
     for card, split in pairs:
         wanted = split.name == favourite and not any(done.suggestions for done in found)
@@ -159,18 +160,18 @@ def _without_broken(records: list[dict], issues: DatasetIssues) -> list[dict]:
 
 def _read_masks(records: Sequence[dict], at_most: int) -> dict[str, np.ndarray]:
     """The pixels of each value, (256,) int64, in the mask files of so many images."""
-    files = [r[MASKS.dataset_key] for r in records if MASKS.dataset_key in r]
-    few = spread(files, at_most)
+    few = spread([r for r in records if MASKS.dataset_key in r], at_most)
     with ThreadPool(num_threads()) as pool:
         found = tqdm(
             pool.imap(_values_of, few, chunksize=16),
             total=len(few), desc="masks", unit="mask", delay=2,
         )  # fmt: skip
-        return dict(zip(few, found, strict=True))
+        return dict(zip((r[MASKS.dataset_key] for r in few), found, strict=True))
 
 
-def _values_of(mask: str) -> np.ndarray:
-    return np.bincount(read_mask(mask).reshape(-1), minlength=256)
+def _values_of(record: Mapping) -> np.ndarray:
+    mask = read_mask(record[MASKS.dataset_key], record.get(MASK_VALUES))
+    return np.bincount(mask.reshape(-1), minlength=256)
 
 
 def _classes_in(pixels: np.ndarray | None) -> set[tuple[Annotation, int]]:

@@ -1,6 +1,7 @@
 """Collects what is wrong with a data set while it is read, and reports all of it at once."""
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 
 from multas.util.errors import UserError
@@ -46,6 +47,7 @@ class DatasetIssues:
         self.faults: list[tuple[str, str]] = []
         self.left_out: dict[str, list[str]] = {}
         self.remarks: dict[str, list[str]] = {}
+        self.passed_over: dict[str, Counter[str]] = {}
 
     @property
     def lines(self) -> list[str]:
@@ -63,6 +65,10 @@ class DatasetIssues:
     def remark(self, where: str, what: str) -> None:
         """Note that the file or entry ``where`` is used, but ``what`` looks like a mistake."""
         self.remarks.setdefault(what, []).append(where)
+
+    def pass_over(self, name: str, what: str) -> None:
+        """Count something ("objects", "images") of a class that the card does not want."""
+        self.passed_over.setdefault(what, Counter())[name] += 1
 
     def report(self) -> str:
         """All issues, at most ``MAX_LINES`` of them and the number of the others."""
@@ -97,6 +103,9 @@ class DatasetIssues:
     def counts(self) -> dict[str, int]:
         """How many images and objects were left out, by the reason."""
         found = {f"images with {why}": len(names) for why, names in self.left_out.items()}
+        for what, numbers in self.passed_over.items():
+            shown = [f"{name} {number}" for name, number in numbers.most_common()]
+            found[f"{what} of classes that `only` does not name ({_some(shown)})"] = numbers.total()
         return found | ({"faulty images or objects": len(self.faults)} if self.faults else {})
 
     def _report_left_out(self) -> str:

@@ -4,6 +4,7 @@ import json
 import os
 import reprlib
 from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from multas.util.errors import UserError
@@ -32,6 +33,26 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in table if keys.count(key) > 1)
         raise UserError(f"key {twice!r} is there twice in one table, drop one")
     return table
+
+
+def read_coco_ids(file: str | os.PathLike) -> list[tuple[int, str]]:
+    """The number and the file name, without extension, of each image of a COCO file.
+
+    Raises:
+        OSError: if the file is missing or unreadable.
+        UserError: if it is no COCO file; the message names it.
+    """
+    content = read_json(file)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, list):
+        raise UserError(f"{file}: not a COCO file, it has no list `images`")
+    ids = []
+    for number, entry in enumerate(images):
+        name = entry.get("file_name") if isinstance(entry, dict) else None
+        if not isinstance(name, str):
+            raise UserError(f"{file}: images[{number}] has no text `file_name`")
+        ids.append((number, os.path.splitext(PurePath(name).as_posix())[0]))
+    return ids
 
 
 class Kind(NamedTuple):

@@ -9,9 +9,9 @@ import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from multas.data.mapper import MultasMapper
+from multas.data.mixing import Mixing
 from multas.data.packed_batches import pack, unpack
 from multas.data.shared_list import SharedList
 from multas.data.worker_errors import Raising, or_error, raise_errors
@@ -76,6 +77,7 @@ class SeededDataset(Dataset):
             mapper gets as second argument; None if the size does not change.
         views: number of different views of every image (INPUT.VIEWS); 0 for no limit.
         copies: number of copies of every image in a batch.
+        mixing: makes samples of several images in place of the mapper; None if it does not.
 
     Raises:
         UserError: if views is negative, or too small for the copies.
@@ -87,6 +89,7 @@ class SeededDataset(Dataset):
     batch_sizes: Callable[[int], int] | None = None
     views: int = 0
     copies: int = 1
+    mixing: Mixing | None = None
 
     def __post_init__(self) -> None:
         if self.views < 0:
@@ -104,6 +107,8 @@ class SeededDataset(Dataset):
         sequence = np.random.SeedSequence([self.seed, *self._view(index)])
         size = () if self.batch_sizes is None else (self.batch_sizes(index.batch),)
         with _seeded(int(sequence.generate_state(1)[0])):
+            if self.mixing is not None and index.batch < self.mixing.final_from:
+                return self.mixing(self.dicts, index.image, *size)
             return self.mapper(self.dicts[index.image], *size)
 
     def _view(self, index: Index) -> list[int]:
@@ -112,6 +117,16 @@ class SeededDataset(Dataset):
             return [index.position, *filter(None, [index.copy])]
         epoch = index.position // len(self.dicts)
         return [index.image, (epoch * self.copies + index.copy) % self.views]
+
+
+@dataclass(eq=False)
+class _Guarded(Dataset):
+    """A data set that gives a user's mistake as a value."""
+
+    dataset: SeededDataset
+
+    def __getitem__(self, index: Index) -> Any:
+        return or_error(self.dataset.__getitem__, index)
 
 
 @dataclass(eq=False)
@@ -180,7 +195,7 @@ class TrainLoader:
         # A generator, so that workers start only with the first batch: a trainer learns the
         # iteration to resume at after it has called iter().
         batches = DataLoader(
-            replace(self.dataset, mapper=partial(or_error, self.dataset.mapper)),
+            _Guarded(self.dataset),
             batch_sampler=self.sampler,
             num_workers=self.num_workers,
             collate_fn=pack if self.num_workers else list,
@@ -203,13 +218,15 @@ def build_train_loader(
     copies: int = 1,
     batch_sizes: Callable[[int], int] | None = None,
     views: int = 0,
+    mixing: Mixing | None = None,
     batch_size_key: str = "SOLVER.IMS_PER_BATCH",
 ) -> TrainLoader:
     """Compose a :class:`TrainLoader`.
 
     Args:
-        dicts, mapper, seed, batch_sizes, views: see :class:`SeededDataset`. The dicts and the seed
-            must be the same on all ranks. The dicts are copied into memory that workers share.
+        dicts, mapper, seed, batch_sizes, views, mixing: see :class:`SeededDataset`. The dicts and
+            the seed must be the same on all ranks. The dicts are copied into memory that workers
+            share.
         total_batch_size: number of images of all ranks together.
         num_workers: loading processes per rank.
         group_by_aspect: whether landscape and portrait images must not share a batch.
@@ -232,7 +249,7 @@ def build_train_loader(
     if group_by_aspect and all("width" in d and "height" in d for d in dicts):
         groups = [int(d["width"] > d["height"]) for d in dicts]
     sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups, copies=copies)
-    dataset = SeededDataset(SharedList(dicts), mapper, seed, batch_sizes, views, copies)
+    dataset = SeededDataset(SharedList(dicts), mapper, seed, batch_sizes, views, copies, mixing)
     return TrainLoader(dataset, sampler, num_workers)
 
 

@@ -14,10 +14,11 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.data.image_files import as_array, read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
+from multas.data.transforms.place import for_objects
 from multas.util.annotation import BOXES, STANDARD
 from multas.util.errors import UserError
 
@@ -44,6 +45,7 @@ class MultasMapper:
         prepares: whether this gives test images that a model would else stretch or crop itself.
         image_format, instance_mask_format: see INPUT.FORMAT and INPUT.MASK_FORMAT.
         use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
+        keep_outlines: whether "segmentation" is of use without that (INPUT.MIX.COPY_PASTE).
         pseudo_labels: boxes for unannotated images.
     """
 
@@ -58,6 +60,7 @@ class MultasMapper:
         image_format: str,
         use_instance_mask: bool = False,
         instance_mask_format: str = "polygon",
+        keep_outlines: bool = False,
         pseudo_labels: PseudoLabels | None = None,
     ) -> None:
         self.is_train = is_train
@@ -67,6 +70,7 @@ class MultasMapper:
         self.image_format = image_format
         self.use_instance_mask = use_instance_mask
         self.instance_mask_format = instance_mask_format
+        self.keep_outlines = keep_outlines
         self.pseudo_labels = pseudo_labels or PseudoLabels()
 
     @classmethod
@@ -90,15 +94,19 @@ class MultasMapper:
             "image_format": cfg.INPUT.FORMAT,
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
+            "keep_outlines": cfg.INPUT.MIX.COPY_PASTE > 0,
             "pseudo_labels": pseudo_labels,
         }
 
-    def __call__(self, dataset_dict: dict, size: int = 0) -> dict:
+    def __call__(
+        self, dataset_dict: dict, size: int = 0, then: Sequence[T.Augmentation] = ()
+    ) -> dict:
         """
         Args:
             dataset_dict: one image in Detectron2's standard format; "pixels", (H, W, 3) uint8 RGB,
                 may stand for the image in "file_name".
             size: replaces ``square_size`` (multi-scale training), if it is not 0.
+            then: augmentations behind all others.
 
         Returns:
             The dict with "image" (uint8, (C, H, W), augmented) and, if annotated, "instances"
@@ -111,15 +119,16 @@ class MultasMapper:
         image = self._read_image(dataset_dict, dataset_dict.pop("pixels", None))
         annotations = dataset_dict.pop("annotations", None)
         mask_file = dataset_dict.pop("sem_seg_file_name", None)
+        mask_values = dataset_dict.pop(MASK_VALUES, None)
         dataset_dict = copy.deepcopy(dataset_dict)  # what a model may change
         if not self.is_train:
             annotations = mask_file = None
-        mask = None if mask_file is None else _read_mask(mask_file, image)
+        mask = None if mask_file is None else _read_mask(mask_file, mask_values, image)
         boxes = None if annotations is None else boxes_of(annotations)
         aug_input = T.AugInput(image, boxes=boxes, sem_seg=mask)
         last = [ResizeToSquare(side)] if (side := size or self.square_size) else []
         try:
-            transforms = T.AugmentationList([*self.augmentations, *last])(aug_input)
+            transforms = T.AugmentationList([*self.augmentations, *last, *then])(aug_input)
         except ValueError as error:  # Pillow's, where a side of a long, narrow image becomes 0
             extent = "{1}x{0}".format(*image.shape)
             raise UserError(
@@ -139,10 +148,16 @@ class MultasMapper:
             dataset_dict["instances"] = moved
         return dataset_dict
 
+    def with_bitmasks(self) -> "MultasMapper":
+        """One that gives ``gt_masks`` (BitMasks) of objects, all of which must have outlines."""
+        own = copy.copy(self)
+        own.use_instance_mask, own.instance_mask_format = True, "bitmask"
+        return own
+
     def trim(self, dataset_dict: dict) -> dict:
         """The dict without what takes memory and is not used: "segmentation" without masks."""
         annotations = dataset_dict.get("annotations")
-        if self.use_instance_mask or annotations is None:
+        if self.use_instance_mask or self.keep_outlines or annotations is None:
             return dataset_dict
         return {**dataset_dict, "annotations": [_without_mask(a) for a in annotations]}
 
@@ -172,7 +187,7 @@ class MultasMapper:
         is_object = [a.get("iscrowd", 0) == 0 for a in annotations]
         kept = [a for a, is_kept in zip(annotations, is_object, strict=True) if is_kept]
         inside = boxes[is_object].clip(0, size[::-1] * 2)
-        moved = []
+        moved, transforms = [], for_objects(transforms)
         for annotation, box in zip(kept, inside, strict=True):
             own = annotation if self.use_instance_mask else _without_mask(annotation)
             if {"segmentation", "keypoints"} & own.keys():
@@ -187,9 +202,9 @@ class MultasMapper:
         return utils.filter_empty_instances(instances)
 
 
-def _read_mask(file: str, image: np.ndarray) -> np.ndarray:
+def _read_mask(file: str, values: bytes | None, image: np.ndarray) -> np.ndarray:
     """The mask of an image, (H, W) uint8."""
-    mask = read_mask(file)
+    mask = read_mask(file, values)
     if mask.shape != image.shape[:2]:
         sizes = "{1}x{0}, but its image is {3}x{2}".format(*mask.shape, *image.shape)
         raise UserError(f"The mask {file} is {sizes}. Mend or remove the file.")

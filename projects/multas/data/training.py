@@ -11,6 +11,7 @@ from detectron2.utils import comm
 from multas.data.dataset_dicts import TrainingSet, load_training_sets
 from multas.data.loader import TrainLoader, build_batch_sizes, build_train_loader
 from multas.data.mapper import MultasMapper
+from multas.data.mixing import build_mixing
 from multas.data.statistics import count, describe
 from multas.data.task_batches import KEY, TaskBatch, TaskLoader, parse_task_batches
 from multas.util.errors import UserError
@@ -70,8 +71,9 @@ def _build_loader(part: TaskBatch) -> TrainLoader:
     task = f" for the task '{part.task}'" if part.task else ""
     numbers = [count(x, MetadataCatalog.get(x.name), mapper.pseudo_labels) for x in sets]
     logger.info(describe(numbers, f"The images to learn from{task}:"))
+    dicts = [mapper.trim(record) for data in sets for record in data.dicts]
     return build_train_loader(
-        [mapper.trim(record) for data in sets for record in data.dicts],
+        dicts,
         mapper,
         total_batch_size=cfg.SOLVER.IMS_PER_BATCH,
         batch_size_key=part.batch_size_key,
@@ -81,6 +83,7 @@ def _build_loader(part: TaskBatch) -> TrainLoader:
         copies=cfg.INPUT.COPIES,
         batch_sizes=build_batch_sizes(cfg, part.seed),
         views=cfg.INPUT.VIEWS,
+        mixing=build_mixing(cfg, dicts, mapper, f"{part.key}.TRAIN"),
     )
 
 

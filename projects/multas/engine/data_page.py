@@ -80,11 +80,12 @@ def whole_page(found: Found, title: str, folder: Path) -> list[Block]:
     ):
         blocks += [Heading(heading), *part] if part else []
     blocks += _suggestion_blocks(found.splits)
-    seen: set[str] = set()
+    seen: dict[frozenset, set[str]] = defaultdict(set)  # by what they are annotated with
     for number, split in enumerate(found.splits):
         own = {image["file_name"] for image in split.images}
-        blocks += _sheet(split, folder, number) if own - seen else []
-        seen |= own
+        before = seen[frozenset(split.numbers.annotated)]
+        blocks += _sheet(split, folder, number) if own - before else []
+        before |= own
     return blocks
 
 
@@ -106,6 +107,7 @@ def _split_grid(splits: Sequence[Split]) -> Grid:
     rows = []
     for s in splits:
         left_out = sum(map(len, s.issues.left_out.values()))
+        left_out += sum(numbers.total() for numbers in s.issues.passed_over.values())
         cells = [s.numbers.images, *(s.numbers.annotated.get(kind, 0) for kind in kinds), s.empty]
         cells += [len(s.sizes.objects), left_out, len(s.issues.faults)]
         rows.append([s.name, *map(_count, cells)])
@@ -169,6 +171,9 @@ def _remarks(split: Split) -> Iterable[tuple[str, str]]:
         yield from ((what, where) for where in places)
     for why, images in split.issues.left_out.items():
         yield from ((f"left out: {why}", image) for image in images)
+    for what, numbers in split.issues.passed_over.items():
+        kind = f"left out: {what} of classes that `only` does not name"
+        yield from ((kind, f"{number} {name} in {split.name}") for name, number in numbers.items())
     for names in [*split.numbers.classes.values(), split.masks.images]:
         for name, number in names.items():
             if not number:

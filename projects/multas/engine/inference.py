@@ -44,8 +44,11 @@ def load_model(cfg: CfgNode, weights: str) -> nn.Module:
         return build_model(cfg).eval()
     # Without weights the model would be random.
     check_is_file(weights, "MODEL.WEIGHTS (or --weights of a tool)")
-    with building(cfg):
-        model = build_model(cfg)
+    own = cfg.clone()
+    own.defrost()
+    own.MODEL.WEIGHTS = weights  # so that no pretrained backbone is looked for
+    with building(own):
+        model = build_model(own)
     try:
         rest = load_strictly(model, weights)
     except WeightsMisfit as error:

@@ -108,6 +108,7 @@ def _check_unused(left: list[Path], cfg: CfgNode) -> None:
 def _named_files(cfg: CfgNode) -> Mapping[str, str]:
     """The files that the config names, by their keys."""
     named = {"MODEL.WEIGHTS": cfg.MODEL.WEIGHTS}
+    named["MODEL.TIMM.PRETRAINED"] = cfg.MODEL.TIMM.PRETRAINED
     for key, teacher in teacher_nodes(cfg):
         named |= {f"{key}.WEIGHTS": teacher.WEIGHTS, f"{key}.CONFIG_FILE": teacher.CONFIG_FILE}
     files = enumerate(cfg.DATASETS.PSEUDO_LABELS.FILES)

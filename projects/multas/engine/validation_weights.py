@@ -72,6 +72,7 @@ class ValidationWeights(HookBase):
         own.DATASETS.TRAIN = tuple(names)
         own.DATASETS.TASK_BATCHES = []
         own.DATASETS.PSEUDO_LABELS.FILES = ()  # paths are judged by the ground truth alone
+        own.INPUT.MIX.MOSAIC = own.INPUT.MIX.COPY_PASTE = own.INPUT.MIX.MIXUP = 0.0
         loader = build_training_loader(own)
         check_annotations(student, loader, _KEY, every_head=False)
         return cls(path_weights, student, loader)

@@ -4,6 +4,7 @@ import os
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
+from detectron2.data.datasets.coco import convert_to_coco_json
 from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
 from fvcore.common.registry import Registry
 
@@ -39,6 +40,12 @@ def pascal_voc(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEv
 @EVALUATOR_REGISTRY.register()
 def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
     """COCO average precision of boxes; other formats are written as JSON to the folder first."""
+    metadata = MetadataCatalog.get(dataset_name)
+    if not hasattr(metadata, "json_file"):
+        # By itself, the evaluator takes the file of an earlier run, even one on other data.
+        file = os.path.join(output_folder, f"{dataset_name}_coco_format.json")
+        convert_to_coco_json(dataset_name, file, allow_cached=False)
+        metadata.json_file = file
     return COCOEvaluator(dataset_name, ("bbox",), output_dir=output_folder)
 
 

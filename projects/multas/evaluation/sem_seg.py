@@ -143,7 +143,6 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
         self._class_names = list(meta.stuff_classes)
         self._num_classes = len(self._class_names)
         self._ignore_label = meta.get("ignore_label", 255)
-        self._read_labels = meta.get("read_sem_seg", read_labels)
         to_contiguous = meta.get("stuff_dataset_id_to_contiguous_id") or {}
         # Detectron2's ``encode_json_sem_seg`` reads it.
         self._contiguous_id_to_dataset_id = {v: k for k, v in to_contiguous.items()} or None
@@ -152,6 +151,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             for record in DatasetCatalog.get(dataset_name)
             if "sem_seg_file_name" in record
         }
+        self._read_labels = meta.get("read_sem_seg", read_labels)  # known once the data are loaded
         self.reset()
 
     def reset(self) -> None:

@@ -145,13 +145,20 @@ class ExtraLevels(nn.Module):
 
 
 @BACKBONE_REGISTRY.register()
-def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
-    """Detectron2's FPN on :func:`build_multas_resnet_backbone`.
+def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> FPN:
+    """Detectron2's FPN on :func:`build_multas_resnet_backbone`, see :func:`fpn_on`."""
+    return fpn_on(build_multas_resnet_backbone(cfg, input_shape), cfg)
+
+
+def fpn_on(bottom_up: Backbone, cfg: CfgNode) -> FPN:
+    """Detectron2's FPN on a backbone.
 
     Reads Detectron2's ``MODEL.FPN.*`` and ``MODEL.FPN.NUM_EXTRA_LEVELS``, the number of coarser
     levels made from the last stage. A level is called ``p<log2 of its stride>``.
+
+    Raises:
+        UserError: The backbone lacks a map that the FPN names.
     """
-    bottom_up = build_multas_resnet_backbone(cfg, input_shape)
     shapes = bottom_up.output_shape()
     fpn = cfg.MODEL.FPN
     missing = [name for name in fpn.IN_FEATURES if name not in shapes]
@@ -161,8 +168,15 @@ def build_multas_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> Backbone:
             f"MODEL.RESNETS.OUT_FEATURES, which is {list(shapes)}."
         )
     last = fpn.IN_FEATURES[-1]
-    first_level = shapes[last].stride.bit_length()
-    names = [f"p{first_level + i}" for i in range(fpn.NUM_EXTRA_LEVELS)]
-    extra = ExtraLevels(last, shapes[last].channels, fpn.OUT_CHANNELS, names) if names else None
+    extra = extra_levels(cfg, last, shapes[last].channels, shapes[last].stride)
     norm = norm_factory(fpn.NORM)
     return FPN(bottom_up, fpn.IN_FEATURES, fpn.OUT_CHANNELS, norm, extra, fpn.FUSE_TYPE)
+
+
+def extra_levels(
+    cfg: CfgNode, in_feature: str, in_channels: int, stride: int
+) -> ExtraLevels | None:
+    """The ``MODEL.FPN.NUM_EXTRA_LEVELS`` coarser levels of a map of a stride; None for none."""
+    fpn = cfg.MODEL.FPN
+    names = [f"p{stride.bit_length() + i}" for i in range(fpn.NUM_EXTRA_LEVELS)]
+    return ExtraLevels(in_feature, in_channels, fpn.OUT_CHANNELS, names) if names else None

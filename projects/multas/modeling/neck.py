@@ -157,14 +157,13 @@ class ContextPyramid(Backbone):
         return dict(zip(self._out_features, pyramid, strict=True))
 
 
-@BACKBONE_REGISTRY.register()
-def build_context_fpn_backbone(
-    cfg: CfgNode, input_shape: ShapeSpec, *, bottom_up_path: bool = False
+def context_pyramid_on(
+    bottom_up: Backbone, cfg: CfgNode, *, bottom_up_path: bool = False
 ) -> ContextPyramid:
-    """ResNet, context module and FPN (the paper's students); reads ``MODEL.NECK.*``."""
+    """A :class:`ContextPyramid` as ``MODEL.NECK.*`` says, on a backbone."""
     neck = cfg.MODEL.NECK
     return ContextPyramid(
-        build_multas_resnet_backbone(cfg, input_shape),
+        bottom_up,
         neck.IN_FEATURES,
         channels=neck.OUT_CHANNELS,
         num_levels=neck.NUM_LEVELS,
@@ -175,6 +174,13 @@ def build_context_fpn_backbone(
 
 
 @BACKBONE_REGISTRY.register()
+def build_context_fpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ContextPyramid:
+    """ResNet, context module and FPN (the paper's students); reads ``MODEL.NECK.*``."""
+    return context_pyramid_on(build_multas_resnet_backbone(cfg, input_shape), cfg)
+
+
+@BACKBONE_REGISTRY.register()
 def build_context_pafpn_backbone(cfg: CfgNode, input_shape: ShapeSpec) -> ContextPyramid:
     """ResNet, context module and PAFPN (the paper's teachers); reads ``MODEL.NECK.*``."""
-    return build_context_fpn_backbone(cfg, input_shape, bottom_up_path=True)
+    bottom_up = build_multas_resnet_backbone(cfg, input_shape)
+    return context_pyramid_on(bottom_up, cfg, bottom_up_path=True)

@@ -83,9 +83,9 @@ class _StrictCheckpointer(SafeCheckpointer):
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         shapes = (key for key, *_ in incompatible.incorrect_shapes)
         missing = list(dict.fromkeys([*incompatible.missing_keys, *shapes]))
-        series = {start for name in self.model.state_dict() for start in _series(name)}
+        known = {start for name in self.model.state_dict() for start in series(name)}
         unused = incompatible.unexpected_keys
-        more = [name for name in unused if not series.isdisjoint(_series(name))]
+        more = [name for name in unused if not known.isdisjoint(series(name))]
         if more and not missing:
             raise WeightsMisfit(
                 f"{len(more)} parameters are of layers that the model has fewer of, the first are "
@@ -102,7 +102,7 @@ class _StrictCheckpointer(SafeCheckpointer):
             )
 
 
-def _series(name: str) -> Iterator[str]:
+def series(name: str) -> Iterator[str]:
     """What stands before each number in a parameter's name: "res2" in "res2.0.conv1.weight"."""
     parts = name.split(".")
     return (".".join(parts[:i]) for i, part in enumerate(parts) if part.isdigit())

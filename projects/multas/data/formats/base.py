@@ -37,6 +37,18 @@ class Source:
     issues: DatasetIssues  # receives the faults of the data
     splits: Sequence["DataFormat"] = ()  # all splits of the card, for what they have in common
     ids_of: Callable[["DataFormat"], Sequence[str] | None] = lambda split: None
+    only: tuple[str, ...] | None = None  # names of the classes that are wanted; None: all of them
+
+    def leaves_out(self, name: str, what: str = "objects") -> bool:
+        """Whether the card's `only` leaves out an object of a class, which is then counted.
+
+        A format asks this before it looks for faults, so that those of others do not matter. What
+        it does not ask for, chosen_classes.py leaves out after it.
+        """
+        if self.only is None or name in self.only:
+            return False
+        self.issues.pass_over(name, what)
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +69,7 @@ class DataFormat:
     ids: str | None = None  # file that lists the ids of the images; None for all images
     images: str = "."  # folder of the images below the root
     annotates: tuple[str, ...] = ()  # the ``task`` of each annotation that the images have
+    without: tuple[str, ...] = ()  # splits of the card: images that they annotate are left out
 
     @classmethod
     def format_name(cls) -> str:

@@ -60,7 +60,8 @@ class Cifar10(DataFormat):
             height, width = pixels.shape[:2]
             record = {"file_name": str(root / image_id), "image_id": image_id, "pixels": pixels}
             records.append({**record, "height": height, "width": width, "label": int(label)})
-        return select_records(records, root, source), self.class_metadata(content.classes)
+        records = select_records(records, root, source, content.classes)
+        return records, self.class_metadata(content.classes)
 
     def load_unlabeled(self, source: Source) -> Loaded:
         return without_labels(self.load(source))  # the labels lie in the files of the images

@@ -25,6 +25,7 @@ from multas.data.image_files import image_record
 from multas.data.issues import DatasetError, DatasetIssues, or_rather
 from multas.data.json_files import is_number
 from multas.util.annotation import BOXES
+from multas.util.errors import UserError
 from multas.util.sizes import are_fractions
 
 # COCO's own boxes are rounded to 1/100 pixel and may leave the image by as much. What leaves it by
@@ -40,15 +41,18 @@ class Coco(DataFormat):
     """The images of the annotation file ``json``; one without objects has ``annotations: []``.
 
     The file's ``file_name`` s are relative to ``images``. The ids of a list are file names without
-    extension; without a list the images come in the order of their ids. Objects of classes that
-    the card does not name are left out.
+    extension; without a list the images come in the order of their ids.
     """
 
     main_key = "json"
     can_annotate = (BOXES,)
 
-    json: str
+    json: str = ""
     annotates: tuple[str, ...] = (BOXES.task,)
+
+    def __post_init__(self) -> None:
+        if self.annotates and not self.json:
+            raise UserError("key 'json' is missing")
 
     def load(self, source: Source) -> Loaded:
         file, issues = str(source.root / self.json), source.issues
@@ -60,7 +64,7 @@ class Coco(DataFormat):
             )
         in_file = sorted(content["categories"], key=lambda entry: entry["id"])
         names = {entry["id"]: entry["name"] for entry in in_file}
-        classes, class_ids = _match_classes(names, source.classes, file, issues)
+        classes, class_ids = _match_classes(names, source, file)
         objects = _objects_by_image(content, file, issues)
         records = []
         for entry in _select(content["images"], source.ids, file, issues):
@@ -74,7 +78,7 @@ class Coco(DataFormat):
                 what = "listed as {}x{}, but the image is {}x{}"
                 issues.add(where, what.format(*listed, *size))
                 continue
-            own = _convert_all(objects[entry["id"]], names, class_ids, size, where, issues)
+            own = _convert_all(objects[entry["id"]], names, class_ids, size, where, source)
             # An image whose objects are there but have no usable box must not pass for background.
             if own or (own is not None and entry["id"] not in faulty_images):
                 remark_copies(own, where, issues)
@@ -105,38 +109,47 @@ class Coco(DataFormat):
         shared = [
             other.name
             for other in source.splits
-            if isinstance(other, Coco) and other.images == self.images and other.json != self.json
+            if isinstance(other, Coco) and other.images == self.images
+            if other.json not in ("", self.json) and other.name not in self.without
         ]
         if shared:
-            raise DatasetError(
-                f"{source.where} shares the folder {source.root / self.images} with "
-                f"{', '.join(shared)}; to use it unlabelled, name its images by a list: "
-                f"{self.name}: {{json: {self.json}, ids: …}}"
-            )
+            others, cure = ", ".join(shared), f"leave theirs out: `without: [{', '.join(shared)}]`"
+            if self.json:
+                list_of = f"{self.name}: {{json: {self.json}, ids: …}}"
+                cure = f"to use it unlabelled, name its images by a list: {list_of}"
+            place = source.root / self.images
+            raise DatasetError(f"{source.where} shares the folder {place} with {others}; {cure}")
 
 
 def _match_classes(
-    names: Mapping[int, str], wanted: Sequence[str] | None, file: str, issues: DatasetIssues
+    names: Mapping[int, str], source: Source, file: str
 ) -> tuple[Sequence[str], dict[int, int]]:
     """Names of the classes, in the order of the card or else of the file's category ids.
 
     Returns also the index of each category id of the file among them.
     """
     ids = {name: number for number, name in names.items()}
-    wanted = tuple(ids) if wanted is None else wanted
+    wanted = tuple(ids) if source.classes is None else source.classes
+    if source.only is None:
+        _compare_classes(tuple(ids), wanted, file, source.issues)
+    return wanted, {ids[name]: index for index, name in enumerate(wanted) if name in ids}
+
+
+def _compare_classes(
+    in_file: Sequence[str], wanted: Sequence[str], file: str, issues: DatasetIssues
+) -> None:
+    """Report where the classes of a file, in the order of their ids, are not those of the card."""
     for name in wanted:
-        if name not in ids:
-            issues.add(file, f"has no category {name!r}{or_rather(name, ids)}")
-    for name in ids:
+        if name not in in_file:
+            issues.add(file, f"has no category {name!r}{or_rather(name, in_file)}")
+    for name in in_file:
         if name not in wanted:
             issues.add(file, f"category {name!r} is not among the card's classes")
-    in_file = [name for name in ids if name in wanted]
-    in_card = [name for name in wanted if name in ids]
-    pairs = zip(in_card, in_file, strict=True)
-    for ours, theirs in [pair for pair in pairs if pair[0] != pair[1]][:1]:
-        what = f"the card has {ours!r} where the category ids have {theirs!r}"
+    theirs = [name for name in in_file if name in wanted]
+    ours = [name for name in wanted if name in in_file]
+    for our, their in [pair for pair in zip(ours, theirs, strict=True) if pair[0] != pair[1]][:1]:
+        what = f"the card has {our!r} where the category ids have {their!r}"
         issues.add(file, f"class order: {what}")
-    return wanted, {ids[name]: index for index, name in enumerate(wanted) if name in ids}
 
 
 def _can_be_evaluated(content: Tables) -> bool:
@@ -186,7 +199,7 @@ def _convert_all(
     class_ids: Mapping[int, int],
     size: tuple[int, int],
     where: str,
-    issues: DatasetIssues,
+    source: Source,
 ) -> list[dict] | None:
     """Detectron2's annotations of an image, or None if there are objects but all are faulty."""
     annotations, faulty = [], False
@@ -194,11 +207,11 @@ def _convert_all(
         category = annotation["category_id"]
         place = f"{where}: annotation {annotation['id']}"
         if category not in names:
-            issues.add(place, f"unknown category id {category!r}")
+            source.issues.add(place, f"unknown category id {category!r}")
             faulty = True
-        elif category in class_ids:
+        elif not source.leaves_out(names[category]) and category in class_ids:
             if fault := _annotation_fault(annotation, size):
-                issues.add(f"{place} ({names[category]})", fault)
+                source.issues.add(f"{place} ({names[category]})", fault)
                 faulty = True
             else:
                 annotations.append(_convert(annotation, class_ids[category]))

@@ -41,24 +41,29 @@ class Folders(DataFormat):
         if self.labels:
             records = _read_labels(folder, classes, issues, source.root / self.labels)
         else:
-            records = _read_class_folders(folder, classes, issues)
-        return select_records(records, folder, source), self.class_metadata(classes)
+            records = _read_class_folders(folder, classes, source)
+        return select_records(records, folder, source, classes), self.class_metadata(classes)
 
     def load_unlabeled(self, source: Source) -> Loaded:
-        if self.labels:
+        if self.labels or not self.annotates:
             return super().load_unlabeled(source)
         return without_labels(self.load(source))  # the labels are the names of the folders
 
 
-def select_records(records: list[dict], place: Path, source: Source) -> list[dict]:
-    """The records of the ids of a source, in their order; ids without a record are reported."""
-    if source.ids is None:
-        return records
-    known = {record["image_id"]: record for record in records}
-    for image_id in source.ids:
-        if image_id not in known:
-            source.issues.add(image_id, f"no image of this id in {place}")
-    return [known[image_id] for image_id in source.ids if image_id in known]
+def select_records(
+    records: list[dict], place: Path, source: Source, classes: Sequence[str]
+) -> list[dict]:
+    """The records of the ids of a source, in their order, and of the classes that are wanted.
+
+    Ids without a record are reported.
+    """
+    if source.ids is not None:
+        known = {record["image_id"]: record for record in records}
+        for image_id in source.ids:
+            if image_id not in known:
+                source.issues.add(image_id, f"no image of this id in {place}")
+        records = [known[image_id] for image_id in source.ids if image_id in known]
+    return [r for r in records if not source.leaves_out(classes[r["label"]], "images")]
 
 
 def without_labels(loaded: Loaded) -> Loaded:
@@ -70,7 +75,7 @@ def without_labels(loaded: Loaded) -> Loaded:
 def _find_classes(source: Source) -> list[str]:
     """Names of the class folders of all splits, sorted, so that each split gets the same order."""
     own = [split for split in source.splits if isinstance(split, Folders) and not split.labels]
-    folders = [source.root / split.images for split in own]
+    folders = [source.root / split.images for split in own if split.annotates]
     below = [path for folder in folders for path in folder.glob("*/")]
     found = {path.name for path in below if path.is_dir() and not path.name.startswith(".")}
     if not found:
@@ -82,22 +87,24 @@ def _find_classes(source: Source) -> list[str]:
     return sorted(found)
 
 
-def _read_class_folders(
-    image_dir: Path, class_names: Sequence[str], issues: DatasetIssues
-) -> list[dict]:
+def _read_class_folders(image_dir: Path, class_names: Sequence[str], source: Source) -> list[dict]:
     """Records of the images in class folders; folders of other classes are passed over."""
+    issues, empty = source.issues, "a class has no image"
+    elsewhere = {source.root / split.images for split in source.splits if split.annotates}
     for name in class_names:
         if name in (".", "..") or Path(name).name != name:
             raise DatasetError(f"class {name!r} is no name of a folder in {image_dir}")
     numbers = {n: i for i, n in enumerate(class_names) if (image_dir / n).is_dir()}
     for name in class_names:
-        if name not in numbers:
+        if name not in numbers and any((folder / name).is_dir() for folder in elsewhere):
+            issues.remark(str(image_dir / name), empty)  # as in a small split
+        elif name not in numbers:
             issues.add(str(image_dir / name), "no such folder, so this class has no image")
     if not numbers:
         return []
     samples = make_dataset(image_dir, numbers, extensions=IMG_EXTENSIONS, allow_empty=True)
     for name in numbers.keys() - {class_names[label] for _, label in samples}:
-        issues.remark(str(image_dir / name), "a class has no image")
+        issues.remark(str(image_dir / name), empty)
     samples = _without_copies(samples, issues)
     start = len(os.path.join(image_dir, ""))
     return [_record(file, os.path.splitext(file[start:])[0], label) for file, label in samples]

@@ -18,6 +18,8 @@ from multas.util.errors import UserError
 from multas.util.files import refuse_pipe
 
 NO_MASK = "no mask"
+# Key of a dataset dict: the 256 values (bytes) that replace those of its mask, see read_mask.
+MASK_VALUES = "sem_seg_values"
 _SBD_SUFFIX = ".mat"
 _MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", _SBD_SUFFIX)
 
@@ -41,7 +43,7 @@ class Masks(DataFormat):
     annotates: tuple[str, ...] = (MASKS.task,)
 
     def __post_init__(self) -> None:
-        if not self.masks:
+        if not self.masks and self.annotates:
             raise UserError("format masks needs `masks`, the folder of the masks")
 
     @classmethod
@@ -52,7 +54,7 @@ class Masks(DataFormat):
         return _fill_gaps(classes) if isinstance(classes, dict) else classes
 
     def load(self, source: Source) -> Loaded:
-        masks = MaskFolders(self.masks, source, len(source.classes or ()), self.mask_suffix)
+        masks = MaskFolders(self.masks, source, source.classes or (), self.mask_suffix)
         records = []
         for record in self.load_unlabeled(source)[0]:
             image_id = record["image_id"]
@@ -67,7 +69,7 @@ class Masks(DataFormat):
         return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
-        return {"evaluator_type": [MASKS.evaluator], "read_sem_seg": read_mask}
+        return {**super().evaluation_metadata(root, id_file), "read_sem_seg": read_mask}
 
 
 def _fill_gaps(classes: dict) -> list:
@@ -88,8 +90,8 @@ def voc_palette() -> list[int]:
     return np.sum(bits, axis=0).reshape(-1).tolist()
 
 
-def read_mask(file: str | Path) -> np.ndarray:
-    """Read a mask as (H, W) uint8 of class indices.
+def read_mask(file: str | Path, values: bytes | None = None) -> np.ndarray:
+    """Read a mask as (H, W) uint8 of class indices; ``values[v]``, if given, stands for v.
 
     Palette images yield their indices. (Converting them to gray, as Detectron2's own mapper does,
     would yield the brightness of the palette's colours instead.) Of 16 or 32 bits, all values must
@@ -101,9 +103,10 @@ def read_mask(file: str | Path) -> np.ndarray:
             kind of .mat file.
     """
     try:
-        return _read_indices(file)
+        mask = _read_indices(file)
     except UserError as error:
         raise UserError(f"{file}: {error}; mend or remove the file.") from error
+    return mask if values is None else np.frombuffer(values, np.uint8)[mask]
 
 
 def _read_indices(file: str | Path) -> np.ndarray:
@@ -156,14 +159,16 @@ class MaskFolders:
     Args:
         names: folders below the root of ``source``, whose files are named like the images; an
             earlier folder goes before a later one.
-        num_values: valid values are 0 … num_values - 1, and the ignore label of ``source``.
+        classes: the names of the valid values 0, 1, …; the ignore label of ``source`` is one, too.
         suffix: what the names of the masks have between id and extension.
 
     Raises:
         DatasetError: if a folder does not exist.
     """
 
-    def __init__(self, names: Sequence[str], source: Source, num_values: int, suffix: str = ""):
+    def __init__(
+        self, names: Sequence[str], source: Source, classes: Sequence[str], suffix: str = ""
+    ):
         # By name alone: where root is a link, "../SBD" lies beside the link, not its target.
         folders = [Path(os.path.normpath(source.root / name)) for name in names]
         for folder in folders:
@@ -171,7 +176,8 @@ class MaskFolders:
                 cure = "put the masks there, or correct `masks`"
                 raise DatasetError(f"{source.where}: no mask folder {folder}; {cure}")
         self.place = " or ".join(map(str, folders))
-        self.num_values = num_values
+        self._source = source
+        self._classes = classes
         self.ignore_label = source.ignore_label
         self._files = {
             stem.removesuffix(suffix): file
@@ -199,24 +205,25 @@ class MaskFolders:
         return file
 
     def _check(self, mask: np.ndarray, record: dict) -> frozenset[int]:
-        """The foreground values of a mask that fits its image."""
+        """The foreground values, of classes that are wanted, of a mask that fits its image."""
         size, own = (record["width"], record["height"]), mask.shape[::-1]
         if own != size:
             raise UserError("is {}x{}, but the image is {}x{}".format(*own, *size))
         values = set(np.flatnonzero(np.bincount(mask.reshape(-1))).tolist()) - {self.ignore_label}
-        beyond = sorted(value for value in values if value >= self.num_values)
+        beyond = sorted(value for value in values if value >= len(self._classes))
         if beyond:
-            raise UserError(f"values {beyond} are beyond the {self.num_values} classes")
+            raise UserError(f"values {beyond} are beyond the {len(self._classes)} classes")
         if not values:
             raise UserError(f"every pixel has the ignore label {self.ignore_label}")
-        return frozenset(values - {0})
+        leaves_out, names = self._source.leaves_out, self._classes
+        return frozenset(v for v in values - {0} if not leaves_out(names[v], "areas in masks"))
 
     def remark_empty(self, issues: DatasetIssues) -> None:
         """Note that no mask shows anything, as where objects have the value of the ignore label."""
-        if self._foreground and not any(self._foreground.values()):
+        if self._foreground and self._source.only is None and not any(self._foreground.values()):
             what = f"no mask has another value than 0 and the ignore label {self.ignore_label}"
             issues.remark(self.place, what)
 
     def foreground(self, image_id: str) -> frozenset[int]:
-        """Values other than 0 and ``ignore_label`` in a mask that :meth:`find` accepted."""
+        """Values of a mask that :meth:`find` accepted: not 0, ``ignore_label``, or left out."""
         return self._foreground[image_id]

@@ -21,7 +21,7 @@ from multas.data.formats.base import (
     remark_copies,
 )
 from multas.data.image_files import load_images
-from multas.data.issues import DatasetError, DatasetIssues, unread
+from multas.data.issues import DatasetError, unread
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError
 from multas.util.files import read_text
@@ -80,7 +80,7 @@ class Vedai(DataFormat):
                 except (OSError, UserError) as error:
                     source.issues.add(str(own_file), unread(error))
                     continue
-            annotations = _convert(lines, record, class_ids, where, source.issues)
+            annotations = _convert(lines, record, class_ids, where, source)
             if annotations is not None:
                 records.append({**record, "annotations": annotations})
         return records, self.class_metadata(names)
@@ -173,20 +173,22 @@ def _convert(
     record: dict,
     class_ids: dict[str, int],
     where: str,
-    issues: DatasetIssues,
+    source: Source,
 ) -> list[dict] | None:
     annotations, faulty = [], False
     for number, words in enumerate(lines):
         try:
             entry = parse_object(words)
+            if source.leaves_out(entry.name):
+                continue
             box = _visible_box(entry, (record["width"], record["height"]))
         except UserError as error:
-            issues.add(where, f"object {number}: {error}")
+            source.issues.add(where, f"object {number}: {error}")
             faulty = True
             continue
         if entry.name in class_ids:
             label, truncated = class_ids[entry.name], int(not entry.contained)
             annotations.append(box_annotation(label, box, 0, truncated))
-    remark_copies(annotations, where, issues)
+    remark_copies(annotations, where, source.issues)
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations

@@ -26,7 +26,7 @@ _NO_BOXES = "no boxes"
 @DATA_FORMAT_REGISTRY.register()
 @dataclass(frozen=True, kw_only=True)
 class Voc(DataFormat):
-    """Images of a list with boxes, masks or both, in a VOC devkit or other folders.
+    """Images with boxes, masks or both, in a VOC devkit or other folders.
 
     As in Detectron2's own VOC loader, 1 is taken from xmin and ymin, and ``difficult`` objects are
     kept; each annotation also has the integers "difficult" and "truncated". In masks class ``i``
@@ -49,8 +49,6 @@ class Voc(DataFormat):
     annotates: tuple[str, ...] = (BOXES.task,)
 
     def __post_init__(self) -> None:
-        if self.ids is None:
-            raise UserError("needs a list of ids, like Main/train")
         if self.year not in (2007, 2012):
             raise UserError(f"year {self.year}, choose 2007 (11-point AP) or 2012 (area AP)")
 
@@ -59,7 +57,8 @@ class Voc(DataFormat):
         class_ids = {name: i for i, name in enumerate(classes)}
         folder = source.root / self.annotations if BOXES.task in self.annotates else None
         has_masks = MASKS.task in self.annotates
-        masks = MaskFolders(self.masks, source, 1 + len(classes)) if has_masks else None
+        names = ("background", *classes)
+        masks = MaskFolders(self.masks, source, names) if has_masks else None
         wanted = [kind.dataset_key for kind in self.can_annotate if kind.task in self.annotates]
         enough, issues = all if self.only_complete else any, source.issues
         records = []
@@ -69,7 +68,7 @@ class Voc(DataFormat):
             if self.only_complete and (lacking := _lacking(image_id, file, masks)):
                 issues.leave_out(image_id, lacking)
                 continue
-            if file and (boxes := _read_boxes(file, record, class_ids, issues)) is not None:
+            if file and (boxes := _read_boxes(file, record, class_ids, source)) is not None:
                 record["annotations"] = boxes
             if masks and (mask := masks.find(image_id, record, issues)) is not None:
                 record["sem_seg_file_name"] = mask
@@ -120,8 +119,9 @@ def _find_classes(source: Source) -> list[str]:
     names: set[str] = set()
     for split in source.splits:
         assert isinstance(split, Voc)
-        for image_id in source.ids_of(split) or ():
-            file = source.root / split.annotations / f"{image_id}.xml"
+        folder, ids = source.root / split.annotations, source.ids_of(split)
+        listed = None if ids is None else [folder / f"{image_id}.xml" for image_id in ids]
+        for file in folder.rglob("*.xml") if listed is None else listed:
             try:
                 names.update(entry.name for entry in read_voc_xml(file).objects)
             except (OSError, ValueError):
@@ -142,8 +142,9 @@ def _is_boxless(record: dict, masks: MaskFolders) -> bool:
 
 
 def _read_boxes(
-    file: Path, record: dict, class_ids: dict[str, int], issues: DatasetIssues
+    file: Path, record: dict, class_ids: dict[str, int], source: Source
 ) -> list[dict] | None:
+    issues = source.issues
     try:
         annotation = read_voc_xml(file)
     except (OSError, UserError) as error:
@@ -157,6 +158,8 @@ def _read_boxes(
     annotations, faulty = [], False
     for number, entry in enumerate(annotation.objects):
         where = f"{file}: object {number} ({entry.name})"
+        if source.leaves_out(entry.name):
+            continue
         if entry.name not in class_ids:
             issues.add(where, f"class not among the card's{or_rather(entry.name, class_ids)}")
         elif fault := box_fault(entry.box, size):

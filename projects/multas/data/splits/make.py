@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
@@ -166,7 +166,7 @@ def mask_counts(
     for record in records:
         image_id = _new_id(record, image_root, counts, MASKS)
         file = record["sem_seg_file_name"]
-        values = np.setdiff1d(read_mask(file), ignore_label).tolist()
+        values = np.setdiff1d(read_mask(file, record.get(MASK_VALUES)), ignore_label).tolist()
         if values and values[-1] >= len(class_names):
             raise UserError(
                 f"{file}: value {values[-1]} is beyond the {len(class_names)} classes and not the "

@@ -12,6 +12,7 @@ from detectron2.data import transforms as T
 from fvcore.common.registry import Registry
 
 from multas.data.transforms.crops import CenterCrop, CropOrExpand, RandomAreaCrop, ShiftedCrop
+from multas.data.transforms.place import with_own_rows
 from multas.util.errors import UserError
 from multas.util.names import check_choice
 
@@ -42,10 +43,8 @@ class StretchTransform(T.Transform):
         return self._resize(segmentation, cv2.INTER_NEAREST)
 
     def _resize(self, pixels: np.ndarray, interpolation: int) -> np.ndarray:
-        if pixels.strides[1] < 0:
-            # A mirrored view must be copied, which NumPy does 30 times as slowly.
-            pixels = cv2.flip(pixels[:, ::-1], 1).reshape(pixels.shape)
-        resized = cv2.resize(pixels, (self.size, self.size), interpolation=interpolation)
+        size = self.size, self.size
+        resized = cv2.resize(with_own_rows(pixels), size, interpolation=interpolation)
         return resized.reshape(self.size, self.size, *pixels.shape[2:])
 
     def inverse(self) -> T.Transform:
@@ -126,13 +125,6 @@ class PhotometricDistortion(T.Augmentation):
 @AUGMENTATION_REGISTRY.register()
 def single_shot(cfg: CfgNode) -> list[T.Augmentation]:
     """The recipe of (Lê and Pham, ICCVW 2023): resize, colours, crop or expand, flip."""
-    if cfg.MODEL.MASK_ON and cfg.INPUT.MASK_FORMAT == "bitmask":
-        # Outside of the image a label map is unlabelled but an instance mask is empty; a transform
-        # cannot tell which of the two Detectron2 gives it.
-        raise UserError(
-            "INPUT.AUGMENTATION 'single_shot' cannot expand instance masks of INPUT.MASK_FORMAT "
-            "'bitmask'; set it to 'polygon'."
-        )
     first = [ResizeToSquare(cfg.INPUT.SQUARE_SIZE)] if cfg.INPUT.SQUARE_SIZE else []
     crop = CropOrExpand(mask_value=cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE)
     return [*first, PhotometricDistortion(cfg.INPUT.FORMAT), crop, *_flip(cfg)]

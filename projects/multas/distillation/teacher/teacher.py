@@ -1,5 +1,6 @@
 """The teacher: only ever run forward, its weights fixed or following the student's."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -27,6 +28,8 @@ from multas.modeling.strict_loading import WeightsMisfit, load_strictly
 from multas.modeling.weight_files import check_is_file
 from multas.util.errors import UserError
 from multas.util.required_files import require_file
+
+logger = logging.getLogger(__name__)
 
 KEY = "MODEL.DISTILLATION.TEACHER"
 
@@ -85,6 +88,15 @@ class Teacher:
             cfg.MODEL.META_ARCHITECTURE = cfg.MODEL.DISTILLATION.STUDENT
             merge_opts(cfg, options.OPTS)
         cfg.MODEL.DEVICE = student_cfg.MODEL.DEVICE
+        description = cfg.dump()
+        if options.WEIGHTS:
+            cfg.MODEL.WEIGHTS = options.WEIGHTS  # so that no pretrained backbone is looked for
+        elif not options.EMA_DECAY:
+            logger.warning(
+                f"{key}.WEIGHTS is empty: but for its pretrained backbone "
+                f"({cfg.MODEL.TIMM.PRETRAINED}) the teacher is random. Let paths tap its layers "
+                "below backbone.bottom_up alone."
+            )
         with building(cfg):
             model = build_model(cfg)
         if options.WEIGHTS:
@@ -97,7 +109,7 @@ class Teacher:
                 ) from error
         precision = teacher_precision(options.PRECISION, torch.device(cfg.MODEL.DEVICE))
         follows = mean_teacher if mean_teacher.decay else None
-        return cls(model, cfg.INPUT.FORMAT, follows, precision, cfg.dump(), options.WEIGHTS)
+        return cls(model, cfg.INPUT.FORMAT, follows, precision, description, options.WEIGHTS)
 
     @staticmethod
     def load_config(config_file: str, opts: Sequence) -> CfgNode:
@@ -279,5 +291,10 @@ def check_teacher_files(options: CfgNode, key: str) -> None:
     if config or not options.EMA_DECAY:
         cure = "Give the teacher's own config (train it first with train_net.py --config-file)."
         require_file(config, f"{key}.CONFIG_FILE", (".yaml", ".yml"), cure)
-    if options.WEIGHTS or not options.EMA_DECAY:
+    # A pretrained backbone needs no training to be a teacher.
+    if options.WEIGHTS or not (options.EMA_DECAY or _is_pretrained(options)):
         check_is_file(options.WEIGHTS, f"{key}.WEIGHTS")
+
+
+def _is_pretrained(options: CfgNode) -> bool:
+    return bool(Teacher.load_config(options.CONFIG_FILE, options.OPTS).MODEL.TIMM.PRETRAINED)

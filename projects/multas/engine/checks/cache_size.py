@@ -36,6 +36,8 @@ def check_cache(cfg: CfgNode, model: nn.Module, loader: TrainLoader | TaskLoader
                 "INPUT.VIEWS (4: four augmented views of each image), or FOLDER to ''."
             )
         count = len(dataset) * dataset.views * max(len(cfg.INPUT.MULTI_SCALE.SIZES), 1)
+        if dataset.mixing is not None:
+            count *= 2  # mixed, and alone at the end
         inputs = [dataset[Index(0, 0)]]
         teachers = [distillation.teachers[i] for i in asked]
         size = sum(t.bytes_kept(t.inputs(inputs, cfg.INPUT.FORMAT)) for t in teachers)

@@ -9,6 +9,7 @@ from multas.data.task_batches import training_sets
 from multas.deploy.exported_model import NAME as EXPORTED
 from multas.distillation.teacher.build import check_teachers
 from multas.engine.checkpoint_files import has_checkpoints
+from multas.modeling.timm_models import HUB
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
 
@@ -35,6 +36,10 @@ def check_files(cfg: CfgNode, args: Namespace) -> None:
     if begins and (weights or args.eval_only) and "://" not in weights and not exported:
         check_is_file(weights, "MODEL.WEIGHTS")
         read_weights(weights)
+    pretrained = cfg.MODEL.TIMM.PRETRAINED
+    if not weights and not args.eval_only and pretrained not in ("", HUB):
+        check_is_file(pretrained, "MODEL.TIMM.PRETRAINED")
+        read_weights(pretrained)
     if args.eval_only and not cfg.DATASETS.TEST:
         raise UserError("DATASETS.TEST is empty: name the data sets to evaluate the model on.")
     distillation = cfg.MODEL.DISTILLATION

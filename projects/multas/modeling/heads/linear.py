@@ -58,12 +58,21 @@ class LinearClassificationHead(TaskHead):
     def losses(
         self, predictions: Tensor, features: Features, annotations: list[Any], image_size: Size
     ) -> dict[str, Tensor]:
-        """Loss "loss_class": softmax cross-entropy, the mean over the images with a label (int)."""
+        """Loss "loss_class": softmax cross-entropy, the mean over the images with a label.
+
+        A label is a class (int), or the shares of classes (a dict) in an image mixed of several.
+        """
         index, labels = annotated_images(annotations)
         if not index:
             return {"loss_class": connected_zero(predictions)}
-        targets = torch.tensor([int(label) for label in labels], device=predictions.device)
         logits = full_precision(pick_images(predictions, index))
+        if any(isinstance(label, dict) for label in labels):
+            targets = torch.zeros_like(logits)
+            for row, label in zip(targets, labels, strict=True):
+                for number, share in (label if isinstance(label, dict) else {label: 1.0}).items():
+                    row[int(number)] = share
+        else:
+            targets = torch.tensor([int(label) for label in labels], device=predictions.device)
         return {"loss_class": F.cross_entropy(logits, targets)}
 
     def inference(

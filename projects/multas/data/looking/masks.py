@@ -1,0 +1,231 @@
+"""Looks for semantic masks: folders of images of few values, which are named like other images."""
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import takewhile
+from pathlib import PurePath
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from multas.data.looking.inventory import (
+    Inventory,
+    Reading,
+    find_lists,
+    join,
+    parent,
+    split_names,
+)
+from multas.data.looking.mask_classes import mask_classes
+from multas.data.looking.roles import role_of
+from multas.util.errors import UserError
+
+_TRIED = 20  # images that are opened to know what a folder has
+_MOST_VALUES = 64  # of a mask; a photograph has more
+_NAMES = ("mask", "label", "annotation", "seg", "semantic", "gt", "groundtruth", "trimap")
+_OF_INSTANCES = ("instance", "object", "panoptic")
+
+
+class Pair(NamedTuple):
+    """A folder of images and one of their masks."""
+
+    images: str
+    masks: str
+    suffix: str  # what the names of the masks have behind those of the images
+    stems: frozenset[str]  # the names without extension of the images that have a mask
+
+
+def look_for_masks(found: Inventory, boxes: Reading | None) -> tuple[Reading | None, set[str]]:
+    """The card of the masks of a folder, or None if there are none.
+
+    Args:
+        found: what lies in the folder.
+        boxes: how its boxes are read. Masks of the same images get splits of the same names.
+
+    Returns:
+        The reading, and the paths of all images that are masks, used or not.
+
+    Raises:
+        UserError: if several folders have masks of the same images.
+    """
+    notes: list[str] = []
+    pairs, folders = _find_pairs(found, notes)
+    masks = {join(folder, name) for folder in folders for name in found.images[folder]}
+    splits, images = (_splits_of if boxes else _own_splits)(found, pairs, notes, boxes)
+    if not splits:
+        return None, masks
+    used = [pair for pair in pairs if any(s["masks"] == pair.masks for s in splits.values())]
+    keys = mask_classes(found, [pair.masks for pair in used], boxes, notes)
+    return Reading("masks", {"format": "masks", **keys, "splits": splits}, notes, images), masks
+
+
+def _find_pairs(found: Inventory, notes: list[str]) -> tuple[list[Pair], set[str]]:
+    """Folders of images and of their masks, and all folders that have masks."""
+    stems = {folder: found.stems(folder) for folder in found.images}
+    matches = {
+        (images, masks): _match(stems[images], stems[masks])
+        for images in stems for masks in stems
+        if images != masks and not _are_apart(images, masks)
+    }  # fmt: skip
+    matches = {key: match for key, match in matches.items() if match[1]}
+    kinds = {folder: _kind_of(found, folder) for folder in {f for key in matches for f in key}}
+    choices: dict[str, list[Pair]] = {}
+    for (images, masks), (suffix, common) in matches.items():
+        if kinds[masks] and (not kinds[images] or (_is_named(masks) and not _is_named(images))):
+            choices.setdefault(images, []).append(Pair(images, masks, suffix, common))
+    folders = {pair.masks for own in choices.values() for pair in own}
+    for folder in sorted(folders):
+        if kinds[folder] != "masks":
+            notes.append(f"{folder} is passed over: {kinds[folder]}")
+    pairs = []
+    for images, own in choices.items():
+        usable = [p for p in own if kinds[p.masks] == "masks"]
+        if images not in folders and usable:
+            pairs.append(_nearest(images, usable))
+    return _merged(pairs), folders
+
+
+def _is_named(folder: str) -> bool:
+    """Whether a folder is called as those of masks are."""
+    return any(word in PurePath(folder).name.lower() for word in _NAMES)
+
+
+def _are_apart(images: str, masks: str) -> bool:
+    """Whether the paths of two folders tell different splits."""
+    roles = role_of(images), role_of(masks)
+    return all(roles) and roles[0] != roles[1]
+
+
+def _match(images: set[str], masks: set[str]) -> tuple[str, frozenset[str]]:
+    """What names of masks have behind those of images, and the images that have a mask.
+
+    Less than half of both are no match.
+    """
+    same = images & masks
+    suffix = ""
+    if 2 * len(same) < min(len(images), len(masks)):
+        tried = sorted(masks)[:: max(1, len(masks) // _TRIED)]
+        ends = [stem[n:] for stem in tried for n in range(1, len(stem)) if stem[:n] in images]
+        suffix = max(Counter(ends).items(), key=lambda item: item[1], default=("", 0))[0]
+        same = {stem for stem in images if suffix and stem + suffix in masks}
+    enough = 2 * len(same) >= min(len(images), len(masks))
+    return suffix, frozenset(same if enough else ())
+
+
+def _kind_of(found: Inventory, folder: str) -> str:
+    """What a folder has: "masks", "" for photographs, or why what looks like masks cannot be."""
+    names = found.images[folder]
+    kinds = []
+    for name in names[:: max(1, len(names) // _TRIED)][:_TRIED]:
+        try:
+            with Image.open(found.root / folder / name) as image:
+                kinds.append(_kind_of_image(image))
+        except Exception:  # Pillow has many for damaged files, which are reported by the loading
+            continue
+    return Counter(kinds).most_common(1)[0][0] if kinds else ""
+
+
+def _kind_of_image(image: Image.Image) -> str:
+    if image.format == "JPEG":
+        # It blurs the values, but black and white stay the most.
+        pixels = np.asarray(image.convert("L"))
+        is_binary = np.mean((pixels < 16) | (pixels > 239)) > 0.95 and np.ptp(pixels) > 200
+        return "its masks are JPEG files, which do not keep values; save PNG" if is_binary else ""
+    if image.mode in ("L", "P", "1", "I") or image.mode.startswith("I;16"):
+        return "masks" if len(np.unique(np.asarray(image))) <= _MOST_VALUES else ""
+    colors = image.convert("RGB").getcolors(_MOST_VALUES)
+    return "" if colors is None else "its masks have colours; save numbers of classes, 0, 1, …"
+
+
+def _nearest(images: str, choices: Sequence[Pair]) -> Pair:
+    """The masks whose folder is nearest to that of the images; those of instances come last.
+
+    Raises:
+        UserError: if several are as near.
+    """
+
+    def rank(pair: Pair) -> tuple[bool | int, ...]:
+        of_instances = any(word in pair.masks.lower() for word in _OF_INSTANCES)
+        parts, others = images.split("/"), pair.masks.split("/")
+        ends = _number_equal(parts, others), _number_equal(parts[::-1], others[::-1])
+        return not of_instances, role_of(images) == role_of(pair.masks), *ends
+
+    best = max(map(rank, choices))
+    nearest = [pair for pair in choices if rank(pair) == best]
+    if len(nearest) > 1:
+        names = " and ".join(pair.masks for pair in nearest)
+        raise UserError(f"{names} both have masks of the images in {images}; write a card for one")
+    return nearest[0]
+
+
+def _number_equal(parts: Sequence[str], others: Sequence[str]) -> int:
+    """How many of the first names are the same."""
+    pairs = zip(parts, others, strict=False)
+    return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
+
+
+def _merged(pairs: Sequence[Pair]) -> list[Pair]:
+    """The pairs, those of images/a and masks/a joined with those of images/b and masks/b."""
+    joined: dict[tuple[str, str, str], set[str]] = {}
+    for pair in pairs:
+        images, masks, stems = pair.images, pair.masks, set(pair.stems)
+        while "/" in images and "/" in masks and images.split("/")[-1] == masks.split("/")[-1]:
+            last = PurePath(images).name
+            if role_of(last):
+                break
+            images, masks, stems = parent(images), parent(masks), {f"{last}/{s}" for s in stems}
+        joined.setdefault((images, masks, pair.suffix), set()).update(stems)
+    return [Pair(*key, frozenset(stems)) for key, stems in joined.items()]
+
+
+def _own_splits(
+    found: Inventory, pairs: Sequence[Pair], notes: list[str], _: Reading | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]]]:
+    """The splits of masks alone, and the images of each."""
+    splits, images = {}, {}
+    for place, name in split_names([pair.images for pair in pairs]).items():
+        pair = next(pair for pair in pairs if pair.images == place)
+        notes.append(f"{pair.masks} has masks of the {len(pair.stems)} images in {place}")
+        stems = {_stem(path, place): path for path in found.below(place)}
+        tasks = ("Main", "Segmentation")
+        lists = find_lists(found, parent(place), stems, (), tasks) if len(pairs) == 1 else {}
+        for split, (key, ids) in (lists or {name: ("", list(stems))}).items():
+            own = [image_id for image_id in ids if image_id in pair.stems]
+            if own:
+                splits[split] = _split(pair, key, len(own) < len(ids), split, notes)
+                images[split] = {stems[image_id] for image_id in own}
+    return splits, images
+
+
+def _splits_of(
+    found: Inventory, pairs: Sequence[Pair], notes: list[str], boxes: Reading | None
+) -> tuple[dict[str, dict[str, Any]], dict[str, set[str]]]:
+    """The splits of masks on the images of boxes, and the images of each."""
+    assert boxes is not None
+    splits, images = {}, {}
+    for name, paths in boxes.images.items():
+        place = boxes.card["splits"][name]
+        folder = str(place.get("images") or place.get("files"))
+        for pair in (pair for pair in pairs if pair.images == folder):
+            own = {path for path in paths if _stem(path, folder) in pair.stems}
+            key = place.get("json") or place.get("ids", "")
+            if own:
+                notes.append(f"{pair.masks} has masks of {len(own)} images of {name}")
+                splits[name] = _split(pair, key, len(own) < len(paths), name, notes)
+                images[name] = own
+    return splits, images
+
+
+def _split(pair: Pair, ids: str, is_partial: bool, name: str, notes: list[str]) -> dict[str, Any]:
+    split: dict[str, Any] = {"images": pair.images, "masks": pair.masks}
+    split |= {"ids": ids} if ids else {}
+    split |= {"mask_suffix": pair.suffix} if pair.suffix else {}
+    if is_partial:
+        notes.append(f"not all images of {name} have a mask: those are left out")
+    return split | ({"only_complete": True} if is_partial else {})
+
+
+def _stem(path: str, folder: str) -> str:
+    relative = PurePath(path) if folder == "." else PurePath(path).relative_to(folder)
+    return relative.with_suffix("").as_posix()

@@ -1,0 +1,427 @@
+"""Finding out what a folder has: layouts as tools write them, and as users leave them."""
+
+import json
+
+import numpy as np
+import pytest
+import yaml
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from PIL import Image
+
+from image_files import HEIGHT, WIDTH, write_image
+from multas.data import DatasetError, register_card
+from multas.data.looking.find import find_card, find_cards
+from multas.data.looking.roles import role_of, roles
+from multas.util.errors import UserError
+
+PHOTO = object()
+BOX = "0 0.5 0.5 0.5 0.5\n"
+RNG = np.random.default_rng(0)
+
+
+def voc(*names):
+    part = "<bndbox><xmin>2</xmin><ymin>3</ymin><xmax>20</xmax><ymax>20</ymax></bndbox>"
+    objects = "".join(f"<object><name>{name}</name>{part}</object>" for name in names)
+    return f"<annotation>{objects}</annotation>"
+
+
+def coco(files, categories=("cat", "dog"), **more):
+    images = [
+        {"id": i, "file_name": f, "width": WIDTH, "height": HEIGHT} for i, f in enumerate(files)
+    ]
+    boxes = [
+        {"id": i, "image_id": i, "category_id": 1, "bbox": [1, 2, 9, 8], "area": 72, "iscrowd": 0}
+        for i in range(len(files))
+    ]
+    table = [{"id": i, "name": name} for i, name in enumerate(categories, start=1)]
+    return {"images": images, "annotations": boxes, "categories": table, **more}
+
+
+def mask(*values):
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    pixels[5 : 5 + len(values), 3:9] = np.array(values)[:, None]
+    return pixels
+
+
+@pytest.fixture
+def lay(tmp_path):
+    """``lay({path: content})`` makes a folder: photographs, masks (arrays), JSON, YAML, texts."""
+
+    def write(files, name="my set"):
+        for path, content in files.items():
+            file = tmp_path / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if content is PHOTO:
+                pixels = RNG.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8)
+                Image.fromarray(pixels).save(file)
+            elif isinstance(content, np.ndarray):
+                Image.fromarray(content).save(file)
+            elif isinstance(content, str):
+                file.write_text(content)
+            else:
+                dump = json.dumps if path.endswith(".json") else yaml.safe_dump
+                file.write_text(dump(content))
+        return tmp_path / name
+
+    return write
+
+
+def sizes(card):
+    """The number of images of each split, and of annotated ones among them."""
+    register_card(card)
+    found = {}
+    for split in card["splits"]:
+        records = DatasetCatalog.get(f"{card['name']}_{split}")
+        keys = ("annotations", "sem_seg_file_name", "label")
+        found[split] = (len(records), sum(any(k in r for k in keys) for r in records))
+    return found
+
+
+def photos(pattern, *names):
+    return {pattern.format(name): PHOTO for name in names}
+
+
+def texts(pattern, *names):
+    return {pattern.format(name): BOX for name in names}
+
+
+VOC = {
+    "devkit": (
+        {**photos("JPEGImages/{}.jpg", *"abc"), "Annotations/a.xml": voc("dog"),
+         "Annotations/b.xml": voc("cat"), "Annotations/c.xml": voc(),
+         "ImageSets/Main/train.txt": "a\nb\n", "ImageSets/Main/val.txt": "c\n",
+         "ImageSets/Main/dog_train.txt": "a 1\nb -1\n", "ImageSets/Layout/train.txt": "a\n",
+         "ImageSets/Half/trainval.txt": "a\n", "README.txt": "three pets\n"},
+        {"train": "Main/train", "val": "Main/val", "half": "Half/trainval"},
+        {"train": (2, 2), "val": (1, 1), "half": (1, 1)}),
+    "flat": (
+        {**photos("{}.jpg", "a b", "ü"), "a b.xml": voc("cat"), "ü.xml": voc("dog")},
+        {"all": {}}, {"all": (2, 2)}),
+    "partly labelled": (
+        {**photos("JPEGImages/{}.jpg", *"abcd"), "Annotations/a.xml": voc("dog"),
+         "Annotations/b.xml": voc("cat")},
+        {"all": {"only_complete": True}, "unlabeled": {"annotates": [], "without": ["all"]}},
+        {"all": (2, 2), "unlabeled": (2, 0)}),
+    "a folder for each split": (
+        {**photos("train/{}.jpg", *"ab"), "train/a.xml": voc("dog"), "train/b.xml": voc("cat"),
+         **photos("valid/{}.jpg", "c"), "valid/c.xml": voc("cat")},
+        {"train": {"images": "train", "annotations": "train"},
+         "val": {"images": "valid", "annotations": "valid"}},
+        {"train": (2, 2), "val": (1, 1)}),
+    "a test list without labels": (
+        {**photos("JPEGImages/{}.jpg", *"abc"), "Annotations/a.xml": voc("dog", "cat"),
+         "ImageSets/Main/train.txt": "a\n", "ImageSets/Main/test.txt": "b\nc\n"},
+        {"train": "Main/train", "test": {"ids": "Main/test", "annotates": []}},
+        {"train": (1, 1), "test": (2, 0)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "splits", "numbers"), VOC.values(), ids=VOC)
+def test_voc(lay, files, splits, numbers):
+    folder = lay(files)
+    (card,), notes = find_cards(folder)
+    assert (card["name"], card["format"], card["root"]) == ("my_set", "voc", str(folder))
+    assert card["classes"] == ["cat", "dog"]
+    assert card["splits"] == splits
+    assert sizes(card) == numbers
+    assert any("VOC's XML files" in note for note in notes)
+
+
+COCO = {
+    "COCO's own": (
+        {**photos("train2017/{}.jpg", "1", "2"), **photos("val2017/{}.jpg", "1"),
+         "annotations/instances_train2017.json": coco(["1.jpg", "2.jpg"]),
+         "annotations/instances_val2017.json": coco(["1.jpg"]),
+         "annotations/captions_val2017.json": coco(["1.jpg"], annotations=[{"caption": "a cat"}]),
+         "annotations/person_keypoints_val2017.json": coco(["1.jpg"])},
+        {"train": (2, 2), "val": (1, 1)}),
+    "Roboflow": (
+        {**photos("train/{}.jpg", "a", "b"), **photos("valid/{}.jpg", "a"),
+         "train/_annotations.coco.json": coco(["a.jpg", "b.jpg"]),
+         "valid/_annotations.coco.json": coco(["a.jpg"])},
+        {"train": (2, 2), "val": (1, 1)}),
+    "one folder of images": (
+        {**photos("images/{}.jpg", *"abcd"), "train.json": coco(["a.jpg", "b.jpg"]),
+         "test.json": coco(["c.jpg"]), "all.json": coco(["a.jpg", "b.jpg", "c.jpg"])},
+        {"train": (2, 2), "test": (1, 1), "unlabeled": (1, 0)}),
+    "Label Studio": (
+        {**photos("images/{}.jpg", "a"), "result.json": coco(["images/a.jpg"])},
+        {"all": (1, 1)}),
+    "images to be labelled": (
+        {**photos("train2017/{}.jpg", "a"), **photos("unlabeled2017/{}.jpg", "b", "c"),
+         "annotations/instances_train2017.json": coco(["a.jpg"]),
+         "annotations/image_info_unlabeled2017.json": {"images": coco(["b.jpg"])["images"]}},
+        {"train": (1, 1), "unlabeled": (1, 0)}),
+    "files of other images": (
+        {**photos("val2017/{}.jpg", "a"), "annotations/instances_val2017.json": coco(["a.jpg"]),
+         "annotations/instances_train2017.json": coco(["x.jpg"]), "package.json": {"name": "x"},
+         "broken.json": "{"},
+        {"val": (1, 1)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "numbers"), COCO.values(), ids=COCO)
+def test_coco(lay, files, numbers):
+    (card,), notes = find_cards(lay(files))
+    assert (card["format"], card["classes"]) == ("coco", ["cat", "dog"])
+    assert sizes(card) == numbers
+    assert "only" not in card and any("is COCO's, its" in note for note in notes)
+
+
+def test_categories_that_differ_or_are_groups(lay):
+    files = {**photos("images/{}.jpg", "a", "b"), "val.json": coco(["b.jpg"], ["dog"])}
+    groups = [{"id": 0, "name": "pets", "supercategory": "none"}]
+    table = [*groups, *({**c, "supercategory": "pets"} for c in coco([])["categories"])]
+    card = find_card(lay({**files, "train.json": {**coco(["a.jpg"]), "categories": table}}))
+    assert card["classes"] == ["pets", "cat", "dog"] and card["only"] == ["cat", "dog"]
+    assert sizes(card) == {"train": (1, 1), "val": (1, 1)}
+    own = [DatasetCatalog.get(f"my_set_{split}")[0]["annotations"] for split in ("train", "val")]
+    assert [objects[0]["category_id"] for objects in own] == [0, 1]
+    assert MetadataCatalog.get("my_set_val").thing_classes == ["cat", "dog"]
+
+
+YOLO = {
+    "data.yaml": (
+        {**photos("images/train/{}.jpg", *"ab"), "labels/train/a.txt": BOX,
+         **photos("images/val/{}.jpg", *"cd"), "labels/val/c.txt": BOX,
+         "data.yaml": {"train": "images/train", "val": "images/val", "test": "images/test",
+                       "names": ["cat", "dog"]}},
+        {"train": "images/train", "val": "images/val"}, {"train": (2, 2), "val": (2, 2)}),
+    "Roboflow": (
+        {**photos("train/images/{}.jpg", *"ab"), **texts("train/labels/{}.txt", *"ab"),
+         **photos("test/images/{}.jpg", "c"),
+         "data.yaml": {"train": "../train/images", "test": "../test/images", "nc": 2,
+                       "names": ["cat", "dog"]}},
+        {"train": "train/images", "test": {"files": "test/images", "annotates": []}},
+        {"train": (2, 2), "test": (1, 0)}),
+    "paths of Colab": (
+        {**photos("train/images/{}.jpg", *"ab"), **texts("train/labels/{}.txt", *"ab"),
+         "data.yaml": {"train": "/content/pets/train/images", "val": "/content/pets/valid/images",
+                       "names": {0: "cat", 1: "dog"}}},
+        {"train": "train/images"}, {"train": (2, 2)}),
+    "no data.yaml": (
+        {**photos("images/train/x/{}.jpg", "a"), "labels/train/x/a.txt": BOX,
+         **photos("images/train/y/{}.jpg", "a"), "labels/train/y/a.txt": BOX,
+         **photos("images/val/{}.jpg", "c"), "labels/val/c.txt": BOX,
+         "labels/classes.txt": "cat\ndog\n", "classes.txt": "cat\ndog\n"},
+        {"train": "images/train", "val": "images/val"}, {"train": (2, 2), "val": (1, 1)}),
+    "text beside the image": (
+        {**photos("{}.png", "a", "b"), "a.txt": BOX, "b.txt": "1 0.5 0.5 0.2 0.2\n",
+         "classes.txt": "cat\ndog\n"},
+        {"all": "."}, {"all": (2, 2)}),
+    "hardly begun": (
+        {**photos("images/{}.jpg", *"abcd"), "labels/a.txt": BOX, "obj.names": "cat\ndog\n"},
+        {"all": {"files": "images", "only_complete": True},
+         "unlabeled": {"files": "images", "annotates": [], "without": ["all"]}},
+        {"all": (1, 1), "unlabeled": (3, 0)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "splits", "numbers"), YOLO.values(), ids=YOLO)
+def test_yolo(lay, files, splits, numbers):
+    (card,), _ = find_cards(lay(files))
+    assert (card["name"], card["format"], card["classes"]) == ("my_set", "yolo", ["cat", "dog"])
+    assert card["splits"] == splits
+    assert sizes(card) == numbers
+
+
+def test_numbers_without_names(lay):
+    card, notes = find_cards(lay({**photos("{}.jpg", "a"), "a.txt": "2 0.5 0.5 0.1 0.1\n"}))
+    assert card[0]["classes"] == ["class_0", "class_1", "class_2"]
+    assert any("nothing names the classes" in note for note in notes)
+
+
+MASKS = {
+    "values alone": (
+        {**photos("images/{}.jpg", *"abc"), "masks/a.png": mask(1), "masks/b.png": mask(2, 255)},
+        {"classes": ["background", "class_1", "class_2"],
+         "splits": {"all": {"only_complete": True},
+                    "unlabeled": {"annotates": [], "without": ["all"]}}},
+        {"all": (2, 2), "unlabeled": (1, 0)}),
+    "black and white": (
+        {**photos("train/{}.jpg", "a"), "train_masks/a_mask.png": mask(255)},
+        {"classes": {0: "background", 255: "object"}, "only": ["object"], "mask_suffix": "_mask"},
+        {"train": (1, 1)}),
+    "names beside them": (
+        {**photos("img/train/{}.png", "1"), "ann/train/1.png": mask(1, 2),
+         **photos("img/val/{}.png", "1"), "ann/val/1.png": mask(2), "classes.txt": "wall\ndoor\n"},
+        {"classes": ["background", "wall", "door"]},
+        {"train": (1, 1), "val": (1, 1)}),
+    "CVAT's names, lists": (
+        {**photos("JPEGImages/{}.jpg", *"ab"), "SegmentationClass/a.png": mask(1),
+         "SegmentationClass/b.png": mask(0), "SegmentationObject/a.png": mask(1),
+         "SegmentationObject/b.png": mask(0), "ImageSets/Segmentation/train.txt": "a\n",
+         "ImageSets/Segmentation/val.txt": "b\n",
+         "labelmap.txt": "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndoor:9,9,9::\n"},
+        {"classes": ["background", "door"], "splits": {"train": "Segmentation/train",
+                                                       "val": "Segmentation/val"}},
+        {"train": (1, 1), "val": (1, 1)}),
+    "gaps": (
+        {**photos("images/{}.jpg", "a"), "masks/a.png": mask(7, 11),
+         "masks/categories.json": [{"value": 0, "name": "unlabeled"}, {"value": 7, "name": "road"},
+                                   {"value": 11, "name": "wall"}]},
+        {"classes": {0: "unlabeled", 7: "road", 11: "wall"}, "only": ["road", "wall"],
+         "ignore_label": 0},
+        {"all": (1, 1)}),
+    "sub-folders": (
+        {**photos("images/{}/1.jpg", *"xy"), **{f"labels/{x}/1.png": mask(1) for x in "xy"}},
+        {"classes": ["background", "object"], "images": "images", "masks": "labels"},
+        {"all": (2, 2)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "keys", "numbers"), MASKS.values(), ids=MASKS)
+def test_masks(lay, files, keys, numbers):
+    (card,), notes = find_cards(lay(files))
+    assert card["format"] == "masks"
+    assert {key: card.get(key) for key in keys} == keys, notes
+    assert sizes(card) == numbers
+
+
+def test_boxes_and_masks_take_two_cards_with_the_same_splits(lay):
+    photographs = photos("images/{}.jpg", *"abcde")
+    files = {
+        "annotations/train.json": coco(["a.jpg", "b.jpg"]),
+        "annotations/val.json": coco(["c.jpg", "d.jpg"]),
+        **{f"masks/{name}.png": mask(1, 2) for name in "abc"},
+    }
+    folder = lay({**photographs, **files})
+    (boxes, masks), _ = find_cards(folder)
+    assert (boxes["name"], masks["name"]) == ("my_set", "my_set_masks")
+    assert masks["classes"] == ["background", "cat", "dog"]
+    assert sizes(boxes) == {"train": (2, 2), "val": (2, 2), "unlabeled": (1, 0)}
+    assert sizes(masks) == {"train": (2, 2), "val": (1, 1)}
+    with pytest.raises(
+        UserError, match=r"boxes and masks.*my_set \(coco\), my_set_masks \(masks\)"
+    ):
+        find_card(folder)
+
+
+@pytest.mark.parametrize(
+    ("files", "classes", "numbers"),
+    [
+        (photos("{}.jpg", "cat/a", "cat/b", "dog/x/c"), ["cat", "dog"], {"all": (3, 3)}),
+        (photos("{}.jpg", "train/cat/a", "train/dog/b", "val/dog/c", "unlabeled/d"), ["cat", "dog"],
+         {"train": (2, 2), "val": (1, 1), "unlabeled": (1, 0)}),
+    ],
+    ids=["flat", "splits"],
+)  # fmt: skip
+def test_class_folders(lay, files, classes, numbers):
+    card = find_card(lay(files))
+    assert (card["format"], card["classes"]) == ("folders", classes)
+    assert sizes(card) == numbers
+
+
+def test_images_alone_are_unlabelled(lay):
+    card = find_card(lay(photos("train/{}.jpg", "a", "b")))
+    assert (card["format"], sizes(card)) == ("images", {"unlabeled": (2, 0)})
+    assert roles(card) == {"train": [], "val": [], "test": [], "unlabeled": ["unlabeled"]}
+
+
+def test_other_images_are_named_not_taken(lay):
+    files = {**photos("train/{}.jpg", "a"), "train/a.txt": BOX, **photos("plots/{}.png", "p")}
+    (card,), notes = find_cards(lay(files))
+    assert list(card["splits"]) == ["train"]
+    assert any("plots has 1 images without annotations, which are passed over" in n for n in notes)
+
+
+def test_a_card_or_a_file_may_be_named(lay):
+    files = {
+        **photos("images/{}.jpg", "a"), "labels/a.txt": BOX, "a.xml": voc("dog"),
+        "annotations/train.json": coco(["a.jpg"]),
+        "coco8.yaml": {"train": "images", "names": ["cat"]},
+        "own/my.yaml": {"name": "own", "format": "images", "root": "."},
+    }  # fmt: skip
+    folder = lay(files)
+    with pytest.raises(UserError) as error:
+        find_cards(folder)
+    assert "can be read as VOC and as COCO and as YOLO" in str(error.value).replace("\n", " ")
+    assert find_card(folder / "annotations" / "train.json")["format"] == "coco"
+    yolo = find_card(folder / "coco8.yaml")
+    assert (yolo["name"], yolo["format"], yolo["root"]) == ("coco8", "yolo", str(folder))
+    own = {"name": "own", "format": "images", "root": str(folder / "own")}
+    assert find_card(folder / "own") == find_card(folder / "own" / "my.yaml") == own
+
+
+WRONG = {
+    "empty": ({}, "has no data set: it has no images", "What is found by looking"),
+    "nothing known": ({"a.csv": "1,2"}, "it has no images", "format: voc"),
+    "XML without images": ({"Annotations/a.xml": voc("cat")}, "no folder has images of these"),
+    "COCO without images": ({"train.json": coco(["a.jpg"])}, "a.jpg, are nowhere in"),
+    "two devkits": (
+        {**photos("{}/JPEGImages/a.jpg", "VOC2007", "VOC2012"),
+         **{f"{y}/Annotations/a.xml": voc("cat") for y in ("VOC2007", "VOC2012")}},
+        "several VOC devkits: VOC2007, VOC2012"),
+    "two files of the same": (
+        {**photos("{}.jpg", "a"), "v1.json": coco(["a.jpg"]), "v2.json": coco(["a.jpg"])},
+        "v1.json and v2.json have the same images"),
+    "two cards": (
+        {f"{n}.yaml": {"name": n, "format": "images", "root": "."} for n in "ab"},
+        "has several cards: a.yaml, b.yaml"),
+    "two data.yaml": (
+        {f"{n}.yaml": {"train": "x", "names": ["a"]} for n in "ab"},
+        "several files like data.yaml: a.yaml, b.yaml"),
+    "two folders of masks": (
+        {**photos("images/{}.jpg", "a"), "labels/a.png": mask(1), "masks/a.png": mask(1)},
+        "labels and masks both have masks of the images in images"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "parts"), [(v[0], v[1:]) for v in WRONG.values()], ids=WRONG)
+def test_what_cannot_be_read_is_told_with_a_cure(lay, files, parts):
+    folder = lay({"notes.md": "x", **files})
+    with pytest.raises(UserError) as error:
+        find_cards(folder)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_place_that_is_no_folder(tmp_path):
+    with pytest.raises(UserError, match="does not exist; name a folder of data"):
+        find_cards(tmp_path / "nowhere")
+    write_image(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"is no card \(\.yaml\)"):
+        find_cards(tmp_path / "a.png")
+    (tmp_path / "bad.yaml").write_text("name: x")
+    with pytest.raises(DatasetError, match="key 'format' is missing"):
+        find_cards(tmp_path / "bad.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("train", "train"), ("instances_train2017", "train"), ("trainval", "train"),
+        ("train_val", "train"), ("valid", "val"), ("VAL", "val"), ("validation-set", "val"),
+        ("images/test", "test"), ("testing", "test"), ("unlabeled2017", "unlabeled"),
+        ("all", ""), ("latest", ""), ("half", ""), ("training", "train"),
+    ],
+)  # fmt: skip
+def test_roles_of_names(name, role):
+    assert role_of(name) == role
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ("train val test trainval half half2", (["train"], ["val"], ["test"], [])),
+        ("trainval test", (["trainval"], [], ["test"], [])),
+        ("half half2 quarter test", (["half"], [], ["test"], ["half2"])),
+        ("all", (["all"], [], [], [])),
+        ("train2017 val2017", (["train2017"], ["val2017"], [], [])),
+        ("train both_train seg_val det_val", (["train"], ["seg_val", "det_val"], [], [])),
+        ("a b unlabeled", (["a", "b"], [], [], ["unlabeled"])),
+    ],
+)  # fmt: skip
+def test_roles_of_cards(names, expected):
+    card = {"format": "voc", "splits": {name: f"Main/{name}" for name in names.split()}}
+    assert tuple(roles(card).values()) == expected
+
+
+@pytest.mark.parametrize("name", ["bccd", "chess", "coco128", "nuclei"])
+def test_real_data(shared_data, name):
+    if not (shared_data / name).is_dir():
+        pytest.skip(f"no {name}")
+    cards, _ = find_cards(shared_data / name)
+    assert len(cards) == (2 if name in ("coco128", "nuclei") else 1)
+    assert roles(cards[0])["train"] == ["train"] and roles(cards[0])["val"] == ["val"]
+    assert all(len(card["splits"]) >= 2 and register_card(card) for card in cards)
