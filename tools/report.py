@@ -10,6 +10,7 @@ the working directory, as in training.
 """
 
 import argparse
+import logging
 import shlex
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    setup_logger(name="multas")
+    setup_logger(name="multas").setLevel(logging.WARNING)
     require_writable(args.output, "--output")
     page = write_report(args.runs, args.output, baseline=args.baseline, datasets=args.datasets)
     print(f"Wrote {shlex.quote(str(Path(page)))}")

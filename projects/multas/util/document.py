@@ -94,21 +94,21 @@ _STYLE = """
           --link: #8ab8f5; }
 }
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground);
-       margin: 0 auto; max-width: 62rem; padding: 1.5rem; }
+       margin: 0 auto; max-width: 62rem; overflow-wrap: anywhere; padding: 1.5rem; }
 a { color: var(--link); }
 h1, h2, h3 { line-height: 1.25; margin: 1.6em 0 .5em; }
 h1 { margin-top: 0; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .8rem .25rem 0; text-align: right;
-         white-space: nowrap; }
+         overflow-wrap: normal; white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 th { border-bottom: 2px solid var(--strong); vertical-align: bottom; white-space: normal; }
 img, svg { height: auto; max-width: 100%; }
 img { background: #fff; }  /* plots are drawn in black */
 figure { margin: 1em 0; }
-figcaption { font-size: .87em; overflow-wrap: anywhere; }
-.whole { overflow-x: auto; }
+figcaption { font-size: .87em; }
+.whole { display: inline-block; max-width: 100%; overflow-x: auto; vertical-align: top; }
 .whole > * { max-width: none; }
 .gallery { display: grid; gap: .8rem; margin: 1em 0; }
 .gallery figure { margin: 0; min-width: 0; }

@@ -60,16 +60,15 @@ def exported_networks(run: Run) -> dict[str, list[Row]]:
     }
 
 
-def deploy_blocks(networks: Mapping[str, Sequence[Row]]) -> list[Block]:
-    """A table of each exported network, see :func:`exported_networks`."""
-    blocks: list[Block] = []
-    for stem, rows in networks.items():
+def deploy_blocks(networks: Sequence[Mapping[str, Sequence[Row]]]) -> list[Block]:
+    """A table of each exported network of some runs, see :func:`exported_networks`."""
+    if not networks:
+        return []
+    blocks: list[Block] = [Heading("Deployment")]
+    for stem, rows in (item for own in networks for item in own.items()):
         header, lines = cells(rows)
-        blocks += [Heading(f"Exported: {stem}", 3), Grid(header, lines)]
-    if blocks:
-        note = "Times are of one image, on the machine that exported it."
-        blocks = [Heading("Deployment"), *blocks, Paragraph(note)]
-    return blocks
+        blocks += [Heading(stem, 3), Grid(header, lines)]
+    return [*blocks, Paragraph("Times are of one image, on the machine that exported it.")]
 
 
 def command_blocks(
@@ -93,14 +92,14 @@ def command_blocks(
         f"{stem.rpartition('/')[0]}/{row.file}"
         for stem, rows in networks.items()
         for row in rows
-        if row.file and not row.file.endswith(".ts")
+        if row.file.endswith((".onnx", ".xml"))  # which it reads
     ]
     if files:
         lines += ["# and what that sees, in images, a video or from a camera"]
         lines += [
             f"python tools/predict.py --model {f}{shown} --output found/ IMAGE" for f in files
         ]
-    return [Heading(f"Run {run.name}"), Code("\n".join(lines))]
+    return [Heading(f"To run {run.name}"), Code("\n".join(lines))]
 
 
 def _duration(seconds: float) -> str:

@@ -73,20 +73,34 @@ def load_data(name: str) -> Data:
 def validation_set(cfg: CfgNode, data: Data, kind: Annotation) -> str:
     """The data set that a config has to choose on, annotated as ``data`` is; "" if there is none.
 
-    That is one of early stopping or of learned path weights, or the split ``val`` of the same card,
-    unless it is trained on.
+    That is one of early stopping or of learned path weights, or a split ``val`` of the same card,
+    if none of its images is trained or judged on.
     """
     card = data.metadata.get("card")
-    own = [n for n in DatasetCatalog.list() if n.endswith("_val") and card]
+    siblings = [
+        name
+        for name in DatasetCatalog.list()
+        if card and name.endswith("_val") and MetadataCatalog.get(name).get("card") == card
+    ]
     named = [
         cfg.SOLVER.EARLY_STOPPING.DATASET,
         *cfg.MODEL.DISTILLATION.AGGREGATION.get("DATA", ()),
-        *(name for name in own if MetadataCatalog.get(name).get("card") == card),
+        # Of toy_val and toy_both_val, that of toy_test is the former.
+        *sorted(siblings, key=lambda name: name != data.name.replace("test", "val")),
     ]
-    for name in filter(None, named):
-        annotates = MetadataCatalog.get(name).get("annotates", (kind.task,))
-        used = name in (data.name, *training_sets(cfg))
-        if name in DatasetCatalog.list() and kind.task in annotates and not used:
+    fitting = [
+        name
+        for name in dict.fromkeys(named)
+        if name in DatasetCatalog.list()
+        and kind.task in MetadataCatalog.get(name).get("annotates", (kind.task,))
+    ]
+    if not fitting:
+        return ""
+    trained = [name for name in training_sets(cfg) if name in DatasetCatalog.list()]
+    used = {r["file_name"] for name in trained for r in DatasetCatalog.get(name)}
+    used |= {record["file_name"] for record in data.records}
+    for name in fitting:
+        if used.isdisjoint(record["file_name"] for record in DatasetCatalog.get(name)):
             return name
     return ""
 

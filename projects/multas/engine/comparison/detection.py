@@ -122,7 +122,10 @@ def _curves(judged: Judged[DetectionResult], folder: Path) -> list[Block]:
         axes = ("recall", "precision")
         plot_curves(file, title, axes, curves, points=points, unit=True)
         pictures.append(Picture(file, f"precision and recall, {title}"))
-    note = "At IoU 0.5; a dot is where the best threshold of the class is."
+    note = (
+        "At IoU 0.5. A curve has the best precision at a recall or at a higher one; a dot is where "
+        "the best threshold of the class lies."
+    )
     if len(present) > MAX_CURVES:
         note += f" Of {len(present)} classes the {MAX_CURVES} most frequent have a plot."
     legend = Legend([(name, colour_of(i)) for i, name, _ in entries])

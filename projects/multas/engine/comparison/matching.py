@@ -109,7 +109,8 @@ def precision_curve(matches: Matches, category: int) -> tuple[np.ndarray, np.nda
         return RECALLS, np.mean(curves, axis=0) if curves else np.zeros_like(RECALLS)
     hits = matches.hits[matches.of(category)]
     recall, precision = precision_recall(hits, ~hits, matches.objects_of(category))
-    return recall, precision_envelope(precision)
+    best = precision_envelope(precision)
+    return np.append(recall[:1] * 0, recall), np.append(best[:1], best)
 
 
 def _sampled(recall: np.ndarray, precision: np.ndarray) -> np.ndarray:
@@ -178,7 +179,7 @@ def confusion(matches: Matches, thresholds: np.ndarray) -> np.ndarray:
 
 
 def image_f1(matches: Matches, thresholds: np.ndarray) -> np.ndarray:
-    """The F1 of each annotated image, in the order of ``truth``; 1 for nothing, if that is right."""
+    """The F1 of each annotated image, in the order of ``truth``; 1 for an empty one left empty."""
     size = len(matches.truth.image_index)
     shown = kept(matches, thresholds)
     right = np.bincount(matches.image[shown & matches.hits], minlength=size)

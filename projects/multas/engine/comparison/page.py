@@ -23,6 +23,7 @@ from multas.engine.comparison.predictions import Predictions, predictions_of
 from multas.engine.comparison.pseudo_labels import pseudo_label_blocks
 from multas.engine.comparison.runs import Run, read_runs
 from multas.engine.comparison.segmentation import judge_masks, mask_blocks, mask_panels
+from multas.engine.export_table import Row
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.document import Block, Heading, Paragraph, to_html
 from multas.util.errors import UserError
@@ -247,19 +248,27 @@ def _tasks(found: _Comparison, folder: Path) -> list[Block]:
 
 def _usage(found: _Comparison) -> list[Block]:
     """Exported networks, and the commands that use the runs."""
-    deploy: list[Block] = []
-    commands: list[Block] = []
-    networks: dict[str, Any] = {}
-    boxes = next((judged for judged in found.judged if judged.kind is BOXES), None)
+    networks: dict[str, dict[str, list[Row]]] = {}
     for run in found.runs:
         try:
-            own = costs.exported_networks(run)
+            networks[run.name] = costs.exported_networks(run)
         except UserError as error:
             found.notes.append(str(error))
-            own = {}
-        networks |= own
-        result = None if boxes is None else boxes.results.get(run.name)
-        threshold = np.nan if result is None else float(result.thresholds[-1])
-        commands += costs.command_blocks(run, own, threshold)
-    deploy = costs.deploy_blocks(networks)
-    return [*deploy, *commands]
+    blocks = costs.deploy_blocks([own for own in networks.values() if own])
+    best = _best(found)
+    if best is None:
+        return blocks
+    boxes = next((judged for judged in found.judged if judged.kind is BOXES), None)
+    result = None if boxes is None else boxes.results.get(best.name)
+    threshold = np.nan if result is None else float(result.thresholds[-1])
+    return [*blocks, *costs.command_blocks(best, networks.get(best.name, {}), threshold)]
+
+
+def _best(found: _Comparison) -> Run | None:
+    """The run with weights that is best where it was judged first, or else the last one."""
+    judged = [run for run in found.runs if run.weights is not None]
+    if not found.judged:
+        return judged[-1] if judged else None
+    first = found.judged[0]
+    figures = {name: METRICS[first.kind][0].of(r.figures) for _, name, r in first.entries()}
+    return max(judged, key=lambda run: np.nan_to_num(figures.get(run.name, -1.0), nan=-1.0))

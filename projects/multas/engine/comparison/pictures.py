@@ -21,6 +21,7 @@ BOX_LEGEND = Legend(
     [("ground truth", TRUTH), ("right", RIGHT), ("wrong", WRONG), ("missed (dashed)", MISSED)]
 )
 _MAX_BOXES = 60  # more are no picture
+_FONT = 13
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,15 @@ def draw_boxes(canvas: Canvas, boxes: Sequence[Box], file: Path, caption: str) -
         drawing.draw_box(corners, alpha=1, edge_color=box.colour, line_style=style)
     for box in boxes[:_MAX_BOXES]:  # nothing lies over a text
         if box.label:
-            at = np.clip(np.asarray(box.corners[:2]) * canvas.scale, 0, None)
-            drawing.draw_text(box.label, at, color=box.colour, horizontal_alignment="left")
+            left, top, right, _ = np.clip(np.asarray(box.corners) * canvas.scale, 0, None)
+            side = "left" if left < 0.75 * canvas.pixels.shape[1] else "right"
+            drawing.draw_text(
+                box.label,
+                (left if side == "left" else min(right, canvas.pixels.shape[1]), top),
+                font_size=_FONT,
+                color=box.colour,
+                horizontal_alignment=side,
+            )
     if len(boxes) > _MAX_BOXES:
         caption += f" (of {len(boxes)} boxes {_MAX_BOXES} are drawn)"
     return save_picture(drawing.output.get_image(), file, caption)

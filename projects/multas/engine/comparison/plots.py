@@ -20,6 +20,7 @@ _CELL = 0.29  # inches, of a matrix
 _TEXT, _LINE = "#1c2430", "#d5dae1"
 _MAX_POINTS = 400
 _MAX_NAME = 18
+_UNSAID = ("Date", "Creator", "Format", "Type")  # of what made a file
 _STYLES = ("-", "--", ":")
 
 Curve = tuple[np.ndarray, np.ndarray]
@@ -54,7 +55,8 @@ def plot_curves(
     Returns:
         The file.
     """
-    figure = Figure(figsize=SIZE, layout="constrained")
+    figure = Figure(figsize=SIZE)
+    figure.subplots_adjust(left=0.18, right=0.96, bottom=0.2, top=0.88)
     plot = _plain(figure.add_subplot())
     for number, curve in curves.items():
         style = _STYLES[number // len(COLOURS) % len(_STYLES)]
@@ -148,7 +150,7 @@ def _save(figure: Figure, file: Path) -> Path:
     style = {"svg.fonttype": "none", "svg.hashsalt": "/".join(file.parts[-2:])}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader has it
-        figure.savefig(file, format="svg", metadata={"Date": None})
+        figure.savefig(file, format="svg", metadata=dict.fromkeys(_UNSAID))
     image = file.read_text(encoding="utf-8")
     image = image.replace(_TEXT, f"var(--text, {_TEXT})").replace(_LINE, f"var(--line, {_LINE})")
     file.write_text(image, encoding="utf-8")

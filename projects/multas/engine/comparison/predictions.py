@@ -115,6 +115,13 @@ def _digest(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
     return hashlib.sha256(json.dumps([_VERSION, parts, images]).encode()).hexdigest()
 
 
+def as_png(labels: np.ndarray) -> bytes:
+    """A PNG file of class numbers (H, W)."""
+    file = io.BytesIO()
+    Image.fromarray(labels.astype(np.uint8 if labels.max() < 256 else np.uint16)).save(file, "png")
+    return file.getvalue()
+
+
 def _on_cpu(output: Mapping[str, Any]) -> dict[str, Any]:
     """What is kept of the outputs for an image."""
     kept: dict[str, Any] = {}
@@ -126,12 +133,7 @@ def _on_cpu(output: Mapping[str, Any]) -> dict[str, Any]:
             found.pred_boxes.tensor.float().numpy(),
         )
     if "sem_seg" in output:
-        labels = output["sem_seg"].argmax(dim=0).cpu().numpy()
-        png = io.BytesIO()
-        Image.fromarray(labels.astype(np.uint8 if labels.max() < 256 else np.uint16)).save(
-            png, "png"
-        )
-        kept["sem_seg"] = png.getvalue()
+        kept["sem_seg"] = as_png(output["sem_seg"].argmax(dim=0).cpu().numpy())
     if "scores" in output:
         scores = output["scores"].float().cpu()
         # Of equal scores the lower class is first, as for the evaluator.
