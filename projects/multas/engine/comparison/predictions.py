@@ -91,7 +91,7 @@ def predictions_of(run: Run, dataset: str, records: Sequence[dict[str, Any]]) ->
     outputs = []
     with torch.no_grad():
         loader = build_test_loader(run.cfg, records)
-        for batch in tqdm(loader, desc=f"{run.name} on {dataset}", unit="batch"):
+        for batch in tqdm(loader, desc=f"{run.name} on {dataset}", unit="batch", disable=None):
             outputs += [_on_cpu(output) for output in model(batch)]
     found = _collect(outputs, sum(p.numel() for p in model.parameters()))
     try:
