@@ -104,7 +104,7 @@ def precision_curve(matches: Matches, category: int) -> tuple[np.ndarray, np.nda
     that is not reached is 0.
     """
     if category == matches.num_classes:
-        present = np.flatnonzero(matches.objects)
+        present = np.flatnonzero(matches.objects).tolist()
         curves = [_sampled(*precision_curve(matches, k)) for k in present]
         return RECALLS, np.mean(curves, axis=0) if curves else np.zeros_like(RECALLS)
     hits = matches.hits[matches.of(category)]
