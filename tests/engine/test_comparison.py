@@ -6,23 +6,27 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from detectron2.config import get_cfg
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multas.config import add_multas_config
 from multas.data.class_names import with_class_names
 from multas.engine import Trainer
 from multas.engine.comparison import predictions as predicting
 from multas.engine.comparison.classification import judge_labels
 from multas.engine.comparison.data import Data, load_data
-from multas.engine.comparison.detection import judge_boxes
+from multas.engine.comparison.detection import box_blocks, box_panels, judge_boxes
+from multas.engine.comparison.differences import difference_blocks
+from multas.engine.comparison.figures import Judged
 from multas.engine.comparison.matching import (
     best_thresholds,
     confusion,
-    image_f1,
     kept,
     match,
+    mistakes,
     precision_recall_f1,
 )
 from multas.engine.comparison.predictions import Predictions, predictions_of
@@ -31,6 +35,7 @@ from multas.engine.comparison.segmentation import judge_masks
 from multas.evaluation import ClassificationEvaluator, VOCDetectionEvaluator
 from multas.evaluation.average_precision import average_precision_area, precision_recall
 from multas.util.annotation import BOXES, LABELS
+from multas.util.document import to_markdown
 from multas.util.errors import UserError
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -174,8 +179,9 @@ def test_every_object_and_every_box_is_in_the_confusion_once(seed):
     assert counts[:, :3].sum() == shown.sum()
     hits = np.bincount(matches.category[shown & matches.hits], minlength=3)
     assert np.diagonal(counts)[:3].tolist() == hits.tolist() and counts[3, 3] == 0
-    scores = image_f1(matches, thresholds)
-    assert ((scores >= 0) & (scores <= 1)).all() and len(scores) == (data.numbers >= 0).sum()
+    wrong = mistakes(matches, thresholds)
+    assert (wrong >= 0).all() and len(wrong) == (data.numbers >= 0).sum()
+    assert wrong.sum() == shown.sum() + matches.objects.sum() - 2 * hits.sum()
 
 
 @given(SEEDS)
@@ -220,3 +226,29 @@ def test_runs_have_the_shortest_names_that_tell_them_apart(tiny_cfg, tmp_path):
     (fault,) = run.faults()
     assert run.name == "student" and "interrupted after 2 of 3 iterations" in fault
     assert set(Data("none", []).tasks) == set() and BOXES.task == "det"
+
+
+def nothing_found() -> Predictions:
+    return predicting._collect([], 1)
+
+
+@pytest.mark.parametrize("images", [0, 3])
+def test_a_set_without_objects_and_a_model_without_boxes_are_judged(images, tmp_path):
+    name, classes = f"empty{images}", ["only"]
+    records = [{"image_id": i, "file_name": "", "annotations": []} for i in range(images)]
+    data = Data(name, records)
+    MetadataCatalog.get(name).set(thing_classes=classes, evaluator_type="pascal_voc")
+    DatasetCatalog[name] = lambda: records
+    matches = match(data, nothing_found(), 1)
+    thresholds = best_thresholds(matches)
+    assert np.isnan(thresholds).all()
+    assert confusion(matches, thresholds).tolist() == [[0, 0], [0, 0]]
+    assert mistakes(matches, thresholds).tolist() == [0] * images
+    cfg = get_cfg()
+    add_multas_config(cfg)
+    result = judge_boxes(cfg, data, nothing_found(), None)
+    judged = Judged(BOXES, data, ["a", "b"], {"a": result, "b": result})
+    blocks = [*box_blocks(judged, tmp_path), *difference_blocks(judged, box_panels, "?", tmp_path)]
+    text = to_markdown(blocks, tmp_path)
+    assert f"Not in {name}, and so not judged: only." in text
+    assert "b is better than a on 0 of" in text

@@ -1,8 +1,9 @@
 """Classification: the classes that runs take images for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,8 @@ def judge_labels(
         scores = torch.full((size,), -torch.inf)
         scores[torch.from_numpy(best[number])] = torch.from_numpy(found.probabilities[number])
         evaluator.process([dict(record)], [{"scores": scores}])
-    results = (evaluator.evaluate() or {}).get("classification", {})
+    judged: Mapping[str, Any] = evaluator.evaluate() or {}
+    results = judged.get("classification", {})
     figures = {f"classification/{name}": float(value) for name, value in results.items()}
     labels = np.array([int(r.get(LABELS.dataset_key, -1)) for r in data.records])
     of_truth = (found.probabilities * (best == labels[:, None])).sum(axis=1, dtype=np.float64)

@@ -1,5 +1,6 @@
 """What runs cost, what their exported networks do, and the commands that use them."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 
 from multas.data.task_batches import training_sets
@@ -77,7 +78,7 @@ def command_blocks(
     """The commands that run a model and make files of it; ``threshold`` is for its scores."""
     if run.weights is None:
         return []
-    config, weights = run.folder / "config.yaml", run.weights
+    config, weights = (shlex.quote(str(f)) for f in (run.folder / "config.yaml", run.weights))
     shown = f" --score-thresh {threshold:.3f}" if threshold == threshold else ""
     lines = [
         "# what it sees in images",
@@ -89,7 +90,7 @@ def command_blocks(
         f"python tools/export.py --config-file {config} --weights {weights} --format onnx openvino",
     ]
     files = [
-        f"{stem.rpartition('/')[0]}/{row.file}"
+        shlex.quote(f"{stem.rpartition('/')[0]}/{row.file}")
         for stem, rows in networks.items()
         for row in rows
         if row.file.endswith((".onnx", ".xml"))  # which it reads

@@ -1,6 +1,6 @@
 """The data sets that runs are compared on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,7 +24,7 @@ class Data:
     """A registered data set with its dicts, one for each image."""
 
     name: str
-    records: Sequence[Mapping[str, Any]]
+    records: Sequence[dict[str, Any]]
 
     @property
     def metadata(self) -> Any:

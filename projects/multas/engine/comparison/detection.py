@@ -18,9 +18,9 @@ from multas.engine.comparison.matching import (
     Matches,
     best_thresholds,
     confusion,
-    image_f1,
     kept,
     match,
+    mistakes,
     precision_curve,
     precision_recall_f1,
 )
@@ -52,7 +52,7 @@ class DetectionResult:
         figures: "bbox/AP" and the like.
         matches: its detections with what they hit.
         thresholds: (K+1,) the best score threshold of each class and of all; NaN = unknown.
-        scores: (N,) the F1 of each image at the thresholds.
+        image_scores: (N,) the wrong boxes and missed objects of each image, negative.
     """
 
     figures: Figures
@@ -75,8 +75,15 @@ def judge_boxes(
     matches = match(data, found, classes)
     chosen = matches if validation is None else match(*validation, classes)
     thresholds = best_thresholds(chosen)
-    scores = np.append(image_f1(matches, thresholds), np.nan)[data.numbers]
-    return DetectionResult(_figures(cfg, data, found), matches, thresholds, scores)
+    return detection_result(data, matches, thresholds, _figures(cfg, data, found))
+
+
+def detection_result(
+    data: Data, matches: Matches, thresholds: np.ndarray, figures: Figures
+) -> DetectionResult:
+    """The result of matches, with what is wrong in each image at the thresholds."""
+    scores = np.append(-1.0 * mistakes(matches, thresholds), np.nan)[data.numbers]
+    return DetectionResult(figures, matches, thresholds, scores)
 
 
 def _figures(cfg: CfgNode, data: Data, found: Predictions) -> Figures:
@@ -91,6 +98,8 @@ def _figures(cfg: CfgNode, data: Data, found: Predictions) -> Figures:
                 evaluator.process([record], [{"instances": found.instances(number, size)}])
             results = (evaluator.evaluate() or {}).get("bbox", {})
         figures |= {f"bbox/{name}": float(value) for name, value in results.items()}
+    if len(names := data.classes(BOXES)) == 1 and "bbox/AP" in figures:
+        figures.setdefault(f"bbox/AP-{names[0]}", figures["bbox/AP"])  # COCO leaves it out
     return figures
 
 
@@ -185,9 +194,8 @@ def box_panels(
     for i, name, result in judged.entries():
         if name in names:
             boxes = _drawn(result, int(judged.data.numbers[number]), classes)
-            wrong, missed = (sum(b.colour == c for b in boxes) for c in (WRONG, MISSED))
-            f1 = 100 * result.image_scores[number]
-            text = f"{name}: F1 {f1:.0f}, {wrong} wrong, {missed} missed"
+            counts = (sum(b.colour == c for b in boxes) for c in (RIGHT, WRONG, MISSED))
+            text = f"{name}: {{}} right, {{}} wrong, {{}} missed".format(*counts)
             panels.append(draw_boxes(canvas, boxes, folder / f"{stem}_{i}.jpg", text))
     return panels
 

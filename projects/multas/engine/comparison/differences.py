@@ -28,18 +28,38 @@ def difference_blocks(
         before: what explains the pictures.
     """
     first, *others = judged.entries()
-    if first[1] != judged.names[0] or not others:
+    if not others:
+        worst = _first(first[2].image_scores, 2 * IMAGES)
+        shown = [panels(judged, [first[1]], number, folder) for number in worst]
+        return [Heading(f"Where {first[1]} is worst", 3), *before, *_galleries(shown)]
+    if first[1] != judged.names[0]:
         return []
     blocks: list[Block] = [Heading("Where runs differ most", 3), *before]
     if len(others) > MAX_RUNS:
         blocks.append(Paragraph(f"Of {len(others)} runs the first {MAX_RUNS} are shown."))
     for _, name, result in others[:MAX_RUNS]:
-        gain = np.nan_to_num(result.image_scores - first[2].image_scores)
+        loss = first[2].image_scores - result.image_scores
         for sign, word in ((1, "better"), (-1, "worse")):
-            count = np.count_nonzero(sign * gain > _SMALLEST)
-            text = f"{name} is {word} than {first[1]} on {count} of {len(gain)} images by {measure}"
-            blocks.append(Paragraph(f"{text}, most of all here:" if count else f"{text}."))
-            for number in np.argsort(-sign * gain, kind="stable")[: min(count, IMAGES)]:
-                pictures = panels(judged, (first[1], name), int(number), folder)
-                blocks.append(Gallery(pictures, width=260))
+            chosen = sign * loss < -_SMALLEST
+            text = (
+                f"{name} is {word} than {first[1]} on {chosen.sum()} of {len(loss)} images by "
+                f"{measure}"
+            )
+            blocks.append(Paragraph(f"{text}, most of all here:" if chosen.any() else f"{text}."))
+            numbers = _first(np.where(chosen, sign * loss, np.nan), IMAGES)
+            shown = [panels(judged, (first[1], name), n, folder) for n in numbers]
+            blocks += _galleries(shown)
     return blocks
+
+
+def _first(values: np.ndarray, count: int) -> list[int]:
+    """The numbers of the lowest values that are not NaN, the lowest first."""
+    known = np.flatnonzero(np.isfinite(values))
+    return known[np.argsort(values[known], kind="stable")][:count].tolist()
+
+
+def _galleries(shown: Sequence[list[Picture]]) -> list[Block]:
+    """A line for each image, or one for all that have a single picture."""
+    if all(len(pictures) == 1 for pictures in shown):
+        return [Gallery([picture for pictures in shown for picture in pictures], width=260)]
+    return [Gallery(pictures, width=260) for pictures in shown]

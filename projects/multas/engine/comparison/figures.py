@@ -49,7 +49,7 @@ class Result(Protocol):
 
     @property
     def image_scores(self) -> np.ndarray:
-        """(N,) float64, how well each image is done, from 0 to 1; NaN where that is not known."""
+        """(N,) float64, how well each image is done, more is better; NaN where it is not known."""
 
 
 R = TypeVar("R", bound=Result)

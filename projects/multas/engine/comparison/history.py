@@ -1,6 +1,7 @@
 """How runs went: losses, validation and path weights over the iterations."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,7 @@ def _plots(
     what: str,
     folder: Path,
 ) -> list[Picture]:
-    pictures = []
+    pictures: list[Picture] = []
     for title, value in values.items():
         curves = {i: curve(run, value) for i, run in enumerate(runs)}
         curves = {i: own for i, own in curves.items() if len(own[0])}
@@ -88,16 +89,9 @@ def path_blocks(runs: Sequence[Run], folder: Path) -> list[Block]:
         if not paths:
             continue
         shown = paths[:MAX_PATHS]
-        panels = {
-            "path weight v": lambda r, p: r.get(f"path_weight/{p}"),
-            "raw path loss L": lambda r, p: r.get(f"path_loss/{p}"),
-            "weighted path loss v·L": lambda r, p: _product(
-                r.get(f"path_weight/{p}"), r.get(f"path_loss/{p}")
-            ),
-        }
-        pictures = []
-        for title, value in panels.items():
-            curves = {i: curve(run, lambda r, p=p, v=value: v(r, p)) for i, p in enumerate(shown)}
+        pictures: list[Picture] = []
+        for title, value in _PANELS.items():
+            curves = {i: curve(run, partial(value, path)) for i, path in enumerate(shown)}
             file = folder / f"paths_{number}_{len(pictures)}.svg"
             plot_curves(file, title, ("iteration", ""), curves, log=True)
             pictures.append(Picture(file, f"{title} of {run.name}"))
@@ -108,5 +102,21 @@ def path_blocks(runs: Sequence[Run], folder: Path) -> list[Block]:
     return blocks
 
 
-def _product(weight: float | None, loss: float | None) -> float | None:
+def _weight(path: str, record: Record) -> float | None:
+    return record.get(f"path_weight/{path}")
+
+
+def _loss(path: str, record: Record) -> float | None:
+    return record.get(f"path_loss/{path}")
+
+
+def _weighted(path: str, record: Record) -> float | None:
+    weight, loss = _weight(path, record), _loss(path, record)
     return None if weight is None or loss is None else weight * loss
+
+
+_PANELS = {
+    "path weight v": _weight,
+    "raw path loss L": _loss,
+    "weighted path loss v·L": _weighted,
+}

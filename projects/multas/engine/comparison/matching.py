@@ -104,7 +104,7 @@ def precision_curve(matches: Matches, category: int) -> tuple[np.ndarray, np.nda
     that is not reached is 0.
     """
     if category == matches.num_classes:
-        present = np.flatnonzero(matches.objects)
+        present = np.flatnonzero(matches.objects).tolist()
         curves = [_sampled(*precision_curve(matches, k)) for k in present]
         return RECALLS, np.mean(curves, axis=0) if curves else np.zeros_like(RECALLS)
     hits = matches.hits[matches.of(category)]
@@ -178,12 +178,11 @@ def confusion(matches: Matches, thresholds: np.ndarray) -> np.ndarray:
     return counts
 
 
-def image_f1(matches: Matches, thresholds: np.ndarray) -> np.ndarray:
-    """The F1 of each annotated image, in the order of ``truth``; 1 for an empty one left empty."""
+def mistakes(matches: Matches, thresholds: np.ndarray) -> np.ndarray:
+    """Wrong boxes and missed objects of each annotated image, int64 in the order of ``truth``."""
     size = len(matches.truth.image_index)
     shown = kept(matches, thresholds)
     right = np.bincount(matches.image[shown & matches.hits], minlength=size)
     boxes = np.bincount(matches.image[shown], minlength=size)
     objects = np.bincount(matches.truth.image[~matches.truth.difficult], minlength=size)
-    total = boxes + objects
-    return np.where(total > 0, 2 * right / np.maximum(total, 1), 1.0)
+    return boxes + objects - 2 * right

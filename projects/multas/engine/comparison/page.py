@@ -46,7 +46,7 @@ class _Task(NamedTuple):
 
 _TASKS = {
     BOXES: _Task("Detection", "instances", judge_boxes, box_blocks, box_panels,
-                 "F1 at the best thresholds", (BOX_LEGEND,)),
+                 "wrong and missed boxes", (BOX_LEGEND,)),
     MASKS: _Task("Segmentation", "sem_seg", judge_masks, mask_blocks, mask_panels, "mIoU"),
     LABELS: _Task("Classification", "scores", judge_labels, label_blocks, label_panels,
                   "the probability of the true class"),
@@ -84,8 +84,7 @@ class _Comparison:
     def judge(self, data: Data, kind: Annotation) -> None:
         """Judge all runs that can do it on one task of a data set."""
         task, results, cfg = _TASKS[kind], {}, self.runs[0].cfg
-        name = validation_set(cfg, data, kind) if kind is BOXES else ""
-        validation = load_data(name) if name else None
+        validation = self._validation(data) if kind is BOXES else None
         for run in self.runs:
             found = None if run.weights is None else self.predict(run, data)
             if found is None or task.output not in found.tasks:
@@ -95,7 +94,17 @@ class _Comparison:
             results[run.name] = task.judge(cfg, data, found, pair)
             self._check_noted(run, data, kind, results[run.name].figures)
         if results:
+            name = "" if validation is None else validation.name
             self.judged.append(Judged(kind, data, self.names, results, name))
+
+    def _validation(self, data: Data) -> Data | None:
+        """What thresholds are chosen on; None = ``data`` itself."""
+        try:
+            name = validation_set(self.runs[0].cfg, data, BOXES)
+            return load_data(name) if name else None
+        except (UserError, OSError) as error:
+            self.notes.append(f"There is no validation set that can be read: {error}")
+            return None
 
     def _check_noted(self, run: Run, data: Data, kind: Annotation, figures: Figures) -> None:
         """Say so if a run noted another figure than that of its predictions."""

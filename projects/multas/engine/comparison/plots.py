@@ -7,6 +7,7 @@ so that nothing lies over the curves.
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -147,7 +148,7 @@ def _save(figure: Figure, file: Path) -> Path:
     figure.patch.set_visible(False)
     # Letters stay letters, in a font of the reader. The names of parts differ from file to file,
     # since all of them come into one page, and are the same in every run.
-    style = {"svg.fonttype": "none", "svg.hashsalt": "/".join(file.parts[-2:])}
+    style: Any = {"svg.fonttype": "none", "svg.hashsalt": "/".join(file.parts[-2:])}
     with matplotlib.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from")  # the reader has it
         figure.savefig(file, format="svg", metadata=dict.fromkeys(_UNSAID))

@@ -91,7 +91,7 @@ def predictions_of(run: Run, dataset: str, records: Sequence[dict[str, Any]]) ->
     outputs = []
     with torch.no_grad():
         loader = build_test_loader(run.cfg, records)
-        for batch in tqdm(loader, desc=f"{run.name} on {dataset}", unit="batch"):
+        for batch in tqdm(loader, desc=f"{run.name} on {dataset}", unit="batch", disable=None):
             outputs += [_on_cpu(output) for output in model(batch)]
     found = _collect(outputs, sum(p.numel() for p in model.parameters()))
     try:
@@ -164,7 +164,7 @@ def _collect(outputs: Sequence[Mapping[str, Any]], parameters: int) -> Predictio
 
 
 def _write(file: Path, found: Predictions) -> None:
-    arrays = {key: value for key, value in vars(found).items() if isinstance(value, np.ndarray)}
+    arrays: Any = {k: value for k, value in vars(found).items() if isinstance(value, np.ndarray)}
     ends = np.cumsum([len(mask) for mask in found.masks], dtype=np.int64)
     arrays |= {"masks": np.frombuffer(b"".join(found.masks), np.uint8), "ends": ends}
     file.parent.mkdir(parents=True, exist_ok=True)

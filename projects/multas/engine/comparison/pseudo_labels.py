@@ -13,11 +13,10 @@ from multas.data.card import UNLABELED
 from multas.data.pseudo_label_files import read_pseudo_labels
 from multas.data.pseudo_labels import load_pseudo_labels
 from multas.engine.comparison.data import Data
-from multas.engine.comparison.detection import DetectionResult, box_panels
+from multas.engine.comparison.detection import DetectionResult, box_panels, detection_result
 from multas.engine.comparison.figures import NOTHING, Judged
 from multas.engine.comparison.matching import (
     best_thresholds,
-    image_f1,
     match,
     precision_recall_f1,
 )
@@ -100,8 +99,7 @@ def _against_truth(
     found = _as_predictions([boxes[r["image_id"]] for r in truth.records])
     matches = match(truth, found, len(classes))
     every = np.zeros(len(classes) + 1)
-    scores = np.append(image_f1(matches, every), np.nan)[truth.numbers]
-    judged = Judged(BOXES, truth, [NAME], {NAME: DetectionResult({}, matches, every, scores)})
+    judged = Judged(BOXES, truth, [NAME], {NAME: detection_result(truth, matches, every, {})})
     rows = []
     for k, name in enumerate([*classes, "all"]):
         shares = 100 * precision_recall_f1(matches, every, k)[:2]
@@ -125,8 +123,7 @@ def _against_student(
     labelled = Data(dataset, [{**r, BOXES.dataset_key: boxes[r["image_id"]]} for r in asked])
     matches = match(labelled, found, len(labelled.classes(BOXES)))
     thresholds = best_thresholds(matches)
-    scores = image_f1(matches, thresholds)[labelled.numbers]
-    result = DetectionResult({}, matches, thresholds, scores)
+    result = detection_result(labelled, matches, thresholds, {})
     judged = Judged(BOXES, labelled, [run.name], {run.name: result}, truth=NAME)
     part = f" in {len(asked)} of the images" if step > 1 else ""
     note = (
@@ -149,7 +146,7 @@ def _against_student(
 
 def _worst(judged: Judged[DetectionResult], folder: Path) -> list[Block]:
     ((_, name, result),) = judged.entries()
-    wrong = np.flatnonzero(result.image_scores < 1)
+    wrong = np.flatnonzero(result.image_scores < 0)
     order = wrong[np.argsort(result.image_scores[wrong], kind="stable")][:IMAGES]
     if not len(order):
         return [Paragraph("There is none that is wrong.")]

@@ -1,6 +1,7 @@
 """The folders of trainings, finished or not, as what they left on disk says."""
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,11 +49,12 @@ class Run:
         """What is missing, each in one sentence."""
         found = []
         if self.weights is None:
+            config = shlex.quote(str(self.folder / "config.yaml"))
             planned = "" if self.cfg.SOLVER.EPOCHS else f" of {self.cfg.SOLVER.MAX_ITER}"
             reached = f"after {self.iterations}{planned} iterations" if self.records else "early"
             found.append(
                 f"{self.name} was interrupted {reached} and has no student.pth, so that only its "
-                f"curves are shown; train_net.py --resume --config-file {self.folder}/config.yaml "
+                f"curves are shown; train_net.py --resume --config-file {config} "
                 "ends it."
             )
         if not self.records:
