@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from multas.data.formats.masks import voc_palette
+from multas.data.formats.mask_files import voc_palette
 from multas.data.json_files import ID, Kind, entry_fault, is_number, read_json
 from multas.util.errors import UserError
 from multas.util.files import write_text

@@ -19,7 +19,7 @@ BOX, PSEUDO, LABEL = "boxes", "pseudo-boxes", "labels"
 PSEUDO_MASK = "pseudo-masks"
 _WORDS = {BOXES.dataset_key: BOX, MASKS.dataset_key: "masks", LABELS.dataset_key: LABEL}
 _PSEUDO = {BOXES.dataset_key: PSEUDO, MASKS.dataset_key: PSEUDO_MASK}
-_NOTHING = "not annotated"
+NOTHING = "not annotated"
 _WIDTH = 6  # columns of a table of classes
 _FEW = 20  # classes that a screen shows one by one
 
@@ -56,7 +56,7 @@ def count(data: TrainingSet, metadata: Metadata, labels: PseudoLabels) -> Statis
         is_pseudo = BOXES.dataset_key not in record
         has = [word for key, word in words.items() if key in record]
         has += [word for key, word in _PSEUDO.items() if key in joined and key not in record]
-        annotated.update(has or [_NOTHING])
+        annotated.update(has or [NOTHING])
         if is_pseudo:
             left_out.update(_left_out(record.get("image_id"), labels))
         for item in joined.get(BOXES.dataset_key, ()):
@@ -113,13 +113,13 @@ def _image_rows(sets: Sequence[Statistics]) -> tuple[list[str], list[list[Any]]]
     order = dict.fromkeys(
         [*_WORDS.values(), *_PSEUDO.values(), *(k for s in sets for k in s.annotated)]
     )
-    kinds = [k for k in order if k != _NOTHING and any(s.annotated.get(k) for s in sets)]
+    kinds = [k for k in order if k != NOTHING and any(s.annotated.get(k) for s in sets)]
     rows: list[list[Any]] = [
-        [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, _NOTHING])] for s in sets
+        [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, NOTHING])] for s in sets
     ]
     if len(rows) > 1:
         rows.append(["all", *map(sum, list(zip(*rows, strict=True))[1:])])
-    return ["data set", "images", *(f"with {kind}" for kind in kinds), _NOTHING], rows
+    return ["data set", "images", *(f"with {kind}" for kind in kinds), NOTHING], rows
 
 
 def _left_out_lines(sets: Sequence[Statistics]) -> list[str]:

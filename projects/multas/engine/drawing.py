@@ -10,7 +10,7 @@ from detectron2.data.catalog import Metadata
 from detectron2.utils.colormap import colormap
 from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 
@@ -89,7 +89,7 @@ def draw_annotations(
     drawing = _canvas(image, names, scale)
     own: dict[str, Any] = {"annotations": record.get(BOXES.dataset_key)}
     if MASKS.dataset_key in record and names.get(MASKS.classes_key):
-        own["sem_seg"] = read_mask(record[MASKS.dataset_key])
+        own["sem_seg"] = read_mask(record[MASKS.dataset_key], record.get(MASK_VALUES))
     drawing.draw_dataset_dict(own)
     if isinstance(label := record.get(LABELS.dataset_key), int):
         _write_class(drawing, names, label)
