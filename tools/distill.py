@@ -34,7 +34,7 @@ from multas.util.errors import UserError
 from own_data.budget import PROBED, fitted_iterations
 from own_data.data import TaskData, prepare, task_of
 from own_data.job import Job, claim
-from own_data.recipe import TEACHERS, fitting_paths, write_configs
+from own_data.recipe import TEACHERS, fitting_paths, pretrained_weights, write_configs
 
 
 def parse_args() -> argparse.Namespace:
@@ -55,6 +55,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         "--teacher", nargs=2, metavar=("CONFIG", "WEIGHTS"), help="a teacher that you have"
     )
+    parser.add_argument(
+        "--pretrained", nargs="+", default=[], metavar="WEIGHTS",
+        help="what the student, and the teacher, starts from: hub, a file, or none (hub)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn (1)")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and train nothing")
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of all configs")
@@ -62,6 +66,8 @@ def parse_args() -> argparse.Namespace:
     check_limit("--minutes", args.minutes, above(0))
     if not 0 < args.labels <= 1:
         raise UserError(f"--labels {args.labels}: give a share above 0 and up to 1, such as 1/4.")
+    if len(args.pretrained) > 2:
+        raise UserError("--pretrained: give the weights of the student, and those of the teacher.")
     return args
 
 
@@ -74,7 +80,8 @@ def main() -> None:
     settings = {
         "data": str(args.data.absolute()), "tasks": args.tasks, "classes": args.classes,
         "size": args.size, "minutes": args.minutes, "labels": str(args.labels),
-        "teacher": args.teacher, "seed": args.seed, "opts": args.opts,
+        "teacher": args.teacher, "pretrained": args.pretrained, "seed": args.seed,
+        "opts": args.opts,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if args.dry_run else output
@@ -121,7 +128,11 @@ def show(data: list[TaskData]) -> None:
 
 def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
     """Write the configs of a job that takes as many minutes as are given."""
-    write = partial(write_configs, data, size=args.size, seed=args.seed, teacher=args.teacher)
+    pretrained = pretrained_weights(args.size, args.pretrained)
+    write = partial(
+        write_configs, data, size=args.size, seed=args.seed, pretrained=pretrained,
+        teacher=args.teacher,
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as scratch:
         trial = Path(scratch)
 

@@ -10,7 +10,7 @@ from multas.deploy import Detector
 from multas.deploy.detector import KEY
 from multas.deploy.graph import ExportGraph
 from multas.engine import exporting
-from multas.engine.export_table import Row, figures_of, table
+from multas.engine.export_table import Row, figures_of, read_rows, table
 from multas.engine.exporting import prepare_export
 from multas.util.errors import UserError
 
@@ -44,8 +44,16 @@ def test_all_formats_are_written_and_evaluated(export, tmp_path):
     ]  # fmt: skip
     files = {file.name for file in (tmp_path / "files").iterdir()}
     assert files == {"net.onnx", "net_int8.onnx", "net.xml", "net.bin", "net_int8.xml",
-                     "net_int8.bin"}  # fmt: skip
-    for file in files - {"net.bin", "net_int8.bin"}:
+                     "net_int8.bin", "export.json"}  # fmt: skip
+    assert read_rows(tmp_path / "files") == {"net": rows}
+    assert [row.file for row in rows] == [
+        "",
+        "net.onnx",
+        "net_int8.onnx",
+        "net.xml",
+        "net_int8.xml",
+    ]
+    for file in files - {"net.bin", "net_int8.bin", "export.json"}:
         description = Detector(str(tmp_path / "files" / file)).description
         assert description.classes["classes"][0] == "disc"
     nodes = onnx.load(tmp_path / "files" / "net_int8.onnx").graph.node
@@ -60,7 +68,8 @@ def test_all_formats_are_written_and_evaluated(export, tmp_path):
 def test_a_file_of_torch_gives_what_the_network_gives(export, tmp_path, name):
     own = export()
     own.run([name], int8=False)
-    (file,) = (tmp_path / "files").iterdir()
+    file = (tmp_path / "files" / "net").with_suffix(exporting.TORCH[name])
+    assert {f.name for f in file.parent.iterdir()} == {file.name, "export.json"}
     described = {KEY: ""}
     if name == "torchscript":
         run = torch.jit.load(file, _extra_files=described)
@@ -95,7 +104,11 @@ def test_8_bits_that_cost_too_much_are_not_kept(export, tmp_path, monkeypatch):
     monkeypatch.setattr(exporting, "quantise", quantise)
     with pytest.raises(UserError, match=r"net_int8.xml is not written: 8 bits cost .* of bbox/AP"):
         export(max_drop=-1000.0).run(["openvino"], int8=True)
-    assert {file.name for file in (tmp_path / "files").iterdir()} == {"net.xml", "net.bin"}
+    assert {file.name for file in (tmp_path / "files").iterdir()} == {
+        "net.xml",
+        "net.bin",
+        "export.json",
+    }
     assert attempts[0] is None and len(attempts) == 2
 
 

@@ -12,7 +12,8 @@ from detectron2.config import CfgNode
 
 from multas.config.files import merge, read_file
 from multas.data.suggestions import STRIDES, Suggestion, suggest
-from multas.engine import Trainer
+from multas.engine import Trainer, load_config
+from multas.modeling.timm_models import HUB, create_timm_model
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
@@ -38,6 +39,8 @@ _PATHS: Mapping[Annotation, Config] = {
     LABELS: {"TYPE": "SoftTarget", "STUDENT": "heads.cls", "NAME": "st_cls"},
 }
 FEATURE_PATH = {"TYPE": "FeatureMSE", "STUDENT": "backbone"}
+NONE = "none"
+_PIXELS = ("PIXEL_MEAN", "PIXEL_STD")
 BATCH = 8
 RATE = 0.03  # for a batch of 8
 LARGEST_CLASSIFIED = 224  # px, the side of what a classifier sees
@@ -52,6 +55,7 @@ def write_configs(
     size: str,
     seed: int,
     iterations: int,
+    pretrained: tuple[str, str] = ("", ""),
     teacher: tuple[str, str] | None = None,
     paths: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
@@ -63,13 +67,21 @@ def write_configs(
         output: of the trainings.
         size: of the student, a file of configs/sizes.
         iterations: of each training.
+        pretrained: MODEL.TIMM.PRETRAINED of student and teacher, see :func:`pretrained_weights`.
         teacher: config and weights of a teacher that is there already.
         paths: what is distilled; None = one path for each task, between the heads.
     """
     first = next((task for task in data if task.annotation is BOXES), data[0])
-    settings = settings_of(first.annotated, first.annotation, len(first.classes))
+    settings = settings_of(
+        first.annotated, first.annotation, len(first.classes), image_format="RGB"
+    )
     base = _base(data, settings, size, iterations, seed)
+    _start_from(base, pretrained[0], size)
     base["OUTPUT_DIR"] = str(output)
+    if pretrained[0]:
+        reason = "those that the pretrained weights were trained on"
+        for key in (f"MODEL.{key}" for key in _PIXELS):
+            settings[key] = Suggestion(settings[key].value, reason)
     reasons = [f"{key}: {found.reason}." for key, found in settings.items()]
     _write(folder / "base.yaml", base, ["What the models of this job share.", *reasons])
     labeled = [list(task.labeled) for task in data]
@@ -77,11 +89,45 @@ def write_configs(
     _write(folder / "supervised.yaml", supervised, ["The student without a teacher."], "base.yaml")
     if teacher is None:
         own = _fragment(TEACHERS[size])
+        for key in _PIXELS:
+            own["MODEL"].pop(key, None)
+        _start_from(own, pretrained[1], TEACHERS[size])
         merge(own, _training(data, labeled) | {"OUTPUT_DIR": str(output / "teacher")}, "teacher")
         _write(folder / "teacher.yaml", own, ["The teacher."], "base.yaml")
         teacher = str(folder / "teacher.yaml"), str(output / "teacher" / "student.pth")
     distilled = _distilled(data, output, teacher, paths)
     _write(folder / "distilled.yaml", distilled, ["The student with its teacher."], "base.yaml")
+
+
+def pretrained_weights(size: str, given: Sequence[str]) -> tuple[str, str]:
+    """What student and teacher start from: MODEL.TIMM.PRETRAINED of both, "" for random weights.
+
+    Args:
+        size: of the student.
+        given: "hub", files, or "none", of both or of the student alone; empty: the hub's weights,
+            if they can be had.
+
+    Raises:
+        UserError: A file, or what was asked for of the hub, cannot be had.
+    """
+    if given:
+        student, teacher = (*given, given[0] if given[0] in (HUB, NONE) else NONE)[:2]
+        return ("" if student == NONE else student), ("" if teacher == NONE else teacher)
+    try:
+        for name in (size, TEACHERS[size]):
+            cfg = load_config(str(SIZES / f"{name}.yaml"), ["MODEL.TIMM.PRETRAINED", HUB])
+            create_timm_model(cfg, len(cfg.MODEL.PIXEL_MEAN))
+    except UserError as error:
+        print(f"Both networks start from random weights. {error}\n", flush=True)
+        return "", ""
+    return HUB, HUB
+
+
+def _start_from(config: Config, weights: str, size: str) -> None:
+    """Start from weights, in place; their pixels are then those that they were trained on."""
+    if weights:
+        _set(config, "MODEL.TIMM.PRETRAINED", weights)
+        config["MODEL"] |= {key: _fragment(size)["MODEL"][key] for key in _PIXELS}
 
 
 def fitting_paths(
@@ -125,13 +171,16 @@ def settings_of(
     annotation: Annotation,
     num_classes: int,
     strides: Sequence[int] = STRIDES,
+    image_format: str = "BGR",
 ) -> dict[str, Suggestion]:
     """What a config should have for annotated images, by key; see :func:`suggest`.
 
     A classifier sees squares of the size of the images, of at most 224 px.
     """
     boxes = annotation is BOXES
-    found = suggest(records, num_classes=num_classes if boxes else 0, strides=strides)
+    found = suggest(
+        records, num_classes=num_classes if boxes else 0, image_format=image_format, strides=strides
+    )
     if annotation is not LABELS:
         return found
     side = min(found["INPUT.MIN_SIZE_TEST"].value, LARGEST_CLASSIFIED)

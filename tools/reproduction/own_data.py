@@ -68,7 +68,7 @@ def _settings(card: str, cfg: CfgNode) -> list[str]:
     records = DatasetCatalog.get(name.removesuffix(UNLABELED))
     kinds = [kind for kind in STANDARD if any(kind.dataset_key in r for r in records)]
     strides = tuple(STRIDES[0] * 2**i for i in range(len(cfg.MODEL.ANCHOR_GENERATOR.SIZES)))
-    settings = settings_of(records, kinds[0], 0, strides)
+    settings = settings_of(records, kinds[0], 0, strides, cfg.INPUT.FORMAT)
     return [word for key, found in settings.items() for word in (key, repr(found.value))]
 
 

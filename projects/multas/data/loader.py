@@ -253,10 +253,17 @@ def build_train_loader(
     return TrainLoader(dataset, sampler, num_workers)
 
 
-def build_test_loader(cfg: CfgNode, dataset_name: str) -> Raising:
-    """Detectron2's test loader, with images as the network sees them."""
+def build_test_loader(cfg: CfgNode, dataset: str | Sequence[dict]) -> Raising:
+    """Detectron2's test loader, with images as the network sees them.
+
+    ``dataset`` is the name of a registered data set, or dataset dicts.
+    """
     mapper = partial(or_error, MultasMapper(cfg, is_train=False))
-    loader = build_detection_test_loader(cfg, dataset_name, mapper=mapper)
+    if isinstance(dataset, str):
+        loader = build_detection_test_loader(cfg, dataset, mapper=mapper)
+    else:
+        workers = cfg.DATALOADER.NUM_WORKERS
+        loader = build_detection_test_loader(dataset=dataset, mapper=mapper, num_workers=workers)
     loader.worker_init_fn = load_on
     return Raising(loader)
 

@@ -25,7 +25,7 @@ from multas.deploy.onnx_file import black_image, write_onnx
 from multas.deploy.quantisation import SUFFIXES, Compiled, quantise, read_network, save_network
 from multas.distillation import unwrap
 from multas.engine.checks.classes import check_classes
-from multas.engine.export_table import Row, figures_of, listed, table
+from multas.engine.export_table import Row, figures_of, listed, table, write_rows
 from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
 from multas.util.errors import UserError
@@ -90,6 +90,7 @@ class Export:
             if "onnx" not in formats:
                 onnx_file.unlink(missing_ok=True)
         logger.info("Exported networks:\n" + table(rows))
+        write_rows(self.stem.parent, self.stem.name, [rows[0], *(r for r in rows[1:] if r.file)])
         if failed:
             raise UserError("; ".join(failed) + ". Give more images to calibrate with, or a larger "
                             "--max-drop.")  # fmt: skip
@@ -115,11 +116,11 @@ class Export:
                 drops = {task: whole[task] - row.figures[task] for task in whole}
                 if all(drop <= self.max_drop for drop in drops.values()):
                     _move(partial, file)
-                    return row, ""
+                    return replace(row, file=file.name), ""
                 logger.warning(f"{file}: 8 bits cost {listed(drops)}.")
         finally:
             _remove(partial)
-        return row, f"{file} is not written: 8 bits cost {listed(drops)}"
+        return replace(row, file=""), f"{file} is not written: 8 bits cost {listed(drops)}"
 
     def _of_torch(self, graph: ExportGraph) -> Row:
         def call(inputs: Mapping[str, np.ndarray]) -> None:
@@ -151,13 +152,13 @@ class Export:
             with torch.inference_mode():
                 run(*(torch.from_numpy(x) for x in inputs.values()))
 
-        return Row(name, file.stat().st_size, self._times(call))
+        return Row(name, file.stat().st_size, self._times(call), file=file.name)
 
     def _row(self, name: str, file: Path) -> Row:
         runtime = Detector(str(file)).runtime
         size = sum(f.stat().st_size for f in (file, file.with_suffix(".bin")) if f.is_file())
         figures = self._figures(str(file)) if self._evaluates else {}
-        return Row(name, size, self._times(runtime), figures)
+        return Row(name, size, self._times(runtime), figures, file.name)
 
     def _figures(self, file: str, runtime: Runtime | None = None) -> dict[str, float]:
         """The figures of a file; ``runtime``: of another network with its inputs and outputs."""

@@ -28,7 +28,7 @@ def precision_recall(
     return positives / max(num_objects, 1), precision
 
 
-def _envelope(precision: np.ndarray) -> np.ndarray:
+def precision_envelope(precision: np.ndarray) -> np.ndarray:
     """Best precision (..., D) at each recall or a higher one."""
     return np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
 
@@ -42,7 +42,7 @@ def average_precision_11point(recall: np.ndarray, precision: np.ndarray) -> np.n
         (...) float64 in [0, 1]; 0 where D is 0.
     """
     unreached = np.zeros((*precision.shape[:-1], 1))
-    envelope = np.concatenate([_envelope(precision), unreached], axis=-1)
+    envelope = np.concatenate([precision_envelope(precision), unreached], axis=-1)
     total = np.zeros(recall.shape[:-1])
     for point in RECALL_POINTS:
         first = np.count_nonzero(recall < point, axis=-1)
@@ -58,4 +58,4 @@ def average_precision_area(recall: np.ndarray, precision: np.ndarray) -> np.ndar
     Returns:
         (...) float64 in [0, 1]; 0 where D is 0.
     """
-    return (np.diff(recall, axis=-1, prepend=0.0) * _envelope(precision)).sum(-1)
+    return (np.diff(recall, axis=-1, prepend=0.0) * precision_envelope(precision)).sum(-1)
