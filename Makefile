@@ -3,6 +3,7 @@
 # make test-slow    the long tests (three seeds, real data)
 # make test-lowest  the tests with the lowest versions that setup.cfg allows, in .venv-lowest
 # make lint         ruff and mypy alone
+# make docs         the site of the documentation, build/site/index.html
 # make bench        the measurements in benchmarks/
 # make setup        only create or update .venv
 # make clean        remove the environments and caches; keeps output/ and datasets/
@@ -13,9 +14,9 @@ VENV := .venv
 CONSTRAINTS := constraints.txt
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
-# Without the last three, what tests of exported networks and of timm's need is missing, and they are
-# skipped.
-EXTRAS := dev,cluster,coco,torchjd,tune,onnx,openvino,timm
+# Without the last four, what tests of exported networks, of timm's and of the site need is missing,
+# and they are skipped.
+EXTRAS := dev,cluster,coco,torchjd,tune,onnx,openvino,timm,docs
 # Test processes, one for each core and at most four; the tests of a file stay together and share
 # its fixtures.
 PARALLEL := -n auto --maxprocesses 4 --dist loadfile
@@ -24,7 +25,7 @@ SETUP_INPUTS := setup.cfg pyproject.toml $(CONSTRAINTS) tools/install_detectron2
 	$(wildcard tools/detectron2_patches/*.py tools/detectron2_patches/*.toml)
 STAMP := $(VENV)/.setup-done
 
-.PHONY: help quickstart test test-slow test-lowest lint bench setup clean
+.PHONY: help quickstart test test-slow test-lowest lint docs bench setup clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -47,6 +48,10 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs --quiet build --strict --config-file docs/site/mkdocs.yml
+	@echo "build/site/index.html"
 
 bench: setup
 	@# A detector to compare with, apart from the environment; the benchmark does without it, too.

@@ -18,7 +18,7 @@ from multas.engine.checks.images import checked_images
 from multas.engine.checks.machine import check_launch
 from multas.engine.inference import evaluate, load_model, weights_to_evaluate
 from multas.engine.run_folder import begin_evaluation
-from multas.util.command_line import run
+from multas.util.command_line import HelpFormatter, run
 from multas.util.signals import children_not_orphaned
 
 
@@ -42,6 +42,7 @@ def main(args):
 def parse_args(argv=None):
     """Detectron2's command line and ``--write-config``."""
     parser = default_argument_parser(epilog=__doc__)
+    parser.formatter_class = HelpFormatter
     parser.add_argument(
         "--write-config",
         metavar="FILE",

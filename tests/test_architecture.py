@@ -10,14 +10,14 @@ import yaml
 from detectron2.modeling import build_model
 from PIL import Image
 
+from documents import REPOSITORY, text
 from multas.data import DATA_FORMAT_REGISTRY, make_toy, register_card
 from multas.distillation import AGGREGATOR_REGISTRY, PATH_REGISTRY
 from multas.engine import Trainer, load_config
 from multas.modeling import TASK_HEAD_REGISTRY
 from training import start, train
 
-REPOSITORY = Path(__file__).resolve().parent.parent
-TEXT = (REPOSITORY / "docs" / "architecture.md").read_text()
+TEXT = text("docs/architecture.md")
 REGISTRIES = (PATH_REGISTRY, AGGREGATOR_REGISTRY, TASK_HEAD_REGISTRY, DATA_FORMAT_REGISTRY)
 WHAT = ["a path", "an aggregator", "a head", "a data format", "a hook"]
 

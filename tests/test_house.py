@@ -14,7 +14,7 @@ import multas
 
 # Extras that `make test` installs, without which tests are skipped.
 LOWEST_EXTRAS = ("cluster", "coco", "dev", "torchjd", "tune")  # of `make test-lowest`
-TESTED_EXTRAS = (*LOWEST_EXTRAS, "onnx", "openvino", "timm")
+TESTED_EXTRAS = (*LOWEST_EXTRAS, "onnx", "openvino", "timm", "docs")
 PAPERS = {
     "Self-training and multi-task learning for limited data": (["Lê", "Pham"], 2023),
     "Adaptive Distillation": (["Chennupati", "Kamani", "Cheng", "Chen"], 2021),

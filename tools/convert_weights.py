@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 """Turn ImageNet weights of other libraries into a file that a config can name.
 
+    python tools/convert_weights.py resnet18.pth output/weights/resnet18.pth
+    python tools/convert_weights.py mobilenet_v2.pth mobilenetv2_100.pth --timm mobilenetv2_100
+
 Of a torchvision-style ResNet, for MODEL.WEIGHTS: the result has the names of Detectron2's ResNet
 without a prefix. Loading matches names by their ends, so that one file serves ResNets, FPNs,
 students and teachers. Such weights expect
@@ -27,7 +30,7 @@ from torch import Tensor
 
 from multas.modeling.timm_models import import_timm
 from multas.modeling.weight_files import check_is_file, read_weights
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import written_whole
 
@@ -148,17 +151,19 @@ def write_checkpoint(path: Path, weights: Mapping[str, Tensor], by_ends: bool = 
             torch.save({"model": dict(weights), **header}, file)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def parse_args(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argument_parser(__doc__)
     parser.add_argument("input", type=Path, help="the state dict of a network")
     parser.add_argument("output", type=Path, help="the .pth, .safetensors or .pkl to write")
     parser.add_argument("--classifier", action="store_true", help="keep the last linear layer, too")
     parser.add_argument(
         "--timm", metavar="NAME", default="", help="the model of timm that it is of"
     )
-    args = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    args = parse_args(arguments)
     if args.output.resolve() == args.input.resolve():
         raise UserError(f"The output '{args.output}' is the input; give it another name.")
     weights = read_state_dict(args.input)

@@ -19,23 +19,25 @@ from multas.data.dataset_dicts import require_registered
 from multas.deploy.quantisation import require_libraries
 from multas.engine import load_config
 from multas.engine.exporting import FORMATS, prepare_export
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--config-file", required=True, help="the config of the network, or a row")
     parser.add_argument("--weights", required=True, help="its trained weights")
     parser.add_argument("--output", type=Path, help="the folder for the files; that of the weights")
-    parser.add_argument("--format", nargs="+", choices=list(FORMATS), default=["onnx"])
+    parser.add_argument("--format", nargs="+", choices=list(FORMATS), default=["onnx"],
+                        help="of the files")  # fmt: skip
     parser.add_argument("--int8", action="store_true", help="write networks in 8 bits as well")
     parser.add_argument("--calibrate", default="", help="the registered images to fit 8 bits to")
     parser.add_argument("--images", type=int, default=300, help="the most images for that")
     parser.add_argument("--evaluate", default="", help="the registered data to evaluate on")
     parser.add_argument("--max-drop", type=float, default=0.5, help="what 8 bits may cost of AP")
-    parser.add_argument("--size", type=int, nargs=2, default=(0, 0), help="height and width")
+    parser.add_argument("--size", type=int, nargs=2, default=(0, 0), metavar=("HEIGHT", "WIDTH"),
+                        help="pixels; 0 0 = of the config and the images")  # fmt: skip
     parser.add_argument("--dynamic-batch", action="store_true", help="take several images at once")
     parser.add_argument("--dynamic-size", action="store_true", help="take images of other sizes")
     parser.add_argument("--no-nms", dest="nms", action="store_false", help="give all boxes")

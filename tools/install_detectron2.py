@@ -5,6 +5,9 @@ The package index has Detectron2 0.6 only as the Python sources of a repackaged 
 are downloaded with pip, verified, adapted to current NumPy, Pillow and PyTorch (every change is a
 row of detectron2_patches/table.py), and installed as the distribution `detectron2` 0.6. Torch and
 setuptools must be installed first. A second run does nothing unless the patches have changed.
+
+    python tools/install_detectron2.py
+    python tools/install_detectron2.py --archive pb1-detectron2-0.6.tar.gz
 """
 
 import argparse
@@ -116,11 +119,21 @@ def install(root: Path) -> None:
         raise RuntimeError(f"`{' '.join(command)}` failed:\n{result.stdout}{result.stderr}")
 
 
+def parse_args() -> argparse.Namespace:
+    # The package, which has a parser for tools, cannot be imported before Detectron2.
+    description, _, rest = (__doc__ or "").partition("\n\n")
+    parser = argparse.ArgumentParser(
+        description=description, epilog=rest, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--archive", type=Path, help="the source archive; without it, it is fetched"
+    )
+    return parser.parse_args()
+
+
 def main() -> int:
     """Run the command line, and return the exit status."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--archive", type=Path, help="use this source archive instead")
-    arguments = parser.parse_args()
+    arguments = parse_args()
     fingerprint = patches_fingerprint()
     package = find_detectron2()
     action = decide(package, fingerprint)

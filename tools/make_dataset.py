@@ -11,7 +11,7 @@ from pathlib import Path
 
 from multas.config.limits import at_least, check_limit
 from multas.data import check_toy, make_toy, make_toy_classes
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 
 DATASETS = Path(__file__).resolve().parent.parent / "datasets"
@@ -21,8 +21,10 @@ MAX_SCENES = 999_999  # their names have six digits
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make an embedded data set.")
-    parser.add_argument("--root", type=Path, help="the folder (default: in datasets/)")
+    parser = argument_parser(__doc__)
+    parser.add_argument(
+        "--root", type=Path, help="the folder; without it datasets/toy or datasets/toy_classes"
+    )
     parser.add_argument("--classes", action="store_true", help="single objects in class folders")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the scenes")
     parser.add_argument("--train", type=int, default=480, help="the number of training scenes")

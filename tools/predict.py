@@ -30,7 +30,7 @@ from multas.config.limits import check_limit, from_to, whole
 from multas.data.image_files import read_image
 from multas.deploy import Found
 from multas.deploy.exported_model import open_detector
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import require_writable, write_text, written_whole
 from visualize import find_images, name_pictures
@@ -57,12 +57,17 @@ class Frames:
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--model", required=True, help="a file of tools/export.py, or a YAML file")
     parser.add_argument("--output", required=True, help="a folder, or .mp4, .avi, .json, .csv")
     parser.add_argument("--score-thresh", type=float, default=0.5, help="the lowest score shown")
-    parser.add_argument("--library", default="", choices=["", "onnxruntime", "openvino"])
-    parser.add_argument("--threads", type=int, default=0, help="0 = all cores")
+    parser.add_argument(
+        "--library", default="", choices=["", "onnxruntime", "openvino"],
+        help="what runs it; without it the first of them that reads the file and is installed",
+    )  # fmt: skip
+    parser.add_argument(
+        "--threads", type=int, default=0, help="the number of threads, 0 = all cores"
+    )
     parser.add_argument("--frames", type=int, default=0, help="the most frames, 0 = all")
     parser.add_argument(
         "inputs", nargs="+", help="images and folders, a video, or a camera's number"

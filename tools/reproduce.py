@@ -31,7 +31,7 @@ import matplotlib.pyplot as plt
 
 from multas.config.tables import Table
 from multas.data import DatasetError
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.screen import Screen
 from reproduction.data_check import make_embedded, missing
@@ -50,9 +50,10 @@ _OWN_KEYS = {"OUTPUT_DIR": "--output", "SEED": "--seeds", "DATASETS.CARDS": "--d
 Plan = list[tuple[Row, tuple[Run, ...]]]
 
 
-def parse_args(tables: Sequence[str], argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line, with the names of ``tables`` apart from the KEY VALUE pairs."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line, with the names of ``tables`` (or all) apart from the KEY VALUE pairs."""
+    tables = tables or list(read_tables())
+    parser = argument_parser(__doc__)
     parser.add_argument(
         "words",
         nargs="+",
@@ -61,7 +62,7 @@ def parse_args(tables: Sequence[str], argv: Sequence[str] | None = None) -> argp
         "KEY VALUE ... for every run",
     )
     parser.add_argument("--scale", choices=SCALES, default="tiny",
-                        help="the embedded data (default), or those of the paper")  # fmt: skip
+                        help="tiny: the embedded data; full: those of the paper")  # fmt: skip
     parser.add_argument("--data", default="", help="a data card to run the rows on")
     parser.add_argument("--rows", default="", help="some rows, e.g. teacher,half/self_trained*")
     parser.add_argument("--seeds", type=int, default=1, help="the number of seeds: 1, 2, …")

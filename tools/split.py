@@ -31,29 +31,35 @@ from multas.data.splits.make import (
     write_splits,
 )
 from multas.util.annotation import BOXES, LABELS, MASKS
-from multas.util.command_line import run
+from multas.util.command_line import HelpFormatter, argument_parser, run
 from multas.util.errors import UserError
 from multas.util.id_lists import read_id_list
 from multas.util.names import did_you_mean
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Make and check split lists.")
+    parser = argument_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    make = commands.add_parser("make", help="divide a data set into nested fractions")
+    make = commands.add_parser(
+        "make", help="divide a data set into nested fractions", formatter_class=HelpFormatter
+    )
     add_source(make, part="trainval")
     make.add_argument("--fractions", type=fraction, nargs="+", default=list(FRACTIONS),
                       help="the shares of the data set, such as 1/10 1/5")  # fmt: skip
     make.set_defaults(run=make_fractions)
-    partial = commands.add_parser("partial", help="divide a data set among tasks")
+    partial = commands.add_parser(
+        "partial", help="divide a data set among tasks", formatter_class=HelpFormatter
+    )
     add_source(partial, part="train")
     partial.add_argument(
         "--tasks", nargs="+", type=list_name, default=["det", "seg"], help="names of the lists"
     )
     partial.add_argument("--nested", type=int, nargs="*", default=[2],
-                         help="2 also writes half of each list, as det2 (default)")  # fmt: skip
+                         help="2 also writes half of each list, as det2")  # fmt: skip
     partial.set_defaults(run=make_partial)
-    check = commands.add_parser("check", help="print sizes, overlaps, repetitions and leaks")
+    check = commands.add_parser(
+        "check", help="print sizes, overlaps, repetitions and leaks", formatter_class=HelpFormatter
+    )
     check.add_argument("folders", type=Path, nargs="+", help="folders with ImageSets or lists")
     check.add_argument("--test", nargs="*", default=[], help="more test lists, such as MXEdet/val")
     check.set_defaults(run=check_lists)

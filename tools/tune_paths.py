@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Search the weights of the distillation paths on validation images.
 
-    python tools/tune_paths.py --config-file configs/quickstart/student.yaml --search tpe \
+    python tools/tune_paths.py --config-file configs/quickstart/distilled.yaml --search tpe \
         --trials 20 --metric bbox/AP OUTPUT_DIR output/tuned
 
 Every trial is a whole training with fixed weights (aggregation hand_tuned), which is judged by a
@@ -36,7 +36,7 @@ from multas.engine import Trainer, load_config
 from multas.engine.checks.classes import check_test_sets
 from multas.engine.checks.files import check_files
 from multas.evaluation.metric_names import check_metric, lower_is_better
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import write_text
 
@@ -48,15 +48,15 @@ DIVERGED = "diverged"
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--config-file", required=True, help="the config of the distillation")
     parser.add_argument("--search", choices=["grid", "random", "tpe", "bilevel"], default="tpe",
-                        help="how the weights are chosen (default: tpe)")  # fmt: skip
+                        help="how the weights are chosen")  # fmt: skip
     parser.add_argument("--trials", type=int, default=20, help="the number of trainings (not grid)")
     parser.add_argument("--metric", default="bbox/AP",
                         help="the metric to maximise, or an error to minimise")  # fmt: skip
     parser.add_argument("--grid", type=float, nargs="+", default=[0.1, 1.0, 10.0],
-                        help="grid: the weights of every path (default: 0.1 1 10)")  # fmt: skip
+                        help="grid: the weights of every path")  # fmt: skip
     parser.add_argument("--low", type=float, default=1e-2, help="the smallest weight")
     parser.add_argument("--high", type=float, default=1e3, help="the largest weight")
     parser.add_argument("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the config")

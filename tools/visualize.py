@@ -24,13 +24,13 @@ from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
 from multas.engine.drawing import draw_results, legend
 from multas.engine.inference import load_model
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--config-file", required=True, help="the config of the model, or a row")
     parser.add_argument("--weights", required=True, help="its trained weights")
     parser.add_argument("--output", required=True, type=Path, help="the folder for the pictures")

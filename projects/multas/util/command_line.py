@@ -1,5 +1,6 @@
 """How a command ends: well, with one message about a mistake of the user, or with a traceback."""
 
+import argparse
 import logging
 import os
 import sys
@@ -21,6 +22,33 @@ INTERRUPTED = 130  # the exit status of a shell's command that Ctrl-C has ended
 # A user meets them whatever the program does: missing files and rights, a full disk, a training
 # that diverges, a GPU that is too small.
 _MISTAKES = (UserError, OSError, FloatingPointError, MemoryError, torch.OutOfMemoryError)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Lines of the description and of examples stay, and each option tells its default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, default = action.help or "", action.default
+        if (
+            not action.option_strings
+            or default in (None, False, "", argparse.SUPPRESS)
+            or (isinstance(default, list | tuple) and not default)
+        ):
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+        return f"{text} (default: {shown})".lstrip()
+
+
+def argument_parser(doc: str | None) -> argparse.ArgumentParser:
+    """The parser of a command, which shows what the docstring of its module says, examples too.
+
+    Args:
+        doc: a line of what the command does, an empty line, and the rest.
+    """
+    first, _, rest = (doc or "").partition("\n\n")
+    return argparse.ArgumentParser(
+        description=first, epilog=rest.rstrip(), formatter_class=HelpFormatter
+    )
 
 
 def run(main: Callable[..., Any], *args: Any) -> Any:
