@@ -1,5 +1,6 @@
 """Fixtures and settings that every test shares."""
 
+import logging
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
+from detectron2.utils.logger import setup_logger
 from hypothesis import settings
 
 # Its import closes the handlers of all logs. absl's then closes the stream that it was made with,
@@ -55,6 +57,15 @@ def own_catalogs():
     """No file of tests finds a data set that another registered, whatever their order."""
     for catalog, content in zip(_CATALOGS, _OF_DETECTRON2, strict=True):
         catalog.data = dict(content)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_loggers():
+    """No file of tests has the loggers that a tool has set up in another, whatever their order."""
+    for logger in map(logging.getLogger, ("detectron2", "fvcore", "multas")):
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+    setup_logger.cache_clear()
 
 
 @pytest.fixture

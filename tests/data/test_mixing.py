@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from multas.data.formats.mask_files import MaskValues
 from multas.data.formats.masks import MASK_VALUES
 from multas.data.training import build_training_loader
 from multas.data.transforms.place import PlaceTransform, clip_polygon
@@ -227,7 +228,7 @@ def test_images_join_those_with_the_same_annotations_alone(scenes, name):
         mask = np.full((40, 50), number % 3 + 1, np.uint8)
         file = scenes[0]["sem_seg_file_name"] + f".own{number}.png"
         Image.fromarray(mask + 10).save(file)
-        values = bytes(max(value - 10, 0) for value in range(256))
+        values = MaskValues(bytes(max(value - 10, 0) for value in range(256)))
         dicts += without([{**whole, "sem_seg_file_name": file, MASK_VALUES: values}], *hidden)
         own.append(number % 3)
     loader = loader_of(dicts, **{name: 1.0})

@@ -1,6 +1,7 @@
 """Labelling images with a teacher, and judging the labels."""
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -177,7 +178,7 @@ def two_task_teacher(joint_cfg, tmp_path):
 
 
 def test_a_teacher_of_two_tasks_writes_both_and_a_student_learns_both(
-    two_task_teacher, joint_cfg, card, tmp_path, monkeypatch, capsys
+    two_task_teacher, joint_cfg, card, tmp_path, monkeypatch, capsys, caplog
 ):
     name, masks, output = card["name"], tmp_path / "masks", tmp_path / "labels.json"
     data = ["--dataset", f"{name}_half2_unlabeled", "--mask-thresh", "0", "--score-thresh", "0"]
@@ -196,8 +197,10 @@ def test_a_teacher_of_two_tasks_writes_both_and_a_student_learns_both(
         f"{key}.FILES", [str(output)], f"{key}.MASKS", [str(masks)],
     )  # fmt: skip
     os.makedirs(cfg.OUTPUT_DIR)
+    monkeypatch.setattr(logging.getLogger("multas"), "propagate", True)  # as before the tool ran
+    caplog.set_level(logging.INFO, "multas")
     trainer = Trainer(cfg)
-    assert PSEUDO_MASK in capsys.readouterr().out
+    assert PSEUDO_MASK in caplog.text
     dataset = trainer._trainer.data_loader.dataset
     samples = [dataset.mapper(d) for d in dataset.dicts]
     assert all("instances" in x for x in samples)

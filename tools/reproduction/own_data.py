@@ -65,7 +65,10 @@ def _settings(card: str, cfg: CfgNode) -> list[str]:
         return []
     named = [name for batch in cfg.DATASETS.TASK_BATCHES for name in batch["TRAIN"]]
     name = _on_card(card, named or cfg.DATASETS.TRAIN, cfg.DATASETS.CARDS)[0]
-    records = DatasetCatalog.get(name.removesuffix(UNLABELED))
+    try:
+        records = DatasetCatalog.get(name.removesuffix(UNLABELED))
+    except DatasetError:
+        return []  # which the check of the data tells, for all splits at once
     kinds = [kind for kind in STANDARD if any(kind.dataset_key in r for r in records)]
     strides = tuple(STRIDES[0] * 2**i for i in range(len(cfg.MODEL.ANCHOR_GENERATOR.SIZES)))
     settings = settings_of(records, kinds[0], 0, strides, cfg.INPUT.FORMAT)
