@@ -38,6 +38,7 @@ _FILES = {
     "student of Lê and Pham": "configs/limited-data/table1.yaml#voc/half/supervised",
     "student of the quickstart": "configs/quickstart/supervised.yaml",
     "two tasks": "configs/limited-data/table6.yaml#voc/multi_task",
+    "nano (MobileNetV2)": "configs/sizes/nano.yaml",
 }
 STOCK, NANO = "RetinaNet R18-FPN (Detectron2)", "YOLO26n (ultralytics)"
 TORCH = "PyTorch fp32"

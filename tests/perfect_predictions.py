@@ -5,7 +5,7 @@ import torch
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import Boxes, BoxMode, Instances
 
-from multas.data.formats.masks import MASK_VALUES, read_mask
+from multas.data.formats.mask_files import MASK_VALUES, read_mask
 
 
 def perfect_predictions(evaluator, name):

@@ -123,6 +123,17 @@ def test_types_are_packaged(repository, setup_cfg):
     assert setup_cfg["options.package_data"]["multas"].split() == ["py.typed"]
 
 
+def test_files_beside_python_are_packaged(repository, setup_cfg):
+    package = repository / "projects"
+    found = {p for p in package.rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")}
+    named = {
+        package.joinpath(*name.split("."), file.strip())
+        for name, files in setup_cfg["options.package_data"].items()
+        for file in files.split(",")
+    }
+    assert {p for p in found if "egg-info" not in str(p)} == named
+
+
 def test_pre_commit_runs_the_pinned_ruff(repository):
     config = yaml.safe_load((repository / ".pre-commit-config.yaml").read_text())
     hooks = {repo["repo"].rsplit("/", 1)[1]: repo for repo in config["repos"]}

@@ -66,6 +66,7 @@ class TinyRecipes:
             "SOLVER.IMS_PER_BATCH", 2,
             "SOLVER.MAX_ITER", 2,
             "SOLVER.STEPS", [],
+            "TEST.VIS_IMAGES", 0,
             "OUTPUT_DIR", str(output),
         ]  # fmt: skip
         teacher = as_shipped(address).MODEL.DISTILLATION.TEACHER.CONFIG_FILE

@@ -33,8 +33,10 @@ from multas.config.tables import Table
 from multas.data import DatasetError
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
+from multas.util.screen import Screen
 from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
+from reproduction.progress import Watch
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result
 from reproduction.rows import Row, choose, rows_of
@@ -190,8 +192,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     make_embedded(todo)
     if lines := missing(todo):
         raise UserError("\n".join(["Nothing was started; this is missing:", *lines]))
+    screen = Screen(sys.stdout)
     try:
-        execute(todo, runner, jobs, states)
+        execute(todo, runner, jobs, states, screen.say, Watch(screen))
     finally:
         for name, plan in plans.items():
             report_on(tables[name], plan, states, args)

@@ -9,17 +9,11 @@ DATASETS.TEST or, failing that, DATASETS.TRAIN have for them.
 """
 
 import argparse
-import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
-from detectron2.data.catalog import Metadata
 from detectron2.utils.logger import setup_logger
-from detectron2.utils.visualizer import VisImage, Visualizer
 from tqdm import tqdm
 
 from multas.config.limits import check_limit, from_to
@@ -28,13 +22,11 @@ from multas.data.image_files import IMAGE_SUFFIXES, read_image
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
+from multas.engine.drawing import draw_results, legend
 from multas.engine.inference import load_model
-from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD, Annotation
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
-
-logger = logging.getLogger("multas.visualize")
 
 
 def parse_args() -> argparse.Namespace:
@@ -91,49 +83,6 @@ def name_pictures(images: Iterable[Path], output: Path) -> dict[Path, Path]:
     return named
 
 
-def legend(names: Sequence[str]) -> Metadata:
-    """The names and colours of the classes: of each kind from the first data set that has it."""
-    entries: dict[str, Any] = {}
-    for kind in STANDARD:
-        entries |= next(filter(None, (_classes_of(name, kind) for name in names)), {})
-    return Metadata(name="legend", **entries)
-
-
-def _classes_of(name: str, kind: Annotation) -> dict[str, Any]:
-    """The classes of a data set that is annotated for a task, as entries of the metadata."""
-    data = MetadataCatalog.get(name)
-    if kind.task not in data.get("annotates", (kind.task,)):
-        return {}
-    if not data.get(kind.classes_key) and data.get("annotates"):
-        # The classes of a card that does not list them are only known when it is loaded.
-        try:
-            DatasetCatalog.get(name)
-        except (UserError, OSError) as error:
-            logger.warning(f"The classes are drawn as numbers, since their names are lost: {error}")
-    colours = kind.classes_key.replace("_classes", "_colors")
-    keys = [key for key in (kind.classes_key, colours) if data.get(key)]
-    return {key: list(data.get(key)) for key in keys} if kind.classes_key in keys else {}
-
-
-def draw(image: np.ndarray, results: Mapping[str, Any], args: Any, names: Metadata) -> VisImage:
-    """A picture of what a model has found in an image (H, W, 3), RGB."""
-    drawing = Visualizer(image, names, scale=args.scale)
-    if MASKS.input_key in results:
-        scores = results[MASKS.input_key]
-        if not names.get(MASKS.classes_key):
-            names.stuff_classes = [str(k) for k in range(len(scores))]
-        drawing.draw_sem_seg(scores.argmax(0).cpu())
-    if BOXES.input_key in results:
-        found = results[BOXES.input_key].to("cpu")
-        drawing.draw_instance_predictions(found[found.scores >= args.score_thresh])
-    if "scores" in results:
-        score, k = results["scores"].max(0)
-        known = names.get(LABELS.classes_key)
-        title = f"{known[k] if known else int(k)} {float(score):.0%}"
-        drawing.draw_text(title, (2, 2), horizontal_alignment="left")
-    return drawing.output
-
-
 def main() -> None:
     args = parse_args()
     setup_logger()
@@ -151,7 +100,8 @@ def main() -> None:
     for picture, path in tqdm(images.items(), unit="image"):
         with torch.no_grad():
             results = model([mapper({"file_name": str(path)})])[0]
-        draw(read_image(str(path), "RGB"), results, args, names).save(str(picture))
+        image = read_image(str(path), "RGB")
+        draw_results(image, results, names, args.scale, args.score_thresh).save(str(picture))
 
 
 if __name__ == "__main__":

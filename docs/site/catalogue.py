@@ -245,7 +245,8 @@ def _keys() -> str:
         "those of the working directory.",
     ]
     for title, name in files.items():
-        parts += [f"## {title}", f'```python\n--8<-- "projects/multas/config/{name}.py"\n```']
+        code = (REPOSITORY / f"projects/multas/config/{name}.py").read_text()
+        parts += [f"## {title}", f"```python\n{code}```"]
     return "\n\n".join(parts)
 
 
@@ -255,7 +256,7 @@ def _tools() -> str:
     sys.path.insert(0, str(folder))
     parts = [
         "# Tools",
-        "What each tool says with `--help`. Relative paths are those of the working directory.",
+        "What each tool says with `--help`.",
     ]
     for file in sorted(folder.glob("*.py")):
         parts += [f"## {file.stem}", f"```text\n{help_of(file.stem)}\n```"]

@@ -41,6 +41,25 @@ def test_id_lists(world, content, parts):
     check_refusal(world.make_splits("devkit.yaml"), *parts)
 
 
+COCO_LISTS = {
+    "no JSON": ("{", "own.json is not JSON", "cut off"),
+    "a list": ("[]", "own.json: not a COCO file, it has no list `images`"),
+    "no name": ('{"images": [{"id": 1}]}', "own.json: images[0] has no text `file_name`"),
+    "lost": ('{"images": [{"file_name": "x.jpg"}]}', "\n  x: no image of this id in", SKIP),
+    "twice": ('{"images": [{"file_name": "000000.png"}, {"file_name": "000000.jpg"}]}',
+              "own.json: image 1: 000000 is listed twice (image 0)", SKIP),
+    "empty": ('{"images": []}', "own.json has no id"),
+}  # fmt: skip
+
+
+@cases("content", COCO_LISTS)
+def test_coco_files_as_lists(world, content, parts):
+    world.write("own.json", content)
+    card = {**world.read("devkit.yaml"), "splits": {"train": "own.json"}}
+    world.write("devkit.yaml", card)
+    check_refusal(world.make_splits("devkit.yaml"), *parts)
+
+
 SPLIT = ["make", "--card", "devkit.yaml", "--split", "half", "--out", "lists"]
 TOOL = {
     "split": ([*SPLIT[:4], "hafl", *SPLIT[5:]], "--split hafl", "Did you mean 'half'?"),

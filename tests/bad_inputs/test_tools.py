@@ -30,6 +30,13 @@ ROWS = [
     ("convert_weights.py no.pth out.pth", "no.pth", "weights of a trained model"),
     ("convert_weights.py teacher.pth out.pth", "backbone", "resnet18"),
     ("convert_weights.py teacher.pth ./teacher.pth", "'teacher.pth' is the input", "another name"),
+    ("check_data.py", "card", "required"),
+    ("check_data.py no.yaml", "no.yaml", "No such file"),
+    ("check_data.py nowhere", "nowhere", "does not exist"),
+    ("check_data.py student.yaml", "student.yaml", "unknown key"),
+    ("check_data.py teacher.pth", "teacher.pth", "name a folder of data"),
+    ("check_data.py devkit.yaml --config-file no.yaml", "no.yaml", "Did you mean"),
+    ("check_data.py devkit.yaml --output masks", "--output 'masks'", "name a file"),
     ("quickstart.py --seed 99999999999 --output {}/out", "SEED", "less than 4294900000"),
 ]
 TRAIN_NET = [

@@ -141,6 +141,7 @@ def _write_configs(world: World) -> None:
         "MODEL": NETWORK,
         "DATASETS": {"CARDS": ["devkit.yaml"], "TRAIN": ["tiny_half"], "TEST": ["tiny_test"]},
         "INPUT": {"MIN_SIZE_TRAIN": [64], "MIN_SIZE_TEST": 64},
+        "TEST": {"VIS_IMAGES": 0},
         "SOLVER": {"IMS_PER_BATCH": 2, "MAX_ITER": 2, "WARMUP_ITERS": 1, "BASE_LR": 0.001},
         "DATALOADER": {"NUM_WORKERS": 0},
         "SEED": 1,

@@ -13,7 +13,7 @@ from detectron2.evaluation import COCOEvaluator, PascalVOCDetectionEvaluator, Se
 from PIL import Image
 
 from multas.data import DATA_FORMAT_REGISTRY, DatasetError, register_card
-from multas.data.formats.masks import read_mask
+from multas.data.formats.mask_files import read_mask
 from multas.data.toy.scene import CLASSES
 from perfect_predictions import perfect_predictions
 

@@ -233,6 +233,27 @@ def test_masks(tmp_path, classes, ignore_label, only, expected, values):
     assert mapper(record)["sem_seg"].reshape(-1).tolist() == values
 
 
+@pytest.mark.parametrize("only", [None, ["cell"]])
+def test_black_and_white_masks(tmp_path, only):
+    gray = np.array([[0, 127, 128], [255, 40, 200]], np.uint8)
+    for number, pixels in enumerate((gray, np.stack([gray] * 3, axis=-1), gray.astype(np.uint16))):
+        write_image(tmp_path / "images" / f"{number}.png", size=(3, 2))
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(tmp_path / "masks" / f"{number}.png")
+    card = {"name": "m", "format": "masks", "root": str(tmp_path), "images": "images", "only": only}
+    card |= {"masks": "masks", "classes": ["none", "cell"], "threshold": 128}
+    records, metadata = loaded({**card, "splits": {"all": {}}}, "all")
+    mapper = MultasMapper(is_train=True, augmentations=[], image_format="BGR")
+    for record in records:
+        expected = [[0, 0, 1], [1, 0, 1]]
+        assert metadata.read_sem_seg(record["sem_seg_file_name"]).tolist() == expected
+        assert mapper(record)["sem_seg"].tolist() == expected
+    assert metadata.stuff_classes[1:] == ["cell"]
+    card["name"] = "three"
+    with pytest.raises(DatasetError, match="with `threshold` there are two classes"):
+        loaded({**card, "classes": ["a", "b", "cell"], "splits": {"all": {}}}, "all")
+
+
 @given(
     names=st.lists(st.sampled_from(["background", "void", *"abcdefg"]), min_size=1, unique=True),
     chosen=st.data(),
@@ -241,7 +262,7 @@ def test_masks(tmp_path, classes, ignore_label, only, expected, values):
 def test_every_value_of_masks_becomes_one_of_the_classes(names, chosen, ignore_label):
     only = chosen.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
     new = choose_names({"stuff_classes": names}, only, ignore_label, "card")
-    values = new["read_sem_seg"].values
+    values = new["read_sem_seg"].table
     assert len(values) == 256
     for value, name in enumerate(names):
         if value == ignore_label:

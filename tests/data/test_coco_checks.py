@@ -155,6 +155,22 @@ def test_unlabelled_coco_reads_no_json_and_mixes_no_splits(tmp_path):
         DatasetCatalog.get("two_train_unlabeled")
 
 
+def test_images_without_annotations_are_those_that_no_split_has(tmp_path):
+    write_coco(tmp_path, annotations=[(1, 3, BOX)])
+    for name in ("new", "newer"):
+        write_image(tmp_path / "images" / f"{name}.jpg")
+    (tmp_path / "images" / "newer.jpg").write_bytes(b"")
+    train = {"json": "train.json", "images": "images"}
+    rest = {"images": "images", "annotates": [], "without": ["train"]}
+    register_card(coco_card(tmp_path, splits={"train": train, "rest": rest}, strictness="skip"))
+    assert [record["image_id"] for record in DatasetCatalog.get("mini_rest")] == ["new"]
+    assert MetadataCatalog.get("mini_rest").annotates == ()
+    splits = {"train": train, "rest": {**rest, "without": []}}
+    register_card(coco_card(tmp_path, name="two", splits=splits))
+    with pytest.raises(DatasetError, match=r"leave theirs out: `without: \[train\]`"):
+        DatasetCatalog.get("two_rest")
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"images": []}'])
 def test_a_broken_coco_file_is_named(tmp_path, content):
     write_coco(tmp_path, annotations=[])

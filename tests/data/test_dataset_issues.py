@@ -11,7 +11,7 @@ from PIL import Image
 
 from image_files import HEIGHT, WIDTH, write_image
 from multas.data import DatasetError, register_card
-from multas.data.formats.masks import read_mask, voc_palette
+from multas.data.formats.mask_files import read_mask, voc_palette
 from multas.data.formats.voc import box_fault
 from multas.data.image_files import index_images
 from multas.data.issues import DatasetIssues

@@ -9,7 +9,7 @@ from detectron2.data import DatasetCatalog, detection_utils
 from PIL import Image
 
 from multas.data import DatasetError, register_card
-from multas.data.formats.masks import read_mask
+from multas.data.formats.mask_files import read_mask
 from multas.data.image_files import image_record, read_image
 from multas.data.issues import DatasetIssues
 from multas.data.mapper import MultasMapper

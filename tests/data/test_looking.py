@@ -1,20 +1,24 @@
 """Finding out what a folder has: layouts as tools write them, and as users leave them."""
 
+import itertools
 import json
 
 import numpy as np
 import pytest
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from image_files import HEIGHT, WIDTH, write_image
-from multas.data import DatasetError, register_card
+from multas.data import DatasetError, read_card, register_card
 from multas.data.looking.find import find_card, find_cards
 from multas.data.looking.roles import role_of, roles
 from multas.util.errors import UserError
 
 PHOTO = object()
+NUMBERS = itertools.count()
 BOX = "0 0.5 0.5 0.5 0.5\n"
 RNG = np.random.default_rng(0)
 
@@ -187,6 +191,10 @@ YOLO = {
          "data.yaml": {"train": "images/train", "val": "images/val", "test": "images/test",
                        "names": ["cat", "dog"]}},
         {"train": "images/train", "val": "images/val"}, {"train": (2, 2), "val": (2, 2)}),
+    "one folder for all, as in Ultralytics' coco128": (
+        {**photos("images/a/{}.jpg", *"ab"), **texts("labels/a/{}.txt", *"ab"),
+         "coco128.yaml": {"train": "images/a", "val": "images/a", "names": ["cat", "dog"]}},
+        {"train": "images/a"}, {"train": (2, 2)}),
     "Roboflow": (
         {**photos("train/images/{}.jpg", *"ab"), **texts("train/labels/{}.txt", *"ab"),
          **photos("test/images/{}.jpg", "c"),
@@ -240,8 +248,21 @@ MASKS = {
         {"all": (2, 2), "unlabeled": (1, 0)}),
     "black and white": (
         {**photos("train/{}.jpg", "a"), "train_masks/a_mask.png": mask(255)},
-        {"classes": {0: "background", 255: "object"}, "only": ["object"], "mask_suffix": "_mask"},
+        {"classes": ["background", "object"], "threshold": 128, "mask_suffix": "_mask"},
         {"train": (1, 1)}),
+    "black and white, of any kind": (
+        {**photos("images/{}.png", *"abc"), "masks/a.jpg": mask(*[255] * 9),
+         "masks/b.png": np.stack([mask(255)] * 3, axis=-1), "masks/c.png": mask(0)},
+        {"classes": ["background", "object"], "threshold": 128}, {"all": (3, 3)}),
+    "numbers of objects": (
+        {**photos("images/{}.png", *"ab"), "masks/a.png": mask(1, 2, 3), "masks/b.png": mask(0, 1)},
+        {"classes": ["background", "object"], "threshold": 1}, {"all": (2, 2)}),
+    "CamVid": (
+        {**photos("train/{}.png", "1"), **photos("test/{}.png", "1"), "trainannot/1.png": mask(2),
+         "testannot/1.png": mask(1, 1, 2, 1)},
+        {"splits": {"train": {"images": "train", "masks": "trainannot"},
+                    "test": {"images": "test", "masks": "testannot"}}},
+        {"train": (1, 1), "test": (1, 1)}),
     "names beside them": (
         {**photos("img/train/{}.png", "1"), "ann/train/1.png": mask(1, 2),
          **photos("img/val/{}.png", "1"), "ann/val/1.png": mask(2), "classes.txt": "wall\ndoor\n"},
@@ -278,6 +299,15 @@ def test_masks(lay, files, keys, numbers):
     assert sizes(card) == numbers
 
 
+def test_masks_beside_few_boxes(lay):
+    files = {f"annotations/trimaps/{x}.png": mask(1, 2, 1) for x in "abc"}
+    files |= {f"annotations/xmls/{x}.xml": voc("cat") for x in "ab"}
+    (boxes, masks), _ = find_cards(lay({**photos("images/{}.jpg", *"abcd"), **files}))
+    assert (boxes["images"], masks["masks"]) == ("images", "annotations/trimaps")
+    assert sizes(boxes) == {"all": (2, 2), "unlabeled": (2, 0)}
+    assert sizes(masks) == {"all": (3, 3)}
+
+
 def test_boxes_and_masks_take_two_cards_with_the_same_splits(lay):
     photographs = photos("images/{}.jpg", *"abcde")
     files = {
@@ -303,8 +333,12 @@ def test_boxes_and_masks_take_two_cards_with_the_same_splits(lay):
         (photos("{}.jpg", "cat/a", "cat/b", "dog/x/c"), ["cat", "dog"], {"all": (3, 3)}),
         (photos("{}.jpg", "train/cat/a", "train/dog/b", "val/dog/c", "unlabeled/d"), ["cat", "dog"],
          {"train": (2, 2), "val": (1, 1), "unlabeled": (1, 0)}),
+        (photos("{}.jpg", "with_mask/1", "without_mask/1"), ["with_mask", "without_mask"],
+         {"all": (2, 2)}),
+        ({f"{s}/{c}/1.png": mask(*range(1, c + 1)) for s in ("train", "test") for c in range(9)},
+         [*map(str, range(9))], {"train": (9, 9), "test": (9, 9)}),
     ],
-    ids=["flat", "splits"],
+    ids=["flat", "splits", "masks in faces", "drawings"],
 )  # fmt: skip
 def test_class_folders(lay, files, classes, numbers):
     card = find_card(lay(files))
@@ -361,6 +395,14 @@ WRONG = {
     "two data.yaml": (
         {f"{n}.yaml": {"train": "x", "names": ["a"]} for n in "ab"},
         "several files like data.yaml: a.yaml, b.yaml"),
+    "masks of colours": (
+        {**photos("images/{}.jpg", "a"), "masks/a.png": np.stack([mask(9), mask(0), mask(0)], 2)},
+        "masks is passed over: its masks have colours; save the numbers of classes"),
+    "a folder for each image": (
+        {**photos("{}/images/x.png", *"ab"), **{f"{x}/masks/{x}.png": mask(255) for x in "ab"}},
+        "has no data set: 4 images in a/images, a/masks"),
+    "labelme": (
+        {**photos("{}.jpg", "a"), "a.json": {"shapes": []}}, "no data set: 1 images in .; 1 .json"),
     "two folders of masks": (
         {**photos("images/{}.jpg", "a"), "labels/a.png": mask(1), "masks/a.png": mask(1)},
         "labels and masks both have masks of the images in images"),
@@ -385,6 +427,40 @@ def test_a_place_that_is_no_folder(tmp_path):
     (tmp_path / "bad.yaml").write_text("name: x")
     with pytest.raises(DatasetError, match="key 'format' is missing"):
         find_cards(tmp_path / "bad.yaml")
+
+
+FILES = st.dictionaries(
+    st.tuples(
+        st.sampled_from(["", "train/", "val/", "images/", "labels/", "masks/", "images/train/"]),
+        st.sampled_from("ab"),
+        st.sampled_from([".png", ".txt", ".xml", ".json", ".yaml"]),
+    ).map("".join),
+    st.sampled_from([
+        PHOTO, BOX, "", "{", "0 x", voc("cat"), voc(), coco(["a.png"]), coco(["b.png", "x.png"]),
+        {"images": [1], "annotations": None}, {"names": ["cat"], "train": "images"}, [],
+        {"names": {0: "cat", 2: "x"}, "nc": 7, "train": "."},
+        {"name": "c", "format": "images", "root": "."},
+    ]),
+    max_size=8,
+)  # fmt: skip
+
+
+@given(files=FILES)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_whatever_lies_there_is_read_or_refused(lay, files):
+    folder = lay({}, name=str(next(NUMBERS)))
+    folder.mkdir()
+    for path, content in files.items():
+        if path.endswith(".png"):
+            lay({path: mask(1) if isinstance(content, list) else PHOTO}, name=folder.name)
+        elif content is not PHOTO:
+            lay({path: content}, name=folder.name)
+    try:
+        cards, notes = find_cards(folder)
+    except UserError as error:
+        assert str(folder) in str(error) or "a card" in str(error)
+    else:
+        assert all(read_card(card).splits for card in cards) and notes
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from detectron2.structures import BoxMode
 from PIL import Image
 
 from multas.data import MultasMapper
-from multas.data.formats.masks import voc_palette
+from multas.data.formats.mask_files import voc_palette
 from multas.data.pseudo_labels import PseudoLabels
 from plain_config import plain_config
 

@@ -10,7 +10,7 @@ from detectron2.structures import Boxes, Instances
 from scipy.io import savemat
 
 from multas.data import DatasetError, MultasMapper, read_card, register_card
-from multas.data.formats.masks import read_mask
+from multas.data.formats.mask_files import read_mask
 from multas.data.image_files import read_ids
 from multas.data.issues import DatasetIssues
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator

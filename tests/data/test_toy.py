@@ -16,7 +16,7 @@ from PIL import Image
 
 import make_dataset
 from multas.data import check_toy, make_toy
-from multas.data.formats.masks import read_mask
+from multas.data.formats.mask_files import read_mask
 from multas.data.splits.check import check_splits, read_lists
 from multas.data.toy.scene import CLASSES, DIFFICULT_BELOW, SIZES, draw_scene
 from multas.util.voc_xml import read_voc_xml

@@ -64,6 +64,7 @@ def tiny_cfg(card, card_file, tmp_path, repository):
             "SOLVER.CHECKPOINT_PERIOD", 100,
             "SOLVER.AMP.ENABLED", False,
             "SOLVER.CHANNELS_LAST", False,
+            "TEST.VIS_IMAGES", 0,
             "OUTPUT_DIR", str(tmp_path / folder),
         ]  # fmt: skip
         return load_config(str(repository / "configs" / "quickstart" / "base.yaml"), [*base, *opts])

@@ -89,6 +89,12 @@ def test_losses_are_those_of_a_run_without_cache(run_cfg, tmp_path, shown, boxes
             assert step == pytest.approx(reference, rel=2**-9, abs=1e-5)
 
 
+def test_mixed_images_come_back_until_images_are_alone(run_cfg, tmp_path):
+    cache = ["MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache")]
+    steps = losses_of(run_cfg(*cache, "INPUT.MIX.MOSAIC", 1.0, "INPUT.MIX.FINAL_FRACTION", 1 / 3))
+    assert [step["hits"] for step in steps] == [0, 0, 1, 1, 0, 0]
+
+
 def test_damaged_entries_change_no_loss_and_are_counted(run_cfg, tmp_path):
     cache = ["MODEL.DISTILLATION.CACHE.FOLDER", str(tmp_path / "cache")]
     sound = losses_of(run_cfg(*cache, folder="cold"))

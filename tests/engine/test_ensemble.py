@@ -154,6 +154,27 @@ def test_the_tool_labels_with_an_ensemble(tiny_cfg, card, tmp_path, monkeypatch)
     assert len(annotations) == 8 * 7
 
 
+class Halves(torch.nn.Module):
+    """Says of each pixel's brightness that it is the logit of class 1, of two."""
+
+    def forward(self, batched_inputs):
+        outputs = []
+        for x in batched_inputs:
+            size = x["height"], x["width"]
+            bright = torch.nn.functional.interpolate(x["image"][None, :1].float(), size)[0]
+            outputs.append({"sem_seg": torch.cat([torch.zeros_like(bright), bright / 64])})
+        return outputs
+
+
+def test_probabilities_of_pixels_are_averaged_in_their_place(spot):
+    single = Halves()([spot])[0]["sem_seg"].softmax(0)
+    assert FlipScaleEnsemble(Halves(), flip=True)([spot])[0].keys() == {"sem_seg"}
+    both = FlipScaleEnsemble(Halves(), [1.0, 2.0])([spot])[0]["sem_seg"].softmax(0)
+    assert both.shape == (2, 80, 120)
+    # Only edges differ, where the image was scaled.
+    assert ((single - both).abs() < 1e-5).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("scales", [[], [1.0, 0.0]])
 def test_scales_must_be_positive(scales):
     with pytest.raises(ValueError, match="scales"):

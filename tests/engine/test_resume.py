@@ -58,6 +58,11 @@ def test_so_does_one_in_mixed_precision_with_all_that_follows_the_weights(distil
     )  # fmt: skip
 
 
+def test_so_does_one_of_mixed_images(distilled_cfg):
+    mix = {"MOSAIC": 0.5, "COPY_PASTE": 0.5, "MIXUP": 0.5, "FINAL_FRACTION": 0.2}
+    assert_resumes(distilled_cfg, *(w for k, v in mix.items() for w in (f"INPUT.MIX.{k}", v)))
+
+
 def test_so_does_one_with_a_stock_student(distilled_cfg, teacher_files):
     trainers = assert_resumes(
         distilled_cfg, *RETINANET, *teacher_files(*RETINANET),

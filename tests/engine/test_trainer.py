@@ -93,7 +93,7 @@ def test_a_run_prints_the_path_table_at_its_start(distilled_cfg, train_net, caps
     with open(os.path.join(cfg.OUTPUT_DIR, "log.txt")) as file:
         log = file.read()
     for printed in (capsys.readouterr().out, log):
-        table, training = printed.index("Distillation paths"), printed.index("Starting training")
+        table, training = printed.index("Distillation paths"), printed.index("plan ")
         assert table < training
         assert "backbone.bottom_up.res3" in printed[table:training]
 

@@ -1,7 +1,5 @@
 """Drawing the predictions of a trained model."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -10,6 +8,7 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import visualize
+from multas.engine.drawing import Visualizer, draw_results, legend
 from multas.util.errors import UserError
 
 
@@ -75,12 +74,12 @@ def two_cards(forget_registered):
 
 def test_each_kind_of_result_has_the_names_of_the_data_set_that_is_annotated_with_it(two_cards):
     for names in (two_cards, two_cards[::-1]):
-        found = visualize.legend(names)
+        found = legend(names)
         assert found.thing_classes == ["Pedestrian", "Car"]
         assert found.stuff_classes == ["road", "sky"]
         assert found.stuff_colors == [[9, 9, 9], [0, 0, 255]]
         assert found.label_classes == ["day", "night"]
-    assert visualize.legend(["boxes"]).get("stuff_classes") is None
+    assert legend(["boxes"]).get("stuff_classes") is None
 
 
 def test_classes_that_only_the_data_name_are_found_there(two_cards, caplog):
@@ -90,7 +89,7 @@ def test_classes_that_only_the_data_name_are_found_there(two_cards, caplog):
 
     DatasetCatalog.register("late", load)
     MetadataCatalog.get("late").set(annotates=("cls",))
-    assert visualize.legend(["late"]).label_classes == ["cat", "dog"]
+    assert legend(["late"]).label_classes == ["cat", "dog"]
 
     def fail():
         raise UserError("late.json is damaged")
@@ -98,27 +97,27 @@ def test_classes_that_only_the_data_name_are_found_there(two_cards, caplog):
     DatasetCatalog.register("lost", fail)
     MetadataCatalog.get("lost").set(annotates=("cls",))
     with caplog.at_level("WARNING", "multas"):
-        assert visualize.legend(["lost"]).get("label_classes") is None
+        assert legend(["lost"]).get("label_classes") is None
     assert "drawn as numbers" in caplog.text and "late.json is damaged" in caplog.text
 
 
 def test_masks_and_classes_are_written_on_the_picture(two_cards, monkeypatch):
     written = []
-    draw_text = visualize.Visualizer.draw_text
+    draw_text = Visualizer.draw_text
 
     def record(self, text, *args, **kwargs):
         written.append(text)
         return draw_text(self, text, *args, **kwargs)
 
-    monkeypatch.setattr(visualize.Visualizer, "draw_text", record)
+    monkeypatch.setattr(Visualizer, "draw_text", record)
     sky = torch.stack([torch.zeros(64, 64), torch.ones(64, 64)])
     results = {"sem_seg": sky, "scores": torch.tensor([0.2, 0.8])}
-    image, args = np.full((64, 64, 3), 200, np.uint8), SimpleNamespace(scale=1.0, score_thresh=0.5)
-    drawn = visualize.draw(image, results, args, visualize.legend(two_cards)).get_image()
+    image = np.full((64, 64, 3), 200, np.uint8)
+    drawn = draw_results(image, results, legend(two_cards), 1.0, 0.5).get_image()
     assert written == ["sky", "night 80%"]
     assert drawn[40, 40, 2] > drawn[40, 40, 0] + 50, "in the colour of the data set"
     written.clear()
-    visualize.draw(image, results, args, visualize.legend([]))
+    draw_results(image, results, legend([]), 1.0, 0.5)
     assert written == ["1", "1 80%"], "numbers where there are no names"
 
 

@@ -1,9 +1,21 @@
-"""Names that a user has written: the nearest ones, choices, and registered classes."""
+"""Names that a user has written: the nearest ones, choices, registered classes, and of files."""
+
+import re
+from pathlib import PurePath
 
 import pytest
 from fvcore.common.registry import Registry
+from hypothesis import given
+from hypothesis import strategies as st
 
-from multas.util.names import check_choice, did_you_mean, lookup, nearest
+from multas.util.names import (
+    check_choice,
+    did_you_mean,
+    lookup,
+    nearest,
+    plain_name,
+    plain_names,
+)
 
 CHOICES = ["single", "equal", "adaptive"]
 
@@ -35,3 +47,23 @@ def test_case_and_hyphens_of_a_registered_name_do_not_matter(name):
     message = r"^KEY: nothing is registered as 'hand-tune'\. Did you mean 'Hand_Tuned'\?"
     with pytest.raises(ValueError, match=message):
         lookup(registry, "hand-tune", "KEY")
+
+
+@given(st.dictionaries(st.integers(0, 9), st.text("aAÄß. /\\\n", max_size=5)))
+def test_plain_names_can_lie_in_one_folder(paths):
+    names = plain_names(paths)
+    stems = [PurePath(name).stem.casefold() for name in names.values()]
+    assert len(set(stems)) == len(paths)
+    for name in names.values():
+        assert re.fullmatch(r"[\w-][\w.-]*", name)
+    # The name of a file does not depend on the order of the others.
+    assert plain_names(dict(reversed(paths.items()))) == names
+
+
+def test_plain_names_are_the_own_ones_where_they_can_be():
+    paths = {1: "a/x 1.jpg", 2: "b/Ü.png", 3: "a/y.jpg", "3": "b/Y.png"}
+    names = plain_names(paths)
+    assert (names[1], names[2]) == ("x_1.jpg", "Ü.png")
+    assert re.fullmatch(r"y-[0-9a-f]{8}\.jpg", names[3])
+    assert re.fullmatch(r"Y-[0-9a-f]{8}\.png", names["3"])
+    assert plain_name("U\N{COMBINING DIAERESIS}.png") == "Ü.png"

@@ -114,7 +114,8 @@ def _prepare(
                 _divide(counts, labels, held_out=not (use["test"] or use["val"]), seed=seed)
             )
         splits = dict(content["splits"])
-        table = splits[base] if isinstance(splits[base], dict) else {"ids": splits[base]}
+        main_key = type(card.splits[0]).main_key
+        table = splits[base] if isinstance(splits[base], dict) else {main_key: splits[base]}
         for part, ids in parts.items():
             own = [image_id for image_id in ids if image_id in counts]
             write_splits({part: own}, folder, name)

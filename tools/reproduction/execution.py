@@ -9,6 +9,8 @@ from multas.engine.report import training_seconds
 from reproduction.runners import Runner
 from reproduction.runs import Run, iterations_of
 
+_SECONDS = 1.0  # between two looks at the runs in progress
+
 
 class State(Enum):
     """How a run ended, or WAITING as long as its turn has not come."""
@@ -38,6 +40,7 @@ def execute(
     jobs: int,
     states: States,
     say: Callable[[str], None] = lambda line: print(line, flush=True),
+    watch: Callable[[Sequence[Run]], None] = lambda running: None,
 ) -> None:
     """Train what is not finished.
 
@@ -48,15 +51,19 @@ def execute(
         states: the states of at least these runs. They are kept up to date, so that they are right
             after an interruption, too.
         say: a function that receives a line before and after every run.
+        watch: a function that receives the runs in progress, once a second and whenever they
+            change.
     """
     kept = sum(states[run.digest] is State.KEPT for run in runs)
     say(f"{len(runs)} trainings, {kept} of them finished before.")
     with ThreadPoolExecutor(jobs) as pool:
         try:
-            _work(runs, lambda run: pool.submit(runner.train, run), jobs, states, say)
+            _work(runs, lambda run: pool.submit(runner.train, run), jobs, states, say, watch)
         except BaseException:
             runner.stop()  # or the pool would wait for them
             raise
+        finally:
+            watch([])
 
 
 def _work(
@@ -65,6 +72,7 @@ def _work(
     jobs: int,
     states: States,
     say: Callable[[str], None],
+    watch: Callable[[Sequence[Run]], None],
 ) -> None:
     running: dict[Future[bool], tuple[Run, float]] = {}
     while True:
@@ -72,11 +80,12 @@ def _work(
             say(f"{_count(runs, states)} {run.title}: {State.BLOCKED.value}.")
         started = {run.digest for run, _ in running.values()}
         for run in _ready(runs, states, started)[: jobs - len(running)]:
-            say(f"{_count(runs, states)} {run.title}: starts.")
+            say(f"{_count(runs, states)} {run.title}: starts. Its log is {run.console}")
             running[start(run)] = run, time.monotonic()
         if not running:
             return
-        for done in wait(running, return_when=FIRST_COMPLETED).done:
+        watch([run for run, _ in running.values()])
+        for done in wait(running, _SECONDS, FIRST_COMPLETED).done:
             run, since = running.pop(done)
             reason = _fault(done, run)
             state = states[run.digest] = State.FAILED if reason else State.FINISHED

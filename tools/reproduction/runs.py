@@ -1,6 +1,7 @@
 """Trainings, each in a folder named by a hash of what it computes, so that rows share them."""
 
 import hashlib
+import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from detectron2.config import CfgNode, get_cfg
 
 from multas.config import add_multas_config, merge_config, merge_opts
 from multas.data import register_cards
+from multas.data.pseudo_mask_files import INDEX
 from multas.engine.epochs import resolve_epochs
 from multas.engine.report import final_values
 from multas.util.yaml_files import read_yaml
@@ -177,7 +179,8 @@ def digest(cfg: CfgNode) -> str:
 
 def _files(cfg: CfgNode) -> list[str]:
     """The files of weights and pseudo-labels that a config names."""
-    return [*_weights(cfg), *cfg.DATASETS.PSEUDO_LABELS.FILES]
+    labels = cfg.DATASETS.PSEUDO_LABELS
+    return [*_weights(cfg), *labels.FILES, *(os.path.join(x, INDEX) for x in labels.MASKS)]
 
 
 def _weights(cfg: CfgNode) -> list[str]:

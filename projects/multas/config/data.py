@@ -38,6 +38,9 @@ def add_data_config(cfg: CN) -> None:
     # Files from tools/pseudo_label.py. Unannotated images that they name get their boxes; annotated
     # images keep their ground truth alone.
     cfg.DATASETS.PSEUDO_LABELS.FILES = ()
+    # Folders from tools/pseudo_label.py --masks. Images without a mask that they name get theirs;
+    # pixels of which the teacher was not certain are ignored.
+    cfg.DATASETS.PSEUDO_LABELS.MASKS = ()
     # Boxes whose teacher score is lower are not used, for all classes and for each class in order
     # (empty = no threshold of its own). A box must reach both.
     cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH = 0.0

@@ -21,6 +21,12 @@ def add_evaluation_config(cfg: CfgNode) -> None:
     # The size at which segmentations are compared: that of the original "image", or of the
     # "network" input (as in the multi-task tables of Lê and Pham).
     cfg.TEST.SEM_SEG_RESOLUTION = "image"
+    # Whether the final weights alone are evaluated: with an average or early stopping those of the
+    # last iteration are evaluated, too, as "student/bbox/AP", which takes as long again.
+    cfg.TEST.FINAL_WEIGHTS_ONLY = False
+    # The number of images of each test set that every evaluation during a training shows in
+    # TensorBoard, ground truth beside predictions, and of images with pseudo-labels; 0 = none.
+    cfg.TEST.VIS_IMAGES = 3
     # Whether the teachers are evaluated, too, on the student's test images ("teacher/bbox/AP"):
     # fixed ones once, mean teachers every time. For classifiers it also measures how often the
     # student and the first teacher disagree ("classification/top1_agreement_error"). --eval-only

@@ -278,6 +278,7 @@ LIMITS: Mapping[str, Limit] = {
     "TEST.EXPECTED_RESULTS": each(_EXPECTED, empty=True),
     "TEST.PRECISE_BN.NUM_ITER": _SIZE,
     "TEST.SEM_SEG_RESOLUTION": one_of("image", "network"),
+    "TEST.VIS_IMAGES": _WHOLE,
     "TEST.VOC_IOU_THRESHOLDS": each(below(1)),
     "TEST.VOC_METRIC": one_of("", "11pt", "area"),
     "TEST.VOC_REPORT_THRESHOLDS": each(below(1), empty=True),

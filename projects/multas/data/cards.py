@@ -79,7 +79,8 @@ def _declared_classes(card: Card, split: DataFormat) -> dict[str, Any]:
     names = split.class_metadata(card.classes)
     if card.only is None:
         return names
-    return choose_names(names, card.only, card.ignore_label, f"card {card.source}")
+    known = {**names, "read_sem_seg": split.mask_values()}
+    return choose_names(known, card.only, card.ignore_label, f"card {card.source}")
 
 
 def _set_places(metadata, card: Card, split: DataFormat, unlabeled: bool) -> None:
@@ -140,6 +141,30 @@ def _without_annotated(
 
 def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dict]:
     issues = DatasetIssues(f"{name!r} (card {card.source})", card.strictness)
+    records = read_split(name, card, split, issues, unlabeled)
+    issues.close()
+    require_images(records, name, card, split, issues)
+    return records
+
+
+def read_split(
+    name: str, card: Card, split: DataFormat, issues: DatasetIssues, unlabeled: bool = False
+) -> list[dict]:
+    """Read a split whose ``name`` is registered, and tell Detectron2's metadata what was found.
+
+    Args:
+        name: of the split, registered.
+        card: that it belongs to.
+        split: the split.
+        issues: receives what is wrong with it; whether that ends a run, others decide.
+        unlabeled: whether its annotations are not to be read.
+
+    Returns:
+        The dataset dicts of what has no fault.
+
+    Raises:
+        DatasetError: there is no such folder or file, or nothing can be made of it.
+    """
     metadata = MetadataCatalog.get(name)
     where = f"card {card.source}: split {split.name!r}"
     root = card.find_root()
@@ -152,7 +177,8 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     reads = split.load if split.annotates and not unlabeled else split.load_unlabeled
     records, found = reads(source)
     if card.only is not None:
-        before = split.class_metadata(card.classes or ()) | found
+        before = {**split.class_metadata(card.classes or ()), "read_sem_seg": split.mask_values()}
+        before |= found
         found = choose_names(before, card.only, card.ignore_label, where)
         records = choose_records(records, before, found, issues)
     metadata.set(**found)
@@ -162,22 +188,34 @@ def _load(name: str, card: Card, split: DataFormat, unlabeled: bool) -> list[dic
     remark_dark(files, issues)
     for group in find_copies(files):
         issues.remark(" = ".join(group), "one picture under several names")
-    issues.close()
-    if issues.lines:
+    if issues.faults:
         # Evaluators would take what is left out from the files of a devkit; now they ask for dicts.
         for key in ("dirname", "split"):
             vars(metadata).pop(key, None)
     metadata.left_out.clear()
     metadata.left_out.update(issues.counts())
-    if not records and issues.lines:
-        raise DatasetError(f"{issues.report()}\nAll images have faults, so that none is left.")
-    if source.ids == []:
-        file = card.find_ids(split, root)
-        raise DatasetError(f"{where}: the list {file} has no id; write one on each line")
-    if not records:
-        kinds = ", ".join(IMAGE_SUFFIXES)
-        raise DatasetError(
-            f"data set {name!r} (card {card.source}) has no images in {images}; correct "
-            f"`images` or the list of the split, or save the images as {kinds}"
-        )
     return records
+
+
+def require_images(
+    records: list[dict], name: str, card: Card, split: DataFormat, issues: DatasetIssues
+) -> None:
+    """Make sure that :func:`read_split` has found an image.
+
+    Raises:
+        DatasetError: it has not; the message says where it has looked.
+    """
+    if not records and issues.faults:
+        raise DatasetError(f"{issues.report()}\nAll images have faults, so that none is left.")
+    if records:
+        return
+    root = card.find_root()
+    file = card.find_ids(split, root)
+    if file is not None and not read_ids(file, DatasetIssues(card.name)):
+        where = f"card {card.source}: split {split.name!r}"
+        raise DatasetError(f"{where}: the list {file} has no id; write one on each line")
+    kinds = ", ".join(IMAGE_SUFFIXES)
+    raise DatasetError(
+        f"data set {name!r} (card {card.source}) has no images in {root / split.images}; correct "
+        f"`images` or the list of the split, or save the images as {kinds}"
+    )

@@ -6,13 +6,11 @@ class. Where value 0 of the masks is another class, the background is a new one.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from multas.data.formats.masks import MASK_VALUES, read_mask
+from multas.data.formats.mask_files import MASK_VALUES, MaskValues
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD
 from multas.util.names import did_you_mean
@@ -22,23 +20,14 @@ _BACKGROUND = ("background", "_background_", "bg", "nothing", "void", "unlabeled
 _WHOLE_FILE = ("json_file", "thing_dataset_id_to_contiguous_id")
 
 
-@dataclass(frozen=True)
-class ChosenMasks:
-    """Reads masks, (H, W) uint8, with other values: ``values[v]`` stands for v."""
-
-    values: bytes
-
-    def __call__(self, file: str | Path) -> np.ndarray:
-        return read_mask(file, self.values)
-
-
 def choose_names(
     names: Mapping[str, Any], only: Sequence[str], ignore_label: int, where: str
 ) -> dict[str, Any]:
     """The metadata of a data set with the classes ``only``, in this order.
 
     Args:
-        names: metadata with the names of all classes ("thing_classes", "stuff_classes" …).
+        names: metadata with the names of all classes ("thing_classes", "stuff_classes" …), and
+            what reads their masks, if these are MaskValues.
         only: the names of those that are wanted.
         ignore_label: value of the pixels of a mask that do not count; it stays as it is.
         where: names the card and the split, for messages.
@@ -51,11 +40,14 @@ def choose_names(
     for name in only if kinds else ():
         if name not in known:
             raise DatasetError(f"{where}: `only` names {name!r}.{did_you_mean(name, known)}")
-    chosen = {key: value for key, value in names.items() if key not in _WHOLE_FILE}
+    replaced = (*_WHOLE_FILE, "read_sem_seg")
+    chosen = {key: value for key, value in names.items() if key not in replaced}
     for kind in kinds:
         if kind is MASKS:
-            classes, values = _mask_classes(names[kind.classes_key], only, ignore_label)
-            chosen |= {kind.classes_key: classes, "read_sem_seg": ChosenMasks(values)}
+            classes, table = _mask_classes(names[kind.classes_key], only, ignore_label)
+            before = names.get("read_sem_seg")
+            after = before.then(table) if isinstance(before, MaskValues) else MaskValues(table)
+            chosen |= {kind.classes_key: classes, "read_sem_seg": after}
         else:
             chosen[kind.classes_key] = [n for n in only if n in names[kind.classes_key]]
     return chosen
@@ -116,6 +108,6 @@ def choose_records(
                 else:
                     issues.pass_over(name, "objects")
         if MASKS.dataset_key in record:
-            new[MASK_VALUES] = after["read_sem_seg"].values
+            new[MASK_VALUES] = after["read_sem_seg"]
         chosen.append(new)
     return chosen

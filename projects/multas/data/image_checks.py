@@ -101,7 +101,7 @@ def _decode(pending: Sequence[tuple[str, bytes]]) -> Iterator[tuple[bytes, str, 
     if not pending:
         return
     with (
-        ThreadPool(_num_threads()) as pool,  # Pillow decodes without holding Python's lock
+        ThreadPool(num_threads()) as pool,  # Pillow decodes without holding Python's lock
         tqdm(total=len(pending), desc="images", unit="image", delay=2) as bar,
     ):
         for start in range(0, len(pending), _CHUNK):
@@ -129,7 +129,7 @@ def image_fault(file: str) -> str | None:
     return None
 
 
-def _num_threads() -> int:
+def num_threads() -> int:
     return min((os.cpu_count() or 1) + 4, 32)  # some of them wait for the disk
 
 

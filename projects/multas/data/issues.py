@@ -44,14 +44,19 @@ class DatasetIssues:
         check_choice(f"data set {dataset}: strictness", strictness, STRICTNESS)
         self.dataset = dataset
         self.strictness = strictness
-        self.lines: list[str] = []
+        self.faults: list[tuple[str, str]] = []
         self.left_out: dict[str, list[str]] = {}
         self.remarks: dict[str, list[str]] = {}
         self.passed_over: dict[str, Counter[str]] = {}
 
+    @property
+    def lines(self) -> list[str]:
+        """A line for each fault."""
+        return [f"{where}: {what}" for where, what in self.faults]
+
     def add(self, where: str, what: str) -> None:
         """Note that the file or entry ``where`` has the fault ``what``."""
-        self.lines.append(f"{where}: {what}")
+        self.faults.append((where, what))
 
     def leave_out(self, image_id: str, why: str) -> None:
         """Note that an image is left out, as the card asks, because of ``why``."""
@@ -68,10 +73,10 @@ class DatasetIssues:
     def report(self) -> str:
         """All issues, at most ``MAX_LINES`` of them and the number of the others."""
         shown = [f"  {line}" for line in self.lines[:MAX_LINES]]
-        if len(self.lines) > MAX_LINES:
-            shown.append(f"  and {len(self.lines) - MAX_LINES} more")
-        noun = "issue" if len(self.lines) == 1 else "issues"
-        return "\n".join([f"data set {self.dataset}: {len(self.lines)} {noun}", *shown])
+        if len(self.faults) > MAX_LINES:
+            shown.append(f"  and {len(self.faults) - MAX_LINES} more")
+        noun = "issue" if len(self.faults) == 1 else "issues"
+        return "\n".join([f"data set {self.dataset}: {len(self.faults)} {noun}", *shown])
 
     def close(self) -> None:
         """Report the issues, if there are any.
@@ -87,12 +92,12 @@ class DatasetIssues:
                 "data set %s: %s (%d %s): %s",
                 self.dataset, what, len(places), noun, _some(places),
             )  # fmt: skip
-        if self.lines and self.strictness == "stop":
+        if self.faults and self.strictness == "stop":
             raise DatasetError(
                 f"{self.report()}\nMend the files, or set `strictness: skip` in the card to go on "
                 "without the objects and images named here."
             )
-        if self.lines:
+        if self.faults:
             logger.warning("%s\nLeft out because of `strictness: skip`.", self.report())
 
     def counts(self) -> dict[str, int]:
@@ -101,7 +106,7 @@ class DatasetIssues:
         for what, numbers in self.passed_over.items():
             shown = [f"{name} {number}" for name, number in numbers.most_common()]
             found[f"{what} of classes that `only` does not name ({_some(shown)})"] = numbers.total()
-        return found | ({"faulty images or objects": len(self.lines)} if self.lines else {})
+        return found | ({"faulty images or objects": len(self.faults)} if self.faults else {})
 
     def _report_left_out(self) -> str:
         lines = []

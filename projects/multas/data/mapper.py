@@ -14,12 +14,13 @@ from detectron2.data.catalog import Metadata
 from detectron2.structures import BoxMode, Instances
 from PIL import Image
 
-from multas.data.formats.masks import MASK_VALUES, read_mask
+from multas.data.formats.mask_files import MASK_VALUES, MaskValues, read_mask
 from multas.data.image_files import as_array, read_image
 from multas.data.pseudo_labels import PseudoLabels, load_pseudo_labels
+from multas.data.pseudo_masks import PseudoMasks, load_pseudo_masks
 from multas.data.transforms.augmentation import ResizeToSquare, build_augmentations
 from multas.data.transforms.place import for_objects
-from multas.util.annotation import BOXES, STANDARD
+from multas.util.annotation import BOXES, MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 
 # A model input with this key holds the very pixels that the network is to see. A model that gets
@@ -46,7 +47,7 @@ class MultasMapper:
         image_format, instance_mask_format: see INPUT.FORMAT and INPUT.MASK_FORMAT.
         use_instance_mask: whether "segmentation" becomes ``gt_masks`` (MODEL.MASK_ON).
         keep_outlines: whether "segmentation" is of use without that (INPUT.MIX.COPY_PASTE).
-        pseudo_labels: boxes for unannotated images.
+        pseudo_labels: boxes and masks for unannotated images.
     """
 
     @configurable
@@ -75,17 +76,6 @@ class MultasMapper:
 
     @classmethod
     def from_config(cls, cfg: CfgNode, is_train: bool = True) -> dict[str, Any]:
-        options, pseudo_labels = cfg.DATASETS.PSEUDO_LABELS, None
-        classes = _training_classes(cfg.DATASETS.TRAIN) if is_train and options.FILES else None
-        if classes is not None:
-            pseudo_labels = load_pseudo_labels(
-                options.FILES,
-                classes,
-                score_thresh=options.SCORE_THRESH,
-                class_score_thresh=options.CLASS_SCORE_THRESH,
-                topk=options.TOPK,
-                empty=options.EMPTY,
-            )
         return {
             "is_train": is_train,
             "augmentations": build_augmentations(cfg, is_train),
@@ -95,7 +85,7 @@ class MultasMapper:
             "use_instance_mask": cfg.MODEL.MASK_ON,
             "instance_mask_format": cfg.INPUT.MASK_FORMAT,
             "keep_outlines": cfg.INPUT.MIX.COPY_PASTE > 0,
-            "pseudo_labels": pseudo_labels,
+            "pseudo_labels": _pseudo_labels(cfg) if is_train else None,
         }
 
     def __call__(
@@ -202,7 +192,7 @@ class MultasMapper:
         return utils.filter_empty_instances(instances)
 
 
-def _read_mask(file: str, values: bytes | None, image: np.ndarray) -> np.ndarray:
+def _read_mask(file: str, values: MaskValues | None, image: np.ndarray) -> np.ndarray:
     """The mask of an image, (H, W) uint8."""
     mask = read_mask(file, values)
     if mask.shape != image.shape[:2]:
@@ -211,26 +201,52 @@ def _read_mask(file: str, values: bytes | None, image: np.ndarray) -> np.ndarray
     return mask
 
 
-def _training_classes(names: Sequence[str]) -> Sequence[str] | None:
-    """The classes of the boxes, from the first data set that has some.
+def _pseudo_labels(cfg: CfgNode) -> PseudoLabels:
+    """What DATASETS.PSEUDO_LABELS names, as far as images of DATASETS.TRAIN can take it."""
+    options, names = cfg.DATASETS.PSEUDO_LABELS, cfg.DATASETS.TRAIN
+    masks = PseudoMasks()
+    if options.MASKS:
+        classes = _training_classes(names, MASKS, "MASKS", cfg.MODEL.CLASSES.SEG)
+        if classes is not None:
+            ignore_label = cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE
+            masks = load_pseudo_masks(options.MASKS, classes, ignore_label)
+    boxes = _training_classes(names, BOXES, "FILES") if options.FILES else None
+    if boxes is None:
+        return PseudoLabels(masks=masks)
+    return load_pseudo_labels(
+        options.FILES,
+        boxes,
+        score_thresh=options.SCORE_THRESH,
+        class_score_thresh=options.CLASS_SCORE_THRESH,
+        topk=options.TOPK,
+        empty=options.EMPTY,
+        masks=masks,
+    )
+
+
+def _training_classes(
+    names: Sequence[str], kind: Annotation, key: str, default: Sequence[str] = ()
+) -> Sequence[str] | None:
+    """The classes of boxes or masks, from the first data set that has some, or ``default``.
 
     A plain folder of images has none. If all data sets are annotated, but for other tasks, the
-    result is None: such images take no boxes.
+    result is None: such images take no boxes or masks.
     """
     metadata = [MetadataCatalog.get(name) for name in names]
-    known = [classes for data in metadata if (classes := data.get(BOXES.classes_key))]
-    if not known and not all(_is_for_other_tasks(data) for data in metadata):
+    known = [classes for data in metadata if (classes := data.get(kind.classes_key))]
+    known += [default] if default else []
+    if not known and not all(_is_for_other_tasks(data, kind) for data in metadata):
         raise UserError(
             f"DATASETS.TRAIN {tuple(names)}: none of them has class names, which "
-            "DATASETS.PSEUDO_LABELS.FILES needs. Give `classes` in the card."
+            f"DATASETS.PSEUDO_LABELS.{key} needs. Give `classes` in the card."
         )
     return known[0] if known else None
 
 
-def _is_for_other_tasks(data: Metadata) -> bool:
-    """Whether a data set without classes of boxes is annotated with something else."""
+def _is_for_other_tasks(data: Metadata, own: Annotation) -> bool:
+    """Whether a data set without classes of one kind is annotated with something else."""
     classes = any(data.get(kind.classes_key) for kind in STANDARD)
-    return classes or bool(set(data.get("annotates", ())) - {BOXES.task})
+    return classes or bool(set(data.get("annotates", ())) - {own.task})
 
 
 def _without_mask(annotation: dict) -> dict:

@@ -16,6 +16,7 @@ import torch
 from detectron2.config import CfgNode
 
 from multas.data.composing import blend, half_of_classes, paste, put_beside, windows_around
+from multas.data.formats.masks import MASK_VALUES
 from multas.data.mapper import MultasMapper
 from multas.data.transforms.place import Place
 from multas.util.annotation import BOXES, LABELS, MASKS
@@ -31,7 +32,7 @@ _TAKES = {
     "MIXUP": {BOXES.dataset_key, LABELS.dataset_key},
 }
 # Keys of a dataset dict that say nothing of what the image shows.
-_NEUTRAL = {"file_name", "image_id", "height", "width", "pixels"}
+_NEUTRAL = {"file_name", "image_id", "height", "width", "pixels", MASK_VALUES}
 _KEYPOINTS = "keypoints"
 
 

@@ -19,7 +19,7 @@ from detectron2.utils.file_io import PathManager
 
 from multas.data.json_files import BOX, ID, Kind, entry_fault, is_number, read_json
 from multas.util.errors import UserError
-from multas.util.files import written_whole
+from multas.util.files import require_writable, written_whole
 from multas.util.sizes import are_fractions
 
 VERSION = 1
@@ -39,7 +39,7 @@ _HEADER = {
     "topk": Kind("0 (all) or more", lambda v: type(v) is int and v >= 0),
 }
 _ORIGIN = {
-    **dict.fromkeys(("teacher_config", "teacher_weights", "teacher_sha256"), _TEXT),
+    **dict.fromkeys(("teacher_config", "teacher_weights", "teacher_sha256", "reviewed"), _TEXT),
     "version": Kind(f"{VERSION}, which this multas reads", lambda v: v == VERSION),
 }
 
@@ -56,6 +56,7 @@ class Header:
     teacher_config: str = ""  # file of the teacher's config
     teacher_weights: str = ""  # file of its weights
     teacher_sha256: str = ""  # hash of that file
+    reviewed: str = ""  # hash of the file that a person has looked through; "" = nobody has
     version: int = VERSION
 
 
@@ -70,6 +71,24 @@ def save_pseudo_labels(path: str, header: Header, annotations: Sequence[Mapping]
     PathManager.mkdirs(os.path.dirname(path) or ".")
     with written_whole(path) as partial, open(partial, "w") as file:
         json.dump({"header": asdict(header), "annotations": list(annotations)}, file)
+
+
+def require_replaceable(output: str) -> None:
+    """Make sure that pseudo-labels can be written to --output, and replace nothing else.
+
+    Raises:
+        UserError: There is another file, such as weights, a config or annotations, or no way.
+    """
+    require_writable(output, "--output")
+    if not os.path.isfile(output) or not os.path.getsize(output):
+        return
+    try:
+        read_pseudo_labels(output)
+    except UserError:
+        raise UserError(
+            f"--output '{output}' is there and no file of pseudo-labels; it would be lost. Name "
+            "another file, or delete it."
+        ) from None
 
 
 def read_pseudo_labels(path: str) -> tuple[Header, list[dict]]:

@@ -1,4 +1,5 @@
-"""Pseudo-labels: the boxes of files (pseudo_label_files.py) for images that are not annotated."""
+"""Pseudo-labels for images that are not annotated: the boxes of files (pseudo_label_files.py), and
+the masks of folders (pseudo_masks.py)."""
 
 import logging
 import math
@@ -10,6 +11,7 @@ from typing import Any
 from detectron2.structures import BoxMode
 
 from multas.data.pseudo_label_files import Header, read_pseudo_labels
+from multas.data.pseudo_masks import PseudoMasks
 from multas.data.shared_list import SharedDict
 from multas.util.errors import UserError
 from multas.util.names import check_choice
@@ -23,7 +25,7 @@ BEYOND = "beyond TOPK"
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """The boxes of one or more files.
+    """The boxes of one or more files, and masks.
 
     Attributes:
         boxes: by image id, the annotations in Detectron2's form, best first, each with "score" and
@@ -31,18 +33,24 @@ class PseudoLabels:
         empty: what such an image counts as, see DATASETS.PSEUDO_LABELS.EMPTY.
         headers: the headers of the files by path.
         dropped: by image id, how many boxes are not used, by the reason.
+        masks: masks for images that have none.
     """
 
     boxes: Mapping[Any, list[dict]] = field(default_factory=dict)
     empty: str = "background"
     headers: Mapping[str, Header] = field(default_factory=dict)
     dropped: Mapping[Any, Mapping[str, int]] = field(default_factory=dict)
+    masks: PseudoMasks = field(default_factory=PseudoMasks)
 
     def join(self, dataset_dict: dict) -> dict:
         """Add its pseudo-labels to the dict of an unannotated image.
 
-        Ground truth is never mixed with pseudo-labels: a dict with "annotations" stays as it is.
+        Ground truth is never mixed with pseudo-labels: a dict with "annotations" gets no box, and
+        one with "sem_seg_file_name" no mask.
         """
+        return self.masks.join(self._join_boxes(dataset_dict))
+
+    def _join_boxes(self, dataset_dict: dict) -> dict:
         image_id = dataset_dict.get("image_id")
         if "annotations" in dataset_dict or image_id not in self.boxes:
             return dataset_dict
@@ -54,6 +62,8 @@ class PseudoLabels:
         self, dicts: Sequence[Mapping], names: Sequence[str], training_key: str = "DATASETS.TRAIN"
     ) -> None:
         """Make sure that the files belong to the training images, since ids alone can mislead.
+
+        Masks have a check of their own.
 
         Args:
             dicts: dataset dicts of the training set.
@@ -111,6 +121,7 @@ def load_pseudo_labels(
     class_score_thresh: Sequence[float] = (),
     topk: int = 0,
     empty: str = "background",
+    masks: PseudoMasks | None = None,
 ) -> PseudoLabels:
     """Read files of pseudo-labels, written by :func:`save_pseudo_labels`, for training.
 
@@ -121,6 +132,7 @@ def load_pseudo_labels(
         class_score_thresh: a further threshold for each class, or nothing.
         topk: number of boxes to keep for an image, best first; 0 for all.
         empty: "background" or "skip", see :class:`PseudoLabels`.
+        masks: masks to join as well.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -160,7 +172,7 @@ def load_pseudo_labels(
             beyond = len(found[image_id]) - len(boxes[image_id])
             if below[image_id] or beyond:
                 dropped[image_id] = {BELOW: below[image_id], BEYOND: beyond}
-    return PseudoLabels(SharedDict(boxes), empty, headers, dropped)
+    return PseudoLabels(SharedDict(boxes), empty, headers, dropped, masks or PseudoMasks())
 
 
 def _check_header(

@@ -7,16 +7,21 @@ from itertools import zip_longest
 from typing import Any
 
 from detectron2.data.catalog import Metadata
+from rich.console import Group
 from tabulate import tabulate
 
 from multas.data.dataset_dicts import TrainingSet
 from multas.data.pseudo_labels import PseudoLabels
 from multas.util.annotation import BOXES, LABELS, MASKS
+from multas.util.screen import columns, facts
 
 BOX, PSEUDO, LABEL = "boxes", "pseudo-boxes", "labels"
+PSEUDO_MASK = "pseudo-masks"
 _WORDS = {BOXES.dataset_key: BOX, MASKS.dataset_key: "masks", LABELS.dataset_key: LABEL}
-_NOTHING = "not annotated"
+_PSEUDO = {BOXES.dataset_key: PSEUDO, MASKS.dataset_key: PSEUDO_MASK}
+NOTHING = "not annotated"
 _WIDTH = 6  # columns of a table of classes
+_FEW = 20  # classes that a screen shows one by one
 
 
 @dataclass(frozen=True)
@@ -50,8 +55,8 @@ def count(data: TrainingSet, metadata: Metadata, labels: PseudoLabels) -> Statis
         joined = labels.join(record)
         is_pseudo = BOXES.dataset_key not in record
         has = [word for key, word in words.items() if key in record]
-        has += [PSEUDO] if joined is not record else []
-        annotated.update(has or [_NOTHING])
+        has += [word for key, word in _PSEUDO.items() if key in joined and key not in record]
+        annotated.update(has or [NOTHING])
         if is_pseudo:
             left_out.update(_left_out(record.get("image_id"), labels))
         for item in joined.get(BOXES.dataset_key, ()):
@@ -83,21 +88,61 @@ def _named(numbers: Mapping[int, int], names: Sequence[str]) -> dict[str, int]:
 
 def describe(sets: Sequence[Statistics], title: str) -> str:
     """Tables of the images and of the objects of each class, and what was left out."""
-    order = dict.fromkeys([*_WORDS.values(), PSEUDO, *(k for s in sets for k in s.annotated)])
-    kinds = [k for k in order if k != _NOTHING and any(s.annotated.get(k) for s in sets)]
-    rows: list[list[Any]] = [
-        [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, _NOTHING])] for s in sets
-    ]
-    if len(rows) > 1:
-        rows.append(["all", *map(sum, list(zip(*rows, strict=True))[1:])])
-    head = ["data set", "images", *(f"with {kind}" for kind in kinds), _NOTHING]
+    head, rows = _image_rows(sets)
     parts = [title, tabulate(rows, head, tablefmt="pipe")]
     if table := _class_table(sets):
         parts.append(table)
-    lines = [f"  {s.name}: {n} {what}" for s in sets for what, n in s.left_out.items()]
-    if lines:
+    if lines := [f"  {line}" for line in _left_out_lines(sets)]:
         parts.append("\n".join(["Left out:", *lines]))
     return "\n".join(parts)
+
+
+def describe_briefly(sets: Sequence[Statistics], labels: PseudoLabels) -> Group:
+    """The same for a screen, with the files of the pseudo-labels: many classes are summed up."""
+    head, rows = _image_rows(sets)
+    totals = _class_totals(sets)
+    origins = {file: header.teacher_weights for file, header in labels.headers.items()}
+    files = [f"{file} ({teacher})" if teacher else file for file, teacher in origins.items()]
+    lines = {kind: _in_words(numbers) for kind, numbers in totals.items()}
+    lines |= {"pseudo-labels": ", ".join(files), "left out": "; ".join(_left_out_lines(sets))}
+    return Group(columns(head, [[cell or "-" for cell in row] for row in rows]), facts(lines))
+
+
+def _image_rows(sets: Sequence[Statistics]) -> tuple[list[str], list[list[Any]]]:
+    """The header and rows of a table of the images of each set, and of all."""
+    order = dict.fromkeys(
+        [*_WORDS.values(), *_PSEUDO.values(), *(k for s in sets for k in s.annotated)]
+    )
+    kinds = [k for k in order if k != NOTHING and any(s.annotated.get(k) for s in sets)]
+    rows: list[list[Any]] = [
+        [s.name, s.images, *(s.annotated.get(kind, 0) for kind in [*kinds, NOTHING])] for s in sets
+    ]
+    if len(rows) > 1:
+        rows.append(["all", *map(sum, list(zip(*rows, strict=True))[1:])])
+    return ["data set", "images", *(f"with {kind}" for kind in kinds), NOTHING], rows
+
+
+def _left_out_lines(sets: Sequence[Statistics]) -> list[str]:
+    return [f"{s.name}: {n} {what}" for s in sets for what, n in s.left_out.items()]
+
+
+def _class_totals(sets: Sequence[Statistics]) -> dict[str, Counter[str]]:
+    """The objects of each class in all sets, by their kind."""
+    totals = {kind: Counter[str]() for kind in (BOX, PSEUDO, LABEL)}
+    for s in sets:
+        for kind, numbers in s.classes.items():
+            totals[kind].update(numbers)
+    return totals
+
+
+def _in_words(numbers: Mapping[str, int]) -> str:
+    """The number of each class, or of many classes the smallest and the largest."""
+    if len(numbers) <= _FEW:
+        return ", ".join(f"{name} {number}" for name, number in numbers.items())
+    (most, high), *_, (least, low) = Counter(numbers).most_common()
+    missing = sum(not number for number in numbers.values())
+    told = f"{len(numbers)} classes, from {low} ({least}) to {high} ({most})"
+    return f"{told}, {missing} without any" if missing else told
 
 
 def _class_table(sets: Sequence[Statistics]) -> str:
@@ -105,11 +150,8 @@ def _class_table(sets: Sequence[Statistics]) -> str:
     kinds = [kind for kind in (BOX, PSEUDO, LABEL) if any(kind in s.classes for s in sets)]
     if not kinds:
         return ""
-    totals = {kind: Counter[str]() for kind in kinds}
-    for s in sets:
-        for kind, numbers in s.classes.items():
-            totals[kind].update(numbers)
-    names = list(dict.fromkeys(name for numbers in totals.values() for name in numbers))
+    totals = _class_totals(sets)
+    names = list(dict.fromkeys(name for kind in kinds for name in totals[kind]))
     rows: list[list[Any]] = [[name, *(totals[kind][name] for kind in kinds)] for name in names]
     rows.append(["all", *(totals[kind].total() for kind in kinds)])
     folds = max(_WIDTH // (1 + len(kinds)), 1)

@@ -3,9 +3,11 @@
 Functions of dataset dicts. The same dicts give the same settings, whatever their order is.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from multas.data.measures import PERCENTILES, Measures, measure, spread
 
 _MAX_OPENED = 500  # images for means and deviations
 _MAX_PIXELS = 100_000  # of one of them
+_LEAST_SIDE = 256  # pixels of the shorter side of large photographs, which are decoded in part
 _STEP = 32  # of sizes of the input, the stride of the coarsest map
 _SIDE = 12.0  # px that an object should have at the least, as the square root of its area
 _SHARE = 90  # per cent of the objects that should have them
@@ -48,7 +51,7 @@ def pixel_statistics(
         if "pixels" in record:
             image = as_array(Image.fromarray(record["pixels"]), image_format)
         else:
-            image = read_image(record["file_name"], image_format)
+            image = read_image(record["file_name"], image_format, least_side=_LEAST_SIDE)
         step = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / _MAX_PIXELS))
         values = image[::step, ::step].reshape(-1, image.shape[2]).astype(np.float64)
         moments.append((values.mean(0), np.square(values).mean(0)))
@@ -126,14 +129,16 @@ def suggest(
     mean, deviation = pixel_statistics(dicts, image_format)
     size = shortest, longest = input_size(found)
     boxes = resized(found, size)
-    at_size = _in_words(np.sqrt(boxes.prod(1)))
+    at_size = "no boxes to go by"
+    if len(boxes):
+        at_size = f"√area of objects {_in_words(np.sqrt(boxes.prod(1)))} px"
     images = f"{image_format}, {min(len(dicts), _MAX_OPENED)} of {len(dicts)} images"
     train = [shortest * 7 // 8, shortest, shortest * 9 // 8]
     settings = {
         "MODEL.PIXEL_MEAN": Suggestion(mean, images),
         "MODEL.PIXEL_STD": Suggestion(deviation, images),
-        "INPUT.FORMAT": Suggestion(image_format, "the order of the channels above"),
-        "INPUT.MIN_SIZE_TEST": Suggestion(shortest, f"objects measure {at_size} px there"),
+        "INPUT.FORMAT": Suggestion(image_format, "the order of PIXEL_MEAN and PIXEL_STD"),
+        "INPUT.MIN_SIZE_TEST": Suggestion(shortest, at_size),
         "INPUT.MAX_SIZE_TEST": Suggestion(longest, "of 95 % of the images nothing is lost"),
         "INPUT.MIN_SIZE_TRAIN": Suggestion(train, "an eighth less, that of the test, and more"),
         "INPUT.MAX_SIZE_TRAIN": Suggestion(longest * 9 // 8, "an eighth more than in the test"),
@@ -142,7 +147,7 @@ def suggest(
         anchors = suggest_anchors(boxes, strides)
         usual = default_anchors(boxes, strides, num_ratios=len(anchors.aspect_ratios[0]))
         fit = f"mean IoU {anchors.mean_iou:.2f}; RetinaNet's anchors: {usual.mean_iou:.2f}"
-        shape = f"height / width {_in_words(boxes[:, 1] / boxes[:, 0])}"
+        shape = f"height by width {_in_words(boxes[:, 1] / boxes[:, 0])}"
         often = _in_words(found.counts, (50, 99))
         settings |= {
             "MODEL.ANCHOR_GENERATOR.SIZES": Suggestion(anchors.sizes, fit),
@@ -157,8 +162,21 @@ def suggest(
 
 
 def _in_words(values: np.ndarray, percentiles: Sequence[int] = PERCENTILES) -> str:
-    """Percentiles as text: "3 / 5 / 8 (percentiles 25 / 50 / 75)"."""
-    if not len(values):
-        return "–"
-    numbers = " / ".join(f"{value:.3g}" for value in np.percentile(values, percentiles))
-    return f"{numbers} (percentiles {' / '.join(map(str, percentiles))})"
+    """Percentiles as text: "3 5 8 (25 50 75 %)"."""
+    numbers = " ".join(f"{value:.3g}" for value in np.percentile(values, percentiles))
+    return f"{numbers} ({' '.join(map(str, percentiles))} %)"
+
+
+def as_yaml(suggestions: Mapping[str, Suggestion]) -> str:
+    """The lines of a config with these values, and what they follow from as comments."""
+    lines: list[str] = []
+    opened: list[str] = []  # the groups that the line before belongs to
+    for key in sorted(suggestions):
+        *groups, name = key.split(".")
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(groups, opened, strict=False))
+        shared = len(list(same))
+        lines += [f"{'  ' * i}{groups[i]}:" for i in range(shared, len(groups))]
+        value = json.dumps(suggestions[key].value)
+        lines.append(f"{'  ' * len(groups)}{name}: {value}  # {suggestions[key].reason}")
+        opened = groups
+    return "\n".join(lines) + "\n"

@@ -1,20 +1,24 @@
 """The training data of a config as one loader."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.utils import comm
+from rich.console import Group
 
 from multas.data.dataset_dicts import TrainingSet, load_training_sets
 from multas.data.loader import TrainLoader, build_batch_sizes, build_train_loader
 from multas.data.mapper import MultasMapper
 from multas.data.mixing import build_mixing
-from multas.data.statistics import count, describe
+from multas.data.pseudo_labels import PseudoLabels
+from multas.data.pseudo_masks import PseudoMasks
+from multas.data.statistics import count, describe, describe_briefly
 from multas.data.task_batches import KEY, TaskBatch, TaskLoader, parse_task_batches
 from multas.util.errors import UserError
+from multas.util.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +74,9 @@ def _build_loader(part: TaskBatch) -> TrainLoader:
     mapper = MultasMapper(cfg, is_train=True)
     task = f" for the task '{part.task}'" if part.task else ""
     numbers = [count(x, MetadataCatalog.get(x.name), mapper.pseudo_labels) for x in sets]
-    logger.info(describe(numbers, f"The images to learn from{task}:"))
+    title = f"The images to learn from{task}:"
+    brief = Group(title, describe_briefly(numbers, mapper.pseudo_labels))
+    logger.info(Message(describe(numbers, title), brief))
     dicts = [mapper.trim(record) for data in sets for record in data.dicts]
     return build_train_loader(
         dicts,
@@ -88,19 +94,33 @@ def _build_loader(part: TaskBatch) -> TrainLoader:
 
 
 def _check_pseudo_labels(parts: Sequence[TaskBatch], loaders: Sequence[TrainLoader]) -> None:
-    """Make sure that each file of pseudo-labels has labels for images of at least one part."""
+    """Make sure that each file or folder of pseudo-labels is for images of at least one part."""
+    _check_kind(parts, loaders, "FILES", lambda labels: labels, "boxes")
+    cure = " Name these classes in MODEL.CLASSES.SEG."
+    _check_kind(parts, loaders, "MASKS", lambda labels: labels.masks, "masks", cure)
+
+
+def _check_kind(
+    parts: Sequence[TaskBatch],
+    loaders: Sequence[TrainLoader],
+    own_key: str,
+    labels_of: Callable[[PseudoLabels], PseudoLabels | PseudoMasks],
+    what: str,
+    cure: str = "",
+) -> None:
+    """The same for boxes or masks, which DATASETS.PSEUDO_LABELS has under ``own_key``."""
     key = KEY if parts[0].task else "DATASETS.TRAIN"
     own = [
-        (tuple(part.cfg.DATASETS.PSEUDO_LABELS.FILES), part.cfg.DATASETS.TRAIN) for part in parts
+        (tuple(part.cfg.DATASETS.PSEUDO_LABELS[own_key]), part.cfg.DATASETS.TRAIN) for part in parts
     ]
     for files in {files for files, _ in own if files}:
         names = [name for theirs, train in own if theirs == files for name in train]
         data = [x.dataset for x, (theirs, _) in zip(loaders, own, strict=True) if theirs == files]
-        read = [cast(MultasMapper, dataset.mapper).pseudo_labels for dataset in data]
+        read = [labels_of(cast(MultasMapper, dataset.mapper).pseudo_labels) for dataset in data]
         labels = next((labels for labels in read if labels.headers), None)
         if labels is None:
             raise UserError(
-                f"{key} {tuple(names)}: none of them has classes of boxes, which "
-                "DATASETS.PSEUDO_LABELS.FILES needs."
+                f"{key} {tuple(names)}: none of them has classes of {what}, which "
+                f"DATASETS.PSEUDO_LABELS.{own_key} needs.{cure}"
             )
         labels.check([sample for dataset in data for sample in dataset.dicts], names, key)

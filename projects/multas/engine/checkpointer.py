@@ -13,6 +13,7 @@ from multas.engine.finite import check_weights
 from multas.modeling.strict_loading import SafeCheckpointer
 from multas.util.errors import UserError
 from multas.util.files import write_text, written_whole
+from multas.util.messages import Message
 from multas.util.ranks import decided_by_main
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ class Checkpointer(SafeCheckpointer):
         states = {key: part.state_dict() for key, part in self.checkpointables.items()}
         content = {"model": self.model.state_dict(), **states, **kwargs, "contract": self.contract}
         path = os.path.join(self.save_dir, f"{name}.pth")
-        logger.info(f"Saving checkpoint to {path}")
+        logger.info(Message(f"Saving checkpoint to {path}"))
         with written_whole(path) as partial, open(partial, "wb") as file:
             torch.save(content, file)
         self.tag_last_checkpoint(os.path.basename(path))

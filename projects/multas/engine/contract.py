@@ -19,6 +19,7 @@ from detectron2.utils import comm
 from multas.config import add_multas_config
 from multas.data.loader import TrainLoader
 from multas.data.pseudo_label_files import file_sha256
+from multas.data.pseudo_mask_files import INDEX
 from multas.data.task_batches import TaskLoader, training_sets
 from multas.distillation.paths.spec import KEY as PATHS
 from multas.distillation.paths.spec import parse_paths
@@ -45,7 +46,7 @@ _FREE = (
 # A longer run, or another end of its schedule: it counts from here on, and the log tells it. (Not
 # SOLVER.BASE_LR: a checkpoint holds the learning rates, and theirs would prevail.)
 _TOLD = ("SOLVER.MAX_ITER", "SOLVER.EPOCHS", "SOLVER.STEPS*", "SOLVER.REFERENCE_WORLD_SIZE")
-_PSEUDO_LABELS = "DATASETS.PSEUDO_LABELS.FILES"
+_PSEUDO_LABELS, _PSEUDO_MASKS = "DATASETS.PSEUDO_LABELS.FILES", "DATASETS.PSEUDO_LABELS.MASKS"
 _NOT_SET = "not set"
 _SHOWN = 10
 
@@ -61,6 +62,8 @@ def config_facts(cfg: CfgNode) -> Facts:
     facts = {key: value for key, value in _leaves(cfg) if not _is_one_of(key, _FREE)}
     facts.update(_path_facts(facts.pop(PATHS)))
     facts[_PSEUDO_LABELS] = [_digest(file) for file in facts[_PSEUDO_LABELS]]
+    # The index of a folder of masks has the hash of their values.
+    facts[_PSEUDO_MASKS] = [_digest(os.path.join(x, INDEX)) for x in facts[_PSEUDO_MASKS]]
     for key, node in teacher_nodes(cfg):
         facts.update(_teacher_facts(key, node))
     return facts

@@ -1,4 +1,4 @@
-"""Detection with an ensemble of flips and scales of the image."""
+"""Detection and segmentation with an ensemble of flips and scales of the image."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,17 +8,20 @@ from detectron2.structures import Boxes, Instances
 from torch import nn
 from torch.nn import functional as F
 
+from multas.util.annotation import BOXES, MASKS
 from multas.util.errors import UserError
 
 
 class FlipScaleEnsemble(nn.Module):
-    """Detects on every scaled and mirrored copy of an image, and merges by NMS per class.
+    """Runs on every scaled and mirrored copy of an image: boxes are merged by NMS per class, the
+    probabilities of pixels averaged.
 
     This is the teacher of "Data Distillation: Towards Omni-Supervised Learning" (Radosavovic et
     al., CVPR 2018, section 3) for boxes.
 
     Args:
-        model: predicts "instances", with boxes in pixels of the original image.
+        model: predicts "instances", with boxes in pixels of the original image, or "sem_seg",
+            logits at its size.
         scales: factors of the input size.
         flip: whether the mirrored image is used at each scale, too.
         nms_thresh: the IoU above which a box loses to a better one of the same class.
@@ -45,16 +48,28 @@ class FlipScaleEnsemble(nn.Module):
 
     @torch.no_grad()
     def forward(self, batched_inputs: list[dict]) -> list[dict]:
-        """The "instances" of each input ("image" (3, H, W)), as the model in eval mode has them."""
+        """The "instances" and "sem_seg" of each input ("image" (3, H, W)), as of the model."""
         # The scales are factors of what the network sees, and not of the whole image.
         prepare = getattr(self.model, "network_input", list)
         batched_inputs = prepare(batched_inputs)
         found: list[list[Instances]] = [[] for _ in batched_inputs]
+        pixels: list[torch.Tensor | None] = [None] * len(batched_inputs)
         for inputs, mirrored in self._views(batched_inputs):
-            for views, output in zip(found, self.model(inputs), strict=True):
-                instances = output["instances"]
-                views.append(_mirror_boxes(instances) if mirrored else instances)
-        return [{"instances": self._merge(views)} for views in found]
+            for number, output in enumerate(self.model(inputs)):
+                if BOXES.input_key in output:
+                    instances = output[BOXES.input_key]
+                    found[number].append(_mirror_boxes(instances) if mirrored else instances)
+                if MASKS.input_key in output:
+                    own = output[MASKS.input_key].float().softmax(0)
+                    own, total = own.flip(-1) if mirrored else own, pixels[number]
+                    pixels[number] = own if total is None else total + own
+        results: list[dict] = [{} for _ in batched_inputs]
+        for result, views, total in zip(results, found, pixels, strict=True):
+            if views:
+                result[BOXES.input_key] = self._merge(views)
+            if total is not None:
+                result[MASKS.input_key] = total.log()  # the softmax of which is the mean
+        return results
 
     def _views(self, batched_inputs: list[dict]) -> Iterator[tuple[list[dict], bool]]:
         for scale in self.scales:

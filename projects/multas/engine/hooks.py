@@ -1,5 +1,6 @@
 """Hooks that carry state through checkpoints, log, and write the student."""
 
+import logging
 import os
 import random
 from collections import Counter
@@ -20,6 +21,8 @@ from multas.engine.weights.evaluated_models import Weights, live_weights
 from multas.engine.weights.final_weights import FinalWeights
 from multas.modeling import MultiTaskNetwork
 from multas.util.files import written_whole
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -117,6 +120,7 @@ class SaveStudent(HookBase):
         if final is not None:
             self._save(trained, "student_raw.pth")
         self._save(trained if final is None else final, "student.pth")
+        logger.info(f"The student is {os.path.join(self.cfg.OUTPUT_DIR, 'student.pth')}.")
 
     def _save(self, weights: Weights, name: str) -> None:
         with written_whole(os.path.join(self.cfg.OUTPUT_DIR, name)) as path:

@@ -16,11 +16,12 @@ from multas.distillation.teacher.build import build_teachers
 from multas.engine.checkpointer import find_checkpoint
 from multas.engine.served import SERVED, heed_served_facts
 from multas.engine.weights.evaluated_models import teacher_models, with_teacher_scores
-from multas.evaluation.summary import results_table
+from multas.evaluation.summary import results_message
 from multas.modeling.building import building
 from multas.modeling.strict_loading import WeightsMisfit, load_strictly
 from multas.modeling.weight_files import check_is_file
 from multas.util.errors import UserError
+from multas.util.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -95,9 +96,10 @@ def evaluate(
     own = test(cfg, with_teacher_scores(cfg, model, teachers))
     taught = {}
     for name, teacher in teachers.items():
-        logger.info(f"Evaluating '{name}'.")
+        logger.info(Message(f"Evaluating '{name}'."))
         taught[name] = test(cfg, teacher)
     if not comm.is_main_process():
         return {}
-    logger.info("Results:\n" + results_table({"model": own} | taught))
+    title = f"Evaluation on {', '.join(cfg.DATASETS.TEST)}:"
+    logger.info(results_message({"model": own} | taught, "model", title))
     return {**own, **taught}

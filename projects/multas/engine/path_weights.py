@@ -11,6 +11,7 @@ from detectron2.config import CfgNode
 from detectron2.engine import DefaultTrainer
 from detectron2.solver.build import get_default_optimizer_params
 from detectron2.utils import comm
+from rich.console import Group
 from torch import Tensor, nn
 
 from multas.distillation import (
@@ -23,13 +24,14 @@ from multas.distillation import (
 from multas.distillation.aggregation.build import build_aggregator
 from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.aggregation.state import load_state_by_path, state_by_path
-from multas.distillation.paths.build import path_table
+from multas.distillation.paths.build import brief_path_table, path_table
 from multas.engine.alpha import Alpha
 from multas.engine.checks.path_losses import check_path_losses
 from multas.engine.loss_hook import LossHook, with_gradient
 from multas.engine.steps.path_gradients import PathGradients
 from multas.engine.steps.task_gradients import TaskGradients
 from multas.util.errors import UserError
+from multas.util.messages import Message
 from multas.util.ranks import GradientRow, mean_over_ranks
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class PathWeights(LossHook):
         monitors: what was logged of the last step, by name: vectors (K,) or matrices (K, K).
         gradients: makes the gradient for an aggregator of gradients; None for one of losses.
         path_rows: the K path gradients of the last step, where they were kept.
+        regularizers: the names of the terms of the last step's loss that keep weights in bounds
+            (adaptive: "loss_kd_z"). They say nothing of how well the student learns.
     """
 
     def __init__(self, cfg: CfgNode, model: nn.Module, tasks: TaskGradients | None = None) -> None:
@@ -75,6 +79,7 @@ class PathWeights(LossHook):
         self._is_first = True
         self.monitors: dict[str, Tensor] = {}
         self.path_rows: Sequence[GradientRow] = ()
+        self.regularizers: frozenset[str] = frozenset()
 
     @classmethod
     def for_trainer(
@@ -112,18 +117,32 @@ class PathWeights(LossHook):
             inner.optimizer.add_param_group({"lr": cfg.SOLVER.BASE_LR, **group})
         # It is built again because it holds the learning rate of every group.
         trainer.scheduler = trainer.build_lr_scheduler(cfg, inner.optimizer)
-        logger.info(hook.table())
+        logger.info(Message(hook.table(), hook.brief_table()))
         return hook
 
     def table(self) -> str:
         """The paths with their layers, shapes, adapters and weights."""
+        return "\n".join([self._title, path_table(*self._rows_and_weights), *self._followers])
+
+    def brief_table(self) -> Group:
+        """The same for a screen."""
+        return Group(self._title, brief_path_table(*self._rows_and_weights), *self._followers)
+
+    @property
+    def _title(self) -> str:
+        name, alpha = type(self.aggregator).__name__, self._alpha.value
+        return f"Distillation paths, aggregation {name}, alpha {alpha:g}:"
+
+    @property
+    def _rows_and_weights(self) -> tuple[Sequence[Sequence[str]], list[list[float]]]:
         pairs = zip(self.distillation.labels, self.aggregator.weights().tolist(), strict=True)
         weights = [[w for _, w in own] for _, own in groupby(pairs, key=lambda pair: pair[0][0])]
-        name, alpha = type(self.aggregator).__name__, self._alpha.value
-        title = f"Distillation paths, aggregation {name}, alpha {alpha:g}:"
+        return self.distillation.rows, weights
+
+    @property
+    def _followers(self) -> list[str]:
         averages = [teacher.mean_teacher for teacher in self.distillation.teachers]
-        followers = [f"Teacher {i} {average}." for i, average in enumerate(averages) if average]
-        return "\n".join([title, path_table(self.distillation.rows, weights), *followers])
+        return [f"Teacher {i} {average}." for i, average in enumerate(averages) if average]
 
     def weigh(self, output: StepLosses) -> dict[str, Tensor]:
         if self._is_first:
@@ -145,6 +164,7 @@ class PathWeights(LossHook):
         weighted, extra = self.aggregator(raw)
         self._monitor(raw.detach())
         more = {f"loss_kd_{name}": self._current * loss for name, loss in extra.items()}
+        self.regularizers = frozenset(more)
         return self._terms(self._current * weighted) | more
 
     def _weigh_gradients(self, gradients: PathGradients, output: StepLosses) -> dict[str, Tensor]:

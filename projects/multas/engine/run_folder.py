@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 # What a run writes; what else there is belongs to the user.
 _WRITTEN = re.compile(
-    r"(config\.yaml|metrics\.json|last_checkpoint|model_(\d+|final|best)\.pth|student(_raw)?\.pth)"
-    r"(\.partial)?|log\.txt(\.rank\d+)?|events\.out\.tfevents\..*|inference"
+    r"(config\.yaml|model\.txt|metrics\.json|last_checkpoint|model_(\d+|final|best)\.pth"
+    r"|student(_raw)?\.pth)(\.partial)?|log\.txt(\.rank\d+)?|events\.out\.tfevents\..*|inference"
 )
 
 
@@ -111,8 +111,9 @@ def _named_files(cfg: CfgNode) -> Mapping[str, str]:
     named["MODEL.TIMM.PRETRAINED"] = cfg.MODEL.TIMM.PRETRAINED
     for key, teacher in teacher_nodes(cfg):
         named |= {f"{key}.WEIGHTS": teacher.WEIGHTS, f"{key}.CONFIG_FILE": teacher.CONFIG_FILE}
-    files = enumerate(cfg.DATASETS.PSEUDO_LABELS.FILES)
-    named |= {f"DATASETS.PSEUDO_LABELS.FILES[{i}]": file for i, file in files}
+    for kind in ("FILES", "MASKS"):
+        files = enumerate(cfg.DATASETS.PSEUDO_LABELS[kind])
+        named |= {f"DATASETS.PSEUDO_LABELS.{kind}[{i}]": file for i, file in files}
     return {where: name for where, name in named.items() if name}
 
 

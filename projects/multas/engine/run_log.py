@@ -1,14 +1,22 @@
-"""The log of a run: kept in memory until its folder may be written to, and then in log.txt."""
+"""The log of a run: on a person's screen in brief, in log.txt in full.
 
+It is kept in memory until the folder of the run may be written to.
+"""
+
+import io
 import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from logging.handlers import MemoryHandler
 from typing import cast
 
 from detectron2.utils import comm
 
+from multas.util.command_line import is_debugged
 from multas.util.files import disk_full, is_disk_full
+from multas.util.screen import Screen
 
 LOG = "log.txt"
 _LOGGERS = ("detectron2", "fvcore", "multas")
@@ -45,6 +53,29 @@ def open_log(folder: str) -> None:
     )
     kept.setTarget(file)
     kept.flush()
+
+
+@contextmanager
+def on_screen() -> Iterator[None]:
+    """Detectron2 may set up its console inside the block; after it a :class:`Screen` is there.
+
+    What is logged inside only reaches the file. Processes other than the main one show nothing.
+    """
+    with redirect_stdout(io.StringIO()) as unseen:
+        yield
+    for name in _LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in list(logger.handlers):
+            stream = getattr(handler, "stream", None)
+            if stream is unseen or isinstance(handler, Screen):
+                logger.removeHandler(handler)
+        logger.propagate = False
+        logger.setLevel(logging.DEBUG)
+    stream = sys.stdout or sys.stderr  # either may be closed
+    if comm.is_main_process() and stream is not None:
+        screen = Screen(stream, everything=is_debugged())
+        for name in _LOGGERS:
+            logging.getLogger(name).addHandler(screen)
 
 
 class _LogFile(logging.FileHandler):

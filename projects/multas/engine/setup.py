@@ -9,7 +9,7 @@ import torch
 from detectron2.config import CfgNode, get_cfg
 from detectron2.engine import default_setup
 from detectron2.utils import comm
-from detectron2.utils.logger import log_first_n, setup_logger
+from detectron2.utils.logger import log_first_n
 
 import multas.deploy.exported_model
 import multas.distillation
@@ -27,10 +27,12 @@ from multas.engine.checks.files import check_files
 from multas.engine.checks.machine import check_device, check_world_size
 from multas.engine.checks.network_input import check_network_input
 from multas.engine.contract import check_resumable
-from multas.engine.run_log import keep_log
+from multas.engine.overview import title
+from multas.engine.run_log import keep_log, on_screen
 from multas.engine.steps.mixed_precision import resolve_precision
 from multas.modeling.registered import check_registered
 from multas.util.errors import UserError
+from multas.util.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -104,6 +106,9 @@ def setup(args: Namespace) -> CfgNode:
         KeyError, UserError: See :func:`load_config`.
         UserError: The run to resume is another one, or its checkpoints are damaged.
     """
+    if not comm.is_main_process():
+        # Python would write warnings to stderr that no handler takes.
+        logging.getLogger("multas").addHandler(logging.NullHandler())
     cfg = load_config(args.config_file, args.opts)
     cfg.freeze()
     if args.resume and not args.eval_only:
@@ -116,10 +121,10 @@ def setup(args: Namespace) -> CfgNode:
     file, _, row = args.config_file.partition("#")
     keys = {key: value for key, value in cfg.items() if not isinstance(value, CfgNode)}
     without_folder = CfgNode(keys | {"OUTPUT_DIR": None})
-    default_setup(without_folder, Namespace(**{**vars(args), "config_file": file}))
-    # Detectron2 sets up only its own loggers. Those of multas use the same console.
-    setup_logger(None, comm.get_rank(), name="multas")
-    logger.info(f"Running with full config:\n{cfg.dump()}")
+    with on_screen():
+        default_setup(without_folder, Namespace(**{**vars(args), "config_file": file}))
+    logger.info(title(args.config_file))
+    logger.info(Message(f"Running with full config:\n{cfg.dump()}"))
     if row:
-        logger.info(f"The config is the row {row} of {file}.")
+        logger.info(Message(f"The config is the row {row} of {file}."))
     return cfg

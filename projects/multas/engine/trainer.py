@@ -6,6 +6,7 @@ import warnings
 import weakref
 from collections.abc import Generator, Mapping
 from contextlib import closing
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -25,12 +26,15 @@ from multas.engine.checkpointer import Checkpointer, find_checkpoint
 from multas.engine.checks.images import checked_images
 from multas.engine.contract import config_facts, data_facts
 from multas.engine.epochs import resolve_epochs
+from multas.engine.evaluation_images import EvaluationImages
 from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.interruption import Interruption
 from multas.engine.lr_schedule import build_lr_scheduler
+from multas.engine.overview import announce, networks
 from multas.engine.path_weights import PathWeights
 from multas.engine.preflight import preflight
+from multas.engine.progress import ShowProgress
 from multas.engine.run_folder import claimed_folder
 from multas.engine.steps.mixed_precision import (
     MixedPrecisionTrainer,
@@ -41,12 +45,14 @@ from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights
 from multas.engine.weights.ema import MeanTeachers
 from multas.engine.weights.final_weights import FinalWeights
-from multas.engine.writers import LateWriters
+from multas.engine.writers import LateWriters, event_writers
 from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
 from multas.modeling.building import building
 from multas.modeling.layers import channels_last_
 from multas.util.errors import UserError
+from multas.util.messages import Message
+from multas.util.screen import Counted
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +64,9 @@ class EndOfTraining(BaseException):
 class Trainer(DefaultTrainer):
     """Trains what a config describes, a plain model or a distillation.
 
-    All that is evaluated has a name in the metrics ("student/bbox/AP", "ema/bbox/AP", …). Metrics
-    without a name ("bbox/AP") belong to the final weights: the average if SOLVER.EMA.ENABLED, the
-    best of SOLVER.EARLY_STOPPING once training has ended, otherwise the student.
+    Metrics ("bbox/AP") belong to the final weights: the average if SOLVER.EMA.ENABLED, the best of
+    SOLVER.EARLY_STOPPING once training has ended, otherwise the student. Those of other models have
+    its name before them: "student/bbox/AP" beside an average, "teacher/bbox/AP".
 
     A run with one process can be killed at any iteration and resumed to bit-identical weights: the
     loader's n-th batch depends only on SEED and n, and a checkpoint carries the rest. On SIGTERM or
@@ -71,7 +77,6 @@ class Trainer(DefaultTrainer):
     iter: int
     build_lr_scheduler = staticmethod(build_lr_scheduler)
     build_train_loader = staticmethod(build_training_loader)
-    build_test_loader = staticmethod(build_test_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
         check_trainable(cfg)
@@ -97,7 +102,13 @@ class Trainer(DefaultTrainer):
             model.prepare()
         if cfg.SOLVER.CHANNELS_LAST:
             channels_last_(model)
+        network, distillation = unwrap(model)
+        logger.info(networks(cfg, network, distillation.teachers if distillation else ()))
         return model
+
+    @classmethod
+    def build_test_loader(cls, cfg: CfgNode, dataset_name: str) -> Counted:
+        return Counted(build_test_loader(cfg, dataset_name), f"evaluating {dataset_name}")
 
     @classmethod
     def build_evaluator(cls, cfg: CfgNode, dataset_name: str) -> DatasetEvaluator:
@@ -109,17 +120,21 @@ class Trainer(DefaultTrainer):
         if cfg.SOLVER.AMP.ENABLED:
             loader, optimizer = self._trainer.data_loader, self._trainer.optimizer
             self._trainer = MixedPrecisionTrainer(model, loader, optimizer)
-        logger.info(describe_precision(cfg))
+        logger.info(Message(describe_precision(cfg)))
         contract = self._facts | data_facts(cfg, self._trainer.data_loader)
         self.checkpointer = Checkpointer(
             model, cfg.OUTPUT_DIR, contract, trainer=weakref.proxy(self)
         )
         weights = self._build_weights()
         self._losses = LossRecord(model)
-        self._writers = LateWriters(super().build_writers, cfg.OUTPUT_DIR)
+        weigher = self.path_weights
+        self._progress = ShowProgress(lambda: weigher.regularizers if weigher else ())
+        build = partial(event_writers, cfg.OUTPUT_DIR, cfg.SOLVER.MAX_ITER)
+        self._writers = LateWriters(build, cfg.OUTPUT_DIR)
         network, distillation = unwrap(model)
         teachers = () if distillation is None else distillation.teachers
-        self._final = FinalWeights(cfg, model, teachers, self.test)
+        pictures = EvaluationImages(cfg, self._trainer.data_loader)
+        self._final = FinalWeights(cfg, model, teachers, self.test, pictures)
         # They come before Detectron2's hooks: its checkpointer must find what they changed, and its
         # writer, which is the last one, what they logged.
         own: list[HookBase | None] = [RunState(model), *weights]
@@ -129,13 +144,14 @@ class Trainer(DefaultTrainer):
             own.append(CacheHits(caches))
         if any(teacher.mean_teacher for teacher in teachers):
             own.append(MeanTeachers(model, teachers))
-        default = [
-            EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate) if isinstance(hook, EvalHook) else hook
-            for hook in super().build_hooks()
-        ]
-        if comm.is_main_process():
-            # Before the last evaluation, which may fail.
-            default = [SaveStudent(self._final, model, cfg), *default]
+        default: list[HookBase | None] = []
+        for hook in super().build_hooks():
+            if isinstance(hook, EvalHook):
+                # The student is saved before the last evaluation, which may fail.
+                save = SaveStudent(self._final, model, cfg) if comm.is_main_process() else None
+                hook = EvalHook(cfg.TEST.EVAL_PERIOD, self._evaluate)
+                default += [self._progress, save]
+            default.append(hook)
         return [*own, *self._final.hooks, *default]
 
     def build_writers(self) -> list[EventWriter]:
@@ -158,7 +174,8 @@ class Trainer(DefaultTrainer):
         finished = self.iter >= self.max_iter
         if finished:
             self._interruption.may_leave()
-        self._last_eval_results = self._final.evaluate(finished)
+        done = self.max_iter if finished else self.iter + 1
+        self._last_eval_results = self._final.evaluate(finished, done)
         return self._last_eval_results
 
     def train(self) -> Mapping[str, Any] | None:
@@ -166,7 +183,10 @@ class Trainer(DefaultTrainer):
             claimed_folder(self._given, self._resumes),
             self._interruption.noting(),
             closing(self._writers),
+            closing(self._progress),
         ):
+            network, loader = unwrap(self._trainer.model)[0], self._trainer.data_loader
+            announce(self.cfg, network, loader, self.start_iter, self.max_iter)
             try:
                 return self._train()
             finally:

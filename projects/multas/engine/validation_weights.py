@@ -71,7 +71,8 @@ class ValidationWeights(HookBase):
         own.defrost()
         own.DATASETS.TRAIN = tuple(names)
         own.DATASETS.TASK_BATCHES = []
-        own.DATASETS.PSEUDO_LABELS.FILES = ()  # paths are judged by the ground truth alone
+        # Paths are judged by the ground truth alone.
+        own.DATASETS.PSEUDO_LABELS.FILES = own.DATASETS.PSEUDO_LABELS.MASKS = ()
         own.INPUT.MIX.MOSAIC = own.INPUT.MIX.COPY_PASTE = own.INPUT.MIX.MIXUP = 0.0
         loader = build_training_loader(own)
         check_annotations(student, loader, _KEY, every_head=False)

@@ -3,8 +3,14 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 
-from detectron2.utils.events import EventWriter
+from detectron2.utils.events import (
+    CommonMetricPrinter,
+    EventWriter,
+    JSONWriter,
+    TensorboardXWriter,
+)
 
 from multas.util.files import disk_full, is_disk_full
 
@@ -53,6 +59,19 @@ class LateWriters(EventWriter):
             if is_disk_full(error):
                 raise disk_full(self._metrics, error) from error
             raise
+
+
+def event_writers(folder: str, max_iter: int) -> list[EventWriter]:
+    """Detectron2's writers of a run's metrics: the log, metrics.json and, if it is there,
+    TensorBoard.
+    """
+    writers = [
+        CommonMetricPrinter(max_iter),
+        JSONWriter(os.path.join(folder, "metrics.json")),
+    ]
+    if find_spec("tensorboard"):
+        writers.append(TensorboardXWriter(folder))
+    return writers
 
 
 def _drop_half_line(path: str) -> None:

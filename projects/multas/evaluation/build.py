@@ -1,6 +1,9 @@
 """The evaluators of a data set, chosen by its metadata."""
 
+import logging
 import os
+from contextlib import redirect_stdout
+from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
@@ -12,7 +15,10 @@ from multas.evaluation.classification import ClassificationEvaluator
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
 from multas.util.errors import UserError
+from multas.util.messages import Lines
 from multas.util.names import check_choice
+
+_logger = logging.getLogger(__name__)
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
@@ -46,7 +52,15 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluato
         file = os.path.join(output_folder, f"{dataset_name}_coco_format.json")
         convert_to_coco_json(dataset_name, file, allow_cached=False)
         metadata.json_file = file
-    return COCOEvaluator(dataset_name, ("bbox",), output_dir=output_folder)
+    return _QuietCocoEvaluator(dataset_name, ("bbox",), output_dir=output_folder)
+
+
+class _QuietCocoEvaluator(COCOEvaluator):
+    """What pycocotools prints goes to the log."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        with redirect_stdout(Lines(_logger)):
+            return super().evaluate(*args, **kwargs)
 
 
 @EVALUATOR_REGISTRY.register()

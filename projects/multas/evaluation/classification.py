@@ -9,6 +9,7 @@ from detectron2.evaluation import DatasetEvaluator
 from detectron2.utils import comm
 
 from multas.util.errors import UserError
+from multas.util.messages import Message
 
 _logger = logging.getLogger(__name__)
 
@@ -119,7 +120,7 @@ class ClassificationEvaluator(DatasetEvaluator):
                 f"'{self._dataset_name}': nothing to evaluate."
             )
             return OrderedDict()
-        _logger.info(results)
+        _logger.info(Message(str(results)))
         return OrderedDict(classification=results)
 
 

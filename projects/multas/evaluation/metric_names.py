@@ -28,8 +28,8 @@ def check_metric(cfg: CfgNode, dataset_name: str, metric: str, key: str) -> None
     Args:
         cfg: the config of the evaluation.
         dataset_name: the registered name.
-        metric: a task and the name of a figure, such as "bbox/AP", after the name of the weights
-            ("student/bbox/AP") or without it.
+        metric: a task and the name of a figure, such as "bbox/AP", of the final weights; after a
+            name, of others that are evaluated ("student/bbox/AP" beside an average).
         key: what names the metric, for the message.
 
     Raises:
@@ -41,8 +41,9 @@ def check_metric(cfg: CfgNode, dataset_name: str, metric: str, key: str) -> None
     names = {name: general for kind in types for name, general in _NAMES[kind](cfg, dataset_name)}
     weights = ["student", "ema"][: 1 + cfg.SOLVER.EMA.ENABLED]
     weights += ["best"] if cfg.SOLVER.EARLY_STOPPING.ENABLED else []
+    others = [] if cfg.TEST.FINAL_WEIGHTS_ONLY else weights[:-1]
     first, _, rest = metric.partition("/")
-    if metric in names or (first in weights and rest in names):
+    if metric in names or (first in others and rest in names):
         return
     near = nearest(metric, names, cutoff=0.5)
     general = [name for name, is_general in names.items() if is_general]

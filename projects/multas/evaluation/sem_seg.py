@@ -19,6 +19,7 @@ from PIL import Image
 
 from multas.util.errors import UserError
 from multas.util.files import written_whole
+from multas.util.messages import Message
 from multas.util.names import check_choice
 
 _logger = logging.getLogger(__name__)
@@ -225,5 +226,5 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
             results_file = os.path.join(self._output_dir, "sem_seg_evaluation.pth")
             with written_whole(results_file) as partial:
                 torch.save(results, partial)
-        _logger.info(results)
+        _logger.info(Message(str(results)))
         return OrderedDict(sem_seg=results)

@@ -26,6 +26,7 @@ from multas.evaluation.voc_ground_truth import (
 )
 from multas.evaluation.voc_matching import best_overlaps, classify_detections, round_as_printed
 from multas.util.errors import UserError
+from multas.util.messages import Message
 from multas.util.names import check_choice
 
 IOU_THRESHOLDS = tuple(percent / 100 for percent in range(50, 100, 5))
@@ -237,4 +238,5 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
         ]
         lines.append(["mean", int(num_objects.sum()), *(results[key] for key in keys)])
         table = tabulate(lines, ["class", "objects", *keys], tablefmt="pipe", floatfmt=".2f")
-        _logger.info(f"VOC evaluation of '{self._dataset_name}', {self._metric} metric:\n{table}")
+        title = f"VOC evaluation of '{self._dataset_name}', {self._metric} metric:"
+        _logger.info(Message(f"{title}\n{table}"))

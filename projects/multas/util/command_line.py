@@ -29,11 +29,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
-        if (
-            not action.option_strings
-            or default in (None, False, "", argparse.SUPPRESS)
-            or (isinstance(default, list | tuple) and not default)
-        ):
+        is_flag = isinstance(default, bool) or default == argparse.SUPPRESS
+        if not action.option_strings or is_flag or default in (None, "", [], ()):
             return text
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
         return f"{text} (default: {shown})".lstrip()
@@ -63,7 +60,7 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ[DEBUG] = "1"  # processes that are started from here know it, too
-    debug = os.environ.get(DEBUG, "") not in ("", "0")
+    debug = is_debugged()
     if not debug:
         logging.getLogger("detectron2.engine.train_loop").addFilter(_is_no_mistake)
         threading.excepthook = _tell_of_thread
@@ -83,6 +80,11 @@ def run(main: Callable[..., Any], *args: Any) -> Any:
     except ProcessExitedException as error:
         # One of several processes of a training, which has told its mistake itself.
         raise SystemExit(error.exit_code or 1) from None
+
+
+def is_debugged() -> bool:
+    """Whether the user wants to see all that may help to find a fault."""
+    return os.environ.get(DEBUG, "") not in ("", "0")
 
 
 def message_of(error: BaseException) -> str:

@@ -86,13 +86,16 @@ Block = Heading | Paragraph | Grid | Picture | Gallery | Legend | Code
 
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg"}
 
-_STYLE = """
+# The colours of every page, by day and by night.
+PALETTE = """
 :root { color-scheme: light dark; --text: #1c2430; --ground: #fff; --line: #d5dae1;
         --strong: #8a94a3; --link: #1558b0; }
 @media (prefers-color-scheme: dark) {
   :root { --text: #dde3ea; --ground: #14181e; --line: #343c47; --strong: #6b7684;
           --link: #8ab8f5; }
 }
+"""
+_STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: var(--text); background: var(--ground);
        margin: 0 auto; max-width: 62rem; overflow-wrap: anywhere; padding: 1.5rem; }
 a { color: var(--link); }
@@ -210,7 +213,7 @@ def to_html(blocks: Sequence[Block], folder: Path) -> str:
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>{PALETTE}{_STYLE}</style>\n</head>\n<body>\n"
         + "\n".join(map(block, blocks))
         + "\n</body>\n</html>\n"
     )

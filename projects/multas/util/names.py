@@ -1,13 +1,19 @@
 """Looking up and checking names that a user has written."""
 
 import difflib
+import hashlib
 import re
-from collections.abc import Iterable
-from typing import Any
+import unicodedata
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any, TypeVar
 
 from fvcore.common.registry import Registry
 
 from multas.util.errors import UserError
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 def is_plain(text: str) -> bool:
@@ -55,3 +61,30 @@ def lookup(registry: Registry, name: str, where: str) -> Any:
         if plain(known) == plain(name):
             return registered
     raise UserError(f"{where}: nothing is registered as '{name}'.{did_you_mean(name, choices)}")
+
+
+def plain_name(path: str) -> str:
+    """The last part of a path, in letters, digits, "-", "_" and "." alone."""
+    # Some systems write "ü" as two characters; a name that begins with a dot is a hidden one.
+    name = re.sub(r"[^\w.-]", "_", unicodedata.normalize("NFC", PurePath(path).name))
+    return name.lstrip(".") or "_"
+
+
+def plain_names(paths: Mapping[Key, str]) -> dict[Key, str]:
+    """Names by which files can lie in one folder and pass through other programs.
+
+    They are the files' own (:func:`plain_name`). Where some differ in nothing but their folder,
+    their extension or their case, which programs drop, each of these ends in a hash of its key: the
+    name of a file does not depend on the order of the others.
+    """
+    names = {key: PurePath(plain_name(path)) for key, path in paths.items()}
+    count = Counter(name.stem.casefold() for name in names.values())
+
+    def unique(key: Key, name: PurePath) -> str:
+        if count[name.stem.casefold()] == 1:
+            return name.name
+        return (
+            f"{name.stem[:180]}-{hashlib.sha256(repr(key).encode()).hexdigest()[:8]}{name.suffix}"
+        )
+
+    return {key: unique(key, name) for key, name in names.items()}

@@ -102,6 +102,10 @@ class DataFormat:
         keys = [kind.classes_key for kind in self.can_annotate if kind.classes_key]
         return {key: list(classes) for key in keys}
 
+    def mask_values(self) -> Any:
+        """The MaskValues of the split (mask_files.py), None where masks hold class indices."""
+        return None
+
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
         """The metadata that evaluators need.
 

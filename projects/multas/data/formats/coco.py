@@ -87,7 +87,7 @@ class Coco(DataFormat):
         # Detectron2's evaluator names results by the order of the file. Where that is another one,
         # or the records are fewer, or pycocotools would miss a key, it must write a file from the
         # records.
-        is_whole = not issues.lines and len(records) == len(content["images"])
+        is_whole = not issues.faults and len(records) == len(content["images"])
         is_whole = is_whole and _can_be_evaluated(content)
         if is_whole and list(classes) == list(names.values()):
             metadata["json_file"] = file

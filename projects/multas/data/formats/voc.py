@@ -14,7 +14,8 @@ from multas.data.formats.base import (
     box_annotation,
     remark_copies,
 )
-from multas.data.formats.masks import NO_MASK, MaskFolders, read_mask
+from multas.data.formats.mask_files import read_mask
+from multas.data.formats.masks import NO_MASK, MaskFolders
 from multas.data.issues import DatasetIssues, or_rather, unread
 from multas.util.annotation import BOXES, MASKS
 from multas.util.errors import UserError

@@ -1,11 +1,19 @@
 """Looks for images without files of annotations: folders named by classes, and plain images."""
 
+import os
 from collections.abc import Collection
 
-from multas.data.looking.inventory import Inventory, Reading, join, split_names, top_of
+from multas.data.looking.inventory import (
+    Inventory,
+    Reading,
+    join,
+    split_names,
+    top_of,
+)
 from multas.data.looking.roles import role_of
 
 _PLAIN = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "data")
+_OTHERS = ("mask", "masks", "label", "labels", "annotation", "annotations", "ann", "gt")
 
 
 def look_for_class_folders(found: Inventory) -> Reading | None:
@@ -13,6 +21,8 @@ def look_for_class_folders(found: Inventory) -> Reading | None:
     tops: dict[str, dict[str, None]] = {}  # the folders of classes, and the classes
     for folder in found.images:
         parts = folder.split("/")
+        if parts[-1].lower() in (*_PLAIN, *_OTHERS):
+            return None  # such as <image>/images and <image>/masks
         told = [i for i, part in enumerate(parts) if role_of(part)]
         depth = told[-1] + 1 if told else 0
         if len(parts) <= depth or folder == ".":
@@ -22,7 +32,7 @@ def look_for_class_folders(found: Inventory) -> Reading | None:
         top = "/".join(parts[:depth]) or "."
         tops.setdefault(top, {})[parts[depth]] = None
     classes = sorted({name for own in tops.values() for name in own})
-    if len(classes) < 2 or any(name.lower() in _PLAIN for name in classes):
+    if len(classes) < 2:
         return None
     splits, images, notes = {}, {}, []
     for top, name in split_names(tops).items():
@@ -50,6 +60,8 @@ def add_unlabeled(found: Inventory, reading: Reading, masks: Collection[str]) ->
         Notes for those who wonder.
     """
     splits = reading.card["splits"]
+    if reading.card.get("root", str(found.root)) != str(found.root):
+        return []  # the data of a data.yaml that lie elsewhere
     annotated = set().union(*reading.images.values())
     if any(split.get("annotates") == [] for split in splits.values()):
         return []
@@ -83,8 +95,20 @@ def add_unlabeled(found: Inventory, reading: Reading, masks: Collection[str]) ->
 
 
 def look_for_images(found: Inventory) -> Reading | None:
-    """The card of images without any annotation, None if there are no images."""
-    if not found.images:
+    """The card of images without any annotation.
+
+    None if there are no images, or other files, such as a text beside each, might annotate them.
+    """
+    stems = {stem for folder in found.images for stem in found.stems(folder)}
+    others = [
+        stem
+        for suffix in (".json", ".xml", ".txt")
+        for folder in found.texts[suffix]
+        for name in found.stems(folder, suffix)
+        for stem in (name, os.path.splitext(name)[0])
+    ]
+    parts = {part.lower() for folder in found.images for part in folder.split("/")}
+    if not found.images or not parts.isdisjoint(_OTHERS) or not stems.isdisjoint(others):
         return None
     folder = next(iter(found.images)) if len(found.images) == 1 else "."
     notes = [f"{folder} has {len(found.below(folder))} images, and nothing annotates them"]

@@ -1,6 +1,7 @@
 """What lies in a folder, as those who look for data sets need it."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from multas.util.yaml_files import parse_yaml
 
 _TEXTS = (".json", ".xml", ".txt", ".names", ".yaml", ".yml")
 _VOC_TASKS = {"Main", "Segmentation", "Layout", "Action", "Person"}
+_OF_MASKS = re.compile(r"mask|label(?!l?ed)|annot(?!ated)|segm|semantic|trimap|\bann\b|(\b|_)gt")
 _NO_DATA = ("__MACOSX", "__pycache__", "node_modules")
 
 
@@ -43,8 +45,7 @@ class Inventory:
 
     def below(self, folder: str) -> list[str]:
         """The paths, from the root, of all images in a folder and below it."""
-        inside = [f for f in self.images if folder == "." or f"{f}/".startswith(f"{folder}/")]
-        return [join(f, name) for f in inside for name in self.images[f]]
+        return [join(f, name) for f in self.images if inside(f, folder) for name in self.images[f]]
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,16 @@ def join(folder: str, name: str) -> str:
 def parent(folder: str) -> str:
     """The folder above one; that above the root is the root."""
     return folder.rpartition("/")[0] or "."
+
+
+def inside(folder: str, top: str) -> bool:
+    """Whether a folder is another, or below it."""
+    return top == "." or f"{folder}/".startswith(f"{top}/")
+
+
+def is_named_mask(folder: str) -> bool:
+    """Whether a folder is called as those of masks are."""
+    return _OF_MASKS.search(folder.lower()) is not None
 
 
 def top_of(folder: str) -> str:

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from multas.data.formats.masks import read_mask
+from multas.data.formats.mask_files import read_mask
 from multas.data.json_files import read_json
 from multas.data.looking.inventory import Inventory, Reading, join, parent
+from multas.data.looking.mask_kinds import Kind
 from multas.util.errors import UserError
 from multas.util.files import read_text
 
@@ -20,28 +21,36 @@ _UNKNOWN = ("unlabeled", "unlabelled", "void", "ignore", "ignored", "unknown")
 
 
 def mask_classes(
-    found: Inventory, folders: Sequence[str], boxes: Reading | None, notes: list[str]
+    found: Inventory,
+    folders: Sequence[str],
+    kind: Kind,
+    boxes: Reading | None,
+    notes: list[str],
 ) -> dict[str, Any]:
     """The keys of a card that name the values of the masks in some folders.
 
-    255 does not count where there are other values than 0 and 255. 0 is the background, or does not
-    count if it is called so. Values with gaps are closed up by ``only``.
+    255 does not count. 0 is the background, or does not count if it is called so. Values with gaps
+    are closed up by ``only``.
     """
-    values = _values(found, folders)
+    values = {0, 1} if kind.is_gray else _values(found, folders)
     names = _named(found, folders, values, notes)
     classes = list(boxes.card["classes"]) if boxes else []
     if not names and classes and values - {255} <= set(range(len(classes) + 1)):
         names = dict(enumerate([_BACKGROUND, *classes]))
         notes.append("the values of the masks are the numbers of the classes of the boxes, from 1")
-    if values <= {0, 255} and 255 in values:
-        one = names.get(255) or (classes[0] if len(classes) == 1 else "object")
-        notes.append(f"the masks have the values 0 and 255: background and {one}")
-        return {"classes": {0: _BACKGROUND, 255: one}, "only": [one], "ignore_label": 254}
+    one = classes[0] if len(classes) == 1 else "object"
+    if kind.is_gray:
+        both = [names.get(0, _BACKGROUND), names.get(1, one)]
+        notes.append(f"the masks are black and white: {' and '.join(both)}")
+        return {"classes": both, "threshold": 128}
+    if kind.numbers_objects and max(values - {255}) > 1 and not names:
+        notes.append(f"the masks number the objects of each image: all are the class {one}")
+        return {"classes": [_BACKGROUND, one], "threshold": 1}
     counted = values - {255}
     if not names:
         shown = ", ".join(map(str, sorted(counted)))
         notes.append(f"nothing names the values of the masks, {shown}: write classes.txt")
-        names = {0: _BACKGROUND, 1: "object"} if counted <= {0, 1} else {0: _BACKGROUND}
+        names = {0: _BACKGROUND, 1: one} if counted <= {0, 1} else {0: _BACKGROUND}
     names |= {value: f"class_{value}" for value in sorted(counted - names.keys())}
     names = dict(sorted(names.items()))
     keys: dict[str, Any] = {"classes": names}

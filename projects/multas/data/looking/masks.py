@@ -6,24 +6,23 @@ from itertools import takewhile
 from pathlib import PurePath
 from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
 from multas.data.looking.inventory import (
     Inventory,
     Reading,
     find_lists,
+    inside,
+    is_named_mask,
     join,
     parent,
     split_names,
 )
 from multas.data.looking.mask_classes import mask_classes
+from multas.data.looking.mask_kinds import Kind, joint_kind, kind_of
 from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
 
-_TRIED = 20  # images that are opened to know what a folder has
-_MOST_VALUES = 64  # of a mask; a photograph has more
-_NAMES = ("mask", "label", "annotation", "seg", "semantic", "gt", "groundtruth", "trimap")
+_TRIED = 20  # masks whose names are compared with those of images
+_FEW = 4  # folders of images
 _OF_INSTANCES = ("instance", "object", "panoptic")
 
 
@@ -47,48 +46,45 @@ def look_for_masks(found: Inventory, boxes: Reading | None) -> tuple[Reading | N
         The reading, and the paths of all images that are masks, used or not.
 
     Raises:
-        UserError: if several folders have masks of the same images.
+        UserError: if several folders have masks of the same images, or these are the only
+            annotations and cannot be used.
     """
-    notes: list[str] = []
-    pairs, folders = _find_pairs(found, notes)
-    masks = {join(folder, name) for folder in folders for name in found.images[folder]}
+    pairs, kinds = _find_pairs(found)
+    masks = {join(folder, name) for folder in kinds for name in found.images[folder]}
+    notes = [f"{f} is passed over: {kind.fault}" for f, kind in sorted(kinds.items()) if kind.fault]
     splits, images = (_splits_of if boxes else _own_splits)(found, pairs, notes, boxes)
+    if not splits and notes and not boxes:
+        raise UserError(f"{found.root} has masks that cannot be used:\n" + "\n".join(notes))
     if not splits:
         return None, masks
-    used = [pair for pair in pairs if any(s["masks"] == pair.masks for s in splits.values())]
-    keys = mask_classes(found, [pair.masks for pair in used], boxes, notes)
+    used = {pair.masks for pair in pairs if any(s["masks"] == pair.masks for s in splits.values())}
+    of = [kind for folder, kind in kinds.items() if any(inside(folder, top) for top in used)]
+    keys = mask_classes(found, sorted(used), joint_kind(of), boxes, notes)
     return Reading("masks", {"format": "masks", **keys, "splits": splits}, notes, images), masks
 
 
-def _find_pairs(found: Inventory, notes: list[str]) -> tuple[list[Pair], set[str]]:
-    """Folders of images and of their masks, and all folders that have masks."""
+def _find_pairs(found: Inventory) -> tuple[list[Pair], dict[str, Kind]]:
+    """Folders of images and of their masks, and what each folder of masks has."""
     stems = {folder: found.stems(folder) for folder in found.images}
+    named = [folder for folder in stems if is_named_mask(folder)]
+    # Among many folders, each of a class, some may have drawings of few values.
+    maybe = named or (list(stems) if len(stems) <= _FEW else [])
     matches = {
         (images, masks): _match(stems[images], stems[masks])
-        for images in stems for masks in stems
+        for masks in maybe for images in stems
         if images != masks and not _are_apart(images, masks)
     }  # fmt: skip
     matches = {key: match for key, match in matches.items() if match[1]}
-    kinds = {folder: _kind_of(found, folder) for folder in {f for key in matches for f in key}}
+    kinds = {folder: kind_of(found, folder) for folder in {f for key in matches for f in key}}
     choices: dict[str, list[Pair]] = {}
     for (images, masks), (suffix, common) in matches.items():
-        if kinds[masks] and (not kinds[images] or (_is_named(masks) and not _is_named(images))):
+        is_first = kinds[images].is_photo or (masks in named and images not in named)
+        if is_first and not kinds[masks].is_photo:
             choices.setdefault(images, []).append(Pair(images, masks, suffix, common))
     folders = {pair.masks for own in choices.values() for pair in own}
-    for folder in sorted(folders):
-        if kinds[folder] != "masks":
-            notes.append(f"{folder} is passed over: {kinds[folder]}")
-    pairs = []
-    for images, own in choices.items():
-        usable = [p for p in own if kinds[p.masks] == "masks"]
-        if images not in folders and usable:
-            pairs.append(_nearest(images, usable))
-    return _merged(pairs), folders
-
-
-def _is_named(folder: str) -> bool:
-    """Whether a folder is called as those of masks are."""
-    return any(word in PurePath(folder).name.lower() for word in _NAMES)
+    usable = {i: [p for p in own if not kinds[p.masks].fault] for i, own in choices.items()}
+    pairs = [_nearest(i, own) for i, own in usable.items() if own and i not in folders]
+    return _merged(pairs), {folder: kinds[folder] for folder in folders}
 
 
 def _are_apart(images: str, masks: str) -> bool:
@@ -113,31 +109,6 @@ def _match(images: set[str], masks: set[str]) -> tuple[str, frozenset[str]]:
     return suffix, frozenset(same if enough else ())
 
 
-def _kind_of(found: Inventory, folder: str) -> str:
-    """What a folder has: "masks", "" for photographs, or why what looks like masks cannot be."""
-    names = found.images[folder]
-    kinds = []
-    for name in names[:: max(1, len(names) // _TRIED)][:_TRIED]:
-        try:
-            with Image.open(found.root / folder / name) as image:
-                kinds.append(_kind_of_image(image))
-        except Exception:  # Pillow has many for damaged files, which are reported by the loading
-            continue
-    return Counter(kinds).most_common(1)[0][0] if kinds else ""
-
-
-def _kind_of_image(image: Image.Image) -> str:
-    if image.format == "JPEG":
-        # It blurs the values, but black and white stay the most.
-        pixels = np.asarray(image.convert("L"))
-        is_binary = np.mean((pixels < 16) | (pixels > 239)) > 0.95 and np.ptp(pixels) > 200
-        return "its masks are JPEG files, which do not keep values; save PNG" if is_binary else ""
-    if image.mode in ("L", "P", "1", "I") or image.mode.startswith("I;16"):
-        return "masks" if len(np.unique(np.asarray(image))) <= _MOST_VALUES else ""
-    colors = image.convert("RGB").getcolors(_MOST_VALUES)
-    return "" if colors is None else "its masks have colours; save numbers of classes, 0, 1, …"
-
-
 def _nearest(images: str, choices: Sequence[Pair]) -> Pair:
     """The masks whose folder is nearest to that of the images; those of instances come last.
 
@@ -149,7 +120,8 @@ def _nearest(images: str, choices: Sequence[Pair]) -> Pair:
         of_instances = any(word in pair.masks.lower() for word in _OF_INSTANCES)
         parts, others = images.split("/"), pair.masks.split("/")
         ends = _number_equal(parts, others), _number_equal(parts[::-1], others[::-1])
-        return not of_instances, role_of(images) == role_of(pair.masks), *ends
+        letters = _number_equal(images, pair.masks)  # as of train and trainannot
+        return not of_instances, role_of(images) == role_of(pair.masks), *ends, letters
 
     best = max(map(rank, choices))
     nearest = [pair for pair in choices if rank(pair) == best]
@@ -160,7 +132,7 @@ def _nearest(images: str, choices: Sequence[Pair]) -> Pair:
 
 
 def _number_equal(parts: Sequence[str], others: Sequence[str]) -> int:
-    """How many of the first names are the same."""
+    """How many of the first names, or letters, are the same."""
     pairs = zip(parts, others, strict=False)
     return len([*takewhile(lambda pair: pair[0] == pair[1], pairs)])
 
@@ -210,9 +182,10 @@ def _splits_of(
         for pair in (pair for pair in pairs if pair.images == folder):
             own = {path for path in paths if _stem(path, folder) in pair.stems}
             key = place.get("json") or place.get("ids", "")
+            whole = paths if key else found.below(folder)
             if own:
                 notes.append(f"{pair.masks} has masks of {len(own)} images of {name}")
-                splits[name] = _split(pair, key, len(own) < len(paths), name, notes)
+                splits[name] = _split(pair, key, len(own) < len(whole), name, notes)
                 images[name] = own
     return splits, images
 

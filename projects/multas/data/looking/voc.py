@@ -7,6 +7,7 @@ from multas.data.looking.inventory import (
     Inventory,
     Reading,
     find_lists,
+    is_named_mask,
     join,
     parent,
     split_names,
@@ -38,6 +39,8 @@ def look_for_voc(found: Inventory) -> Reading | None:
         pairs[folder] = beside
     if not pairs:
         return None
+    if not classes:
+        raise UserError(f"the XML files in {found.root / next(iter(pairs))} have no object")
     devkits = sorted(parent(f) for f in pairs if PurePath(f).name == "Annotations")
     if len(devkits) > 1:
         raise UserError(
@@ -87,8 +90,8 @@ def _image_folder(found: Inventory, folder: str) -> str | None:
     """The folder with most images that are named like the XML files of a folder."""
     stems = found.stems(folder, ".xml")
 
-    def rank(images: str) -> tuple[int, bool, bool]:
-        beside = images == folder, parent(images) == parent(folder)
+    def rank(images: str) -> tuple[int, bool, bool, bool]:
+        beside = images == folder, not is_named_mask(images), parent(images) == parent(folder)
         return len(stems & found.stems(images)), *beside
 
     best = max(found.images, key=rank, default=None)

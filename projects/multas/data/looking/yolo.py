@@ -62,6 +62,7 @@ def _read_yaml(found: Inventory, file: Path | None) -> tuple[Path | None, Mappin
 def _of_yaml(found: Inventory, file: Path, card: dict[str, Any], notes: list[str]) -> Reading:
     """The card of a data.yaml, without the splits that are not there."""
     root, covered = Path(card["root"]), {}
+    all_images: dict[str, set[str]] = {}
     for name, files in list(card["splits"].items()):
         places = [files] if isinstance(files, str) else files
         there = [place for place in places if (root / place).exists()]
@@ -72,6 +73,11 @@ def _of_yaml(found: Inventory, file: Path, card: dict[str, Any], notes: list[str
             del card["splits"][name]
             continue
         images = [image for place in places for image in _images_of(root, place)]
+        if same := [other for other, own in all_images.items() if own == set(images)]:
+            notes.append(f"split {name} is passed over: it has the images of {same[0]}")
+            del card["splits"][name]
+            continue
+        all_images[name] = set(images)
         split = {"files": files}
         covered[name] = _relative(found, _annotated(split, images, name, notes))
         card["splits"][name] = split

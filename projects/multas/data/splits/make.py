@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from scipy.sparse import csr_array
 
-from multas.data.formats.masks import MASK_VALUES, read_mask
+from multas.data.formats.mask_files import MASK_VALUES, read_mask
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text

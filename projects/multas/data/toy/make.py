@@ -23,7 +23,7 @@ from xml.sax.saxutils import escape
 
 from PIL import Image
 
-from multas.data.formats.masks import voc_palette
+from multas.data.formats.mask_files import voc_palette
 from multas.data.splits.make import make_splits
 from multas.data.toy.scene import Scene, SceneObject, draw_scene
 from multas.util.files import written_whole

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from detectron2.config import CfgNode
+from rich.table import Table
 from tabulate import tabulate
 from torch import nn
 
@@ -13,6 +14,7 @@ from multas.distillation.paths.spec import KEY, PathSpec
 from multas.distillation.taps import TapError, Taps, blank_image, leaves
 from multas.distillation.teacher.teacher import Teacher
 from multas.util.errors import UserError
+from multas.util.screen import columns
 
 _HEADER = ("path", "loss", "student layer", "teacher layer", "student shape", "teacher shape",
            "adapter", "weight")  # fmt: skip
@@ -137,6 +139,22 @@ def path_table(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]
     column = ["\n".join(f"{weight:g}" for weight in own) for own in weights]
     whole = [[*row, cell] for row, cell in zip(rows, column, strict=True)]
     return tabulate(whole, _HEADER, tablefmt="simple_grid")
+
+
+def brief_path_table(rows: Sequence[Sequence[str]], weights: Sequence[Sequence[float]]) -> Table:
+    """The same for a screen: of many layers the first, a teacher's only where they differ."""
+    lines = []
+    for (name, loss, student, teacher, own, other, adapter), v in zip(rows, weights, strict=True):
+        layers, shapes = _both(student, teacher), _both(own, other)
+        lines.append([name, loss, layers, shapes, adapter, ", ".join(f"{x:g}" for x in v)])
+    return columns(("path", "loss", "layer", "shape", "adapter", "weight"), lines)
+
+
+def _both(student: str, teacher: str) -> str:
+    """The first line of what is said of the student and, if it differs, of the teacher."""
+    (own, *more), (other, *_) = student.split("\n"), teacher.split("\n")
+    told = own if own == other else f"{own} ← {other}"
+    return f"{told} (+{len(more)})" if more else told
 
 
 def _note_on(specs: Sequence[PathSpec], tap: str) -> str:

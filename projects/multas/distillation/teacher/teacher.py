@@ -94,8 +94,8 @@ class Teacher:
         elif not options.EMA_DECAY:
             logger.warning(
                 f"{key}.WEIGHTS is empty: but for its pretrained backbone "
-                f"({cfg.MODEL.TIMM.PRETRAINED}) the teacher is random. Let paths tap its layers "
-                "below backbone.bottom_up alone."
+                f"({cfg.MODEL.TIMM.PRETRAINED}) the teacher is random. Let paths tap "
+                "backbone.bottom_up and its layers alone."
             )
         with building(cfg):
             model = build_model(cfg)

@@ -87,6 +87,11 @@ class EarlyStopping(HookBase):
         progress = self.progress
         if progress.update(value, self.trainer.iter, options.MIN_DELTA):
             self._save()
+        logger.info(
+            f"Validation after {done} iterations on {options.DATASET}: {value:.2f} "
+            f"({' + '.join(options.METRICS)}), the best is {progress.best:.2f} after "
+            f"{progress.best_iteration + 1}."
+        )
         if done >= self._earliest and progress.exhausted(options.RULE, options.PATIENCE):
             logger.info(
                 f"Early stopping after {done} iterations: the best value, {progress.best:.4f} at "

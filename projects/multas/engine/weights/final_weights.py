@@ -20,7 +20,8 @@ from multas.engine.weights.evaluated_models import (
     undisturbed_training,
     with_teacher_scores,
 )
-from multas.evaluation.summary import results_table
+from multas.evaluation.summary import results_message
+from multas.util.messages import Message
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ Results = Mapping[str, Any]
 class FinalWeights:
     """The final weights of a run: those of the best validation result, averaged, or just trained.
 
-    ``test`` is Detectron2's ``Trainer.test``.
+    ``test`` is Detectron2's ``Trainer.test``; ``look`` gets the model with the final weights of
+    each evaluation.
     """
 
     def __init__(
@@ -39,8 +41,10 @@ class FinalWeights:
         model: nn.Module,
         teachers: Sequence[Teacher],
         test: Callable[[CfgNode, nn.Module], Results],
+        look: Callable[[nn.Module], None] = lambda model: None,
     ) -> None:
-        self._cfg, self._model, self._teachers, self._test = cfg, model, teachers, test
+        self._cfg, self._model, self._teachers = cfg, model, teachers
+        self._test, self._look = test, look
         self._teacher_results: dict[str, Results] = {}
         self.average: WeightAverage | None = None
         self.early_stopping: EarlyStopping | None = None
@@ -55,7 +59,7 @@ class FinalWeights:
         return [hook for hook in (self.average, self.early_stopping) if hook is not None]
 
     def named_weights(self, finished: bool) -> dict[str, Weights | None]:
-        """The weights that are evaluated, by name, the final ones last; None = those in the model.
+        """All sets of weights by name, the final ones last; None = those in the model.
 
         The best weights become the final ones only when training has ``finished``.
         """
@@ -77,26 +81,39 @@ class FinalWeights:
         with undisturbed_training(), swapped_weights(self._model, weights):
             return self._test(cfg, self._model)
 
-    def evaluate(self, finished: bool) -> Results:
-        """The results of the final weights, and those of every model under its name.
+    def evaluate(self, finished: bool, iterations: int) -> Results:
+        """The results of the final weights, and those of all other models under their names.
 
-        Processes other than the main one get an empty mapping.
+        Other weights than the final ones are left out with TEST.FINAL_WEIGHTS_ONLY. Processes other
+        than the main one get an empty mapping.
+
+        Args:
+            finished: whether training has ended.
+            iterations: how many are done.
         """
-        named: dict[str, Results] = {}
-        final: Results = {}
+        weights_by_name = self.named_weights(finished)
+        final = list(weights_by_name)[-1]
+        if self._cfg.TEST.FINAL_WEIGHTS_ONLY:
+            weights_by_name = {final: weights_by_name[final]}
+        results: dict[str, Results] = {}
         teachers = teacher_models(self._cfg, self._teachers)
         judged = with_teacher_scores(self._cfg, self._model, teachers)
         with undisturbed_training():
-            for name, weights in self.named_weights(finished).items():
-                logger.info(f"Evaluating '{name}'.")
+            for name, weights in weights_by_name.items():
+                logger.info(Message(f"Evaluating '{name}'."))
                 with swapped_weights(self._model, weights):
-                    named[name] = final = self._test(self._cfg, judged)
+                    results[name] = self._test(self._cfg, judged)
+                    if name == final:
+                        self._look(self._model)
             for name, model in teachers.items():
                 # The results of a fixed teacher do not change.
                 if name not in self._teacher_results or model.teacher.mean_teacher is not None:
-                    logger.info(f"Evaluating '{name}'.")
+                    logger.info(Message(f"Evaluating '{name}'."))
                     self._teacher_results[name] = self._test(self._cfg, model)
         if not comm.is_main_process():
             return {}
-        logger.info("Results:\n" + results_table(named | self._teacher_results))
-        return {**final, **named, **self._teacher_results}
+        sets = ", ".join(self._cfg.DATASETS.TEST)
+        title = f"Evaluation on {sets} after {iterations} iterations:"
+        logger.info(results_message(results | self._teacher_results, final, title))
+        own = results.pop(final)
+        return {**own, **results, **self._teacher_results}
