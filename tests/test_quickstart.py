@@ -15,10 +15,10 @@ STAGES = ("teacher", "supervised", "distilled")
 CALL = """
 import sys
 from pathlib import Path
-import quickstart
+from own_data import job
 from multas.util.command_line import run
-quickstart.REPOSITORY = Path(sys.argv[1])
-run(quickstart.call, "child.py")
+job.REPOSITORY = Path(sys.argv[1])
+run(job.call, "child.py")
 """
 CHILD = """
 import os, signal, time

@@ -17,6 +17,8 @@ from multas.data.card import UNLABELED
 from multas.data.pseudo_label_files import file_sha256, read_pseudo_labels
 from multas.data.task_batches import training_sets
 from multas.engine import load_config
+from multas.engine.comparison import write_report
+from multas.engine.export_table import FILE, cells, read_rows
 from multas.engine.report import (
     contact_sheet,
     final_values,
@@ -61,10 +63,6 @@ class Job:
         """The trainings, in order."""
         return STAGES[1:] if self.teacher else STAGES
 
-    @property
-    def pseudo_labels(self) -> Path:
-        return self.output / "pseudo_labels.json"
-
     def config_file(self, stage: str) -> str:
         return str(self.configs / f"{stage}.yaml")
 
@@ -82,14 +80,15 @@ class Job:
         opts = [*self.opts, "OUTPUT_DIR", self.folder(stage)]
         if stage == "distilled":
             opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", self.teacher_files()[1]]
-            if self._has_pseudo_labels:
-                opts += ["DATASETS.PSEUDO_LABELS.FILES", f"['{self.pseudo_labels}']"]
+            opts += ["DATASETS.PSEUDO_LABELS.FILES", repr(self.pseudo_labels)]
         return opts
 
     @property
-    def _has_pseudo_labels(self) -> bool:
+    def pseudo_labels(self) -> list[str]:
+        """The files of the teacher's labels, one for each data set without annotations."""
         cfg = load_config(self.config_file("distilled"), list(self.opts))
-        return bool(cfg.DATASETS.PSEUDO_LABELS.FILES)
+        files = cfg.DATASETS.PSEUDO_LABELS.FILES
+        return [str(self.output / os.path.basename(file)) for file in files]
 
     def config(self, stage: str) -> CfgNode:
         return load_config(self.config_file(stage), self.stage_opts(stage))
@@ -98,8 +97,7 @@ class Job:
         """All stages. What is finished is skipped, and what was interrupted is resumed."""
         if not self.teacher:
             self.train("teacher")
-        if self._has_pseudo_labels:
-            self.label()
+        self.label()
         self.train("supervised")
         self.train("distilled")
         self.export()
@@ -122,27 +120,34 @@ class Job:
         if not unlabeled:
             return labeled
         return f"{labeled} + " + (
-            "pseudo-labelled images" if self._has_pseudo_labels else "images without annotation"
+            "pseudo-labelled images" if self.pseudo_labels else "images without annotation"
         )
 
     def label(self) -> None:
-        file, weights = self.teacher_files()
-        if self.pseudo_labels.is_file() and (
-            read_pseudo_labels(str(self.pseudo_labels))[0].teacher_sha256 == file_sha256(weights)
-        ):
-            print(f"[pseudo-labels] already written: {self.pseudo_labels}", flush=True)
-            return
+        """Let the teacher label the images that have no annotations."""
+        config, weights = self.teacher_files()
         cfg = self.config("distilled")
-        (unlabeled,) = [n for n in training_sets(cfg) if n.endswith(UNLABELED)]
-        call("tools/pseudo_label.py", "--config-file", file, "--weights", weights,
-             "--dataset", unlabeled, "--output", str(self.pseudo_labels),
-             "--score-thresh", str(cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH),
-             *self.opts)  # fmt: skip
+        unlabeled = [name for name in training_sets(cfg) if name.endswith(UNLABELED)]
+        for name, file in zip(unlabeled, self.pseudo_labels, strict=False):
+            if os.path.isfile(file) and (
+                read_pseudo_labels(file)[0].teacher_sha256 == file_sha256(weights)
+            ):
+                print(f"[pseudo-labels] already written: {file}", flush=True)
+                continue
+            print(f"[pseudo-labels] {name}", flush=True)
+            call("tools/pseudo_label.py", "--config-file", config, "--weights", weights,
+                 "--dataset", name, "--output", file,
+                 "--score-thresh", str(cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH),
+                 *self._registers(cfg), *self.opts)  # fmt: skip
+
+    def _registers(self, cfg: CfgNode) -> list[str]:
+        """What makes the data known to the config of a teacher that was there already."""
+        return ["DATASETS.CARDS", repr(list(cfg.DATASETS.CARDS))] if self.teacher else []
 
     def export(self) -> None:
         """Write the distilled student for other runtimes; what fails is told and costs no more."""
         file = Path(self.weights("distilled"))
-        if not self.formats or file.with_name("export.json").is_file():
+        if not self.formats or file.with_name(FILE).is_file():
             return
         cfg = self.config("distilled")
         labeled = [n for n in training_sets(cfg) if not n.endswith(UNLABELED)]
@@ -156,38 +161,44 @@ class Job:
             print("[export] not all files were written, see above", flush=True)
 
     def report(self) -> None:
-        """Write report.md with its pictures, and print its table."""
+        """Write report.html, and report.md with its pictures, and print its tables."""
+        cfg = self.config("distilled")
+        parts = [f"# Distilled and supervised students on {cfg.DATASETS.TEST[0]}", self.table()]
+        if cfg.MODEL.META_ARCHITECTURE == "Distiller":
+            plot_paths(self.folder("distilled"), str(self.output / "path_weights.png"))
+            parts.append("![path weights, raw and weighted path losses](path_weights.png)")
+        if "det" in cfg.MODEL.MULTITASK.TASKS:
+            models = {n: (self.config(n), self.weights(n)) for n in STAGES[1:]}
+            # Focal losses keep scores low, so that a box with 0.3 is a good one here.
+            sheet = str(self.output / "predictions.png")
+            contact_sheet(models, cfg.DATASETS.TEST[0], sheet, score_thresh=0.3)
+            parts.append("![ground truth and predictions](predictions.png)")
+        for network in read_rows(Path(self.folder("distilled"))).values():
+            header, rows = cells(network)
+            grid = tabulate(rows, header, tablefmt="github", disable_numparse=True)
+            parts += ["The distilled student in each runtime:", grid]
+        write_text(self.output / "report.md", "\n\n".join(parts) + "\n")
+        stages = [*STAGES[1:], *(stage for stage in self.stages if stage not in STAGES[1:])]
+        folders = [self.folder(stage) for stage in stages]
+        page = write_report(folders, str(self.output / "report.html"), baseline=folders[0])
+        tables = [part for part in parts if part.startswith("|")]
+        print("\n" + "\n\n".join([*tables, str(page)]), flush=True)
+
+    def table(self) -> str:
+        """The figures of all stages, as a table in Markdown."""
+        measured = {stage: last_values(self.folder(stage)) for stage in self.stages}
+        names = _names(list(measured.values()))
         rows = []
-        names = _names([last_values(self.folder(stage)) for stage in self.stages])
-        for stage in self.stages:
-            values = last_values(self.folder(stage))
+        for stage, values in measured.items():
             size = sum(p.numel() for p in build_model(self.config(stage)).parameters()) / 1e6
             rows.append(
                 [stage, self.data_of(stage), *(values.get(name) for name in names), size,
                  training_seconds(self.folder(stage))]
             )  # fmt: skip
-        header = [
-            "model",
-            "data it saw",
-            *(n.split("/")[1] for n in names),
-            "parameters (M)",
-            "seconds",
-        ]
+        figures = [name.split("/")[1] for name in names]
+        header = ["model", "data it saw", *figures, "parameters (M)", "seconds"]
         formats = ("", "", *(".2f" for _ in names), ".2f", ".0f")
-        table = tabulate(rows, header, tablefmt="github", floatfmt=formats)
-        plot_paths(self.folder("distilled"), str(self.output / "path_weights.png"))
-        models = {n: (self.config(n), self.weights(n)) for n in ("supervised", "distilled")}
-        test = self.config("distilled").DATASETS.TEST[0]
-        # Focal losses keep scores low, so that a box with 0.3 is a good one here.
-        contact_sheet(models, test, str(self.output / "predictions.png"), score_thresh=0.3)
-        report = self.output / "report.md"
-        write_text(
-            report,
-            f"# Distilled and supervised students on {test}\n\n{table}\n\n"
-            "![path weights, raw and weighted path losses](path_weights.png)\n\n"
-            "![ground truth and predictions](predictions.png)\n",
-        )
-        print(f"\n{table}\n\n{report}", flush=True)
+        return tabulate(rows, header, tablefmt="github", floatfmt=formats)
 
 
 def claim(output: Path, settings: Mapping[str, Any]) -> None:

@@ -259,7 +259,7 @@ def _distilled(
     boxes = data[0].annotation is BOXES and bool(data[0].unlabeled)
     if boxes:
         config["DATASETS"]["PSEUDO_LABELS"] = {
-            "FILES": [str(output / "pseudo_labels.json")],
+            "FILES": [str(output / name) for name in pseudo_label_files(data[0])],
             "SCORE_THRESH": PSEUDO_SCORE,
         }
     model: Config = {"DENSE_HEAD": {"WEIGHT_BY_SCORE": True}} if boxes else {}
@@ -273,6 +273,13 @@ def _distilled(
             "AGGREGATION": {"NAME": "adaptive"},
         }
     return config | {"MODEL": model, "OUTPUT_DIR": str(output / "distilled")}
+
+
+def pseudo_label_files(task: TaskData) -> list[str]:
+    """The names of the files of a teacher's labels, one for each data set without annotations."""
+    if len(task.unlabeled) == 1:
+        return ["pseudo_labels.json"]
+    return [f"pseudo_labels_{name}.json" for name in task.unlabeled]
 
 
 def _path(annotation: Annotation, of_several: bool) -> Config:
