@@ -24,20 +24,18 @@ from multas.data.overlaps import find_alike, loose_images, shared_images
 from multas.data.yolo_yaml import is_yolo_yaml
 from multas.engine import load_config
 from multas.engine.data_page import Found, batch_blocks, summary, whole_page
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.document import to_html, to_markdown
 from multas.util.files import require_writable, write_text
 from multas.util.yaml_files import read_yaml
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("card", help="a data card, or a folder or file of data as others have them")
     parser.add_argument("--config-file", help="a training, whose first batch is drawn as well")
     parser.add_argument("--output", type=Path, default=Path("check.html"),
-                        help="the page (default: check.html)")  # fmt: skip
+                        help="the page")  # fmt: skip
     parser.add_argument(
         "--fast", action="store_true", help="decode no image: not all faults are found then"
     )

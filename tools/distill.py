@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """From a folder of images and few labels to a small model that runs, in one command.
 
-    python tools/distill.py DATA [--minutes 20] [--size nano] [--output output/NAME]
+    python tools/distill.py /data/cells
+    python tools/distill.py cells.yaml --minutes 60 --size small --output output/cells_small
 
 DATA is a data card, or a folder with images and boxes (VOC, COCO, YOLO), masks, or a folder for
 each class. The command finds out which, and what a config needs: the size of the input, anchors,
@@ -30,7 +31,7 @@ from multas.data.pseudo_labels import PseudoLabels
 from multas.data.statistics import count, describe
 from multas.engine import load_config
 from multas.engine.run_log import on_screen
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.screen import only_warnings
 from own_data.budget import PROBED, fitted_iterations
@@ -40,19 +41,16 @@ from own_data.recipe import TEACHERS, fitting_paths, pretrained_weights, write_c
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").splitlines()[0],
-        epilog="example: python tools/distill.py /data/cells --minutes 30 --labels 1/4",
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("data", type=Path, help="a folder, a data card, or a data.yaml of YOLO")
-    parser.add_argument("--output", type=Path, help="the folder of the results; output/NAME")
-    parser.add_argument("--tasks", nargs="+", default=[], help="of det, seg, cls; all that it has")
-    parser.add_argument("--classes", nargs="+", default=[], help="only these; all")
+    parser.add_argument("--output", type=Path, help="the folder of the results (output/NAME)")
+    parser.add_argument("--tasks", nargs="+", default=[], help="of det, seg, cls (all that it has)")
+    parser.add_argument("--classes", nargs="+", default=[], help="only these (all)")
     parser.add_argument("--size", choices=list(TEACHERS), default="nano", help="of the student")
-    parser.add_argument("--minutes", type=float, default=20, help="how long all may take (20)")
+    parser.add_argument("--minutes", type=float, default=20, help="how long all may take")
     parser.add_argument(
         "--labels", type=Fraction, default=Fraction(1),
-        help="the share of labels that is used, such as 1/4 or 0.1; for experiments (1)",
+        help="the share of labels that is used, such as 1/4 or 0.1; for experiments",
     )  # fmt: skip
     parser.add_argument(
         "--teacher", nargs=2, metavar=("CONFIG", "WEIGHTS"), help="a teacher that you have"
@@ -61,7 +59,7 @@ def parse_args() -> argparse.Namespace:
         "--pretrained", nargs="+", default=[], metavar="WEIGHTS",
         help="what the student, and the teacher, starts from: hub, a file, or none (hub)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn (1)")
+    parser.add_argument("--seed", type=int, default=1, help="of everything that is drawn")
     parser.add_argument("--dry-run", action="store_true", help="show the plan, and train nothing")
     parser.add_argument("--opts", nargs="*", default=[], help="KEY VALUE ... of all configs")
     args = parser.parse_args()

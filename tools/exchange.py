@@ -25,15 +25,16 @@ from multas.data.pseudo_label_files import (
 )
 from multas.data.review import UNREVIEWED
 from multas.engine.pseudo_labeling import labelled_images
-from multas.util.command_line import run
+from multas.util.command_line import HelpFormatter, argument_parser, run
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argument_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True, help="one of these")
     leave = commands.add_parser("export", help="write a folder with labels.json and data/")
     back = commands.add_parser("import", help="write the pseudo-labels that a COCO file makes")
     for command in (leave, back):
+        command.formatter_class = HelpFormatter
         command.add_argument("--input", required=True, help="the file of pseudo-labels")
         command.add_argument(
             "--config-file", default="", help="a config whose cards have the images"

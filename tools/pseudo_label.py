@@ -62,7 +62,7 @@ from multas.engine.pseudo_label_quality import (
 from multas.engine.pseudo_labeling import check_ids, label_images, labelled_images
 from multas.modeling.weight_files import check_is_file
 from multas.util.annotation import BOXES, MASKS, Annotation
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
 
@@ -71,7 +71,7 @@ _PAGE = "review.html"
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argument_parser(__doc__)
     add = parser.add_argument
     add("--config-file", help="the config of the teacher, or a row")
     add("--weights", help="its trained weights")

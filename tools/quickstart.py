@@ -1,7 +1,8 @@
 #!/usr/bin/env python
 """Compare a distilled student with a supervised one on the embedded data set.
 
-    python tools/quickstart.py [--seed 1] [--output FOLDER] [--configs configs/quickstart]
+    python tools/quickstart.py
+    python tools/quickstart.py --seed 2 --output output/quickstart2 SOLVER.MAX_ITER 3000
 
 It makes the data set, trains a teacher on the labelled half, and lets it label the other half. It
 trains the student on the labelled half alone, and once more by distillation on everything. It
@@ -17,12 +18,12 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from multas.data import make_toy
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from own_data.job import REPOSITORY, Job, claim
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argument_parser(__doc__)
     parser.add_argument("--seed", type=int, default=1, help="the seed of all stages")
     parser.add_argument("--output", default="output/quickstart", help="the folder of the results")
     parser.add_argument("--configs", default="configs/quickstart", help="the folder of the configs")

@@ -17,18 +17,14 @@ from pathlib import Path
 from detectron2.utils.logger import setup_logger
 
 from multas.engine.comparison import write_report
-from multas.util.command_line import run
+from multas.util.command_line import argument_parser, run
 from multas.util.files import require_writable
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0],
-        epilog="Example:" + __doc__.split("\n\n")[1],
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argument_parser(__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="the folders of the runs")
-    parser.add_argument("--output", default="report.html", help="the page (default: %(default)s)")
+    parser.add_argument("--output", default="report.html", help="the page")
     parser.add_argument("--baseline", default="", help="the run that others are compared with")
     parser.add_argument(
         "--datasets", nargs="+", default=[], help="where to judge; that of the baseline's config"

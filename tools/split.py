@@ -39,7 +39,7 @@ from multas.util.names import did_you_mean
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True, help="one of these")
     make = commands.add_parser(
         "make", help="divide a data set into nested fractions", formatter_class=HelpFormatter
     )

@@ -1,6 +1,7 @@
 """The pages of the catalogue: what each registry has, with its docstring and its options."""
 
 import contextlib
+import html
 import importlib
 import inspect
 import io
@@ -112,7 +113,7 @@ Entry = Callable[[str, Any], Iterable[str]]
 def _page(title: str, introduction: str, entries: Mapping[str, Any], entry: Entry) -> str:
     """A page: what all entries have in common, a line about each, and each at length."""
     index = [
-        [f"[`{name}`](#{name.lower()})", _text(_doc(entries[name])).split("\n\n")[0]]
+        [f"[`{name}`](#{name.lower()})", _cell(_doc(entries[name]).split("\n\n")[0])]
         for name in entries
     ]
     parts = [f"# {title}", introduction, tabulate(index, ["name", "what it is"], tablefmt="github")]
@@ -209,7 +210,10 @@ def _meanings(thing: Any, names: Sequence[str], said: str) -> dict[str, str]:
 def _text(docstring: str) -> str:
     """Markdown of a docstring, whose marks are those of reStructuredText."""
     text = re.sub(r":\w+:`~?([^`]+)`", lambda match: f"`{match[1].rpartition('.')[2]}`", docstring)
-    return re.sub(r"``(.+?)``", r"`\1`", text).strip()
+    text = re.sub(r"``(.+?)``", r"`\1`", text).strip()
+    parts = re.split(r"(`[^`]*`)", text)
+    parts[::2] = [html.escape(part, quote=False) for part in parts[::2]]
+    return "".join(parts)
 
 
 def _cell(text: str) -> str:
@@ -245,7 +249,8 @@ def _keys() -> str:
         "those of the working directory.",
     ]
     for title, name in files.items():
-        parts += [f"## {title}", f'```python\n--8<-- "projects/multas/config/{name}.py"\n```']
+        code = (REPOSITORY / f"projects/multas/config/{name}.py").read_text()
+        parts += [f"## {title}", f"```python\n{code}```"]
     return "\n\n".join(parts)
 
 
@@ -255,7 +260,7 @@ def _tools() -> str:
     sys.path.insert(0, str(folder))
     parts = [
         "# Tools",
-        "What each tool says with `--help`. Relative paths are those of the working directory.",
+        "What each tool says with `--help`.",
     ]
     for file in sorted(folder.glob("*.py")):
         parts += [f"## {file.stem}", f"```text\n{help_of(file.stem)}\n```"]

@@ -29,11 +29,8 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str:
         text, default = action.help or "", action.default
-        if (
-            not action.option_strings
-            or default in (None, False, "", argparse.SUPPRESS)
-            or (isinstance(default, list | tuple) and not default)
-        ):
+        is_flag = isinstance(default, bool) or default == argparse.SUPPRESS
+        if not action.option_strings or is_flag or default in (None, "", [], ()):
             return text
         shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
         return f"{text} (default: {shown})".lstrip()
