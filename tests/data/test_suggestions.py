@@ -44,9 +44,20 @@ def record(width=200, height=100, sides=(), **rest) -> dict:
     return {"width": width, "height": height, "annotations": boxes, **rest}
 
 
-def measures(images, objects=(), counts=()) -> Measures:
+def measures(images, objects=(), counts=(), classes=()) -> Measures:
     shaped = (np.array(x, float).reshape(-1, n) for x, n in ((images, 2), (objects, 4)))
-    return Measures(*shaped, np.array(counts, np.int64))
+    own = classes or [0] * len(objects)
+    return Measures(*shaped, np.array(counts, np.int64), np.array(own, np.int64))
+
+
+def test_a_rare_class_of_small_objects_counts_as_much_as_others():
+    image = (640, 480)
+    objects = [(100, 100, *image)] * 95 + [(24, 24, *image)] * 5
+    alone = measures([image], objects)
+    assert input_size(alone) == (128, 192), "the few small ones are lost among the many"
+    by_class = measures([image], objects, classes=[0] * 95 + [1] * 5)
+    assert input_size(by_class) == (256, 352)  # 480 px * 12 / 24, in steps of 32
+    assert by_class.class_weights.sum() == pytest.approx(1)
 
 
 @given(BOXES, st.sampled_from([1, 3]), st.sampled_from([0.25, 0.5, 2.0, 8.0]))

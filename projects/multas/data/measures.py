@@ -23,11 +23,13 @@ class Measures:
         images: (N, 2) float64, width and height of images.
         objects: (M, 4) float64, width and height of each box, and those of its image.
         counts: (K,) int64, the objects of each image that is annotated with boxes.
+        classes: (M,) int64, the class of each box.
     """
 
     images: np.ndarray
     objects: np.ndarray
     counts: np.ndarray
+    classes: np.ndarray
 
     @property
     def sides(self) -> np.ndarray:
@@ -39,6 +41,12 @@ class Measures:
         """(M,) the square root of the share of its image's area that each object has, 0 … 1."""
         return np.sqrt(self.objects[:, :2].prod(1) / self.objects[:, 2:].prod(1))
 
+    @property
+    def class_weights(self) -> np.ndarray:
+        """(M,) the share of each object, where all classes have the same; they add up to 1."""
+        _, numbers, counts = np.unique(self.classes, return_inverse=True, return_counts=True)
+        return 1 / (counts[numbers] * max(len(counts), 1))
+
 
 def measure(dicts: Sequence[Mapping]) -> Measures:
     """The sizes of images and objects; crowds and boxes without area do not count.
@@ -46,6 +54,7 @@ def measure(dicts: Sequence[Mapping]) -> Measures:
     Of images whose dicts have no size, as in class folders, at most 500 are opened.
     """
     images, unsized, objects, counts = [], [], [np.empty((0, 4))], []
+    classes: list[int] = []
     for record in dicts:
         if "width" not in record:
             unsized.append(record)
@@ -53,16 +62,20 @@ def measure(dicts: Sequence[Mapping]) -> Measures:
         images.append((record["width"], record["height"]))
         if (annotations := record.get(BOXES.dataset_key)) is None:
             continue
-        boxes = boxes_of([a for a in annotations if not a.get("iscrowd", 0)])
+        single = [a for a in annotations if not a.get("iscrowd", 0)]
+        boxes = boxes_of(single)
         sides = boxes[:, 2:] - boxes[:, :2]
-        sides = sides[(sides > 0).all(1)]
+        there = (sides > 0).all(1)
+        sides = sides[there]
+        classes += [a["category_id"] for a, is_box in zip(single, there, strict=True) if is_box]
         counts.append(len(sides))
         objects.append(np.hstack([sides, np.broadcast_to(images[-1], sides.shape)]))
     for record in spread(unsized, _MAX_OPENED):
         if opened := image_record("", record["file_name"], DatasetIssues("sizes")):
             images.append((opened["width"], opened["height"]))
     sizes = np.array(images, np.float64).reshape(-1, 2)
-    return Measures(sizes, np.concatenate(objects), np.array(counts, np.int64))
+    numbers = np.array(counts, np.int64), np.array(classes, np.int64)
+    return Measures(sizes, np.concatenate(objects), *numbers)
 
 
 def spread(items: Sequence, at_most: int) -> list:
