@@ -1,5 +1,6 @@
 """Signals that end a process: cleaned up after, and passed on to the processes it has started."""
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -68,7 +69,12 @@ def children_not_orphaned() -> Iterator[None]:
 
 
 def load_on(_worker: int) -> None:
-    """Begin a process that loads data, so that signals to all processes do not end it too early."""
+    """Begin a process that loads data.
+
+    Signals to all processes do not end it too early. What it has from the process that started it
+    stays shared with that one, which the first collection of garbage would copy as a whole.
+    """
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end_later)
 
