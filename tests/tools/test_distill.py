@@ -86,6 +86,8 @@ def test_configs_fit_the_data_and_each_other(cards, tmp_path, tasks):
         for name in ("teacher", "supervised")
     }
     assert sizes["supervised"] < sizes["teacher"]
+    for key in ("ANCHOR_GENERATOR", "PIXEL_MEAN", "PIXEL_STD"):
+        assert cfgs["teacher"].MODEL[key] == cfgs["distilled"].MODEL[key]
     for name, cfg in cfgs.items():
         assert (
             cfg.SEED == 5

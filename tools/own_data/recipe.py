@@ -2,7 +2,10 @@
 
 import logging
 import os
+import socket
 import textwrap
+import urllib.parse
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +78,7 @@ def write_configs(
     settings = settings_of(
         first.annotated, first.annotation, len(first.classes), image_format="RGB"
     )
-    base = _base(data, settings, size, iterations, seed)
+    base = _base(data, settings, _fragment(size, pretrained[0]), iterations, seed)
     _start_from(base, pretrained[0], size)
     base["OUTPUT_DIR"] = str(output)
     if pretrained[0]:
@@ -88,8 +91,8 @@ def write_configs(
     supervised: Config = _training(data, labeled) | {"OUTPUT_DIR": str(output / "supervised")}
     _write(folder / "supervised.yaml", supervised, ["The student without a teacher."], "base.yaml")
     if teacher is None:
-        own = _fragment(TEACHERS[size])
-        for key in _PIXELS:
+        own = _fragment(TEACHERS[size], pretrained[1])
+        for key in (*_PIXELS, "ANCHOR_GENERATOR"):  # those of the data
             own["MODEL"].pop(key, None)
         _start_from(own, pretrained[1], TEACHERS[size])
         merge(own, _training(data, labeled) | {"OUTPUT_DIR": str(output / "teacher")}, "teacher")
@@ -113,6 +116,8 @@ def pretrained_weights(size: str, given: Sequence[str]) -> tuple[str, str]:
     if given:
         student, teacher = (*given, given[0] if given[0] in (HUB, NONE) else NONE)[:2]
         return ("" if student == NONE else student), ("" if teacher == NONE else teacher)
+    if not _hub_answers():
+        os.environ["HF_HUB_OFFLINE"] = "1"  # or it would be asked for a minute
     try:
         for name in (size, TEACHERS[size]):
             cfg = load_config(str(SIZES / f"{name}.yaml"), ["MODEL.TIMM.PRETRAINED", HUB])
@@ -121,6 +126,18 @@ def pretrained_weights(size: str, given: Sequence[str]) -> tuple[str, str]:
         print(f"Both networks start from random weights. {error}\n", flush=True)
         return "", ""
     return HUB, HUB
+
+
+def _hub_answers() -> bool:
+    """Whether the host of timm's hub is known here, or a proxy that knows it."""
+    if urllib.request.getproxies():
+        return True
+    host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
+    try:
+        socket.create_connection((host or "", 443), timeout=3).close()
+    except OSError:
+        return False
+    return True
 
 
 def _start_from(config: Config, weights: str, size: str) -> None:
@@ -162,8 +179,10 @@ def fitting_paths(
     return []
 
 
-def _fragment(size: str) -> Config:
-    return read_file(str(SIZES / f"{size}.yaml"))
+def _fragment(size: str, weights: str = HUB) -> Config:
+    """The keys of a network; without pretrained weights one that is quick to learn from random."""
+    folder = SIZES if weights else SIZES / "from_scratch"
+    return read_file(str(folder / f"{size}.yaml"))
 
 
 def settings_of(
@@ -194,7 +213,7 @@ def settings_of(
 def _base(
     data: Sequence[TaskData],
     settings: Mapping[str, Suggestion],
-    size: str,
+    network: Config,
     iterations: int,
     seed: int,
 ) -> Config:
@@ -230,7 +249,7 @@ def _base(
         "TEST": {"EVAL_PERIOD": 0},
         "SEED": seed,
     }
-    merge(config, _fragment(size), size)
+    merge(config, network, "the network")
     for task in data:
         _set(config, f"MODEL.{_COUNTS[task.annotation]}.NUM_CLASSES", len(task.classes))
     for key, suggestion in settings.items():
