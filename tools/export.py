@@ -19,6 +19,7 @@ from multas.data.dataset_dicts import require_registered
 from multas.deploy.quantisation import require_libraries
 from multas.engine import load_config
 from multas.engine.exporting import FORMATS, prepare_export
+from multas.engine.run_log import on_screen
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
@@ -52,8 +53,8 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    setup_logger()
-    setup_logger(name="multas")
+    with on_screen():
+        setup_logger()
     stem = (args.output or Path(args.weights).parent) / Path(args.weights).stem
     require_writable(stem.with_suffix(".onnx"), "--output")
     require_libraries(args.format, args.int8)

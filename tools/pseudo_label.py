@@ -60,6 +60,7 @@ from multas.engine.pseudo_label_quality import (
     quality_table,
 )
 from multas.engine.pseudo_labeling import check_ids, label_images, labelled_images
+from multas.engine.run_log import on_screen
 from multas.modeling.weight_files import check_is_file
 from multas.util.annotation import BOXES, MASKS, Annotation
 from multas.util.command_line import argument_parser, run
@@ -148,8 +149,8 @@ def class_names(
 def main() -> None:
     args = parse_args()
     check_arguments(args)
-    setup_logger()
-    setup_logger(name="multas")
+    with on_screen():
+        setup_logger()
     if args.apply_review:
         apply(args)
     elif args.input:

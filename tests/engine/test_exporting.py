@@ -38,21 +38,17 @@ def export(tiny_cfg, card, tmp_path, forget_registered):
 
 
 def test_all_formats_are_written_and_evaluated(export, tmp_path):
-    rows = export(max_drop=100.0).run(["onnx", "openvino"], int8=True)
+    rows = export(max_drop=100.0).run(["openvino", "onnx"], int8=True)
     assert [row.name for row in rows] == [
-        "PyTorch fp32", "onnx", "onnx int8", "openvino", "openvino int8"
+        "PyTorch fp32", "openvino", "openvino int8", "onnx", "onnx int8"
     ]  # fmt: skip
     files = {file.name for file in (tmp_path / "files").iterdir()}
     assert files == {"net.onnx", "net_int8.onnx", "net.xml", "net.bin", "net_int8.xml",
                      "net_int8.bin", "export.json"}  # fmt: skip
     assert read_rows(tmp_path / "files") == {"net": rows}
     assert [row.file for row in rows] == [
-        "",
-        "net.onnx",
-        "net_int8.onnx",
-        "net.xml",
-        "net_int8.xml",
-    ]
+        "", "net.xml", "net_int8.xml", "net.onnx", "net_int8.onnx"
+    ]  # fmt: skip
     for file in files - {"net.bin", "net_int8.bin", "export.json"}:
         description = Detector(str(tmp_path / "files" / file)).description
         assert description.classes["classes"][0] == "disc"
@@ -61,6 +57,8 @@ def test_all_formats_are_written_and_evaluated(export, tmp_path):
     assert any("backbone" in name for name in in_8_bits)
     assert not any(name == "image_sizes" or "decoding" in name for name in in_8_bits)
     assert all(row.size > 0 and min(row.times) > 0 for row in rows)
+    sizes = {file.name: file.stat().st_size for file in (tmp_path / "files").iterdir()}
+    assert rows[3].size == sizes["net.onnx"] and rows[1].size == sizes["net.xml"] + sizes["net.bin"]
     assert rows[1].figures["bbox"] == pytest.approx(rows[0].figures["bbox"], abs=0.01)
 
 

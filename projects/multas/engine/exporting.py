@@ -30,6 +30,7 @@ from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
 from multas.util.errors import UserError
 from multas.util.files import written_whole
+from multas.util.screen import only_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Export:
                 graph(*(torch.from_numpy(x) for x in inputs.values()))
 
         size = sum(p.numel() * p.element_size() for p in graph.parameters())
-        figures = figures_of(Trainer.test(self.cfg, self.model)) if self._evaluates else {}
+        figures = self._judged(self.cfg, self.model) if self._evaluates else {}
         return Row("PyTorch fp32", size, self._times(call), figures)
 
     def _torch_file(self, name: str, graph: ExportGraph) -> Row:
@@ -156,7 +157,8 @@ class Export:
 
     def _row(self, name: str, file: Path) -> Row:
         runtime = Detector(str(file)).runtime
-        size = sum(f.stat().st_size for f in (file, file.with_suffix(".bin")) if f.is_file())
+        parts = [file, file.with_suffix(".bin")] if file.suffix == ".xml" else [file]
+        size = sum(part.stat().st_size for part in parts)
         figures = self._figures(str(file)) if self._evaluates else {}
         return Row(name, size, self._times(runtime), figures, file.name)
 
@@ -165,7 +167,12 @@ class Export:
         cfg = exported(self.cfg, file)
         model: Any = load_model(cfg, file)
         model.detector.runtime = runtime or model.detector.runtime
-        return figures_of(Trainer.test(cfg, model))
+        return self._judged(cfg, model)
+
+    def _judged(self, cfg: CfgNode, model: nn.Module) -> dict[str, float]:
+        """The figures of a model; the table at the end has those of all."""
+        with only_warnings():
+            return figures_of(Trainer.test(cfg, model))
 
     @property
     def _evaluates(self) -> bool:
