@@ -13,7 +13,10 @@ shows what came out. The same command goes on where it was stopped.
 """
 
 import argparse
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -35,8 +38,8 @@ from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.screen import only_warnings
 from own_data.budget import PROBED, fitted_iterations
-from own_data.data import TaskData, prepare, task_of
-from own_data.job import Job, claim
+from own_data.data import TaskData, by_task, prepare
+from own_data.job import Job, claim, refuse_other
 from own_data.recipe import TEACHERS, fitting_paths, pretrained_weights, write_configs
 
 
@@ -49,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--size", choices=list(TEACHERS), default="nano", help="of the student")
     parser.add_argument("--minutes", type=float, default=20, help="how long all may take")
     parser.add_argument(
-        "--labels", type=Fraction, default=Fraction(1),
+        "--labels", type=share, default=Fraction(1),
         help="the share of labels that is used, such as 1/4 or 0.1; for experiments",
     )  # fmt: skip
     parser.add_argument(
@@ -71,6 +74,13 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def share(text: str) -> Fraction:
+    try:
+        return Fraction(text)
+    except ZeroDivisionError:
+        raise argparse.ArgumentTypeError(f"{text} has the denominator 0") from None
+
+
 def main() -> None:
     args = parse_args()
     with on_screen():
@@ -83,17 +93,30 @@ def main() -> None:
         "teacher": args.teacher, "pretrained": args.pretrained, "seed": args.seed,
         "opts": args.opts,
     }  # fmt: skip
+    refuse_other(output, settings)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if args.dry_run else output
+        job = Job(folder / "configs", output, args.opts, args.teacher, ("onnx", "openvino"))
+        with removed_if_refused(folder):
+            data = prepare(cards, folder / "data", args.labels, args.seed)
+            show(data)
+            if not Path(job.config_file("distilled")).is_file():
+                plan(job, data, args)
         if not args.dry_run:
             claim(output, settings)
-        data = prepare(cards, folder / "data", args.labels, args.seed)
-        show(data)
-        job = Job(folder / "configs", output, args.opts, args.teacher, ("onnx", "openvino"))
-        if not Path(job.config_file("distilled")).is_file():
-            plan(job, data, args)
-        if not args.dry_run:
             job.run()
+
+
+@contextmanager
+def removed_if_refused(folder: Path) -> Iterator[None]:
+    """A folder that is not there before the block is not there after an error in it, either."""
+    is_new = not folder.exists()
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def cards_of(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -104,13 +127,12 @@ def cards_of(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     cards, notes = find_cards(args.data)
     print("\n".join(notes) + "\n", flush=True)
-    tasks = {card["name"]: task_of(card) for card in cards}
-    if unknown := [task for task in args.tasks if task not in tasks.values()]:
+    known = {task: card for content in cards for task, card in by_task(content).items()}
+    if unknown := [task for task in args.tasks if task not in known]:
         raise UserError(
-            f"--tasks {' '.join(unknown)}: {args.data} is annotated for "
-            f"{', '.join(tasks.values())} alone."
+            f"--tasks {' '.join(unknown)}: {args.data} is annotated for {', '.join(known)} alone."
         )
-    kept = [card for card in cards if not args.tasks or tasks[card["name"]] in args.tasks]
+    kept = [card for task, card in known.items() if not args.tasks or task in args.tasks]
     # A few faults are told and left out: a stranger's data always have some.
     told = [{"strictness": "skip", **card} for card in kept]
     return [{**card, "only": args.classes} for card in told] if args.classes else told

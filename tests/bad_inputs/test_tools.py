@@ -37,6 +37,18 @@ ROWS = [
     ("check_data.py teacher.pth", "teacher.pth", "name a folder of data"),
     ("check_data.py devkit.yaml --config-file no.yaml", "no.yaml", "Did you mean"),
     ("check_data.py devkit.yaml --output masks", "--output 'masks'", "name a file"),
+    ("distill.py", "data", "required"),
+    ("distill.py nowhere", "nowhere", "does not exist"),
+    ("distill.py student.yaml", "student.yaml", "unknown key"),
+    ("distill.py devkit.yaml --tasks cls --output {}/out", "--tasks cls", "det"),
+    ("distill.py devkit.yaml --classes disk --output {}/out", "disk", "disc"),
+    ("distill.py devkit.yaml --labels 2", "--labels 2", "such as 1/4"),
+    ("distill.py devkit.yaml --labels 1/0", "--labels", "1/0"),
+    ("distill.py devkit.yaml --minutes 0", "--minutes", "greater than 0"),
+    ("distill.py devkit.yaml --size tiny", "--size", "'nano'"),
+    ("distill.py devkit.yaml --pretrained a b c", "--pretrained", "of the student"),
+    ("distill.py devkit.yaml --pretrained no.pth --output {}/out2", "no.pth", "such as"),
+    ("distill.py devkit.yaml --teacher no.yaml no.pth --output {}/out3", "no.yaml", "Did you mean"),
     ("quickstart.py --seed 99999999999 --output {}/out", "SEED", "less than 4294900000"),
 ]
 TRAIN_NET = [

@@ -13,7 +13,7 @@ from multas.data import register_card
 from multas.data.card import UNLABELED, Card, read_card
 from multas.data.looking.roles import roles
 from multas.data.splits.make import class_counts, make_splits, mask_counts, write_splits
-from multas.util.annotation import MASKS, Annotation
+from multas.util.annotation import MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
 
@@ -78,13 +78,28 @@ def prepare(
     return [_prepare(dict(content), folder, labels, seed, parts) for content in cards]
 
 
-def task_of(content: Mapping[str, Any]) -> str:
-    """The task that the images of a card are annotated for: "det", "seg" or "cls".
+def by_task(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """A card as one card for each task ("det", "seg", "cls") that its images are annotated for.
 
     Raises:
-        UserError: for none, or for several.
+        UserError: the card is wrong, or has no annotated images.
     """
-    return _annotation(read_card(dict(content))).task
+    card = read_card(dict(content))
+    tasks = [kind.task for kind in STANDARD if any(kind.task in s.annotates for s in card.splits)]
+    if not tasks:
+        raise UserError(f"{card.name}: none of its images are annotated; name some that are.")
+    if len(tasks) == 1:
+        return {tasks[0]: dict(content)}
+    given = {split.name: split.annotates for split in card.splits}
+    found = {}
+    for task in tasks:
+        splits = {
+            name: _table(card, value) | {"annotates": [task] if given[str(name)] else []}
+            for name, value in content["splits"].items()
+            if task in given[str(name)] or not given[str(name)]
+        }
+        found[task] = {**content, "name": f"{card.name}_{task}", "splits": splits}
+    return found
 
 
 def _prepare(
@@ -114,8 +129,7 @@ def _prepare(
                 _divide(counts, labels, held_out=not (use["test"] or use["val"]), seed=seed)
             )
         splits = dict(content["splits"])
-        main_key = type(card.splits[0]).main_key
-        table = splits[base] if isinstance(splits[base], dict) else {main_key: splits[base]}
+        table = _table(card, splits[base])
         for part, ids in parts.items():
             own = [image_id for image_id in ids if image_id in counts]
             write_splits({part: own}, folder, name)
@@ -136,6 +150,11 @@ def _prepare(
     every = [*names["labeled"], *names["unlabeled"], names["val"], names["test"]]
     records = {own: DatasetCatalog.get(own) for own in every if own}
     return TaskData(annotation=annotation, card=file, records=records, **names)
+
+
+def _table(card: Card, split: Any) -> dict[str, Any]:
+    """A split of a card as a table of keys; one value alone is that of the main key."""
+    return dict(split) if isinstance(split, Mapping) else {type(card.splits[0]).main_key: split}
 
 
 def _annotation(card: Card) -> Annotation:

@@ -31,6 +31,7 @@ from multas.util.files import write_text
 from multas.util.signals import not_orphaned
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
+STAMP = "job.json"
 STAGES = ("teacher", "supervised", "distilled")
 # The figures of each task, as the table has them; the first one says that a stage was evaluated.
 FIGURES = {
@@ -202,12 +203,23 @@ class Job:
 
 
 def claim(output: Path, settings: Mapping[str, Any]) -> None:
+    """Make a folder that of a job with these settings.
+
+    Raises:
+        UserError: See :func:`refuse_other`.
+    """
+    refuse_other(output, settings)
+    output.mkdir(parents=True, exist_ok=True)
+    write_text(output / STAMP, json.dumps(settings))
+
+
+def refuse_other(output: Path, settings: Mapping[str, Any]) -> None:
     """Make sure that a folder has no models of a job with other settings.
 
     Raises:
         UserError: It has, and the message names both settings; or its stamp is damaged.
     """
-    stamp, mine = output / "job.json", json.loads(json.dumps(settings))
+    stamp, mine = output / STAMP, json.loads(json.dumps(settings))
     try:
         theirs = json.loads(stamp.read_text()) if stamp.is_file() else mine
     except ValueError as error:
@@ -220,8 +232,6 @@ def claim(output: Path, settings: Mapping[str, Any]) -> None:
             f"{output} holds a job with other settings:\n  {theirs}\nnot\n  {mine}\n"
             "Choose another --output, or delete that folder."
         )
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(stamp, json.dumps(mine))
 
 
 def _figures(values: Mapping[str, float]) -> dict[str, float]:

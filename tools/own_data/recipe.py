@@ -17,6 +17,7 @@ from multas.config.files import merge, read_file
 from multas.data.suggestions import STRIDES, Suggestion, suggest
 from multas.engine import Trainer, load_config
 from multas.modeling.timm_models import HUB, create_timm_model
+from multas.modeling.weight_files import check_is_file
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
@@ -113,6 +114,9 @@ def pretrained_weights(size: str, given: Sequence[str]) -> tuple[str, str]:
     Raises:
         UserError: A file, or what was asked for of the hub, cannot be had.
     """
+    for weights in given:
+        if weights not in (HUB, NONE):
+            check_is_file(weights, "--pretrained")
     if given:
         student, teacher = (*given, given[0] if given[0] in (HUB, NONE) else NONE)[:2]
         return ("" if student == NONE else student), ("" if teacher == NONE else teacher)
