@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from detectron2.modeling import build_model
@@ -9,6 +10,7 @@ from detectron2.modeling import build_model
 from multas.deploy import Detector
 from multas.deploy.detector import KEY
 from multas.deploy.graph import ExportGraph
+from multas.deploy.quantisation import Compiled
 from multas.engine import exporting
 from multas.engine.export_table import Row, figures_of, read_rows, table
 from multas.engine.exporting import prepare_export
@@ -111,9 +113,23 @@ def test_8_bits_that_cost_too_much_are_not_kept(export, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_layers_that_suffer_stay_in_full_precision(export, tmp_path):
-    with pytest.raises(UserError, match=r"net_int8\.xml is not written"):
-        export(max_drop=-1000.0).run(["openvino"], int8=True)
+@pytest.mark.parametrize("name", ["openvino", "onnx"])
+def test_layers_that_suffer_stay_in_full_precision(export, tmp_path, name):
+    with pytest.raises(UserError, match=r"net_int8\.(xml|onnx) is not written"):
+        export(max_drop=-1000.0).run([name], int8=True)
+
+
+def test_a_network_of_onnx_in_memory_runs_as_its_file(export, tmp_path):
+    own = export()
+    own.run(["onnx"], int8=False)
+    file = str(tmp_path / "files" / "net.onnx")
+    in_memory = Compiled(onnx.load(file), own.description)
+    inputs = own._inputs(own.images[0])
+    wanted = Detector(file).runtime(inputs)
+    found = in_memory(inputs)
+    assert found.keys() == wanted.keys() and wanted["scores"].any()
+    for name, value in wanted.items():
+        assert np.array_equal(found[name], value)
 
 
 def test_errors_count_as_losses():

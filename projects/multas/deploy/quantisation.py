@@ -97,6 +97,10 @@ class Compiled:
     """A network in memory that accuracy control asks about, as a :class:`detector.Runtime`."""
 
     def __init__(self, network: Any, description: Description) -> None:
+        if hasattr(network, "SerializeToString"):  # ONNX's own form of a network, which cannot run
+            network = _import("onnxruntime", "onnx").InferenceSession(
+                network.SerializeToString(), providers=["CPUExecutionProvider"]
+            )
         self.network, self.description = network, description.to_json()
         self.outputs = list(description.outputs.values())
         sizes = {description.image_sizes: ((1, 2), np.dtype("float32"))}

@@ -28,6 +28,7 @@ Functions ``(cfg, dataset_name, output_folder) -> DatasetEvaluator``, registered
 
 # Types that Detectron2's own registrations use. The Cityscapes figures are computed from the
 # registered labels: the official scripts behind Detectron2's evaluators need a GPU.
+COCO_DETECTIONS = 100  # of an image, in COCO's own evaluation
 _SAME_AS = {"voc": "pascal_voc", "cityscapes_instance": "coco", "cityscapes_sem_seg": "sem_seg"}
 
 
@@ -45,14 +46,28 @@ def pascal_voc(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEv
 
 @EVALUATOR_REGISTRY.register()
 def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
-    """COCO average precision of boxes; other formats are written as JSON to the folder first."""
+    """COCO average precision of boxes; other formats are written as JSON to the folder first.
+
+    As many detections of an image count as the model keeps (TEST.DETECTIONS_PER_IMAGE), and at
+    least COCO's 100.
+    """
     metadata = MetadataCatalog.get(dataset_name)
     if not hasattr(metadata, "json_file"):
         # By itself, the evaluator takes the file of an earlier run, even one on other data.
         file = os.path.join(output_folder, f"{dataset_name}_coco_format.json")
         convert_to_coco_json(dataset_name, file, allow_cached=False)
         metadata.json_file = file
-    return _QuietCocoEvaluator(dataset_name, ("bbox",), output_dir=output_folder)
+    return _QuietCocoEvaluator(
+        dataset_name,
+        ("bbox",),
+        output_dir=output_folder,
+        max_dets_per_image=max_detections(cfg),
+    )
+
+
+def max_detections(cfg: CfgNode) -> int:
+    """How many detections of an image count in COCO's average precision."""
+    return max(cfg.TEST.DETECTIONS_PER_IMAGE, COCO_DETECTIONS)
 
 
 class _QuietCocoEvaluator(COCOEvaluator):

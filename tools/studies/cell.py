@@ -1,0 +1,104 @@
+"""The trainings of one cell of a study, one after the other, and what they gave."""
+
+import contextlib
+import io
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from detectron2.data import MetadataCatalog
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from multas.data.looking.find import find_cards
+from multas.engine.report import final_values, training_seconds
+from multas.evaluation.build import max_detections
+from multas.util.errors import UserError
+from multas.util.files import write_text
+from own_data.data import TaskData, by_task, prepare
+from own_data.job import Job, call
+from own_data.recipe import pretrained_weights, write_configs
+from reproduction.runs import digest, merged
+from studies.resampling import image_counts, resampled_ap
+from studies.study import Cell, RowSpec, Study
+
+# What a result has of the evaluation, by the name of the metric.
+FIGURES = ("AP", "AP50", "AP75")
+
+
+def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Sequence[str]) -> None:
+    """Train and evaluate the rows of a cell; what is finished is not done again.
+
+    Args:
+        data: the folder with all data sets.
+        output: receives configs, a folder for each row, and in it result.json.
+        pretrained: weights of student and teacher, as in tools/distill.py.
+
+    Raises:
+        UserError: The data or weights cannot be had.
+    """
+    job = Job(output / "configs", output)
+    tasks = _prepared(study, cell, data, output)
+    write_configs(
+        tasks, job.configs, output, size=study.size, seed=cell.seed, iterations=study.iterations,
+        pretrained=pretrained_weights(study.size, pretrained),
+    )  # fmt: skip
+    for name, row in study.rows_of(cell).items():
+        folder = folder_of(output, name)
+        if row.config == "distilled":
+            job.label()
+        config, opts = job.config_file(row.config), _opts(study, row, job, folder)
+        if not (folder / "student.pth").is_file() or not final_values(str(folder)):
+            call("train_net.py", "--resume", "--config-file", config, *opts)
+        result = {
+            "data": cell.data, "labels": str(cell.labels), "seed": cell.seed, "row": name,
+            "images": len(tasks[0].annotated), "iterations": study.iterations,
+            "config": digest(merged(config, opts)),
+            **_measured(folder, tasks[0].test, max_detections(merged(config, opts))),
+        }  # fmt: skip
+        write_text(folder / "result.json", json.dumps(result) + "\n")
+
+
+def folder_of(output: Path, row: str) -> Path:
+    """The folder of a row in that of its cell."""
+    return output / "".join(c if c.isalnum() else "_" for c in row).strip("_")
+
+
+def _prepared(study: Study, cell: Cell, data: Path, output: Path) -> list[TaskData]:
+    cards, _ = find_cards(data / cell.data)
+    known = {task: card for content in cards for task, card in by_task(content).items()}
+    if missing := [task for task in study.tasks if task not in known]:
+        raise UserError(f"{data / cell.data} is not annotated for {', '.join(missing)}.")
+    kept = [{"strictness": "skip", **known[task]} for task in study.tasks]
+    return prepare(kept, output / "data", cell.labels, cell.seed)
+
+
+def _opts(study: Study, row: RowSpec, job: Job, folder: Path) -> list[str]:
+    own = [str(word) for pair in {**study.opts, **row.opts}.items() for word in pair]
+    return [*job.stage_opts(row.config), *own, "OUTPUT_DIR", str(folder)]
+
+
+def _measured(folder: Path, test: str, detections: int) -> dict[str, Any]:
+    """The figures of a finished training, and its AP on resampled test images."""
+    values = final_values(str(folder))
+    evaluated = _evaluated(folder / "inference" / test, test, detections)
+    resampled = resampled_ap(evaluated, image_counts(len(evaluated.params.imgIds)))
+    return {
+        **{name: round(values[f"bbox/{name}"], 3) for name in FIGURES},
+        "seconds": round(training_seconds(str(folder))),
+        "resampled": resampled.round(2).tolist(),
+    }
+
+
+def _evaluated(folder: Path, test: str, detections: int) -> COCOeval:
+    """The matches of what a training's last evaluation found, by pycocotools."""
+    written = folder / f"{test}_coco_format.json"
+    file = MetadataCatalog.get(test).get("json_file", str(written))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(file)
+        found = truth.loadRes(str(folder / "coco_instances_results.json"))
+        evaluation = COCOeval(truth, found, "bbox")
+        evaluation.params.maxDets = [detections]
+        evaluation.evaluate()
+    return evaluation

@@ -1,0 +1,103 @@
+"""How sure a difference is: average precision on resampled test images, intervals over seeds.
+
+The bootstrap of Efron (1979) in pairs: the images of a test set are drawn with replacement, the same
+ones for all models, so that what images have in common drops out of a difference.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from pycocotools.cocoeval import COCOeval
+
+SAMPLES = 200
+LEVEL = 0.95
+_RECALLS = np.linspace(0, 1, 101)
+
+
+def image_counts(images: int, samples: int = SAMPLES) -> np.ndarray:
+    """(samples, images) int64: how often each image is drawn; the same for the same arguments."""
+    drawn = np.random.default_rng(images).integers(images, size=(samples, images))
+    return np.stack([np.bincount(row, minlength=images) for row in drawn])
+
+
+def resampled_ap(evaluated: COCOeval, counts: np.ndarray) -> np.ndarray:
+    """COCO's AP of boxes on resampled images.
+
+    Args:
+        evaluated: after ``evaluate()``. Its images are those of ``evaluated.params.imgIds``.
+        counts: (B, N), how often each of them counts.
+
+    Returns:
+        (B,) AP in percent; classes without an object in a sample are left out, as COCO does. NaN
+        where no class has one.
+    """
+    classes, images = len(evaluated.params.catIds), len(evaluated.params.imgIds)
+    areas = len(evaluated.params.areaRng)
+    found = np.full((classes, len(counts)), np.nan)
+    for k in range(classes):
+        # The first of the areas is "all".
+        start = k * areas * images
+        entries = evaluated.evalImgs[start : start + images]
+        own = [(i, entry) for i, entry in enumerate(entries) if entry is not None]
+        objects = np.zeros(images, dtype=np.int64)
+        for i, entry in own:
+            objects[i] = np.count_nonzero(np.logical_not(entry["gtIgnore"]))
+        if objects.any():
+            found[k] = _of_class(own, objects, counts)
+    with np.errstate(invalid="ignore"):
+        known = np.isfinite(found).sum(0)
+        return 100 * np.where(known, np.nansum(found, axis=0) / np.maximum(known, 1), np.nan)
+
+
+def _of_class(
+    own: Sequence[tuple[int, dict]], objects: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """(B,) AP of a class, NaN where a sample has no object of it."""
+    scores = np.concatenate([entry["dtScores"] for _, entry in own])
+    order = np.argsort(-scores, kind="mergesort")
+    matched = np.concatenate([entry["dtMatches"] for _, entry in own], axis=1)[:, order] > 0
+    ignored = np.concatenate([entry["dtIgnore"] for _, entry in own], axis=1)[:, order] > 0
+    image = np.repeat([i for i, _ in own], [len(entry["dtScores"]) for _, entry in own])[order]
+    hits, faults = matched & ~ignored, ~matched & ~ignored
+    values = np.full(len(counts), np.nan)
+    for b, times in enumerate(counts):
+        total = int(times @ objects)
+        if total:
+            values[b] = _average_precision(hits, faults, times[image], total)
+    return values
+
+
+def _average_precision(
+    hits: np.ndarray, faults: np.ndarray, times: np.ndarray, total: int
+) -> float:
+    """The mean over the T thresholds of IoU of the precision at 101 recalls; inputs are (T, D)."""
+    if not len(times):
+        return 0.0
+    positives = np.cumsum(hits * times, axis=1, dtype=np.float64)
+    negatives = np.cumsum(faults * times, axis=1, dtype=np.float64)
+    precision = positives / np.maximum(positives + negatives, np.spacing(1))
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)
+    rows = [
+        curve[np.searchsorted(recall, _RECALLS, side="left")]
+        for curve, recall in zip(envelope, positives / total, strict=True)
+    ]
+    return float(np.mean(rows))
+
+
+def interval(differences: np.ndarray, level: float = LEVEL) -> tuple[float, float]:
+    """A bootstrap interval of a mean difference.
+
+    Args:
+        differences: (S, B), for each of S seeds on B resampled test sets; all seeds are tested on
+            the same ones.
+        level: how often such intervals should hold what they are of.
+
+    Returns:
+        The lower and upper bound, by percentiles: in each sample, seeds are drawn, too.
+    """
+    seeds, samples = differences.shape
+    drawn = np.random.default_rng(0).integers(seeds, size=(samples, seeds))
+    means = differences[drawn, np.arange(samples)[:, None]].mean(1)
+    low, high = np.nanpercentile(means, [50 * (1 - level), 50 * (1 + level)])
+    return float(low), float(high)

@@ -1,0 +1,123 @@
+"""A study as its file in evidence/ describes it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from multas.util.errors import UserError
+from multas.util.yaml_files import read_yaml
+
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
+FOLDER = REPOSITORY / "evidence"
+BASES = ("teacher", "supervised", "distilled")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One data set with a share of its labels and a seed: all rows are trained on it."""
+
+    data: str
+    labels: Fraction
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Such as bccd-1of10-seed1."""
+        share = f"{self.labels.numerator}of{self.labels.denominator}"
+        return f"{self.data}-{share}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class RowSpec:
+    """A training of each cell.
+
+    Attributes:
+        config: which of a job's configs it begins with, "teacher", "supervised" or "distilled".
+        opts: the keys that differ, by their full names.
+        versus: the row that it is compared with; "" = none.
+        needs_unlabeled: whether it makes sense only where there are images without labels.
+    """
+
+    config: str
+    opts: Mapping[str, Any] = field(default_factory=dict)
+    versus: str = ""
+    needs_unlabeled: bool = False
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Attributes:
+        name: of its file.
+        title, about: for the page that shows it.
+        data: folders or cards in the folder of all data, one for each data set.
+        tasks: that the images are used for.
+        labels: the shares of the labels.
+        seeds: 1, 2, … so many.
+        size: of the student.
+        iterations: of each training.
+        opts: keys of all trainings, by their full names.
+        rows: the trainings by their names; those that others need come first.
+    """
+
+    name: str
+    title: str
+    about: str
+    data: tuple[str, ...]
+    tasks: tuple[str, ...]
+    labels: tuple[Fraction, ...]
+    seeds: int
+    size: str
+    iterations: int
+    opts: Mapping[str, Any]
+    rows: Mapping[str, RowSpec]
+
+    def cells(self) -> list[Cell]:
+        """All of them, those of the first seed first."""
+        return [
+            Cell(data, labels, seed)
+            for seed in range(1, self.seeds + 1)
+            for labels in self.labels
+            for data in self.data
+        ]
+
+    def rows_of(self, cell: Cell) -> dict[str, RowSpec]:
+        """The rows that make sense on the data of a cell."""
+        return {
+            name: row
+            for name, row in self.rows.items()
+            if cell.labels < 1 or not row.needs_unlabeled
+        }
+
+
+def names() -> list[str]:
+    """The names of all studies."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def read_study(name: str) -> Study:
+    """Read a study by its name.
+
+    Raises:
+        UserError: There is no such study, or its file is wrong.
+    """
+    file = FOLDER / f"{name}.yaml"
+    if not file.is_file():
+        raise UserError(f"There is no study {name}; choose from {', '.join(names())}.")
+    content = dict(read_yaml(str(file)))
+    try:
+        rows = {row: RowSpec(**spec) for row, spec in content.pop("rows").items()}
+        labels = tuple(Fraction(str(share)) for share in content.pop("labels"))
+        content["data"], content["tasks"] = tuple(content["data"]), tuple(content["tasks"])
+        study = Study(name=name, labels=labels, rows=rows, opts=content.pop("opts", {}), **content)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{file}: {error}. Study in {__file__} says what it has.") from error
+    for row, spec in rows.items():
+        if spec.config not in BASES:
+            raise UserError(f"{file}, row {row}: config is one of {', '.join(BASES)}.")
+        if spec.versus and spec.versus not in rows:
+            raise UserError(f"{file}, row {row}: versus names no row, but {spec.versus!r}.")
+    return study
