@@ -1,12 +1,15 @@
 """Own data in one command: parts of the data, configs that fit them, and a length that fits."""
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
+from PIL import Image
 
 from multas.data import make_toy
 from multas.engine import load_config
@@ -103,6 +106,18 @@ def test_configs_fit_the_data_and_each_other(cards, tmp_path, tasks):
     trained = repr([distilled.DATASETS.TRAIN, distilled.DATASETS.TASK_BATCHES])
     assert all(name in trained for name in data[0].unlabeled)
     assert not any(name in repr(cfgs["supervised"].DATASETS) for name in data[0].unlabeled)
+
+
+def test_the_value_of_pixels_without_annotation_is_that_of_the_card(cards, root, tmp_path):
+    own = tmp_path / "devkit"
+    shutil.copytree(root, own)
+    for file in (own / "SegmentationClass").iterdir():
+        labels = np.asarray(Image.open(file))
+        Image.fromarray(np.where(labels == 255, 0, labels)).save(file)
+    contents = [card | {"root": str(own), "ignore_label": 0} for card in cards("seg")]
+    data = prepare(contents, tmp_path / "data")
+    write_configs(data, tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4)
+    assert load_config(str(tmp_path / "base.yaml")).MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE == 0
 
 
 def test_the_length_fits_the_minutes(monkeypatch):

@@ -50,6 +50,11 @@ class TaskData:
         return list(MetadataCatalog.get(self.labeled[0]).get(self.annotation.classes_key))
 
     @property
+    def ignore_label(self) -> int:
+        """The value of pixels without annotation, if it has masks."""
+        return MetadataCatalog.get(self.labeled[0]).get("ignore_label")
+
+    @property
     def annotated(self) -> list[dict]:
         """The dataset dicts to learn from that are annotated."""
         return [record for name in self.labeled for record in self.records[name]]

@@ -256,6 +256,8 @@ def _base(
     merge(config, network, "the network")
     for task in data:
         _set(config, f"MODEL.{_COUNTS[task.annotation]}.NUM_CLASSES", len(task.classes))
+        if task.annotation is MASKS:
+            _set(config, "MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE", task.ignore_label)
     for key, suggestion in settings.items():
         _set(config, key, suggestion.value)
     return config
