@@ -201,6 +201,7 @@ DISTILLED = [
     (aggregation("torchjd:X"), "UPGrad"),
     (aggregation("adaptive", FOO=1), "unknown key 'FOO'"),
     (aggregation("mgda", NORMALISATION="x"), "l2"),
+    (aggregation("mgda", LENGTH="x"), "simplex"),
     (aggregation("mgda", SCOPE="x"), "parameters"),
     (aggregation("mgda", SCOPE_LAYERS=["x"]), "no layer 'x'"),
     (aggregation("dwa", TEMPERATURE=0.0), "above 0"),

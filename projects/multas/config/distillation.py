@@ -39,7 +39,7 @@ def aggregation_node() -> CN:
     #   adaptive: v = exp(-z), eqs. 5 and 6; MAX_WEIGHTED_LOSS, Z_WEIGHT_DECAY, Z_MOMENTUM
     #   dwa: dynamic weight average; TEMPERATURE, PERIOD
     # By their gradients, with a backward pass for each path, and TASK_AS_OBJECTIVE (not bilevel):
-    #   mgda: minimum-norm point, eq. 4; NORMALISATION
+    #   mgda: minimum-norm point, eq. 4; NORMALISATION, LENGTH
     #   grad_norm: gradients of similar length; ASYMMETRY, LR
     #   bilevel: v descends on the loss of validation images, section 3.3; LR
     #   torchjd:<name>: UPGrad, AlignedMTL … of the library TorchJD, with its options
