@@ -54,7 +54,8 @@ class PathWeights(LossHook):
 
     Attributes:
         aggregator: gives the weights v.
-        monitors: what was logged of the last step, by name: vectors (K,) or matrices (K, K).
+        monitors: what was logged of the last step, by name: vectors (K,), matrices (K, K) or
+            scalars.
         gradients: makes the gradient for an aggregator of gradients; None for one of losses.
         path_rows: the K path gradients of the last step, where they were kept.
         regularizers: the names of the terms of the last step's loss that keep weights in bounds
