@@ -129,6 +129,23 @@ def test_networks_of_the_paper_build(file, tiny):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
 
 
+@pytest.mark.parametrize("name", ["budget", "fading", "imtl_l", "uw_so"])
+def test_other_ways_to_weigh_the_same_paths_train(name, tiny):
+    file = f"configs/adaptive/beyond/{name}.yaml"
+    options = as_shipped(file).MODEL.DISTILLATION
+    assert options.PATHS == as_shipped(f"{DETECTION}#toy/adaptive_feats_p").MODEL.DISTILLATION.PATHS
+    assert {"budget": "adaptive"}.get(name, name) == options.AGGREGATION.NAME
+    trainer = Trainer(tiny(file))
+    before = [p.detach().clone() for p in trainer.model.parameters()]
+    trainer.train()
+    latest = trainer.storage.latest()
+    assert {"loss_kd_feats_p", "loss_kd_box", "path_alpha", "path_weight/box"} <= latest.keys()
+    assert ("loss_kd_z" in latest) == (name != "uw_so")
+    after = trainer.model.parameters()
+    moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
+    assert sum(moved) > len(moved) / 2
+
+
 @pytest.mark.parametrize("file", TOY)
 def test_every_kind_of_row_trains_for_two_iterations(file, tiny):
     cfg = tiny(file)

@@ -260,7 +260,7 @@ def test_normalised_problem_maps_back_to_a_common_descent_direction(rows, kind):
     rows, losses = torch.from_numpy(rows), torch.from_numpy(np.abs(rows).sum(axis=1))
     gram = rows @ rows.T
     scales = gradient_scales(gram, losses, kind)
-    weights = mgda_weights(gram, losses, kind)
+    weights = mgda_weights(gram, losses, kind, "simplex")
     normalised = rows / scales[:, None]
     solved = min_norm_weights(gram / scales[:, None] / scales, skip_zero=True)
     direction = normalised.T @ solved
@@ -285,7 +285,9 @@ def test_l2_normalisation_frees_the_solution_from_the_scale_of_a_loss():
     assert plain.argmax() == 2 and plain[2] > 0.9
 
 
-def test_bad_normalisations_are_refused():
+def test_bad_normalisations_and_lengths_are_refused():
+    with pytest.raises(ValueError, match="LENGTH is 'sum'; choose from auto, mean, simplex, raw"):
+        mgda_weights(torch.eye(2).double(), torch.ones(2), "l2", "sum")
     with pytest.raises(ValueError, match="choose from none, l2, loss, loss\\+"):
         gradient_scales(torch.eye(2), torch.ones(2), "l1")
     with pytest.raises(ValueError, match="use 'l2'"):

@@ -26,6 +26,8 @@ CASES = {
     "adaptive bfloat16": ["NAME", "adaptive"],
     # Low enough to be reached: the bound acts on the mean over the ranks.
     "adaptive bounded": ["NAME", "adaptive", "MAX_WEIGHTED_LOSS", 1.2],
+    "fading budget": ["NAME", "fading"],
+    "uw_so budget": ["NAME", "uw_so", "TEMPERATURE", 5.0],
     "dwa": ["NAME", "dwa", "PERIOD", 1],
     "mgda": ["NAME", "mgda"],
     "mgda bfloat16": ["NAME", "mgda"],
@@ -54,6 +56,7 @@ def train(name, batch, wrap: bool) -> dict:
     """After five steps: parameters, those of a mean teacher, v of every step and what the
     aggregator remembers."""
     distiller = make_distiller(PATHS, *CASES[name])
+    distiller.cfg.MODEL.DISTILLATION.BUDGET = "budget" in name
     half = "bfloat16" in name
     model = weighed(DistributedDataParallel(distiller) if wrap else distiller)
     follower = Teacher(copy.deepcopy(distiller.student), mean_teacher=MeanTeacher(0.5))

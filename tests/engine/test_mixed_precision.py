@@ -101,7 +101,20 @@ def test_what_is_written_and_compared_has_the_decision(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["single", "hand_tuned", "equal", "adaptive", "dwa", "mgda", "grad_norm", "bilevel"]
+    "name",
+    [
+        "single",
+        "hand_tuned",
+        "equal",
+        "adaptive",
+        "fading",
+        "imtl_l",
+        "uw_so",
+        "dwa",
+        "mgda",
+        "grad_norm",
+        "bilevel",
+    ],
 )
 def test_every_aggregation_trains_in_bfloat16(storage, name):
     paths = PATHS[:1] if name == "single" else PATHS

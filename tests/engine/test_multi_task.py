@@ -44,9 +44,9 @@ def make_batch(mode: str, count: int = 2, tasks: tuple[str, ...] = ("det", "seg"
     return batch
 
 
-def one_step(network, batch, *, mgda=False, normalisation="l2", lr=0.1, **options):
+def one_step(network, batch, *, mgda=False, normalisation="l2", length="auto", lr=0.1, **options):
     """The parameters after a step that takes the plain sum of the tasks, or MGDA over them."""
-    hooks = [TaskWeights(network, TaskGradients(network, normalisation))] if mgda else []
+    hooks = [TaskWeights(network, TaskGradients(network, normalisation, length))] if mgda else []
     run_steps(network, [batch], *hooks, lr=lr, **options)
     return copies(network)
 
@@ -176,7 +176,7 @@ def test_equal_weights_are_the_sum_of_the_tasks(monkeypatch):
     other = copy.deepcopy(network)
     monkeypatch.setattr(
         "multas.engine.steps.task_gradients.mgda_weights",
-        lambda gram, losses, how: torch.full((len(gram),), 1 / len(gram)),
+        lambda gram, losses, *how: torch.full((len(gram),), 1 / len(gram)),
     )
     weighed = one_step(network, batch, mgda=True)
     plain = one_step(other, batch)
@@ -218,11 +218,33 @@ def test_mgda_over_tasks_trains_under_autocast():
     assert any(not torch.equal(before[n], after[n]) for n in before)
 
 
+def test_the_tasks_together_move_what_they_share_no_further_than_their_sum():
+    tasks = tuple(KEYS)
+    network, batch = make_network(tasks), make_batch("separate", tasks=tasks)
+    before = copies(network)
+    single = [gradients(copy.deepcopy(network), only(batch, task)) for task in tasks]
+    shared = [n for n in before if n.startswith("backbone.")]
+
+    def length(parts: dict) -> float:
+        return float(sum((parts[n] ** 2).sum() for n in shared)) ** 0.5
+
+    steps = {}
+    for how in ("mean", "simplex"):
+        after = one_step(copy.deepcopy(network), batch, mgda=True, length=how, lr=1.0)
+        steps[how] = {n: before[n] - after[n] for n in before}
+    longest, shortest = (choose(map(length, single)) for choose in (max, min))
+    assert longest > 2 * shortest
+    assert length(steps["mean"]) <= sum(map(length, single))
+    assert length(steps["simplex"]) < length(steps["mean"])
+    product = sum((steps["mean"][n] * steps["simplex"][n]).sum() for n in shared)
+    assert float(product) == pytest.approx(length(steps["mean"]) * length(steps["simplex"]))
+
+
 @pytest.mark.parametrize("normalisation", ["none", "l2", "loss", "loss+"])
 def test_task_weights_solve_the_min_norm_problem(normalisation):
     rows = torch.randn(4, 9, dtype=torch.float64)
     losses = torch.rand(4, dtype=torch.float64) + 0.1
-    weights = mgda_weights(rows @ rows.T, losses, normalisation)
+    weights = mgda_weights(rows @ rows.T, losses, normalisation, "simplex")
     assert weights.min() >= 0
     torch.testing.assert_close(weights.sum(), torch.ones((), dtype=torch.float64))
     assert ((rows @ rows.T) @ weights >= -1e-12).all(), "no task gets worse"
@@ -243,7 +265,7 @@ def test_the_config_says_whether_tasks_are_weighed():
     cfg = network_cfg(tasks=("det", "seg"))
     network, batch = make_network(), make_batch("separate")
     assert TaskGradients.from_config(cfg, network) is None
-    cfg.MODEL.MULTITASK.GRADIENTS = "mgda"
+    cfg.MODEL.MULTITASK.GRADIENTS, cfg.MODEL.MULTITASK.LENGTH = "mgda", "simplex"
     hook = TaskWeights(network, TaskGradients.from_config(cfg, network))
     storage = run_steps(network, [batch], hook).storage
     weights = [storage.latest()[f"task_weight/{task}"][0] for task in ("det", "seg")]
@@ -255,6 +277,8 @@ def test_the_config_says_whether_tasks_are_weighed():
     cfg.MODEL.MULTITASK.GRADIENTS = "pcgrad"
     with pytest.raises(ValueError, match="'pcgrad'; choose from sum, mgda"):
         TaskGradients.from_config(cfg, network)
+    with pytest.raises(ValueError, match=r"MULTITASK\.LENGTH is 'sum'; choose from auto, mean"):
+        TaskGradients(network, length="sum")
 
 
 def test_other_models_are_refused():

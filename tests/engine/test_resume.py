@@ -18,6 +18,7 @@ RETINANET = [
 ]  # fmt: skip
 AGGREGATIONS = {
     "adaptive": {"NAME": "adaptive"},
+    "fading": {"NAME": "fading"},
     "dwa": {"NAME": "dwa", "PERIOD": 2},
     "mgda": {"NAME": "mgda"},
     "mgda, features": {
@@ -41,8 +42,17 @@ def assert_resumes(build, *opts):
 def test_a_stopped_run_resumes_to_the_same_bits(distilled_cfg, name):
     keys = {f"MODEL.DISTILLATION.AGGREGATION.{k}": v for k, v in AGGREGATIONS[name].items()}
     whole, _ = assert_resumes(distilled_cfg, *(x for pair in keys.items() for x in pair))
-    own = {"dwa": "v", "grad_norm": "v", "adaptive": "z"}.get(name)
+    own = {"dwa": "v", "grad_norm": "v", "adaptive": "z", "fading": "z"}.get(name)
     assert own is None or own in learned(whole)
+
+
+def test_so_does_one_with_a_budget_and_an_end(distilled_cfg):
+    key = "MODEL.DISTILLATION."
+    whole, _ = assert_resumes(
+        distilled_cfg, f"{key}AGGREGATION.NAME", "imtl_l", f"{key}BUDGET", True,
+        f"{key}DECAY.FRACTION", 0.5,
+    )  # fmt: skip
+    assert "s" in learned(whole) and whole.path_weights.state_dict()["budget"]["task_loss"] > 0
 
 
 def test_so_does_one_in_channels_last(distilled_cfg):

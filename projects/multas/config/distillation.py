@@ -37,9 +37,12 @@ def aggregation_node() -> CN:
     # By their losses:
     #   single, hand_tuned, equal: fixed v
     #   adaptive: v = exp(-z), eqs. 5 and 6; MAX_WEIGHTED_LOSS, Z_WEIGHT_DECAY, Z_MOMENTUM
+    #   fading: likewise, with a regulariser by which mastered paths fade; MAX_WEIGHTED_LOSS
+    #   imtl_l: v = exp(s), adaptive's eqs. 5 and 6 to the letter under another name
+    #   uw_so: v in closed form, a softmax of 1 / loss; TEMPERATURE
     #   dwa: dynamic weight average; TEMPERATURE, PERIOD
     # By their gradients, with a backward pass for each path, and TASK_AS_OBJECTIVE (not bilevel):
-    #   mgda: minimum-norm point, eq. 4; NORMALISATION
+    #   mgda: minimum-norm point, eq. 4; NORMALISATION, LENGTH
     #   grad_norm: gradients of similar length; ASYMMETRY, LR
     #   bilevel: v descends on the loss of validation images, section 3.3; LR
     #   torchjd:<name>: UPGrad, AlignedMTL … of the library TorchJD, with its options
@@ -86,12 +89,23 @@ def add_distillation_config(cfg: CN) -> None:
     # The weight of all distillation against the task loss, alpha of eqs. 3 and 5 of Chennupati et
     # al. 0 = no distillation: the run equals the student's own training bit for bit.
     d.ALPHA = 1.0
+    # Whether ALPHA is a budget: the weighted path losses are then together ALPHA times as large as
+    # the task loss, whatever they are and however small it becomes. A step without labels takes the
+    # last task loss. Not for aggregators by gradients, nor without HARD_LABELS.
+    d.BUDGET = False
     d.RAMP = CN()
     # The number of iterations without distillation, and of those after them in which alpha grows.
     d.RAMP.START = 0
     d.RAMP.ITERS = 0
     # How alpha grows: "linear", or "sigmoid" = exp(-5 (1 - t)^2).
     d.RAMP.SHAPE = "sigmoid"
+    d.DECAY = CN()
+    # The share of training (SOLVER.MAX_ITER) in which alpha falls to 0, and of that at the end,
+    # behind it, without distillation: the task has the last word. 0 and 0 = alpha stays.
+    d.DECAY.FRACTION = 0.0
+    d.DECAY.FINAL_FRACTION = 0.0
+    # How alpha falls: "linear" or "cosine".
+    d.DECAY.SHAPE = "cosine"
     # Whether the student's own losses on annotated images are used beside the paths. False is the
     # self-training of Lê and Pham, Tables 1 to 4: the student sees no annotation.
     d.HARD_LABELS = True

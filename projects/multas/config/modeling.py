@@ -42,13 +42,18 @@ def add_modeling_config(cfg: CN) -> None:
     tasks.HEADS = ["DenseDetectionHead"]
     # The factor of each task's losses; empty = 1 for all.
     tasks.LOSS_WEIGHTS = []
-    # How the tasks' gradients of shared parameters are combined: "sum", or "mgda" = T times the
-    # min-norm point of the T gradients, which lowers every task's loss or is zero. "mgda" excludes
-    # AGGREGATION.SCOPE features and DATASETS.TASK_MODE alternate.
+    # How the tasks' gradients of shared parameters are combined: "sum", or "mgda" = by the weights
+    # that solve the min-norm problem, so that every task's loss falls, or nothing moves. "mgda"
+    # excludes AGGREGATION.SCOPE features and DATASETS.TASK_MODE alternate.
     tasks.GRADIENTS = "sum"
     # mgda: what each gradient is divided by before the weights are solved for: "none" = 1, "l2" =
     # its length, "loss" = its loss, "loss+" = both.
     tasks.NORMALISATION = "l2"
+    # mgda: how long their combination is: "mean" = the summands are together as long as those of
+    # the plain sum, "simplex" = the weights of the T tasks add up to T, so that it is about T times
+    # as long as the shortest gradient, "raw" = the weights of the normalised problem, with which a
+    # task may get worse. "auto" is "simplex" for NORMALISATION none and "mean" otherwise.
+    tasks.LENGTH = "auto"
 
     _add_dense_head_config(cfg)
     _add_gfl_head_config(cfg)

@@ -26,6 +26,7 @@ from multas.distillation.aggregation.gradient import GradientScope
 from multas.distillation.aggregation.state import load_state_by_path, state_by_path
 from multas.distillation.paths.build import brief_path_table, path_table
 from multas.engine.alpha import Alpha
+from multas.engine.budget import Budget
 from multas.engine.checks.path_losses import check_path_losses
 from multas.engine.loss_hook import LossHook, with_gradient
 from multas.engine.steps.path_gradients import PathGradients
@@ -53,7 +54,8 @@ class PathWeights(LossHook):
 
     Attributes:
         aggregator: gives the weights v.
-        monitors: what was logged of the last step, by name: vectors (K,) or matrices (K, K).
+        monitors: what was logged of the last step, by name: vectors (K,), matrices (K, K) or
+            scalars.
         gradients: makes the gradient for an aggregator of gradients; None for one of losses.
         path_rows: the K path gradients of the last step, where they were kept.
         regularizers: the names of the terms of the last step's loss that keep weights in bounds
@@ -75,6 +77,7 @@ class PathWeights(LossHook):
         aggregator.to(self._device)
         self._alpha = Alpha.from_config(cfg)
         self._current = self._alpha.value
+        self._budget = Budget.from_config(cfg, aggregator, self._device)
         self._evaluates_teachers = cfg.TEST.EVALUATE_TEACHER
         self._is_first = True
         self.monitors: dict[str, Tensor] = {}
@@ -131,7 +134,8 @@ class PathWeights(LossHook):
     @property
     def _title(self) -> str:
         name, alpha = type(self.aggregator).__name__, self._alpha.value
-        return f"Distillation paths, aggregation {name}, alpha {alpha:g}:"
+        unit = "" if self._budget is None else " of the task loss"
+        return f"Distillation paths, aggregation {name}, alpha {alpha:g}{unit}:"
 
     @property
     def _rows_and_weights(self) -> tuple[Sequence[Sequence[str]], list[list[float]]]:
@@ -147,25 +151,32 @@ class PathWeights(LossHook):
     def weigh(self, output: StepLosses) -> dict[str, Tensor]:
         if self._is_first:
             check_path_losses(output, self.distillation, self.aggregator)
+            if self._budget is not None:
+                self._budget.warn_without_labels(output.task)
             self._is_first = False
         if self.gradients is None:
-            return output.task | self._weigh_losses(output.paths)
+            return output.task | self._weigh_losses(output)
         if torch.is_grad_enabled():
             return self._weigh_gradients(self.gradients, output)
         # This is no training step: PreciseBN, for instance, or a loss on validation images.
         raw = torch.stack(list(output.paths))
         return output.task | self._terms(self._current * self.aggregator.weights().to(raw) * raw)
 
-    def _weigh_losses(self, losses: Sequence[Tensor]) -> dict[str, Tensor]:
-        raw = torch.stack(list(losses))
+    def _weigh_losses(self, output: StepLosses) -> dict[str, Tensor]:
+        raw = torch.stack(list(output.paths))
         if comm.get_world_size() > 1:
             # The weights follow from the mean over all ranks, the gradient from the own images.
             raw = raw - raw.detach() + mean_over_ranks(raw.detach())
         weighted, extra = self.aggregator(raw)
         self._monitor(raw.detach())
-        more = {f"loss_kd_{name}": self._current * loss for name, loss in extra.items()}
+        alpha: float | Tensor = self._current
+        if self._budget is not None:
+            at_rest = self.aggregator.at_rest(weighted)
+            alpha = self._budget.factor(self._current, output.task, at_rest)
+            self.monitors["path_alpha"] = alpha
+        more = {f"loss_kd_{name}": alpha * loss for name, loss in extra.items()}
         self.regularizers = frozenset(more)
-        return self._terms(self._current * weighted) | more
+        return self._terms(alpha * weighted) | more
 
     def _weigh_gradients(self, gradients: PathGradients, output: StepLosses) -> dict[str, Tensor]:
         scale = self.loss_scale()
@@ -198,7 +209,8 @@ class PathWeights(LossHook):
         super().before_step()
         self.path_rows = ()  # their memory is needed for the gradients of this step
         self._current = self._alpha.at(self.trainer.iter)
-        self.trainer.storage.put_scalar("path_alpha", self._current, smoothing_hint=False)
+        if self._budget is None:  # otherwise it depends on the task loss
+            self.trainer.storage.put_scalar("path_alpha", self._current, smoothing_hint=False)
 
     def after_step(self) -> None:
         super().after_step()
@@ -214,10 +226,11 @@ class PathWeights(LossHook):
                 self.trainer.storage.put_scalar(name, shares[place], smoothing_hint=False)
 
     def state_dict(self) -> dict[str, Any]:
-        return {
+        state = {
             "aggregator": state_by_path(self.aggregator),
             "adapters": self.distillation.state_dict(),
         }
+        return state if self._budget is None else state | {"budget": self._budget.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         load_state_by_path(self.aggregator, state["aggregator"])
@@ -229,6 +242,8 @@ class PathWeights(LossHook):
                 f"{', '.join(sorted(saved - own)) or 'none'}. Continue with the old paths."
             )
         self.distillation.load_state_dict(state["adapters"])
+        if self._budget is not None:
+            self._budget.load_state_dict(state["budget"])
 
 
 def _adapter_groups(cfg: CfgNode, distillation: Distillation) -> list[dict[str, Any]]:

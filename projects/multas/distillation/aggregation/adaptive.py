@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from multas.config.limits import at_least, below, check_limit
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
-from multas.util.errors import UserError
+from multas.distillation.aggregation.learned import check_bound, weigh
 
 
 @AGGREGATOR_REGISTRY.register()
@@ -40,11 +40,7 @@ class Adaptive(Aggregator):
         z_momentum: float = -1.0,
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
-        if 0 < max_weighted_loss <= 1 or max_weighted_loss < 0:
-            raise UserError(
-                f"{KEY}.MAX_WEIGHTED_LOSS is {max_weighted_loss}; it must be above 1 (the weighted "
-                "loss at rest), or 0 for no bound."
-            )
+        check_bound(max_weighted_loss)
         check_limit(f"{KEY}.Z_WEIGHT_DECAY", z_weight_decay, at_least(0))
         check_limit(f"{KEY}.Z_MOMENTUM", max(z_momentum, 0.0), below(1))
         self.max_weighted_loss = max_weighted_loss
@@ -60,14 +56,11 @@ class Adaptive(Aggregator):
         return torch.exp(-self.z.detach())
 
     def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        # Under autocast the losses may be in half precision, but v keeps the precision of z.
-        weighted = torch.exp(-self.z) * losses.to(self.z.dtype)
-        if self.max_weighted_loss == 0:
-            return weighted, {"z": self.z.sum()}
-        size = weighted.detach()
-        weighted = weighted * (self.max_weighted_loss / size).clamp(max=1.0)
-        z = torch.where(losses.detach() == 0, self.z.detach(), self.z)
+        weighted, z = weigh(self.z, losses, self.max_weighted_loss)
         return weighted, {"z": z.sum()}
+
+    def at_rest(self, weighted: Tensor) -> Tensor:
+        return weighted.new_full((), len(self.names))
 
     def monitors(self) -> dict[str, Tensor]:
         return {"z": self.z.detach()}

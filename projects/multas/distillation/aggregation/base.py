@@ -48,6 +48,17 @@ class Aggregator(nn.Module):
         """
         raise NotImplementedError
 
+    def at_rest(self, weighted: Tensor) -> Tensor:
+        """What the weighted losses add up to once the weights have settled, scalar.
+
+        A budget (MODEL.DISTILLATION.BUDGET) relates it to the task loss. By default it is what they
+        add up to in this step; aggregators that know better say so.
+
+        Args:
+            weighted: (K,) what :meth:`forward` has returned.
+        """
+        return weighted.detach().sum()
+
     def monitors(self) -> dict[str, Tensor]:
         """(K,) vectors and (K, K) matrices to log beside v and the raw losses, by name."""
         return {}

@@ -11,6 +11,7 @@ from torch import Tensor
 from multas.util.names import check_choice
 
 NORMALISATIONS = ("none", "l2", "loss", "loss+")
+LENGTHS = ("auto", "mean", "simplex", "raw")
 
 
 def min_norm_weights(gram: Tensor, *, skip_zero: bool = False) -> Tensor:
@@ -70,23 +71,45 @@ def gradient_scales(gram: Tensor, losses: Tensor, normalisation: str) -> Tensor:
     return torch.where(scales == 0, torch.ones_like(scales), scales)
 
 
-def mgda_weights(gram: Tensor, losses: Tensor, normalisation: str) -> Tensor:
-    """Weights v >= 0, sum v = 1, of gradients g_i such that sum v_i g_i is a descent direction.
+def mgda_weights(gram: Tensor, losses: Tensor, normalisation: str, length: str = "auto") -> Tensor:
+    """Weights v >= 0 of gradients g_i: which way sum v_i g_i points, and how long it is.
 
     With the divisors n of :func:`gradient_scales` and the min-norm weights w of the ``g_i / n_i``,
-    v is ``w / n``, divided by its sum.
+    the direction is that of ``sum_i w_i g_i / n_i``, which raises no loss. The length is another
+    matter:
+
+    * ``mean``: the lengths of the summands, ``v_i ||g_i||``, add up to the mean of the ``||g_i||``
+      that are not 0, as they do for v = 1 / K. If all gradients agree, the direction is as long as
+      a mean one; the more they oppose each other, the shorter it is.
+    * ``simplex``: ``sum_i v_i = 1``. The direction is about as long as the shortest gradient.
+    * ``raw``: v = w, as in the code of Sener and Koltun. The direction is another one where the n_i
+      differ, and may raise a loss.
 
     Args:
         gram: (K, K) float64 inner products of the g_i.
         losses: (K,) float64.
         normalisation: see :func:`gradient_scales`.
+        length: ``mean``, ``simplex`` or ``raw``; ``auto`` is ``simplex`` for the normalisation
+            ``none``, which is then eq. 4, and ``mean`` for all others.
 
     Returns:
-        (K,) float64; 0 for a zero gradient.
+        (K,) float64; 0 for a zero gradient, and 1 / K if all are zero.
+
+    Raises:
+        ValueError: unknown normalisation or length, or a negative loss where losses are used.
     """
+    check_choice("LENGTH", length, LENGTHS)
     scales = gradient_scales(gram, losses, normalisation)
-    weights = min_norm_weights(gram / scales[:, None] / scales, skip_zero=True) / scales
-    return weights / weights.sum()
+    solution = min_norm_weights(gram / scales[:, None] / scales, skip_zero=True)
+    norms = gram.diagonal().sqrt()
+    if length == "auto":
+        length = "simplex" if normalisation == "none" else "mean"
+    if length == "raw" or not norms.any():
+        return solution
+    weights = solution / scales
+    if length == "simplex":
+        return weights / weights.sum()
+    return weights / (weights @ norms) * norms[norms > 0].mean()
 
 
 def _check_finite(gram: np.ndarray) -> None:

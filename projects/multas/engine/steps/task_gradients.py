@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from multas.distillation import unwrap
 from multas.distillation.gradients.gramian import gram_of_rows
-from multas.distillation.gradients.min_norm import NORMALISATIONS, mgda_weights
+from multas.distillation.gradients.min_norm import LENGTHS, NORMALISATIONS, mgda_weights
 from multas.engine.loss_hook import LossHook, with_gradient
 from multas.modeling import MultiTaskNetwork
 from multas.util.errors import UserError
@@ -23,20 +23,20 @@ _DISTILLATION = "distillation"
 class TaskGradients:
     """Weighs the gradients of the tasks of a :class:`MultiTaskNetwork` against each other.
 
-    Parameters are shared if two tasks or more reach them. Their gradient is T times the min-norm
-    point of the T tasks' gradients, where the factor T makes equal weights the plain sum. What only
-    one task reaches (its head) keeps that task's gradient (Sener and Koltun, NeurIPS 2018,
-    algorithm 2). The losses of distillation paths belong to no task, and their gradient is added.
+    Parameters are shared if two tasks or more reach them. Their gradient is T times that of MGDA
+    over the T tasks, where the factor T makes equal weights the plain sum. What only one task
+    reaches (its head) keeps that task's gradient (Sener and Koltun, NeurIPS 2018, algorithm 2). The
+    losses of distillation paths belong to no task, and their gradient is added.
 
     Args:
         model: the network, or a Distiller whose student it is, wrapped or not.
-        normalisation: MODEL.MULTITASK.NORMALISATION.
+        normalisation, length: keys of MODEL.MULTITASK.
 
     Raises:
-        UserError: The network is another one, or the normalisation is unknown.
+        UserError: The network is another one, or the normalisation or length is unknown.
     """
 
-    def __init__(self, model: nn.Module, normalisation: str = "l2") -> None:
+    def __init__(self, model: nn.Module, normalisation: str = "l2", length: str = "auto") -> None:
         network, _ = unwrap(model)
         if not isinstance(network, MultiTaskNetwork):
             raise UserError(
@@ -44,7 +44,8 @@ class TaskGradients:
                 f"{type(network).__name__}."
             )
         check_choice("MODEL.MULTITASK.NORMALISATION", normalisation, NORMALISATIONS)
-        self._network, self._normalisation = network, normalisation
+        check_choice("MODEL.MULTITASK.LENGTH", length, LENGTHS)
+        self._network, self._normalisation, self._length = network, normalisation, length
 
     @classmethod
     def from_config(cls, cfg: CfgNode, model: nn.Module) -> "TaskGradients | None":
@@ -62,7 +63,7 @@ class TaskGradients:
                 "MODEL.MULTITASK.GRADIENTS mgda weighs tasks that meet in an iteration, but "
                 "DATASETS.TASK_MODE alternate has one of them in each: set it to separate or mixed."
             )
-        return cls(model, options.NORMALISATION)
+        return cls(model, options.NORMALISATION, options.LENGTH)
 
     def combine(
         self,
@@ -131,7 +132,7 @@ class TaskGradients:
                 f"The gradients of the tasks {', '.join(broken)} are not finite (losses of "
                 f"{', '.join(rows)}: {values.tolist()}). Lower SOLVER.BASE_LR, or check their data."
             )
-        v = mgda_weights(gram, values.cpu().double(), self._normalisation)
+        v = mgda_weights(gram, values.cpu().double(), self._normalisation, self._length)
         # A task without annotated images has the gradient 0, and does not count as a task here.
         active = int((gram.diagonal() > 0).sum())
         weights = (active * from_main_rank(v, device)).tolist()
