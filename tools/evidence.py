@@ -6,9 +6,9 @@
 
 A study is a file of evidence/, such as few_labels.yaml: data sets, shares of labels, seeds, and the
 rows that are trained on each of them. With --data, which is the folder of the data sets, trainings
-that have no result yet are run (the same command goes on where it was stopped) and their numbers
-are kept in evidence/few_labels.json. Then, and without --data, docs/evidence.md is written anew from
-these files.
+that have no result yet are run (the same command goes on where it was stopped), and their numbers
+are kept in evidence/few_labels.json. Then, and without --data, docs/evidence.md is written anew
+from these files.
 """
 
 import argparse
@@ -25,14 +25,14 @@ from multas.util.signals import not_orphaned
 from reproduction.execution import duration
 from reproduction.runners import THREADS, usable_cores
 from studies.cell import run_cell
-from studies.page import PAGE, write_page
-from studies.results import gather, is_complete
-from studies.study import REPOSITORY, Cell, Study, names, read_study
+from studies.page import PAGE, section, write_page
+from studies.results import gather, is_complete, read_results
+from studies.study import FOLDER, REPOSITORY, Cell, Study, names, read_study
 
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("study", choices=names(), help="a file of evidence/")
+    parser.add_argument("study", help=f"{', '.join(names())}, or a .yaml file of your own")
     parser.add_argument("--data", type=Path, help="the folder of the data sets; trains")
     parser.add_argument(
         "--pretrained", nargs="+", default=[], metavar="WEIGHTS",
@@ -53,6 +53,7 @@ def main() -> int:
     study = read_study(args.study)
     failed = 0
     if args.data and args.cell:
+        # One of the processes of a call without --cell, or a job of a cluster.
         known = {cell.name: cell for cell in study.cells()}
         if args.cell not in known:
             raise UserError(f"--cell {args.cell}: choose from {', '.join(known)}.")
@@ -61,8 +62,11 @@ def main() -> int:
         return 0
     if args.data:
         failed = train(study, args)
-    write_page()
-    print(PAGE, flush=True)
+    if study.file.parent == FOLDER:
+        write_page()
+        print(PAGE, flush=True)
+    else:
+        print("\n\n".join(section(study, read_results(study))), flush=True)
     return 1 if failed else 0
 
 

@@ -55,6 +55,20 @@ def test_coco_evaluator_takes_the_same_predictions(cfg, voc_set, run_evaluator):
         assert theirs[key] == pytest.approx(100.0)
 
 
+def test_coco_counts_as_many_detections_as_the_model_keeps(cfg, make_devkit, run_evaluator):
+    corners = [(10 * (i % 12) + 1, 10 * (i // 12) + 1) for i in range(120)]
+    objects = [("ant", 0, x, y, x + 7, y + 7) for x, y in corners]
+    crowd = make_devkit([objects, objects[:1]], ["ant"])
+    boxes = np.float32([[x - 1, y - 1, x + 7, y + 7] for x, y in corners])
+    scores = np.linspace(0.9, 0.5, 120, dtype=np.float32)
+    exact = [("000000", [0] * 120, scores, boxes), ("000001", [0], scores[:1], boxes[:1])]
+    cfg.TEST.EVALUATOR = "coco"
+    cut = run_evaluator(build_evaluator(cfg, crowd, cfg.OUTPUT_DIR), exact)["bbox"]["AP"]
+    cfg.TEST.DETECTIONS_PER_IMAGE = 120
+    whole = run_evaluator(build_evaluator(cfg, crowd, cfg.OUTPUT_DIR), exact)["bbox"]["AP"]
+    assert cut < 85 and whole == pytest.approx(100.0)
+
+
 def test_voc_metric_on_a_set_of_another_format(cfg, voc_set, register, run_evaluator):
     records = DatasetCatalog.get(voc_set)
     other = register(lambda: records, thing_classes=["ant", "bee"], evaluator_type="coco")

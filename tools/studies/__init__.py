@@ -1,1 +1,1 @@
-"""Studies: the same trainings on several data sets, shares of labels and seeds, and their numbers."""
+"""Studies: the same trainings on several data sets, shares of labels and seeds."""

@@ -16,9 +16,9 @@ _HEAD = """# Evidence
 
 What is claimed is shown here, by numbers that `tools/evidence.py` has computed and keeps in
 [evidence/](../evidence). AP is COCO's of boxes on the test list, in percent, as mean ± standard
-deviation over seeds; the number of seeds is in brackets where it is not the study's. A difference has
-its 95 % interval, by bootstrap over seeds and test images in pairs, and is bold where it excludes
-zero."""
+deviation over seeds; the number of seeds is in brackets where it is not yet the study's. A
+difference has its 95 % interval, by bootstrap over seeds and test images in pairs, and is bold
+where it excludes zero."""
 
 
 def write_page() -> None:

@@ -1,7 +1,7 @@
 """How sure a difference is: average precision on resampled test images, intervals over seeds.
 
-The bootstrap of Efron (1979) in pairs: the images of a test set are drawn with replacement, the same
-ones for all models, so that what images have in common drops out of a difference.
+The bootstrap of Efron (1979) in pairs: the images of a test set are drawn with replacement, the
+same ones for all models, so that what images have in common drops out of a difference.
 """
 
 from collections.abc import Sequence

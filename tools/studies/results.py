@@ -7,7 +7,7 @@ from typing import Any
 
 from multas.util.files import write_text
 from studies.cell import folder_of
-from studies.study import FOLDER, Cell, Study
+from studies.study import Cell, Study
 
 Result = Mapping[str, Any]
 
@@ -47,7 +47,7 @@ def results_of(results: Sequence[Result], data: str, labels: str, row: str) -> d
 
 
 def _file(study: Study) -> Path:
-    return FOLDER / f"{study.name}.json"
+    return study.file.with_suffix(".json")
 
 
 def _is_of(result: Result, cell: Cell) -> bool:

@@ -51,7 +51,7 @@ class Study:
     """What is compared.
 
     Attributes:
-        name: of its file.
+        file: that describes it; its results are beside it.
         title, about: for the page that shows it.
         data: folders or cards in the folder of all data, one for each data set.
         tasks: that the images are used for.
@@ -63,7 +63,7 @@ class Study:
         rows: the trainings by their names; those that others need come first.
     """
 
-    name: str
+    file: Path
     title: str
     about: str
     data: tuple[str, ...]
@@ -74,6 +74,10 @@ class Study:
     iterations: int
     opts: Mapping[str, Any]
     rows: Mapping[str, RowSpec]
+
+    @property
+    def name(self) -> str:
+        return self.file.stem
 
     def cells(self) -> list[Cell]:
         """All of them, those of the first seed first."""
@@ -94,25 +98,27 @@ class Study:
 
 
 def names() -> list[str]:
-    """The names of all studies."""
+    """The names of the studies in evidence/."""
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
 def read_study(name: str) -> Study:
-    """Read a study by its name.
+    """Read a study of evidence/ by its name, or one of your own by its file.
 
     Raises:
         UserError: There is no such study, or its file is wrong.
     """
-    file = FOLDER / f"{name}.yaml"
+    file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     if not file.is_file():
-        raise UserError(f"There is no study {name}; choose from {', '.join(names())}.")
+        raise UserError(
+            f"There is no study {name}; choose from {', '.join(names())}, or give a .yaml file."
+        )
     content = dict(read_yaml(str(file)))
     try:
         rows = {row: RowSpec(**spec) for row, spec in content.pop("rows").items()}
         labels = tuple(Fraction(str(share)) for share in content.pop("labels"))
         content["data"], content["tasks"] = tuple(content["data"]), tuple(content["tasks"])
-        study = Study(name=name, labels=labels, rows=rows, opts=content.pop("opts", {}), **content)
+        study = Study(file=file, labels=labels, rows=rows, opts=content.pop("opts", {}), **content)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: {error}. Study in {__file__} says what it has.") from error
     for row, spec in rows.items():

@@ -1,0 +1,209 @@
+"""Studies: what their files say, how sure differences are, and the page that is made of them."""
+
+import contextlib
+import io
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from multas.data import make_toy
+from multas.util.errors import UserError
+from studies import page as page_module
+from studies import results, study
+from studies.resampling import image_counts, interval, resampled_ap
+from studies.study import Cell, names, read_study
+
+SMALL = """
+title: Small
+about: Two rows.
+data: [toy]
+tasks: [det]
+labels: [1/2, 1]
+seeds: 2
+size: nano
+iterations: 2
+opts: {TEST.EVALUATOR: coco}
+rows:
+  teacher: {config: teacher}
+  student: {config: supervised, opts: {MODEL.TIMM.PRETRAINED: ""}}
+  + pseudo-labels:
+    config: distilled
+    opts: {MODEL.META_ARCHITECTURE: MultiTaskNetwork}
+    versus: student
+    needs_unlabeled: true
+"""
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    monkeypatch.setattr(study, "FOLDER", tmp_path / "evidence")
+    (tmp_path / "evidence").mkdir()
+    (tmp_path / "evidence" / "small.yaml").write_text(SMALL)
+    return read_study("small")
+
+
+def evaluated(seed, images=7, classes=3):
+    """COCO's evaluation of random boxes, some of them close to objects."""
+    random = np.random.default_rng(seed)
+    truth, found = [], []
+    for image in range(images):
+        for number in range(random.integers(1, 5)):
+            x, y, w, h = random.uniform(5, 60, 4)
+            category = int(random.integers(1, classes + 1))
+            truth.append({"id": len(truth) + 1, "image_id": image, "category_id": category,
+                          "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})  # fmt: skip
+            for shift in random.normal(0, 4, random.integers(0, 3)):
+                found.append({"image_id": image, "category_id": category, "score": random.random(),
+                              "bbox": [x + shift, y, w, h - number]})  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": image, "width": 200, "height": 200} for image in range(images)],
+            "categories": [{"id": k, "name": str(k)} for k in range(1, classes + 1)],
+            "annotations": truth,
+        }
+        coco.createIndex()
+        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
+        evaluation.evaluate()
+    return evaluation
+
+
+def ap_of(evaluation):
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.accumulate()
+        evaluation.summarize()
+    return 100 * evaluation.stats[0]
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=15, deadline=None)
+def test_each_image_once_or_twice_gives_the_ap_of_coco(seed):
+    evaluation = evaluated(seed)
+    ones = np.ones((1, 7), dtype=np.int64)
+    once, twice = resampled_ap(evaluation, np.concatenate([ones, 2 * ones]))
+    assert once == pytest.approx(ap_of(evaluation), abs=1e-9)
+    # Twice the same detections have equal scores, so that no precision in between changes much.
+    assert twice == pytest.approx(once, abs=1e-9)
+
+
+def test_an_image_that_is_not_drawn_does_not_count():
+    evaluation = evaluated(3)
+    counts = np.ones((2, 7), dtype=np.int64)
+    counts[1, [0, 4]] = 0
+    left = resampled_ap(evaluation, counts)[1]
+    evaluation.params.imgIds = [1, 2, 3, 5, 6]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation.evaluate()
+    assert left == pytest.approx(ap_of(evaluation), abs=1e-9)
+    assert np.isnan(resampled_ap(evaluated(3), np.zeros((1, 7), dtype=np.int64)))[0]
+
+
+def test_the_same_images_are_drawn_for_all_models():
+    counts = image_counts(30, 50)
+    assert counts.shape == (50, 30) and (counts.sum(1) == 30).all()
+    assert np.array_equal(counts, image_counts(30, 50))
+    assert np.unique(counts, axis=0).shape[0] > 40
+
+
+@given(st.floats(-20, 20), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_an_interval_has_the_mean_and_shrinks_with_the_spread(mean, seeds):
+    noise = np.random.default_rng(0).normal(size=(seeds, 200))
+    wide, narrow = (interval(mean + scale * noise) for scale in (1.0, 0.1))
+    assert wide[0] < mean < wide[1]
+    assert narrow[1] - narrow[0] == pytest.approx(0.1 * (wide[1] - wide[0]))
+    assert interval(np.full((seeds, 200), mean)) == pytest.approx((mean, mean))
+    assert interval(-(mean + noise)) == pytest.approx((-wide[1], -wide[0]))
+
+
+def test_seeds_that_differ_widen_an_interval():
+    same, apart = np.zeros((4, 200)), np.zeros((4, 200))
+    apart += np.array([-3.0, -1.0, 1.0, 3.0])[:, None]
+    assert interval(same) == (0.0, 0.0)
+    low, high = interval(apart)
+    assert -3 <= low < -1 and 1 < high <= 3
+
+
+def test_cells_of_the_first_seed_come_first(small):
+    assert [cell.name for cell in small.cells()] == [
+        "toy-1of2-seed1", "toy-1of1-seed1", "toy-1of2-seed2", "toy-1of1-seed2"
+    ]  # fmt: skip
+    assert list(small.rows_of(Cell("toy", Fraction(1), 1))) == ["teacher", "student"]
+    assert list(small.rows_of(Cell("toy", Fraction(1, 2), 1)))[-1] == "+ pseudo-labels"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "message"),
+    [
+        ("config: supervised", "config: pupil", "config is one of teacher, supervised, distilled"),
+        ("versus: student", "versus: pupil", "versus names no row, but 'pupil'"),
+        ("seeds: 2", "seed: 2", "seed"),
+        ("labels: [1/2, 1]", "labels: [half]", "half"),
+    ],
+)
+def test_a_mistake_in_a_study_is_named(small, wrong, right, message):
+    file = study.FOLDER / "small.yaml"
+    file.write_text(SMALL.replace(wrong, right))
+    with pytest.raises(UserError, match=message) as caught:
+        read_study("small")
+    assert "small.yaml" in str(caught.value)
+
+
+def test_an_unknown_study_is_answered_with_those_there_are(small):
+    with pytest.raises(UserError, match="no study smal; choose from small"):
+        read_study("smal")
+
+
+def entry(row, seed, ap, spread=0.5):
+    random = np.random.default_rng(seed)
+    samples = (ap + spread * random.normal(size=200)).round(2).tolist()
+    return {"data": "toy", "labels": "1/2", "seed": seed, "row": row, "images": 8, "seconds": 90,
+            "iterations": 2, "config": "0", "AP": ap, "AP50": 0, "AP75": 0,
+            "resampled": samples}  # fmt: skip
+
+
+def test_the_page_tells_means_differences_and_missing_seeds(small, monkeypatch):
+    known = [
+        entry("student", 1, 20.0),
+        entry("student", 2, 22.0),
+        entry("+ pseudo-labels", 1, 25.0),
+    ]
+    text = page_module.section(small, known)
+    table, differences = text[-2:]
+    assert "21.0 ± 1.4" in table and "25.0 (1)" in table and "50 % (8)" in table
+    assert "1.5" in table.splitlines()[-1]
+    # The samples of one seed have the same noise in both rows, which drops out.
+    assert "**+5.0 (+5.0 … +5.0)**" in differences
+
+
+def test_the_page_is_that_of_the_results():
+    assert page_module.PAGE.read_text() == page_module.page()
+    for name in names():
+        own = read_study(name)
+        rows = {r["row"] for r in results.read_results(own)}
+        assert rows <= set(own.rows)
+        assert {r["iterations"] for r in results.read_results(own)} <= {own.iterations}
+
+
+@pytest.mark.slow
+def test_a_study_runs_and_goes_on(tmp_path):
+    make_toy(tmp_path / "data" / "toy", train=8, val=2, test=4)
+    file = tmp_path / "small.yaml"
+    file.write_text(SMALL.replace("[1/2, 1]", "[1/2]").replace("seeds: 2", "seeds: 1"))
+    command = [sys.executable, "tools/evidence.py", str(file), "--data", str(tmp_path / "data"),
+               "--pretrained", "none", "--output", str(tmp_path / "output")]  # fmt: skip
+    first, again = (
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout for _ in "ab"
+    )
+    assert "1 cells, 0 of them" in first and "1 cells, 1 of them" in again
+    found = {result["row"]: result for result in results.read_results(read_study(str(file)))}
+    assert set(found) == {"teacher", "student", "+ pseudo-labels"}
+    assert all(len(result["resampled"]) == 200 for result in found.values())
+    assert "pseudo-labels" in first and "| toy" in first
