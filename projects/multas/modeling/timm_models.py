@@ -12,6 +12,7 @@ import torch
 from detectron2.config import CfgNode
 from torch import Tensor, nn
 
+from multas.modeling.depthwise import replace_slow_convolutions
 from multas.modeling.strict_loading import series
 from multas.modeling.weight_files import check_is_file, read_weights
 from multas.util.errors import UserError
@@ -69,6 +70,7 @@ def create_timm_model(cfg: CfgNode, channels: int) -> Any:
     if options.DROP_PATH:
         arguments["drop_path_rate"] = options.DROP_PATH
     model, more = _create(timm, options.NAME, arguments)
+    replace_slow_convolutions(model, timm.layers.Conv2dSame)
     if not hasattr(model, "forward_intermediates") or not getattr(model, "feature_info", None):
         raise UserError(
             f"{KEY}.NAME is '{options.NAME}', which gives no feature maps. Choose a model with "
@@ -85,6 +87,7 @@ def create_timm_model(cfg: CfgNode, channels: int) -> Any:
         )
     if options.PRETRAINED == HUB:
         model = _from_hub(timm, options.NAME, arguments | more, source)
+        replace_slow_convolutions(model, timm.layers.Conv2dSame)
     else:
         load_timm_weights(model, options.PRETRAINED, options.NAME)
     _check_pixels(cfg, source)
