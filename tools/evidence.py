@@ -16,12 +16,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
-from multas.util.signals import not_orphaned
 from reproduction.execution import duration
 from reproduction.runners import THREADS, usable_cores
 from studies.cell import run_cell
@@ -75,10 +76,10 @@ def train(study: Study, args: argparse.Namespace) -> int:
     folder = args.output / study.name
     todo = [cell for cell in study.cells() if not is_complete(study, cell)]
     print(f"{len(study.cells())} cells, {len(study.cells()) - len(todo)} of them finished before.")
-    since = time.monotonic()
-    with ThreadPoolExecutor(args.jobs) as pool:
-        jobs = [pool.submit(_cell_process, cell, folder / cell.name, args) for cell in todo]
-        failed = 0
+    since, failed = time.monotonic(), 0
+    running: set[subprocess.Popen] = set()
+    with ThreadPoolExecutor(args.jobs) as pool, _stopped_with(running, pool):
+        jobs = [pool.submit(_run, cell, folder / cell.name, args, running) for cell in todo]
         for done, (cell, job) in enumerate(zip(todo, jobs, strict=True), 1):
             status = job.result()
             failed += status != 0
@@ -90,7 +91,20 @@ def train(study: Study, args: argparse.Namespace) -> int:
     return failed
 
 
-def _cell_process(cell: Cell, folder: Path, args: argparse.Namespace) -> int:
+@contextmanager
+def _stopped_with(running: set[subprocess.Popen], pool: ThreadPoolExecutor) -> Iterator[None]:
+    """After an exception nothing more starts, and what runs ends with a checkpoint."""
+    try:
+        yield
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in list(running):
+            process.terminate()
+        raise
+
+
+def _run(cell: Cell, folder: Path, args: argparse.Namespace, running: set[subprocess.Popen]) -> int:
+    """The rows of a cell in a process of its own; returns its exit status."""
     folder.mkdir(parents=True, exist_ok=True)
     words = [args.study, "--data", str(args.data.absolute()), "--cell", cell.name,
              "--output", str(args.output.absolute())]  # fmt: skip
@@ -102,8 +116,11 @@ def _cell_process(cell: Cell, folder: Path, args: argparse.Namespace) -> int:
         process = subprocess.Popen(
             command, stdout=console, stderr=subprocess.STDOUT, env=os.environ | {THREADS: threads}
         )
-        with process, not_orphaned(process):
+        running.add(process)
+        try:
             return process.wait()
+        finally:
+            running.discard(process)
 
 
 if __name__ == "__main__":

@@ -64,10 +64,17 @@ def _is_slow(conv: nn.Conv2d) -> bool:
 
 
 def _like(conv: nn.Conv2d) -> DepthwiseConv2d:
-    new = DepthwiseConv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding,
-        conv.dilation, conv.groups, bias=False, device="meta",
-    )  # fmt: skip
+    names = (
+        "in_channels",
+        "out_channels",
+        "kernel_size",
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+    )
+    options = {name: getattr(conv, name) for name in names}
+    new = DepthwiseConv2d(**options, bias=False, device="meta")
     new.weight, new.bias = conv.weight, conv.bias
     new.same = type(conv) is not nn.Conv2d
     return new.train(conv.training)
