@@ -54,7 +54,9 @@ def replace_slow_convolutions(model: nn.Module, same: type[nn.Conv2d]) -> None:
     """
     for parent in list(model.modules()):
         for name, child in parent.named_children():
-            if type(child) in (nn.Conv2d, same) and _is_slow(child):
+            if not isinstance(child, nn.Conv2d) or type(child) not in (nn.Conv2d, same):
+                continue
+            if _is_slow(child):
                 setattr(parent, name, _like(child))
 
 
