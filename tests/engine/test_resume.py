@@ -24,6 +24,9 @@ AGGREGATIONS = {
         "NAME": "mgda", "SCOPE": "features", "SCOPE_LAYERS": ["backbone.bottom_up.stem"]
     },
     "grad_norm": {"NAME": "grad_norm", "SCOPE_LAYERS": ["backbone.bottom_up.res3"]},
+    "gradient_ratio": {
+        "NAME": "gradient_ratio", "SCOPE": "features", "SCOPE_LAYERS": ["backbone.bottom_up.stem"]
+    },
 }  # fmt: skip
 
 
@@ -41,7 +44,7 @@ def assert_resumes(build, *opts):
 def test_a_stopped_run_resumes_to_the_same_bits(distilled_cfg, name):
     keys = {f"MODEL.DISTILLATION.AGGREGATION.{k}": v for k, v in AGGREGATIONS[name].items()}
     whole, _ = assert_resumes(distilled_cfg, *(x for pair in keys.items() for x in pair))
-    own = {"dwa": "v", "grad_norm": "v", "adaptive": "z"}.get(name)
+    own = {"dwa": "v", "grad_norm": "v", "adaptive": "z", "gradient_ratio": "sums"}.get(name)
     assert own is None or own in learned(whole)
 
 

@@ -1,3 +1,13 @@
 """Aggregators: how several path losses become one; importing this registers them."""
 
-from multas.distillation.aggregation import adaptive, bilevel, dwa, fixed, grad_norm, mgda  # noqa: F401
+from multas.distillation.aggregation import (  # noqa: F401
+    adaptive,
+    bilevel,
+    dto,
+    dwa,
+    fixed,
+    grad_norm,
+    gradient_ratio,
+    gradient_similarity,
+    mgda,
+)
