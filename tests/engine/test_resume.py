@@ -52,6 +52,15 @@ def test_so_does_one_in_channels_last(distilled_cfg):
     assert_resumes(distilled_cfg, "SOLVER.CHANNELS_LAST", True)
 
 
+def test_so_does_one_whose_features_cross_heads(distilled_cfg):
+    whole, _ = assert_resumes(
+        distilled_cfg, "MODEL.DISTILLATION.PATHS", [{"TYPE": "CrossKD", "LAYERWISE": True}]
+    )
+    assert whole.path_weights.distillation.names == ["cross_cls", "cross_box_reg"]
+    assert "paths.cross.adapters.0.project.weight" in learned(whole)
+    assert not any("cross" in name for name in whole.model.state_dict())
+
+
 def test_so_does_one_in_mixed_precision_with_all_that_follows_the_weights(distilled_cfg):
     teacher = "MODEL.DISTILLATION.TEACHER."
     assert_resumes(
