@@ -52,7 +52,8 @@ def find_layers(
             layers = spec.type.find_layers(named, networks, spec.options)
         except UserError as error:
             raise UserError(f"{KEY}, path '{spec.name}': {error}") from error
-        found.append(replace(spec, **{side: tuple(names) for side, names in layers.items()}))
+        own, other = (tuple(layers[side]) for side in ("student", "teacher"))
+        found.append(replace(spec, student=own, teacher=other))
     return found
 
 

@@ -118,14 +118,15 @@ class CrossKD(Path):
         pairs = zip(self.adapters, flatten(student[:-1]), strict=True)
         maps = [adapter(x) for adapter, x in pairs]
         if self.align:
-            others = flatten(teacher[1:])
-            maps = [match_moments(x, y) for x, y in zip(maps, others, strict=True)]
+            aligned = zip(maps, flatten(teacher[1:]), strict=True)
+            maps = [match_moments(own, other) for own, other in aligned]
         crossed = self._through_the_teacher(maps)
         logits, boxes = self.head.flatten(crossed)
         other_logits, other_boxes = self.head.flatten(teacher[0])
         scores = object_scores(other_logits)
-        decoded = [self.head.decode(x, self.head.anchors(crossed)) for x in (boxes, other_boxes)]
-        box_loss = box_imitation(*decoded, scores)
+        anchors = self.head.anchors(crossed)
+        decoded, others = (self.head.decode(x, anchors) for x in (boxes, other_boxes))
+        box_loss = box_imitation(decoded, others, scores)
         if self.head.bins > 1:
             giou_weight, divergence_weight = GFL_WEIGHTS
             divergence = self._divergence(boxes, other_boxes, scores)

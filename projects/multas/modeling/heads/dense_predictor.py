@@ -180,4 +180,4 @@ def _cut(name: str, net: nn.Sequential, last: nn.Module, ends: Sequence[int], po
         )
     front = position if position > 0 else max(position + len(ends), 1)
     end = ends[front - 1]
-    return Cut(f"{name}.{end}", (*net[end + 1 :], last))
+    return Cut(f"{name}.{end}", (*list(net)[end + 1 :], last))
