@@ -46,6 +46,7 @@ OURS: dict[str, list | None] = {
     "equal, hand_tuned": ["NAME", "equal"],
     "adaptive": ["NAME", "adaptive"],
     "mgda, features": ["NAME", "mgda", *_FEATURES],
+    "gradient_ratio, features": ["NAME", "gradient_ratio", *_FEATURES],
     "mgda, parameters": _PARAMETERS,
     "mgda, parameters, LOW_MEMORY": [*_PARAMETERS, "LOW_MEMORY", True],
 }
@@ -64,6 +65,7 @@ BARS = {
     "Distiller without paths": "1.00",
     "adaptive": "≤ 1.25",
     "mgda, features": "≤ 1.35",
+    "gradient_ratio, features": "≤ 1.35",
     "mgda, parameters": "≤ 2.3",
     "mgda, parameters, LOW_MEMORY": "≤ 2.3",
 }

@@ -11,6 +11,7 @@ from torch import nn
 from multas.distillation import Distiller, Teacher, build_distillation
 from multas.engine.path_weights import PathWeights
 from multas.engine.steps.mixed_precision import MixedPrecisionTrainer
+from multas.engine.steps.separate_momentum import SeparateMomentum, SeparateMomentumSGD
 
 
 def set_keys(cfg: CfgNode, **keys) -> CfgNode:
@@ -63,13 +64,28 @@ def parameters_of(model: nn.Module) -> list[torch.Tensor]:
 
 
 def trainer_of(
-    model, batches, *hooks, kind=SimpleTrainer, scaler=None, bfloat16=False, lr=0.01, momentum=0.0
+    model,
+    batches,
+    *hooks,
+    kind=SimpleTrainer,
+    scaler=None,
+    bfloat16=False,
+    lr=0.01,
+    momentum=0.0,
+    delta=None,
 ) -> SimpleTrainer:
-    """A trainer with plain SGD, the hook of the model's paths, and further ones."""
+    """A trainer with plain SGD, the hook of the model's paths, and further ones.
+
+    With ``delta``, task and distillation have momentum of their own.
+    """
     path_weights = getattr(model, "path_weights", None)
     groups = [] if path_weights is None else path_weights.aggregator.param_groups()
     groups = [{"params": parameters_of(model)}, *groups]
-    optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    if delta is None:
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum)
+    else:
+        optimizer = SeparateMomentumSGD(groups, lr=lr, momentum=momentum, delta=delta)
+        hooks = (SeparateMomentum(model, path_weights), *hooks)
     if bfloat16 or scaler is not None:
         trainer = MixedPrecisionTrainer(model, batches, optimizer)
         if not bfloat16:

@@ -149,6 +149,29 @@ def test_localization_regions_and_divisors(normalise, mean_over_bins):
     assert all(s.grad is None for s in student[0][0])
 
 
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_a_normalised_localization_depends_neither_on_batch_nor_on_number_of_objects(repeats):
+    boxes = [[3.0, 7.1, 40.7, 33.9], [20.3, 18.2, 61.0, 60.1]], [[13.1, 2.3, 49.9, 37.0]]
+    (scores, sides), (_, taught) = dense_outputs()[0], dense_outputs()[0]
+    maps = [[x.repeat(repeats, 1, 1, 1) for x in levels] for levels in (scores, sides, taught)]
+    options = {"REG_MAX": BINS - 1, "TOPK": 5}
+    outputs = ((scores, sides),), ((scores, taught),)
+    paths = [
+        build_path("LocalizationDistillation", *outputs, detector(), NORMALISE=n, **options)
+        for n in (True, False)
+    ]
+
+    def losses(path, images):
+        scores, sides, taught = ([x[: 2 * images] for x in levels] for levels in maps)
+        targets = boxes_as_targets(*boxes * images)
+        return path(((scores, sides),), ((scores, taught),), targets)
+
+    for name in ("main", "valuable"):
+        mean, total = (losses(path, repeats)[name] for path in paths)
+        torch.testing.assert_close(mean, losses(paths[0], 1)[name])
+        torch.testing.assert_close(total, repeats * losses(paths[1], 1)[name])
+
+
 @pytest.mark.parametrize("normalise", [True, False])
 def test_localization_without_an_object_is_zero_on_the_graph(normalise):
     student, teacher = dense_outputs(grad=True), dense_outputs()

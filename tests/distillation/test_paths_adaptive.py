@@ -227,6 +227,20 @@ def test_fkd_works_between_widths_and_starts_from_identity_relations():
     torch.testing.assert_close(block(student[0]), student[0])
 
 
+def test_a_normalised_fkd_is_the_same_for_a_repeated_batch_and_near_the_code_at_its_scale():
+    student, teacher = maps((2, 4, 6, 6)), maps((2, 4, 6, 6))
+    path = build_path("FKD", student, teacher, NORMALISE=True).double()
+    one, two = (
+        path([x.double().repeat(n, 1, 1, 1) for x in student],
+             [x.double().repeat(n, 1, 1, 1) for x in teacher], no_targets())["0"]
+        for n in (1, 2)
+    )  # fmt: skip
+    torch.testing.assert_close(one, two)
+    entries = torch.tensor([2 * 256 * 100 * 168, 2 * 256, 2 * 100 * 168, 2 * 256 * 100 * 168])
+    usual = build_path("FKD", student, teacher).weights
+    torch.testing.assert_close(path.weights.float(), usual * entries.sqrt(), rtol=0.03, atol=0)
+
+
 # OFD
 
 

@@ -28,6 +28,7 @@ CASES = {
     "adaptive bounded": ["NAME", "adaptive", "MAX_WEIGHTED_LOSS", 1.2],
     "fading budget": ["NAME", "fading"],
     "uw_so budget": ["NAME", "uw_so", "TEMPERATURE", 5.0],
+    "adaptive separate momentum": ["NAME", "adaptive"],
     "dwa": ["NAME", "dwa", "PERIOD", 1],
     "mgda": ["NAME", "mgda"],
     "mgda bfloat16": ["NAME", "mgda"],
@@ -37,6 +38,9 @@ CASES = {
     "mgda features": ["NAME", "mgda", *FEATURES],
     "mgda features task": ["NAME", "mgda", *FEATURES, *TASK],
     "grad_norm": ["NAME", "grad_norm", "SCOPE_LAYERS", ["backbone.res3"]],
+    "gradient_ratio features": ["NAME", "gradient_ratio", *FEATURES],
+    "gradient_similarity": ["NAME", "gradient_similarity"],
+    "dto features": ["NAME", "dto", *FEATURES],
     "torchjd": ["NAME", "torchjd:PCGrad"],
     "dice": ["NAME", "dice"],
 }
@@ -57,12 +61,14 @@ def train(name, batch, wrap: bool) -> dict:
     aggregator remembers."""
     distiller = make_distiller(PATHS, *CASES[name])
     distiller.cfg.MODEL.DISTILLATION.BUDGET = "budget" in name
-    half = "bfloat16" in name
+    half, delta = "bfloat16" in name, 0.08 if "separate" in name else None
     model = weighed(DistributedDataParallel(distiller) if wrap else distiller)
     follower = Teacher(copy.deepcopy(distiller.student), mean_teacher=MeanTeacher(0.5))
     torch.manual_seed(comm.get_rank())
     mean_teachers = MeanTeachers(model, [follower])
-    steps = run_steps(model, [batch] * STEPS, mean_teachers, bfloat16=half, lr=0.005, momentum=0.9)
+    steps = run_steps(
+        model, [batch] * STEPS, mean_teachers, bfloat16=half, lr=0.005, momentum=0.9, delta=delta
+    )
     storage = steps.storage
     histories = [
         storage.history(f"path_weight/{name}").values() for name in distiller.distillation.names

@@ -103,19 +103,10 @@ def test_what_is_written_and_compared_has_the_decision(tmp_path):
 @pytest.mark.parametrize(
     "name",
     [
-        "single",
-        "hand_tuned",
-        "equal",
-        "adaptive",
-        "fading",
-        "imtl_l",
-        "uw_so",
-        "dwa",
-        "mgda",
-        "grad_norm",
-        "bilevel",
+        "single", "hand_tuned", "equal", "adaptive", "fading", "imtl_l", "uw_so", "dwa", "mgda",
+        "grad_norm", "bilevel", "gradient_ratio", "gradient_similarity", "dto",
     ],
-)
+)  # fmt: skip
 def test_every_aggregation_trains_in_bfloat16(storage, name):
     paths = PATHS[:1] if name == "single" else PATHS
     distiller = weighed(make_distiller(paths, "NAME", name, *OPTIONS.get(name, [])))

@@ -25,6 +25,9 @@ AGGREGATIONS = {
         "NAME": "mgda", "SCOPE": "features", "SCOPE_LAYERS": ["backbone.bottom_up.stem"]
     },
     "grad_norm": {"NAME": "grad_norm", "SCOPE_LAYERS": ["backbone.bottom_up.res3"]},
+    "gradient_ratio": {
+        "NAME": "gradient_ratio", "SCOPE": "features", "SCOPE_LAYERS": ["backbone.bottom_up.stem"]
+    },
 }  # fmt: skip
 
 
@@ -42,7 +45,9 @@ def assert_resumes(build, *opts):
 def test_a_stopped_run_resumes_to_the_same_bits(distilled_cfg, name):
     keys = {f"MODEL.DISTILLATION.AGGREGATION.{k}": v for k, v in AGGREGATIONS[name].items()}
     whole, _ = assert_resumes(distilled_cfg, *(x for pair in keys.items() for x in pair))
-    own = {"dwa": "v", "grad_norm": "v", "adaptive": "z", "fading": "z"}.get(name)
+    own = {
+        "dwa": "v", "grad_norm": "v", "adaptive": "z", "fading": "z", "gradient_ratio": "sums"
+    }.get(name)  # fmt: skip
     assert own is None or own in learned(whole)
 
 
@@ -57,6 +62,15 @@ def test_so_does_one_with_a_budget_and_an_end(distilled_cfg):
 
 def test_so_does_one_in_channels_last(distilled_cfg):
     assert_resumes(distilled_cfg, "SOLVER.CHANNELS_LAST", True)
+
+
+def test_so_does_one_whose_features_cross_heads(distilled_cfg):
+    whole, _ = assert_resumes(
+        distilled_cfg, "MODEL.DISTILLATION.PATHS", [{"TYPE": "CrossKD", "LAYERWISE": True}]
+    )
+    assert whole.path_weights.distillation.names == ["cross_cls", "cross_box_reg"]
+    assert "paths.cross.adapters.0.project.weight" in learned(whole)
+    assert not any("cross" in name for name in whole.model.state_dict())
 
 
 def test_so_does_one_in_mixed_precision_with_all_that_follows_the_weights(distilled_cfg):

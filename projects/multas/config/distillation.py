@@ -41,9 +41,13 @@ def aggregation_node() -> CN:
     #   imtl_l: v = exp(s), adaptive's eqs. 5 and 6 to the letter under another name
     #   uw_so: v in closed form, a softmax of 1 / loss; TEMPERATURE
     #   dwa: dynamic weight average; TEMPERATURE, PERIOD
-    # By their gradients, with a backward pass for each path, and TASK_AS_OBJECTIVE (not bilevel):
+    # By their gradients, with a backward pass for each path, and TASK_AS_OBJECTIVE
+    # (mgda, grad_norm and torchjd):
     #   mgda: minimum-norm point, eq. 4; NORMALISATION, LENGTH
     #   grad_norm: gradients of similar length; ASYMMETRY, LR
+    #   gradient_ratio: together as long as RATIO times the task's gradient; MOMENTUM
+    #   gradient_similarity: gated by the cosine with the task's gradient; WEIGHTED
+    #   dto: task and paths fall at one rate, in closed form; LENGTH
     #   bilevel: v descends on the loss of validation images, section 3.3; LR
     #   torchjd:<name>: UPGrad, AlignedMTL … of the library TorchJD, with its options
     # The equations and the section are those of Chennupati et al., BMVC 2021.

@@ -11,7 +11,13 @@ from torch import nn
 from multas.distillation.aggregation.build import boundary_layers
 from multas.distillation.distillation import Distillation
 from multas.distillation.gradients.feature_boundary import FeatureBoundary
-from multas.distillation.paths.build import build_path, check_anchors, probe_layers, table_row
+from multas.distillation.paths.build import (
+    build_path,
+    check_anchors,
+    find_layers,
+    probe_layers,
+    table_row,
+)
 from multas.distillation.paths.spec import check_paths, parse_paths, tapped_heads
 from multas.distillation.paths.targets import BoxSource
 from multas.distillation.teacher.build import build_teachers, teacher_nodes
@@ -55,6 +61,7 @@ def build_distillation(
             if teacher.mean_teacher is not None:
                 own, wanted = (teacher.model, teacher.input_format), (student, cfg.INPUT.FORMAT)
                 teacher.mean_teacher.check_same_network(own, wanted)
+        specs = find_layers(specs, student, teachers)
         probe = probe_layers(student, teachers, specs, cfg)
         check_anchors(student, teachers, specs)
         paths = [build_path(*pair) for pair in zip(specs, probe.layers, strict=True)]

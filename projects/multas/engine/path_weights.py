@@ -123,6 +123,11 @@ class PathWeights(LossHook):
         logger.info(Message(hook.table(), hook.brief_table()))
         return hook
 
+    @property
+    def distilled(self) -> frozenset[str]:
+        """The names of the terms of a step's loss that are distillation, not the task's own."""
+        return frozenset(self._term_names) | self.regularizers
+
     def table(self) -> str:
         """The paths with their layers, shapes, adapters and weights."""
         return "\n".join([self._title, path_table(*self._rows_and_weights), *self._followers])
@@ -191,8 +196,11 @@ class PathWeights(LossHook):
 
     def _terms(self, weighted: Tensor) -> dict[str, Tensor]:
         """The (K,) weighted path losses by their names in the log."""
-        names = (f"loss_kd_{name}" for name in self.aggregator.names)
-        return dict(zip(names, weighted, strict=True))
+        return dict(zip(self._term_names, weighted, strict=True))
+
+    @property
+    def _term_names(self) -> list[str]:
+        return [f"loss_kd_{name}" for name in self.aggregator.names]
 
     def _monitor(self, losses: Tensor) -> None:
         self.monitors = {

@@ -41,6 +41,11 @@ from multas.engine.steps.mixed_precision import (
     describe_precision,
     resolve_precision,
 )
+from multas.engine.steps.separate_momentum import (
+    SeparateMomentum,
+    SeparateMomentumSGD,
+    build_optimizer,
+)
 from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights
 from multas.engine.weights.ema import MeanTeachers
@@ -76,6 +81,7 @@ class Trainer(DefaultTrainer):
     _trainer: SimpleTrainer
     iter: int
     build_lr_scheduler = staticmethod(build_lr_scheduler)
+    build_optimizer = staticmethod(build_optimizer)
     build_train_loader = staticmethod(build_training_loader)
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -167,6 +173,8 @@ class Trainer(DefaultTrainer):
         if self.path_weights.gradients is None and tasks is not None:
             z = self.path_weights.aggregator.parameters()
             return [self.path_weights, TaskWeights(model, tasks, z)]
+        if isinstance(self._trainer.optimizer, SeparateMomentumSGD):
+            return [self.path_weights, SeparateMomentum(model, self.path_weights)]
         validation = ValidationWeights.from_config(cfg, self.path_weights, unwrap(model)[0])
         return [self.path_weights, validation]
 

@@ -51,6 +51,10 @@ def feature_losses():
             s, t, joint_mask(spatial_attention(t), spatial_attention(t), 0.5)
         ),
         "fkd_batch": batch_distance,
+        "fkd_masked_mean": lambda s, t: masked_distance(
+            s, t, joint_mask(spatial_attention(t), spatial_attention(t), 0.5), normalise=True
+        ),
+        "fkd_batch_mean": partial(batch_distance, normalise=True),
         "fkd_spatial": lambda s, t: batch_distance(spatial_attention(s), spatial_attention(t)),
         "fkd_channel": lambda s, t: batch_distance(channel_attention(s), channel_attention(t)),
         "fkd_relation": lambda s, t: batch_distance(non_local(s, s, s), non_local(t, t, t)),

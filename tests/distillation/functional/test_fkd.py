@@ -153,3 +153,35 @@ def test_relation_equals_the_product_over_positions():
     pairwise = theta.flatten(2).mT @ phi.flatten(2) / 6
     expected = (pairwise @ g.flatten(2).mT).mT.unflatten(2, (4, 5))
     torch.testing.assert_close(non_local(theta, phi, g), expected)
+
+
+def root_mean_squares(student, teacher):
+    """The distances of features, both attentions and relations, as root mean squares."""
+    attentions = spatial_attention, channel_attention
+    masks = [joint_mask(a(student), a(teacher), 0.5) for a in attentions]
+    pairs = [(a(student), a(teacher)) for a in attentions]
+    pairs.append(tuple(non_local(x, x, x) for x in (student, teacher)))
+    return torch.stack(
+        [masked_distance(student, teacher, *masks, normalise=True)]
+        + [batch_distance(*pair, normalise=True) for pair in pairs]
+    )
+
+
+@given(images=st.integers(1, 3), zoom=st.integers(1, 3), seed=st.integers(0, 99))
+def test_root_mean_squares_depend_neither_on_the_batch_nor_on_the_resolution(images, zoom, seed):
+    torch.manual_seed(seed)
+    maps = double(2, 6, 4, 5), double(2, 6, 4, 5)
+    larger = [x.repeat(images, 1, 1, 1).repeat_interleave(zoom, 2) for x in maps]
+    larger = [x.repeat_interleave(zoom, 3) for x in larger]
+    torch.testing.assert_close(root_mean_squares(*larger), root_mean_squares(*maps))
+
+
+@given(repeats=st.integers(1, 5))
+def test_a_norm_over_the_batch_grows_with_its_root(repeats):
+    student, teacher = double(2, 6, 4, 5), double(2, 6, 4, 5)
+    larger = [x.repeat(repeats, 1, 1, 1) for x in (student, teacher)]
+    expected = batch_distance(student, teacher) * repeats**0.5
+    torch.testing.assert_close(batch_distance(*larger), expected)
+    torch.testing.assert_close(
+        batch_distance(*larger) / 240**0.5 / repeats**0.5, batch_distance(*larger, normalise=True)
+    )

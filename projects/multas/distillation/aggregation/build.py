@@ -7,6 +7,7 @@ from detectron2.config import CfgNode
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
 from multas.distillation.aggregation.gradient import GradientAggregator, GradientScope
 from multas.distillation.aggregation.torchjd import PREFIX, TorchJD, weighting_named
+from multas.util.errors import UserError
 from multas.util.names import lookup
 from multas.util.options import parse_options
 
@@ -22,12 +23,18 @@ def build_aggregator(cfg: CfgNode, names: Sequence[str], hand_tuned: Sequence[fl
     library TorchJD; the other keys are arguments of its constructor, in capitals.
 
     Raises:
-        UserError: unknown name or option.
+        UserError: unknown name or option, or an aggregator that compares paths with a task that is
+            not learned.
         ImportError: TorchJD is wanted, but not installed.
     """
     entry = cfg.MODEL.DISTILLATION.AGGREGATION
     where = f"{KEY} ({entry.NAME})"
     cls = _class_named(entry.NAME)
+    if getattr(cls, "needs_task", False) and not cfg.MODEL.DISTILLATION.HARD_LABELS:
+        raise UserError(
+            f"{where} compares the paths with the task's own loss, which MODEL.DISTILLATION."
+            "HARD_LABELS False leaves out. Set that to True, or choose another aggregation."
+        )
     if cls is not TorchJD:
         options = parse_options(cls, entry, where, given=_GIVEN, keys=_KEYS)
         return cls(names=names, hand_tuned=hand_tuned, **options)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from detectron2.config import CfgNode
@@ -52,6 +53,9 @@ class GradientAggregator(Aggregator):
             times the weighted path gradients is added to the task's gradient.
     """
 
+    # Whether :meth:`weigh` compares the paths with the task, also where that is no objective.
+    needs_task: ClassVar[bool] = False
+
     def __init__(
         self, *, names: Sequence[str], hand_tuned: Sequence[float], task_as_objective: bool = False
     ) -> None:
@@ -68,14 +72,20 @@ class GradientAggregator(Aggregator):
         """The weights of the objectives.
 
         Args:
-            gram: (M, M) inner products of the gradients of the paths, or of paths and task;
-                finite, float64 on the CPU.
+            gram: (M, M) inner products of the gradients of the paths or, where the task is an
+                objective or ``needs_task``, of paths and task; finite, float64 on the CPU. In a
+                step without task losses the task's gradient is 0.
             losses: (M,) their losses, float64 on the CPU; means over all ranks.
 
         Returns:
-            (M,) weights of the raw gradients.
+            The weights of the gradients: (M,), or (K,) where the task is no objective.
         """
         raise NotImplementedError
+
+    @property
+    def weighs_task(self) -> bool:
+        """Whether :meth:`weigh` gets the task's gradient beside those of the paths."""
+        return self.task_as_objective or self.needs_task
 
     def weights(self) -> Tensor:
         return self._weights
@@ -96,7 +106,7 @@ class GradientAggregator(Aggregator):
                 task loss; None if they are not known.
 
         Returns:
-            (M,) from :meth:`weigh`.
+            What :meth:`weigh` has returned.
 
         Raises:
             FloatingPointError: a gradient is not finite.
@@ -110,11 +120,12 @@ class GradientAggregator(Aggregator):
                 "check these paths."
             )
         self._monitor(gram, norms, None if task is None else task[0])
-        if self.task_as_objective:
+        if self.weighs_task:
             if task is None:
                 raise UserError("The task is an objective, but its gradient is not given.")
             products, loss = task
-            factors = torch.cat([torch.full_like(losses, alpha), losses.new_ones(1)])
+            factor = alpha if self.task_as_objective else 1.0
+            factors = torch.cat([torch.full_like(losses, factor), losses.new_ones(1)])
             whole = torch.cat([torch.cat([gram, products[None, :-1]]), products[:, None]], dim=1)
             gram = whole * factors * factors[:, None]
             losses = torch.cat([losses, loss.to(losses)[None]]) * factors
@@ -123,7 +134,7 @@ class GradientAggregator(Aggregator):
         return weights
 
     def keep(self, weights: Tensor) -> None:
-        """Keep the (M,) weights of the step for the log."""
+        """Keep the weights of the step for the log."""
         self._weights = weights[: len(self.names)].to(torch.float32)
         if self.task_as_objective:
             self._monitors["task_weight"] = weights[-1]

@@ -1,8 +1,12 @@
 """Feature-based knowledge distillation for detectors (FKD; Zhang and Ma, ICLR 2021).
 
 Attention masks, distances and the non-local relation, without learned layers. As in all public
-code, a distance is one norm over the whole batch; its gradient is 0 at equality.
+code, a distance is one norm over the whole batch, which grows with the square root of its entries;
+with ``normalise`` it is a root mean square instead, whose size depends neither on the batch nor on
+the resolution. The gradient is 0 at equality.
 """
+
+import math
 
 import torch
 from torch import Tensor
@@ -50,20 +54,24 @@ def joint_mask(
     return (attention_mask(student, temperature) + attention_mask(teacher, temperature)) / 2.0
 
 
-def batch_distance(student: Tensor, teacher: Tensor) -> Tensor:
-    """``||S - T||_2`` over all entries of the batch; gradient 0 at equality."""
-    return torch.linalg.vector_norm(full_precision(student) - full_precision(teacher))
+def batch_distance(student: Tensor, teacher: Tensor, *, normalise: bool = False) -> Tensor:
+    """``||S - T||_2`` over all entries of the batch, or their root mean square."""
+    return masked_distance(student, teacher, normalise=normalise)
 
 
-def masked_distance(student: Tensor, teacher: Tensor, *masks: Tensor) -> Tensor:
+def masked_distance(
+    student: Tensor, teacher: Tensor, *masks: Tensor, normalise: bool = False
+) -> Tensor:
     """``sqrt(sum (S - T)^2 M_1 M_2 ...)`` with non-negative masks broadcastable to the features.
 
-    One-stage detectors use the spatial and the channel mask, two-stage ones only the spatial.
+    One-stage detectors use the spatial and the channel mask, two-stage ones only the spatial. With
+    ``normalise`` the sum is a mean over all entries (the mean of a mask is 1).
     """
     difference = full_precision(student) - full_precision(teacher)
     for mask in masks:
         difference = difference * mask.sqrt()
-    return torch.linalg.vector_norm(difference)
+    norm = torch.linalg.vector_norm(difference)
+    return norm / math.sqrt(difference.numel()) if normalise else norm
 
 
 def non_local(theta: Tensor, phi: Tensor, g: Tensor) -> Tensor:

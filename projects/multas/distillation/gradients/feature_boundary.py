@@ -125,6 +125,7 @@ def gradient_through(
     loss: Tensor,
     parameters: Sequence[Tensor],
     features: Sequence[BoundaryFeature],
+    known: GradientRow | None = None,
     *,
     keep_graph: bool = False,
 ) -> GradientRow:
@@ -134,6 +135,8 @@ def gradient_through(
         loss: scalar.
         parameters: what to differentiate with respect to.
         features: the features at the boundary in the forward pass; without any the graph is whole.
+        known: the gradient of another loss behind the boundary, with respect to the parameters and
+            then the features. It is added there, and goes through the front with this one.
         keep_graph: whether the graph behind the boundary shares a part with the one in front.
 
     Returns:
@@ -142,6 +145,8 @@ def gradient_through(
     inputs = [*parameters, *(behind for _, behind in features)]
     keep = keep_graph or None
     row: GradientRow = torch.autograd.grad(loss, inputs, retain_graph=keep, allow_unused=True)
+    if known is not None:
+        row = [_sum(own, more) for own, more in zip(row, known, strict=True)]
     for i, (before, _) in reversed(list(enumerate(features))):
         gradient = row[len(parameters) + i]
         if gradient is not None and before.requires_grad:

@@ -5,10 +5,11 @@ a path, which is one registered class. Options of its constructor are keys of th
 ``MODEL.DISTILLATION.PATHS``, in capitals.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from fvcore.common.registry import Registry
 from torch import Tensor, nn
 
@@ -33,11 +34,15 @@ class TappedLayers:
         student: for each tapped layer, the shapes of the tensors that it returned for one image.
         teacher: the same of the teacher.
         teacher_model: the teacher, for paths that use its parameters or anchors.
+        teacher_names: the names of the teacher's tapped layers.
+        teacher_precision: the number format that the teacher computes in; None for the student's.
     """
 
     student: Sequence[Shapes]
     teacher: Sequence[Shapes]
     teacher_model: nn.Module
+    teacher_names: Sequence[str] = ()
+    teacher_precision: torch.dtype | None = None
 
 
 class Path(nn.Module):
@@ -77,6 +82,25 @@ class Path(nn.Module):
             path of its own (``LAYERWISE``).
         """
         raise NotImplementedError
+
+    @classmethod
+    def find_layers(
+        cls,
+        named: Mapping[str, Sequence[str]],
+        networks: Mapping[str, nn.Module],
+        options: Mapping[str, Any],
+    ) -> Mapping[str, Sequence[str]]:
+        """The layers to tap in "student" and "teacher", by default those that the entry names.
+
+        Args:
+            named: those of both networks.
+            networks: the networks.
+            options: the options of the entry.
+
+        Raises:
+            UserError: A layer that is needed is not there.
+        """
+        return named
 
     @classmethod
     def mismatch(cls, what: str, student: Any, teacher: Any, cure: str) -> ValueError:

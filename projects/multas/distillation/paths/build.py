@@ -1,7 +1,7 @@
 """From checked entries of MODEL.DISTILLATION.PATHS to paths."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -36,6 +36,27 @@ class Probe:
     teachers: Sequence[Mapping[str, Any]]
 
 
+def find_layers(
+    specs: Sequence[PathSpec], student: nn.Module, teachers: Sequence[Teacher]
+) -> list[PathSpec]:
+    """The paths with the layers that they tap in these networks, see :meth:`Path.find_layers`.
+
+    Raises:
+        UserError: A layer that a path needs is not there; the message names the path.
+    """
+    found = []
+    for spec in specs:
+        networks = {"student": student, "teacher": teachers[spec.teacher_id].model}
+        named = {"student": spec.student, "teacher": spec.teacher}
+        try:
+            layers = spec.type.find_layers(named, networks, spec.options)
+        except UserError as error:
+            raise UserError(f"{KEY}, path '{spec.name}': {error}") from error
+        own, other = (tuple(layers[side]) for side in ("student", "teacher"))
+        found.append(replace(spec, student=own, teacher=other))
+    return found
+
+
 def probe_layers(
     student: nn.Module, teachers: Sequence[Teacher], specs: Sequence[PathSpec], cfg: CfgNode
 ) -> Probe:
@@ -65,6 +86,8 @@ def probe_layers(
             [_shapes(record[name]) for name in spec.student],
             [_shapes(records[spec.teacher_id][name]) for name in spec.teacher],
             teachers[spec.teacher_id].model,
+            spec.teacher,
+            teachers[spec.teacher_id].precision,
         )
         for spec in specs
     ]

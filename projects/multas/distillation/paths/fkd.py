@@ -27,6 +27,11 @@ from multas.distillation.paths.layers import LayerPath, match_size
 from multas.util.errors import UserError
 from multas.util.names import check_choice
 
+# Of the four distances: the one-stage weights of the public code, and what these are for root mean
+# squares where two images of 800 x 1344 pixels give a map of stride 8 and 256 channels.
+CODE_WEIGHTS = (4.2e-4, 2.4e-2, 2.4e-2, 4.2e-4)
+NORMALISED_WEIGHTS = (1.2, 0.54, 4.4, 1.2)
+
 
 class NonLocalBlock(nn.Module):
     """``x + BN(W y)`` with the dot-product relation y of 1x1 projections of x.
@@ -82,6 +87,7 @@ class FKDLevel(nn.Module):
         *,
         channel_mask: bool,
         absolute: bool,
+        normalise: bool,
     ) -> list[Tensor]:
         """Distances of features, channel attention, spatial attention and relation (scalars)."""
         adapted = self.adapt(student)
@@ -94,11 +100,12 @@ class FKDLevel(nn.Module):
         channel = self.channel(channel_attention(student, absolute=absolute).flatten(1))
         spatial = self.spatial(spatial_attention(student, absolute=absolute))
         relation = self.adapt_relation(self.student_relation(student))
+        distance = partial(batch_distance, normalise=normalise)
         return [
-            masked_distance(adapted, teacher, *masks),
-            batch_distance(channel, channel_attention(teacher, absolute=absolute).flatten(1)),
-            batch_distance(spatial, spatial_attention(teacher, absolute=absolute)),
-            batch_distance(relation, self.teacher_relation(teacher)),
+            masked_distance(adapted, teacher, *masks, normalise=normalise),
+            distance(channel, channel_attention(teacher, absolute=absolute).flatten(1)),
+            distance(spatial, spatial_attention(teacher, absolute=absolute)),
+            distance(relation, self.teacher_relation(teacher)),
         ]
 
 
@@ -115,7 +122,12 @@ class FKD(Path):
     Args:
         resize: the map to resize if the sizes differ: "student" or "teacher".
         temperature: T of the attention masks; lower values give sharper masks.
-        weights: factors of the four distances.
+        weights: factors of the four distances; empty: those of the public code or, with
+            ``normalise``, (1.2, 0.54, 4.4, 1.2), which are the same for two images of COCO's usual
+            size and a map of stride 8.
+        normalise: False: a distance is one norm over all entries of the batch (public code), which
+            is larger for larger images, batches and finer maps. True: it is the root mean square of
+            the entries, so that weights keep their meaning on other images.
         channel_mask: mask the feature distance by channels as well as by positions.
         softmax_of_sum: True: one mask from the summed attentions (paper); False: the mean of both
             networks' masks (code).
@@ -132,7 +144,8 @@ class FKD(Path):
         *,
         resize: str = "student",
         temperature: float = 0.1,
-        weights: Sequence[float] = (4.2e-4, 2.4e-2, 2.4e-2, 4.2e-4),
+        weights: Sequence[float] = (),
+        normalise: bool = False,
         channel_mask: bool = True,
         softmax_of_sum: bool = True,
         absolute: bool = True,
@@ -142,6 +155,7 @@ class FKD(Path):
         super().__init__()
         pairs = paired_shapes(self, layers, *LayerPath.tensors)
         check_choice("RESIZE", resize, ("student", "teacher"))
+        weights = weights or (NORMALISED_WEIGHTS if normalise else CODE_WEIGHTS)
         if len(weights) != 4:
             raise UserError(f"WEIGHTS has {len(weights)} entries; there are four distances.")
         if temperature <= 0:
@@ -158,7 +172,11 @@ class FKD(Path):
         self.resize = resize
         self.register_buffer("weights", torch.tensor(weights), persistent=False)
         self._mask = partial(joint_mask, temperature=temperature, softmax_of_sum=softmax_of_sum)
-        self._options = {"channel_mask": channel_mask, "absolute": absolute}
+        self._options = {
+            "channel_mask": channel_mask,
+            "absolute": absolute,
+            "normalise": normalise,
+        }
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
         losses = {}

@@ -33,9 +33,11 @@ class LocalizationDistillation(Path):
         temperature, mean_over_bins: see
             :func:`multas.distillation.functional.localization.distribution_kl_elements`.
         regions: "main", "valuable" or both.
-        normalise: divide by the sum of the region's weights. False: divide by the constants 4
-            (main) and 16 (valuable) of the authors' code, so that the loss grows with the number
-            of objects.
+        normalise: divide by the sum of the region's weights: the loss is a mean over box sides,
+            whose size depends neither on the batch nor on the number of objects. False: divide by
+            the constants 4 (main) and 16 (valuable) of the authors' code. That is the mean times
+            the sum of the weights of the region's anchors (valuable: a quarter of it), and grows
+            with the number of objects.
         topk: ATSS candidates on each level.
         gamma: lower end of the valuable region, as a fraction of the threshold for positives.
         anchor_generator: dotted name of the teacher's anchor generator, if there are several.

@@ -30,7 +30,7 @@ class Combined:
     """The gradient of one step; v and losses are float64 on the CPU, and means over all ranks."""
 
     row: GradientRow  # a gradient for each of PathGradients.parameters, the mean over all ranks
-    v: Tensor  # the weights of the objectives: (K,), or (K + 1,) with the task's
+    v: Tensor  # the weights of the objectives: (K,), or (K + 1,) if the task is one
     losses: Tensor  # (K,), of the paths, not weighed
     # The K path gradients over the student, if they are kept as a whole.
     paths: Sequence[GradientRow] = ()
@@ -57,7 +57,9 @@ class PathGradients:
     needs is computed first, and the task loss + alpha sum_i v_i L_i is then differentiated once.
     With scope "features" Z, the Gram matrix is that of dL_i/dZ. The norm that is minimised then
     bounds, up to the norm of dZ/dw, that of the gradients of the parameters w in front of Z (Sener
-    and Koltun, NeurIPS 2018, section 3.3), and parameters behind Z do not count.
+    and Koltun, NeurIPS 2018, section 3.3), and parameters behind Z do not count. An aggregator that
+    weighs the task costs little more: behind Z the task is differentiated once, by itself, and only
+    the sum of all gradients goes on to the front.
 
     The adapters of paths are no part of g_i, and get the gradient of the weighted path losses.
     Under data parallelism, gradients and v are those of the mean over all ranks, and
@@ -126,8 +128,12 @@ class PathGradients:
             scaled_task = gradient_term(self.parameters, weighed)
         if self.keeps_whole:
             return self._sum_of_gradients(paths, scaled_task, numbers)
-        v = self._solve(*self._gram(paths, scaled_task, losses.boundary), numbers)
-        row = self._gradient_of_sum(paths, scaled_task, v, losses.boundary, alpha)
+        task_row = None
+        if self._scope.kind == "features" and self._aggregator.weighs_task:
+            inputs = [*self.parameters, *(behind for _, behind in losses.boundary)]
+            task_row = _gradient(scaled_task, inputs)
+        v = self._solve(*self._gram(paths, scaled_task, losses.boundary, task_row), numbers)
+        row = self._gradient_of_sum(paths, scaled_task, v, losses.boundary, alpha, task_row)
         return Combined(row, v, numbers.losses)
 
     def _sum_of_gradients(
@@ -146,16 +152,23 @@ class PathGradients:
         return Combined(own, v, numbers.losses, [row[:students] for row in rows])
 
     def _gram(
-        self, losses: Sequence[Tensor], task: Tensor | None, boundary: Sequence[BoundaryFeature]
+        self,
+        losses: Sequence[Tensor],
+        task: Tensor | None,
+        boundary: Sequence[BoundaryFeature],
+        task_row: GradientRow | None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Inner products of the path gradients, and of all with the task's as an objective."""
-        with_task = self._aggregator.task_as_objective
+        """Inner products of the path gradients, and of all with the task's if it is weighed."""
+        with_task = self._aggregator.weighs_task
         objectives = [*losses, task] if with_task else list(losses)
         if self._scope.kind == "features":
             features = [behind for _, behind in boundary]
+            rows: list[GradientRow] = [_gradient(x, features) for x in losses]
+            if task_row is not None:
+                rows.append(task_row[len(self.parameters) :])
             # The features of the ranks are different ones, so that their inner products add up. The
             # loss is the mean over ranks, which gives each gradient a factor of 1 / ranks.
-            gram, overlap = gram_of_rows([_gradient(x, features) for x in objectives])
+            gram, overlap = gram_of_rows(rows)
             gram = mean_over_ranks(gram, self._device) / comm.get_world_size()
             if not self._checked:
                 overlap, names = overlap[: len(losses), : len(losses)], self._distillation.names
@@ -204,13 +217,19 @@ class PathGradients:
         v: Tensor,
         boundary: Sequence[BoundaryFeature],
         alpha: float,
+        task_row: GradientRow | None,
     ) -> GradientRow:
         weights = (alpha * v).tolist()
         total = torch.stack([w * x for w, x in zip(weights, losses, strict=False)]).sum()
-        if task is not None:
-            total = total + (float(v[-1]) if self._aggregator.task_as_objective else 1.0) * task
+        share = float(v[-1]) if self._aggregator.task_as_objective else 1.0
         # A task loss that bypasses the boundary shares part of the graph with what lies behind it.
         keep = bool(boundary) and task is not None and bypasses(task, boundary)
+        if task_row is not None:
+            known = [None if g is None else g * share for g in task_row]
+            row = gradient_through(total, self.parameters, boundary, known, keep_graph=keep)
+            return average_gradients([row], self.parameters)[0]
+        if task is not None:
+            total = total + share * task
         row = gradient_through(total, self.parameters, boundary, keep_graph=keep)
         return average_gradients([row], self.parameters)[0]
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from detectron2.config import CfgNode
@@ -120,3 +120,64 @@ def _group_norm(channels: int) -> nn.GroupNorm:
     # refuses groups of one channel on the 1x1 map of one image, where they have a single value.
     groups = math.gcd(32, channels)
     return nn.GroupNorm(groups if groups < channels else max(groups // 2, 1), channels)
+
+
+class Cut(NamedTuple):
+    """A place between two convolutions of a sub-network.
+
+    Attributes:
+        layer: the name in the predictor of the layer in front of it.
+        rest: the layers behind it, up to the one that predicts.
+    """
+
+    layer: str
+    rest: tuple[nn.Module, ...]
+
+
+def cut_subnets(predictor: nn.Module, position: int) -> tuple[list[Cut], list[Cut]]:
+    """Where the sub-networks of a predictor can be cut, those of the classes and of the boxes.
+
+    Args:
+        predictor: a :class:`LevelwisePredictor`, or Detectron2's RetinaNet head.
+        position: number of convolutions in front of the cut; negative: counted from the end, so
+            that -1 leaves one besides the predicting layer. At least one is in front.
+
+    Returns:
+        A cut for each level, or a single one where all levels share a sub-network.
+
+    Raises:
+        UserError: It is another predictor, or has fewer convolutions.
+    """
+    if isinstance(predictor, LevelwisePredictor):
+        found = [
+            [_cut(f"{name}.{level}", net[:-1], net[-1], range(len(net) - 1), position)
+             for level, net in enumerate(getattr(predictor, name))]
+            for name in ("cls_subnets", "box_subnets")
+        ]  # fmt: skip
+        return found[0], found[1]
+    if not isinstance(predictor, RetinaNetHead):
+        raise UserError(
+            f"{type(predictor).__name__} is no dense predictor with a sub-network of convolutions "
+            "for the classes and one for the boxes, as DenseDetectionHead, GFLHead and RetinaNet "
+            "have them."
+        )
+    parts = {"cls_subnet": predictor.cls_score, "bbox_subnet": predictor.bbox_pred}
+    found = []
+    for name, last in parts.items():
+        net = getattr(predictor, name)
+        # A block ends where its activation does.
+        ends = [i for i, layer in enumerate(net) if isinstance(layer, nn.ReLU)]
+        found.append([_cut(name, net, last, ends, position)])
+    return found[0], found[1]
+
+
+def _cut(name: str, net: nn.Sequential, last: nn.Module, ends: Sequence[int], position: int) -> Cut:
+    """``ends``: the index of the last layer of each convolution in ``net``."""
+    if not 0 < abs(position) <= len(ends):
+        raise UserError(
+            f"POSITION is {position}, but a sub-network of the dense head has {len(ends)} "
+            "convolutions in front of the predicting layer, one of which at least must be in front."
+        )
+    front = position if position > 0 else max(position + len(ends), 1)
+    end = ends[front - 1]
+    return Cut(f"{name}.{end}", (*list(net)[end + 1 :], last))
