@@ -1,8 +1,6 @@
 """The stages of a job: teacher, pseudo-labels, supervised and distilled student, files, report."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,11 +26,10 @@ from multas.engine.report import (
 )
 from multas.util.annotation import BOXES
 from multas.util.files import write_text
-from multas.util.signals import not_orphaned
 from own_data.recipe import THRESHOLDS, write_thresholds
+from own_data.scripts import call, called
 from own_data.thresholds import FIXED, chosen_on
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 STAGES = ("teacher", "supervised", "distilled")
 # The figures of each task, as the table has them; the first one says that a stage was evaluated.
 FIGURES = {
@@ -82,6 +79,7 @@ class Job:
         opts = [*self.opts, "OUTPUT_DIR", self.folder(stage)]
         if stage == "distilled":
             opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", self.teacher_files()[1]]
+            opts += [] if self.teacher else teacher_opts(self.opts)
             opts += ["DATASETS.PSEUDO_LABELS.FILES", repr(self.pseudo_labels)]
         return opts
 
@@ -234,6 +232,15 @@ class Job:
         return tabulate(rows, header, tablefmt="github", floatfmt=formats)
 
 
+def teacher_opts(opts: Sequence[str]) -> list[str]:
+    """What makes a teacher that was trained with KEY VALUE pairs the same network for a student."""
+    own: list[str] = []
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        if key.startswith("MODEL.") and not key.startswith("MODEL.DISTILLATION."):
+            own += [key, value]
+    return ["MODEL.DISTILLATION.TEACHER.OPTS", repr(own)] if own else []
+
+
 def _has_labels(file: str, weights: str, lowest: float) -> bool:
     """Whether a file has what a teacher finds from a score on, or what a person made of that."""
     if not os.path.isfile(file):
@@ -251,18 +258,3 @@ def _figures(values: Mapping[str, float]) -> dict[str, float]:
 
 def _names(measured: Sequence[Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for values in measured for name in _figures(values)))
-
-
-def called(script: str, *args: str) -> int:
-    """Run a script of this repository and return its exit status."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, str(REPOSITORY / script), *args]
-    with subprocess.Popen(command, env=environment) as process, not_orphaned(process):
-        status = process.wait()
-    return status if status >= 0 else 128 - status
-
-
-def call(script: str, *args: str) -> None:
-    """Run a script of this repository. If it fails, this process ends with its exit status."""
-    if status := called(script, *args):
-        raise SystemExit(status)

@@ -22,13 +22,13 @@ from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.data import TaskData
+from own_data.scripts import REPOSITORY
 from own_data.thresholds import FIXED
 
 logger = logging.getLogger("multas.own_data")
 
 Config = dict[str, Any]
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SIZES = REPOSITORY / "configs" / "sizes"
 # The teacher of a student of each size.
 TEACHERS = {"nano": "medium", "small": "large", "medium": "large"}
