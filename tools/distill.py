@@ -39,8 +39,9 @@ from multas.util.errors import UserError
 from multas.util.screen import only_warnings
 from own_data.budget import PROBED, fitted_iterations
 from own_data.data import TaskData, by_task, prepare
-from own_data.job import Job, claim, refuse_other
+from own_data.job import Job, teacher_opts
 from own_data.recipe import TEACHERS, fitting_paths, pretrained_weights, write_configs
+from own_data.stamp import claim, refuse_other
 
 
 def parse_args() -> argparse.Namespace:
@@ -161,7 +162,7 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
         def config(stage: str, teacher: str) -> CfgNode:
             opts = ["DATASETS.PSEUDO_LABELS.FILES", "()"]
             if stage == "distilled" and not args.teacher:
-                opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teacher]
+                opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", teacher, *teacher_opts(args.opts)]
             return load_config(str(trial / f"{stage}.yaml"), [*args.opts, *opts])
 
         paths = None

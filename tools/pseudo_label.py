@@ -13,7 +13,8 @@ reads that data set. --flip and --scales 0.8 1 1.2 label each image by an ensemb
 (data distillation), at the price of as many forward passes.
 
 --review writes review.html beside the file (with --input: one that is there already), a page to
-look through the boxes; it hands out the decisions for --apply-review. See docs/pseudo_labels.md.
+look through the boxes, with the masks of --masks below them; it hands out the decisions for
+--apply-review. See docs/pseudo_labels.md.
 """
 
 import argparse
@@ -273,6 +274,7 @@ def write_page(
         verdicts=judge(annotations, known) if known else None,
         objects=count_objects(known, len(header.classes)) if known else None,
         most=args.review_images,
+        masks=args.masks or "",
     )
     print(f"{page_of(args)}: {count} images, the most doubtful first; open it in a browser.")
 

@@ -19,7 +19,9 @@ from detectron2.utils.logger import setup_logger
 
 from multas.data import make_toy
 from multas.util.command_line import argument_parser, run
-from own_data.job import REPOSITORY, Job, claim
+from own_data.job import Job
+from own_data.scripts import REPOSITORY
+from own_data.stamp import claim
 
 
 def parse_args() -> argparse.Namespace:

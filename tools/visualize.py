@@ -17,12 +17,13 @@ from detectron2.utils.logger import setup_logger
 from tqdm import tqdm
 
 from multas.config.limits import check_limit, from_to
+from multas.data.class_colours import legend
+from multas.data.drawing import draw_results
 from multas.data.image_checks import image_fault
 from multas.data.image_files import IMAGE_SUFFIXES, read_image
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
-from multas.engine.drawing import draw_results, legend
 from multas.engine.inference import load_model
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError

@@ -9,8 +9,7 @@ import yaml
 from PIL import Image
 
 from bad_inputs.broken_images import truncate
-from multas.data.drawing import choose_images
-from multas.data.inspection import inspect_cards
+from multas.data.inspection import choose_images, inspect_cards
 from multas.data.overlaps import count_alike, find_alike, loose_images, shared_images
 
 

@@ -1,5 +1,7 @@
 """A person's decisions on pseudo-labels, and the page that they are taken on."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -8,17 +10,20 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from multas.data import review_page
+from multas.data.class_colours import class_colour
 from multas.data.pseudo_label_files import (
     Header,
     file_sha256,
     read_pseudo_labels,
     save_pseudo_labels,
 )
+from multas.data.pseudo_mask_files import MaskHeader, writing_masks
 from multas.data.review import DROP, KEEP, Review, apply_review, read_review
 from multas.data.review_page import write_review_page
 
@@ -189,3 +194,62 @@ def test_images_that_are_gone_are_not_shown(labels, images, tmp_path):
     shutil.rmtree(tmp_path / "odd & <folder>")
     with pytest.raises(ValueError, match="not a readable image"):
         write_review_page(page, labels, HEADER, BOXES, images)
+
+
+@pytest.fixture
+def masks(images, tmp_path):
+    """A folder of masks of two images; of the third, no pixel is certain."""
+    classes = ["background", "sky", "dog"]
+    header = MaskHeader("pets_unlabeled", classes, prob_thresh=0.9, ignore_label=255)
+    folder = tmp_path / "masks"
+    with writing_masks(folder, header, ["a", "b", 7]) as write:
+        for record, value in zip(images, [2, 0], strict=False):
+            with Image.open(record["file_name"]) as image:
+                width, height = image.size
+            logits = torch.zeros(3, height, width)
+            logits[value] = 9.0
+            logits[:, : height // 2, : width // 2] = 0.0  # a quarter is not certain
+            write(record["image_id"], logits)
+        write(7, torch.zeros(3, 100, 100))
+    return str(folder)
+
+
+def test_masks_lie_over_the_images_in_the_colours_of_the_boxes(labels, images, masks, tmp_path):
+    page = tmp_path / "review.html"
+    write_review_page(page, labels, HEADER, BOXES, images, masks=masks)
+    content = content_of(page)
+    dog = class_colour(CLASSES.index("dog"))
+    assert content["masks"]["2"] == ["dog", dog + "66"]
+    assert content["masks"]["1"][1][:7] == class_colour(len(CLASSES)), "no box has this class"
+    assert set(content["masks"]) == {"1", "2", "255"}, "background is not painted"
+    found = {image["place"]: image for image in content["images"]}
+    assert {place for place, image in found.items() if "mask" in image} == {0, 1}
+    assert found[0]["values"] == [2, 255] and found[1]["values"] == [255]
+    kind, _, code = found[0]["mask"].partition(",")
+    with Image.open(io.BytesIO(base64.b64decode(code))) as picture:
+        assert kind == "data:image/png;base64" and picture.size == (133, 400)
+        pixels = np.asarray(picture)
+    assert pixels[300, 100].tolist() == list(bytes.fromhex(dog[1:] + "66"))
+    assert pixels[200, 20, 3] == 255, "an outline"
+    assert pixels[10, 10].tolist() == list(bytes.fromhex(content["masks"]["255"][1][1:]))
+    with Image.open(io.BytesIO(base64.b64decode(found[1]["mask"].partition(",")[2]))) as picture:
+        assert np.asarray(picture)[70, 50, 3] == 0, "background is clear"
+
+
+def test_masks_of_a_large_page_lie_beside_it(labels, images, masks, tmp_path, monkeypatch):
+    monkeypatch.setattr(review_page, "_MOST_BYTES", 1000)
+    page = tmp_path / "my page.html"
+    write_review_page(page, labels, HEADER, BOXES, images, masks=masks)
+    files = [image["mask"] for image in content_of(page)["images"] if "mask" in image]
+    assert len(files) == 2 and all((tmp_path / unquote(file)).is_file() for file in files)
+
+
+def test_masks_of_other_images_are_refused(labels, images, masks, tmp_path):
+    page = tmp_path / "review.html"
+    with pytest.raises(ValueError, match="none of an image of 'pets_unlabeled' that has boxes"):
+        other = replace(HEADER, image_ids=["x"])
+        write_review_page(page, labels, other, [], [{"image_id": "x"}], masks=masks)
+    Image.new("RGB", (5, 5)).save(images[0]["file_name"])
+    with pytest.raises(ValueError, match=r"a\.png is 300x900, but its image is 5x5"):
+        write_review_page(page, labels, HEADER, BOXES, images, masks=masks)
+    assert not page.exists()

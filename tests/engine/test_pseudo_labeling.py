@@ -184,8 +184,10 @@ def test_a_teacher_of_two_tasks_writes_both_and_a_student_learns_both(
     data = ["--dataset", f"{name}_half2_unlabeled", "--mask-thresh", "0", "--score-thresh", "0"]
     run_tool(
         monkeypatch, *two_task_teacher, *data, "--masks", masks, "--output", output, "--flip",
-        "--report-against", f"{name}_half2",
+        "--report-against", f"{name}_half2", "--review",
     )  # fmt: skip
+    page = (tmp_path / "review.html").read_text()
+    assert page.count('"mask":"data:image/png') == 8, "the page shows the masks, too"
     header, files = read_pseudo_masks(str(masks))
     assert (len(header.classes), header.ignore_label) == (9, 255)
     assert len([file for file in files.values() if file]) == 8

@@ -8,7 +8,8 @@ from detectron2.modeling import build_model
 from PIL import Image
 
 import visualize
-from multas.engine.drawing import Visualizer, draw_results, legend
+from multas.data.class_colours import legend
+from multas.data.drawing import Visualizer, draw_results
 from multas.util.errors import UserError
 
 

@@ -82,7 +82,9 @@ def test_configs_fit_the_data_and_each_other(cards, tmp_path, tasks):
     data = prepare(cards(*tasks), tmp_path / "data", Fraction(1, 2))
     configs = tmp_path / "configs"
     write_configs(data, configs, tmp_path / "run", size="nano", seed=5, iterations=40)
-    cfgs = {file.stem: load_config(str(file)) for file in configs.iterdir()}
+    files = {file.stem: file for file in configs.iterdir()}
+    assert bool(files.pop("thresholds", None)) == ("det" in tasks)
+    cfgs = {name: load_config(str(file)) for name, file in files.items()}
     assert set(cfgs) == {"base", "teacher", "supervised", "distilled"}
     sizes = {
         name: sum(p.numel() for p in build_model(cfgs[name]).parameters())

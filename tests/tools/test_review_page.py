@@ -6,10 +6,12 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import pseudo_label
 from multas.data.pseudo_label_files import Header, read_pseudo_labels, save_pseudo_labels
+from multas.data.pseudo_mask_files import MaskHeader, writing_masks
 from multas.data.review_page import write_review_page
 
 pytestmark = pytest.mark.slow
@@ -57,6 +59,13 @@ def labels(tmp_path):
     page = tmp_path / "review.html"
     write_review_page(page, str(path), header, boxes, records, verdicts=VERDICTS, objects=objects)
     write_review_page(tmp_path / "blind.html", str(path), header, boxes, records)
+    kinds = MaskHeader("pets_unlabeled", ["background", "cat"], prob_thresh=0.9, ignore_label=255)
+    with writing_masks(tmp_path / "masks", kinds, IDS[:1]) as write:
+        logits = torch.zeros(2, 120, 60)
+        logits[1, :60] = 9.0  # below, nothing is certain
+        write(IDS[0], logits.transpose(1, 2))
+    page, masks = tmp_path / "masked.html", str(tmp_path / "masks")
+    write_review_page(page, str(path), header, boxes, records, masks=masks)
     return path
 
 
@@ -207,6 +216,24 @@ def test_the_same_by_mouse(open_page):
         {"box": 1, "decision": "accept"}, {"box": 2, "decision": "relabel", "category_id": 2}
     ]  # fmt: skip
     assert content["complete"] == [3]
+
+
+def test_masks_are_shown_and_hidden(open_page):
+    page = open_page("masked.html")
+    mask = page.locator("#stage image.mask")
+    assert mask.get_attribute("href").startswith("data:image/png")
+    assert (mask.get_attribute("width"), mask.get_attribute("height")) == ("120", "60")
+    assert page.locator("#legend > span").all_inner_texts() == ["cat", "not certain"]
+    assert page.locator(".thumb image.mask").count() == 1
+    page.locator("#stage rect").last.click()  # the mask does not take the clicks
+    press(page, "m")
+    assert mask.count() == 0 and page.locator("#legend > span").count() == 0
+    assert page.locator(".thumb image.mask").count() == 0
+    page.locator("#masks").click()
+    assert mask.count() == 1
+    press(page, "ArrowDown")
+    assert page.locator("#stage image.mask, #legend > span").count() == 0, "it has no mask"
+    assert open_page().locator("#masks").is_hidden()
 
 
 def test_filters_and_thresholds(open_page):

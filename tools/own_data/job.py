@@ -1,13 +1,9 @@
 """The stages of a job: teacher, pseudo-labels, supervised and distilled student, files, report."""
 
-import json
 import os
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.modeling import build_model
@@ -18,6 +14,8 @@ from multas.data.pseudo_label_files import file_sha256, read_pseudo_labels
 from multas.data.task_batches import training_sets
 from multas.engine import load_config
 from multas.engine.comparison import write_report
+from multas.engine.comparison.data import load_data, validation_set
+from multas.engine.comparison.runs import Run, read_runs
 from multas.engine.export_table import FILE, cells, read_rows
 from multas.engine.report import (
     contact_sheet,
@@ -26,12 +24,12 @@ from multas.engine.report import (
     plot_paths,
     training_seconds,
 )
-from multas.util.errors import UserError
+from multas.util.annotation import BOXES
 from multas.util.files import write_text
-from multas.util.signals import not_orphaned
+from own_data.recipe import THRESHOLDS, write_thresholds
+from own_data.scripts import call, called
+from own_data.thresholds import FIXED, chosen_on
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
-STAMP = "job.json"
 STAGES = ("teacher", "supervised", "distilled")
 # The figures of each task, as the table has them; the first one says that a stage was evaluated.
 FIGURES = {
@@ -81,6 +79,7 @@ class Job:
         opts = [*self.opts, "OUTPUT_DIR", self.folder(stage)]
         if stage == "distilled":
             opts += ["MODEL.DISTILLATION.TEACHER.WEIGHTS", self.teacher_files()[1]]
+            opts += [] if self.teacher else teacher_opts(self.opts)
             opts += ["DATASETS.PSEUDO_LABELS.FILES", repr(self.pseudo_labels)]
         return opts
 
@@ -126,20 +125,51 @@ class Job:
 
     def label(self) -> None:
         """Let the teacher label the images that have no annotations."""
+        if not self.pseudo_labels:
+            return
+        self.choose_thresholds()
         config, weights = self.teacher_files()
         cfg = self.config("distilled")
+        options = cfg.DATASETS.PSEUDO_LABELS
+        lowest = max(options.SCORE_THRESH, min(options.CLASS_SCORE_THRESH, default=0.0))
         unlabeled = [name for name in training_sets(cfg) if name.endswith(UNLABELED)]
         for name, file in zip(unlabeled, self.pseudo_labels, strict=False):
-            if os.path.isfile(file) and (
-                read_pseudo_labels(file)[0].teacher_sha256 == file_sha256(weights)
-            ):
+            if _has_labels(file, weights, lowest):
                 print(f"[pseudo-labels] already written: {file}", flush=True)
                 continue
             print(f"[pseudo-labels] {name}", flush=True)
             call("tools/pseudo_label.py", "--config-file", config, "--weights", weights,
-                 "--dataset", name, "--output", file,
-                 "--score-thresh", str(cfg.DATASETS.PSEUDO_LABELS.SCORE_THRESH),
+                 "--dataset", name, "--output", file, "--score-thresh", str(lowest),
                  *self._registers(cfg), *self.opts)  # fmt: skip
+
+    def choose_thresholds(self) -> None:
+        """Choose on a val split from which score on the teacher's boxes of each class are used.
+
+        What a person or a former call has chosen stays, and so does the threshold of a recipe that
+        has no thresholds.yaml.
+        """
+        file, cfg = self.configs / THRESHOLDS, self.config("distilled")
+        options = cfg.DATASETS.PSEUDO_LABELS
+        is_open = options.SCORE_THRESH == FIXED and not options.CLASS_SCORE_THRESH
+        if not is_open or not file.is_file() or "DATASETS.PSEUDO_LABELS.SCORE_THRESH" in self.opts:
+            given = options.CLASS_SCORE_THRESH or options.SCORE_THRESH
+            print(f"[thresholds] as the config has them: {given}", flush=True)
+            return
+        val = validation_set(cfg, load_data(cfg.DATASETS.TEST[0]), BOXES)
+        if not val:
+            print(f"[thresholds] {FIXED}, since there is no val split to choose on", flush=True)
+            return
+        chosen, comments = chosen_on(val, self._teacher_run(cfg))
+        write_thresholds(file, {"CLASS_SCORE_THRESH": chosen}, comments)
+        print("\n".join([f"[thresholds] {file}", *comments]), flush=True)
+
+    def _teacher_run(self, cfg: CfgNode) -> Run:
+        """The teacher as a finished training; one that was there already gets a folder here."""
+        if not self.teacher:
+            return read_runs([self.folder("teacher")])[0]
+        config, weights = self.teacher
+        own = load_config(config, [*self._registers(cfg), *self.opts])
+        return Run(Path(self.folder("teacher")), "teacher", own, Path(weights))
 
     def _registers(self, cfg: CfgNode) -> list[str]:
         """What makes the data known to the config of a teacher that was there already."""
@@ -202,36 +232,22 @@ class Job:
         return tabulate(rows, header, tablefmt="github", floatfmt=formats)
 
 
-def claim(output: Path, settings: Mapping[str, Any]) -> None:
-    """Make a folder that of a job with these settings.
-
-    Raises:
-        UserError: See :func:`refuse_other`.
-    """
-    refuse_other(output, settings)
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / STAMP, json.dumps(settings))
+def teacher_opts(opts: Sequence[str]) -> list[str]:
+    """What makes a teacher that was trained with KEY VALUE pairs the same network for a student."""
+    own: list[str] = []
+    for key, value in zip(opts[::2], opts[1::2], strict=True):
+        if key.startswith("MODEL.") and not key.startswith("MODEL.DISTILLATION."):
+            own += [key, value]
+    return ["MODEL.DISTILLATION.TEACHER.OPTS", repr(own)] if own else []
 
 
-def refuse_other(output: Path, settings: Mapping[str, Any]) -> None:
-    """Make sure that a folder has no models of a job with other settings.
-
-    Raises:
-        UserError: It has, and the message names both settings; or its stamp is damaged.
-    """
-    stamp, mine = output / STAMP, json.loads(json.dumps(settings))
-    try:
-        theirs = json.loads(stamp.read_text()) if stamp.is_file() else mine
-    except ValueError as error:
-        raise UserError(
-            f"{stamp} is damaged ({error}): the settings of the models in {output} are unknown. If "
-            f"they are {mine}, delete that file; if not, choose another --output."
-        ) from error
-    if theirs != mine:
-        raise UserError(
-            f"{output} holds a job with other settings:\n  {theirs}\nnot\n  {mine}\n"
-            "Choose another --output, or delete that folder."
-        )
+def _has_labels(file: str, weights: str, lowest: float) -> bool:
+    """Whether a file has what a teacher finds from a score on, or what a person made of that."""
+    if not os.path.isfile(file):
+        return False
+    header, _ = read_pseudo_labels(file)
+    is_complete = header.score_thresh <= lowest or bool(header.reviewed)
+    return is_complete and header.teacher_sha256 == file_sha256(weights)
 
 
 def _figures(values: Mapping[str, float]) -> dict[str, float]:
@@ -242,18 +258,3 @@ def _figures(values: Mapping[str, float]) -> dict[str, float]:
 
 def _names(measured: Sequence[Mapping[str, float]]) -> list[str]:
     return list(dict.fromkeys(name for values in measured for name in _figures(values)))
-
-
-def called(script: str, *args: str) -> int:
-    """Run a script of this repository and return its exit status."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    command = [sys.executable, str(REPOSITORY / script), *args]
-    with subprocess.Popen(command, env=environment) as process, not_orphaned(process):
-        status = process.wait()
-    return status if status >= 0 else 128 - status
-
-
-def call(script: str, *args: str) -> None:
-    """Run a script of this repository. If it fails, this process ends with its exit status."""
-    if status := called(script, *args):
-        raise SystemExit(status)

@@ -22,12 +22,13 @@ from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.data import TaskData
+from own_data.scripts import REPOSITORY
+from own_data.thresholds import FIXED
 
 logger = logging.getLogger("multas.own_data")
 
 Config = dict[str, Any]
 
-REPOSITORY = Path(__file__).resolve().parent.parent.parent
 SIZES = REPOSITORY / "configs" / "sizes"
 # The teacher of a student of each size.
 TEACHERS = {"nano": "medium", "small": "large", "medium": "large"}
@@ -48,7 +49,7 @@ _PIXELS = ("PIXEL_MEAN", "PIXEL_STD")
 BATCH = 8
 RATE = 0.03  # for a batch of 8
 LARGEST_CLASSIFIED = 224  # px, the side of what a classifier sees
-PSEUDO_SCORE = 0.45
+THRESHOLDS = "thresholds.yaml"
 
 
 def write_configs(
@@ -64,6 +65,9 @@ def write_configs(
     paths: Sequence[Mapping[str, Any]] | None = None,
 ) -> None:
     """Write base.yaml, supervised.yaml, distilled.yaml and, unless there is one, teacher.yaml.
+
+    thresholds.yaml is a part of distilled.yaml where there are pseudo-labels, see
+    :func:`write_thresholds`.
 
     Args:
         data: of each task.
@@ -90,17 +94,34 @@ def write_configs(
     _write(folder / "base.yaml", base, ["What the models of this job share.", *reasons])
     labeled = [list(task.labeled) for task in data]
     supervised: Config = _training(data, labeled) | {"OUTPUT_DIR": str(output / "supervised")}
-    _write(folder / "supervised.yaml", supervised, ["The student without a teacher."], "base.yaml")
+    _write(
+        folder / "supervised.yaml", supervised, ["The student without a teacher."], ["base.yaml"]
+    )
     if teacher is None:
         own = _fragment(TEACHERS[size], pretrained[1])
         for key in (*_PIXELS, "ANCHOR_GENERATOR"):  # those of the data
             own["MODEL"].pop(key, None)
         _start_from(own, pretrained[1], TEACHERS[size])
         merge(own, _training(data, labeled) | {"OUTPUT_DIR": str(output / "teacher")}, "teacher")
-        _write(folder / "teacher.yaml", own, ["The teacher."], "base.yaml")
+        _write(folder / "teacher.yaml", own, ["The teacher."], ["base.yaml"])
         teacher = str(folder / "teacher.yaml"), str(output / "teacher" / "student.pth")
     distilled = _distilled(data, output, teacher, paths)
-    _write(folder / "distilled.yaml", distilled, ["The student with its teacher."], "base.yaml")
+    bases = ["base.yaml"]
+    if "PSEUDO_LABELS" in distilled["DATASETS"]:
+        bases.append(THRESHOLDS)
+        why = (
+            "As long as it is this one, the trained teacher's own take its place, if there is a "
+            "val split to choose them on."
+        )
+        write_thresholds(folder / THRESHOLDS, {"SCORE_THRESH": FIXED}, [why])
+    _write(folder / "distilled.yaml", distilled, ["The student with its teacher."], bases)
+
+
+def write_thresholds(file: Path, options: Mapping[str, Any], comments: Sequence[str]) -> None:
+    """Write the keys of DATASETS.PSEUDO_LABELS that say which of a teacher's boxes are used."""
+    about = "The score from which on a teacher's boxes count as pseudo-labels."
+    content = {"DATASETS": {"PSEUDO_LABELS": dict(options)}}
+    _write(file, content, [about, *comments])
 
 
 def pretrained_weights(size: str, given: Sequence[str]) -> tuple[str, str]:
@@ -284,8 +305,7 @@ def _distilled(
     boxes = data[0].annotation is BOXES and bool(data[0].unlabeled)
     if boxes:
         config["DATASETS"]["PSEUDO_LABELS"] = {
-            "FILES": [str(output / name) for name in pseudo_label_files(data[0])],
-            "SCORE_THRESH": PSEUDO_SCORE,
+            "FILES": [str(output / name) for name in pseudo_label_files(data[0])]
         }
     model: Config = {"DENSE_HEAD": {"WEIGHT_BY_SCORE": True}} if boxes else {}
     if paths is None:
@@ -319,12 +339,13 @@ def _set(config: Config, key: str, value: Any) -> None:
     config[name] = value
 
 
-def _write(file: Path, config: Config, comments: Sequence[str], base: str = "") -> None:
+def _write(file: Path, config: Config, comments: Sequence[str], bases: Sequence[str] = ()) -> None:
     lines = [
         f"# {line}"
         for comment in comments
         for line in textwrap.wrap(comment, 96, break_long_words=False)
     ]
+    base = list(bases) if len(bases) > 1 else "".join(bases)
     content = ({"_BASE_": base} if base else {}) | config
     text = yaml.safe_dump(
         content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100

@@ -17,8 +17,9 @@ from multas.evaluation.build import max_detections
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.data import TaskData, by_task, prepare
-from own_data.job import Job, call
+from own_data.job import Job
 from own_data.recipe import pretrained_weights, write_configs
+from own_data.scripts import call
 from reproduction.runs import digest, merged
 from studies.resampling import image_counts, resampled_ap
 from studies.study import Cell, RowSpec, Study

@@ -15,7 +15,7 @@ from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import BOXES, LABELS, MASKS, STANDARD
 from multas.util.names import did_you_mean
 
-_BACKGROUND = ("background", "_background_", "bg", "nothing", "void", "unlabeled", "unlabelled")
+BACKGROUNDS = ("background", "_background_", "bg", "nothing", "void", "unlabeled", "unlabelled")
 # What tells Detectron2's COCO evaluator to read the whole file.
 _WHOLE_FILE = ("json_file", "thing_dataset_id_to_contiguous_id")
 
@@ -57,8 +57,8 @@ def _mask_classes(
     names: Sequence[str], only: Sequence[str], ignore_label: int
 ) -> tuple[list[str], bytes]:
     """The names of the new values of masks, and the new value of each of the 256 old ones."""
-    keeps_first = ignore_label != 0 and names[0].lower() in _BACKGROUND
-    background = names[0] if keeps_first else _BACKGROUND[0]
+    keeps_first = ignore_label != 0 and names[0].lower() in BACKGROUNDS
+    background = names[0] if keeps_first else BACKGROUNDS[0]
     classes: list[str] = []
     for name in [background, *(n for n in only if n in names and n != background)]:
         if len(classes) == ignore_label:  # no class may have this value

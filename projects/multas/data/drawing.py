@@ -1,6 +1,8 @@
-"""Pictures of annotated images: boxes, masks and classes in a colour for each class."""
+"""Pictures of what images are annotated with, and of what models find in them.
 
-from collections import defaultdict
+Boxes, masks and the class of the image have a colour for each class (class_colours.py).
+"""
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,74 +13,24 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from detectron2.data.catalog import Metadata
 from detectron2.structures import BitMasks, BoxMode, Instances
-from detectron2.utils.colormap import colormap
-from detectron2.utils.visualizer import Visualizer
-from matplotlib.colors import to_hex
-from PIL import Image
+from detectron2.utils.visualizer import ColorMode, VisImage, Visualizer
 
+from multas.data.class_colours import class_colour, name_of
 from multas.data.formats.masks import MASK_VALUES, read_mask
-from multas.data.image_files import as_array, read_image
-from multas.data.measures import spread
-from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
+from multas.data.image_files import read_image
+from multas.util.annotation import BOXES, LABELS, MASKS
 
-_COLOURS = colormap(rgb=True, maximum=1)
 _OUTLINE = "#fffff0"  # of masks
-_LOOKED_AT = 100  # images of a class, of which the one with the most other classes is chosen
 _FEW = 15  # objects whose names can be read, and do not hide the image
 
 
-def class_colour(number: int, colours: Sequence[Sequence[float]] | None = None) -> str:
-    """The colour of a class by its number, #rrggbb; of ``colours``, 0 … 255, if there are any."""
-    if colours and number < len(colours):
-        red, green, blue = colours[number]
-        return to_hex((red / 255, green / 255, blue / 255))
-    return to_hex(_COLOURS[number % len(_COLOURS)])
-
-
-def name_of(number: int, names: Sequence[str] | None) -> str:
-    """The name of a class, or its number where there is no name."""
-    return names[number] if names and number < len(names) else str(number)
-
-
-def choose_images(
-    records: Sequence[dict], classes: Sequence[set[Any]], least: int = 6, most: int = 24
-) -> tuple[list[dict], int]:
-    """Images that show every class, rare ones first, and others until there are ``least``.
-
-    Args:
-        records: the dicts of the images.
-        classes: what each of them shows.
-        least, most: numbers of images.
-
-    Returns:
-        The dicts in their order, and the number of classes for which there was no room.
-    """
-    images: dict[Any, list[int]] = defaultdict(list)
-    for number, own in enumerate(classes):
-        for name in own:
-            images[name].append(number)
-    missing = dict.fromkeys(sorted(images, key=lambda name: len(images[name])))
-    chosen: set[int] = set()
-    while missing and len(chosen) < most:
-        rarest = next(iter(missing))
-        few = spread(images[rarest], _LOOKED_AT)
-        best = max(few, key=lambda number: len(classes[number] & missing.keys()))
-        chosen.add(best)
-        for name in classes[best]:
-            missing.pop(name, None)
-    for number in spread(range(len(records)), least):
-        if len(chosen) < least:
-            chosen.add(number)
-    return [records[number] for number in sorted(chosen)], len(missing)
-
-
-def draw_truth(record: Mapping[str, Any], names: Metadata, side: int = 400) -> np.ndarray:
+def draw_truth(record: Mapping[str, Any], names: Metadata, side: float = 400) -> np.ndarray:
     """Draw the annotations of a dataset dict on its image; pseudo-boxes have a question mark.
 
     Args:
         record: a dict in Detectron2's standard format; "pixels", (H, W, 3) uint8 RGB, may stand for
             the image in "file_name", and "sem_seg", (H, W) int, for the mask in a file.
-        names: has the names of the classes.
+        names: has the names of the classes, and colours if they are not the usual ones.
         side: the longer side of the picture, in pixels.
 
     Returns:
@@ -89,33 +41,54 @@ def draw_truth(record: Mapping[str, Any], names: Metadata, side: int = 400) -> n
     """
     pixels = record.get("pixels")
     if pixels is None:
-        pixels = read_image(record["file_name"], "RGB", least_side=side)
-    height, width = record.get("height", pixels.shape[0]), record.get("width", pixels.shape[1])
-    scale = side / max(height, width)
-    size = max(round(height * scale), 1), max(round(width * scale), 1)
-    small = as_array(Image.fromarray(pixels).resize(size[::-1]), "RGB")
-    drawing = Visualizer(small, names)
-    resize = T.ResizeTransform(height, width, *size)
+        pixels = read_image(record["file_name"], "RGB", least_side=round(side))
+    size = pixels.shape[:2]
+    drawing = _canvas(pixels, names, side / max(size))
+    resize = T.ResizeTransform(record.get("height", size[0]), record.get("width", size[1]), *size)
     mask = record.get("sem_seg")
     if mask is None and (file := record.get(MASKS.dataset_key)) is not None:
         mask = read_mask(file, record.get(MASK_VALUES))
     if mask is not None:
-        draw_mask(drawing, resize.apply_segmentation(np.asarray(mask, np.uint8)))
+        _draw_mask(drawing, resize.apply_segmentation(np.asarray(mask, np.uint8)), 0.5)
     _draw_objects(drawing, record.get(BOXES.dataset_key) or (), resize, size)
     if isinstance(label := record.get(LABELS.dataset_key), int):
-        draw_title(drawing, name_of(label, names.get(LABELS.classes_key)))
+        _write_class(drawing, label)
     return drawing.output.get_image()
 
 
-def classes_of(record: Mapping[str, Any]) -> set[tuple[Annotation, int]]:
-    """The classes of the boxes and the label of a dataset dict."""
-    found = {(BOXES, a["category_id"]) for a in record.get(BOXES.dataset_key, ())}
-    if isinstance(label := record.get(LABELS.dataset_key), int):
-        found.add((LABELS, label))
-    return found
+def draw_results(
+    image: np.ndarray, results: Mapping[str, Any], names: Metadata, scale: float, least: float
+) -> VisImage:
+    """A picture of what a model has found in an image.
+
+    Args:
+        image: (H, W, 3) uint8, RGB.
+        results: what the model returned for it: "instances", "sem_seg" and "scores", or some.
+        names: see :func:`draw_truth`, with colours of boxes.
+        scale: the enlargement of the picture.
+        least: the lowest score of boxes that are drawn.
+    """
+    drawing = _canvas(image, names, scale)
+    if MASKS.input_key in results:
+        _draw_mask(drawing, results[MASKS.input_key].argmax(0).cpu().numpy(), 0.8)
+    if BOXES.input_key in results:
+        found = results[BOXES.input_key].to("cpu")
+        drawing.draw_instance_predictions(found[found.scores >= least])
+    if "scores" in results:
+        score, k = results["scores"].max(0)
+        _write_class(drawing, int(k), f" {float(score):.0%}")
+    return drawing.output
 
 
-def draw_mask(drawing: Visualizer, mask: np.ndarray, alpha: float = 0.5) -> None:
+def _canvas(image: np.ndarray, names: Metadata, scale: float) -> Visualizer:
+    """Draws each class in its own colour, which Detectron2 would change at random."""
+    scale = max(scale, 1 / min(image.shape[:2]))  # or a narrow image would have no pixel
+    drawing = Visualizer(image, names, scale, ColorMode.SEGMENTATION)
+    drawing._jitter = tuple
+    return drawing
+
+
+def _draw_mask(drawing: Visualizer, mask: np.ndarray, alpha: float) -> None:
     """Draw a mask of class indices, (H, W) int; without names its classes are numbers."""
     known = drawing.metadata.get(MASKS.classes_key)
     ignored = drawing.metadata.get("ignore_label", 255)
@@ -132,9 +105,10 @@ def draw_mask(drawing: Visualizer, mask: np.ndarray, alpha: float = 0.5) -> None
         )
 
 
-def draw_title(drawing: Visualizer, title: str) -> None:
+def _write_class(drawing: Visualizer, number: int, more: str = "") -> None:
     """Write the class of an image into its corner."""
-    drawing.draw_text(title, (2, 2), horizontal_alignment="left")
+    text = name_of(number, drawing.metadata.get(LABELS.classes_key)) + more
+    drawing.draw_text(text, (2, 2), horizontal_alignment="left")
 
 
 def _draw_objects(

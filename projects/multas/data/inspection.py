@@ -5,9 +5,11 @@ counted and measured. One split after the other is in memory.
 """
 
 import os
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.pool import ThreadPool
+from typing import Any
 
 import numpy as np
 from detectron2.data import MetadataCatalog
@@ -16,8 +18,8 @@ from tqdm import tqdm
 
 from multas.data.card import Card, read_card
 from multas.data.cards import read_split, register_card, require_images
+from multas.data.class_colours import name_of
 from multas.data.dataset_dicts import TrainingSet
-from multas.data.drawing import choose_images, classes_of, name_of
 from multas.data.formats import DataFormat
 from multas.data.formats.masks import MASK_VALUES, read_mask
 from multas.data.image_checks import find_broken, num_threads
@@ -27,10 +29,11 @@ from multas.data.measures import Measures, measure, spread
 from multas.data.pseudo_labels import PseudoLabels
 from multas.data.statistics import Statistics, count
 from multas.data.suggestions import Suggestion, suggest
-from multas.util.annotation import BOXES, MASKS, Annotation
+from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 
 _FEW_MASKS = 500  # of a split, which are read in haste
+_LOOKED_AT = 100  # images of a class, of which the one with the most other classes is chosen
 
 
 @dataclass(frozen=True)
@@ -148,6 +151,46 @@ def inspect_split(card: Card, split: DataFormat, *, fast: bool, suggests: bool) 
         unseen=unseen,
         suggestions=suggestions,
     )
+
+
+def choose_images(
+    records: Sequence[dict], classes: Sequence[set[Any]], least: int = 6, most: int = 24
+) -> tuple[list[dict], int]:
+    """Images that show every class, rare ones first, and others until there are ``least``.
+
+    Args:
+        records: the dicts of the images.
+        classes: what each of them shows.
+        least, most: numbers of images.
+
+    Returns:
+        The dicts in their order, and the number of classes for which there was no room.
+    """
+    images: dict[Any, list[int]] = defaultdict(list)
+    for number, own in enumerate(classes):
+        for name in own:
+            images[name].append(number)
+    missing = dict.fromkeys(sorted(images, key=lambda name: len(images[name])))
+    chosen: set[int] = set()
+    while missing and len(chosen) < most:
+        rarest = next(iter(missing))
+        few = spread(images[rarest], _LOOKED_AT)
+        best = max(few, key=lambda number: len(classes[number] & missing.keys()))
+        chosen.add(best)
+        for name in classes[best]:
+            missing.pop(name, None)
+    for number in spread(range(len(records)), least):
+        if len(chosen) < least:
+            chosen.add(number)
+    return [records[number] for number in sorted(chosen)], len(missing)
+
+
+def classes_of(record: Mapping[str, Any]) -> set[tuple[Annotation, int]]:
+    """The classes of the boxes and the label of a dataset dict."""
+    found = {(BOXES, a["category_id"]) for a in record.get(BOXES.dataset_key, ())}
+    if isinstance(label := record.get(LABELS.dataset_key), int):
+        found.add((LABELS, label))
+    return found
 
 
 def _without_broken(records: list[dict], issues: DatasetIssues) -> list[dict]:

@@ -27,6 +27,7 @@ let order = []; // of {image, box} that pass the filter; box is null for an imag
 let listed = []; // the images of order
 let at = 0;
 let zoomed = false;
+let masksShown = true;
 let thumbsShown = 60;
 const steps = []; // functions that undo a step and tell where it was
 
@@ -68,6 +69,12 @@ function draw(svg, image, current) {
   const { width, height } = image;
   const picture = drawing("image", { href: image.src, width, height, preserveAspectRatio: "none" });
   svg.replaceChildren(picture);
+  if (image.mask && masksShown) {
+    const href = image.mask;
+    const mask = drawing("image", { href, width, height, preserveAspectRatio: "none" });
+    mask.setAttribute("class", "mask");
+    svg.append(mask);
+  }
   // Large boxes first, so that none covers a smaller one.
   const sorted = [...image.boxes].sort((a, b) => b.width * b.height - a.width * a.height);
   for (const box of sorted) {
@@ -129,6 +136,7 @@ function show() {
   $("name").textContent = image ? image.name : "Nothing passes the filter.";
   $("what").textContent = box ? `${data.classes[classOf(box)]} ${box.score.toFixed(2)}` : "";
   $("place").textContent = image ? `${at + 1} of ${order.length}` : "";
+  $("legend").replaceChildren(...(masksShown ? image?.values ?? [] : []).map(colourOf));
   if (image) {
     $("name").href = image.full;
     showFull(draw($("stage"), image, box), image);
@@ -157,6 +165,14 @@ function showFull(picture, image) {
   whole.onload = () => picture.setAttribute("href", image.full);
   whole.onerror = () => { image.isGone = true; };
   whole.src = image.full;
+}
+
+// What a colour of the masks stands for.
+function colourOf(value) {
+  const [name, colour] = data.masks[value];
+  const swatch = element("span", { className: "swatch" });
+  swatch.style.background = colour.slice(0, 7); // without the opacity
+  return element("span", {}, swatch, name);
 }
 
 function line(box, isCurrent) {
@@ -199,7 +215,7 @@ function thumbOf(image) {
 function showThumb(thumb, image) {
   thumb.classList.toggle("current", image === order[at]?.image);
   // Drawn again only where something has changed.
-  const look = image.boxes.map(stateOf).join() + complete.has(image.place);
+  const look = image.boxes.map(stateOf).join() + complete.has(image.place) + masksShown;
   if (thumb.dataset.look === look) return;
   thumb.dataset.look = look;
   draw(thumb.firstChild, image);
@@ -414,6 +430,7 @@ const KEYS = {
   r: () => decide(null),
   u: undo,
   c: completeImage,
+  m: () => { masksShown = !masksShown; show(); },
   z: () => { zoomed = !zoomed; show(); },
 };
 KEYS.n = KEYS.ArrowRight;
@@ -436,6 +453,10 @@ $("reject").onclick = KEYS.r;
 $("undo").onclick = undo;
 $("complete").onclick = completeImage;
 $("zoom").onclick = KEYS.z;
+$("masks").onclick = KEYS.m;
+for (const made of document.querySelectorAll(".of-masks")) {
+  made.hidden = !images.some(({ mask }) => mask);
+}
 $("download").onclick = download;
 $("forget").onclick = forget;
 $("more").onclick = () => { thumbsShown += 60; showThumbs(); };

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from multas.data.image_files import read_image
 from multas.data.pseudo_label_files import Header, file_sha256
+from multas.data.review_masks import mask_pictures
 from multas.util.document import PALETTE
 from multas.util.errors import UserError
 from multas.util.files import write_text
@@ -41,6 +42,7 @@ def write_review_page(
     verdicts: Sequence[bool | None] | None = None,
     objects: Sequence[int] | None = None,
     most: int = 0,
+    masks: str = "",
 ) -> int:
     """Write the page of a file of pseudo-labels.
 
@@ -53,12 +55,14 @@ def write_review_page(
         objects: by withheld ground truth, the number of objects of each class.
         most: the number of images that are shown, those with the most doubtful boxes; 0 = all. The
             others count in the numbers at each threshold.
+        masks: a folder of pseudo-masks of the same images, shown over these; "" = none.
 
     Returns:
         The number of images that are shown.
 
     Raises:
-        UserError: None of the images is there.
+        FileNotFoundError: There is no such folder of masks.
+        UserError: None of the images is there, or the masks are not theirs.
         DatasetError: An image cannot be read.
     """
     places = {image_id: place for place, image_id in enumerate(header.image_ids)}
@@ -74,13 +78,20 @@ def write_review_page(
         )
     order = sorted(known, key=lambda place: _doubt(boxes[place]))
     shown = order[: most or None]
-    entries, pictures = [], []
+    overlays = mask_pictures(masks, header)
+    entries: list[dict[str, Any]] = []
+    pictures: dict[str, bytes] = {}  # by the name of a file
     for place in tqdm(shown, desc="review", unit="image", delay=2):
-        picture, size = _picture(known[place])
-        pictures.append(picture)
-        entries.append(_entry(place, known[place], size, boxes[place], Path(page)))
-    for entry, source in zip(entries, _sources(pictures, Path(page)), strict=True):
-        entry["src"] = source
+        name, sample = f"{len(entries):06d}", known[place]
+        pictures[f"{name}.jpg"], size = _picture(sample)
+        entry = _entry(place, sample, size, boxes[place], Path(page)) | {"src": f"{name}.jpg"}
+        if (overlay := overlays.of(sample["image_id"], size, _SIDE)) is not None:
+            pictures[f"{name}.png"], entry["values"] = overlay
+            entry["mask"] = f"{name}.png"
+        entries.append(entry)
+    sources = dict(zip(pictures, _sources(pictures, Path(page)), strict=True))
+    for entry in entries:
+        entry |= {key: sources[entry[key]] for key in ("src", "mask") if key in entry}
     hidden = boxes.keys() - set(shown)
     content = {
         "sha256": file_sha256(labels),
@@ -89,6 +100,7 @@ def write_review_page(
         "classes": header.classes,
         "lowest": header.score_thresh,
         "objects": None if objects is None else list(objects),
+        "masks": overlays.colours,
         "images": entries,
         "total": len(header.image_ids),
         "others": [[*box[1:3], box[-1]] for place in sorted(hidden) for box in boxes[place]],
@@ -133,16 +145,16 @@ def _entry(
     }
 
 
-def _sources(pictures: Sequence[bytes], page: Path) -> Iterator[str]:
+def _sources(pictures: Mapping[str, bytes], page: Path) -> Iterator[str]:
     """The address of each picture: its content, or a file where the page would be too large."""
-    if sum(map(len, pictures)) * 4 / 3 <= _MOST_BYTES:
-        for picture in pictures:
-            yield f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+    if sum(map(len, pictures.values())) * 4 / 3 <= _MOST_BYTES:
+        for name, picture in pictures.items():
+            kind = "png" if name.endswith(".png") else "jpeg"
+            yield f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
         return
     folder = page.with_name(page.stem + _SUFFIX)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, picture in enumerate(pictures):
-        name = f"{number:06d}.jpg"
+    for name, picture in pictures.items():
         (folder / name).write_bytes(picture)
         yield quote(f"{folder.name}/{name}")
 

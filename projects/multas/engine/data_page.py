@@ -11,8 +11,9 @@ from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from multas.data.drawing import as_record, class_colour, classes_of, draw_truth, name_of
-from multas.data.inspection import Split
+from multas.data.class_colours import class_colour, name_of
+from multas.data.drawing import as_record, draw_truth
+from multas.data.inspection import Split, classes_of
 from multas.data.measures import PERCENTILES
 from multas.data.overlaps import Alike, count_alike
 from multas.data.statistics import BOX, LABEL, NOTHING

@@ -19,11 +19,12 @@ from detectron2.utils import comm
 from detectron2.utils.events import get_event_storage
 from torch import nn
 
+from multas.data.class_colours import legend
+from multas.data.drawing import draw_results, draw_truth
 from multas.data.image_files import as_array, read_image
 from multas.data.loader import TrainLoader
 from multas.data.mapper import MultasMapper
 from multas.data.task_batches import TaskLoader, training_sets
-from multas.engine.drawing import draw_annotations, draw_results, legend
 
 logger = logging.getLogger(__name__)
 
@@ -115,14 +116,13 @@ def _draw(sample: _Sample, network: nn.Module, mapper: MultasMapper) -> np.ndarr
         image = as_array(record["pixels"], "RGB")
     else:
         image = read_image(record["file_name"], "RGB")
-    scale = min(_ENLARGED, _SIDE / max(image.shape[:2]))
+    side = max(image.shape[:2])
+    scale = min(_ENLARGED, _SIDE / side)
     results = network([mapper(dict(record))])[0]
-    pictures = [
-        draw_annotations(image, record, sample.names, scale),
-        draw_results(image, results, sample.names, scale, _SCORE),
-    ]
-    # Copies, since a drawing gives a view of its canvas.
-    return np.concatenate([p.get_image() for p in pictures], axis=1).transpose(2, 0, 1).copy()
+    truth = draw_truth({**record, "pixels": image}, sample.names, scale * side)
+    found = draw_results(image, results, sample.names, scale, _SCORE).get_image()
+    # A copy, since a drawing gives a view of its canvas.
+    return np.concatenate([truth, found], axis=1).transpose(2, 0, 1).copy()
 
 
 @contextmanager
