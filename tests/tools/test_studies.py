@@ -145,6 +145,7 @@ def test_cells_of_the_first_seed_come_first(small):
         ("config: supervised", "config: pupil", "config is one of teacher, supervised, distilled"),
         ("versus: student", "versus: pupil", "versus names no row, but 'pupil'"),
         ("seeds: 2", "seed: 2", "seed"),
+        ("seeds: 2", "seeds: 2\nsplit: train", "split is test or val, not 'train'"),
         ("labels: [1/2, 1]", "labels: [half]", "half"),
     ],
 )

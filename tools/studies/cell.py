@@ -45,18 +45,21 @@ def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Seq
         tasks, job.configs, output, size=study.size, seed=cell.seed, iterations=study.iterations,
         pretrained=pretrained_weights(study.size, pretrained),
     )  # fmt: skip
+    judged = tasks[0].val if study.split == "val" else tasks[0].test
+    if not judged:
+        raise UserError(f"{data / cell.data} has no split {study.split}.")
     for name, row in study.rows_of(cell).items():
         folder = folder_of(output, name)
         if row.config == "distilled":
             job.label()
-        config, opts = job.config_file(row.config), _opts(study, row, job, folder)
+        config, opts = job.config_file(row.config), _opts(study, row, job, folder, judged)
         if not (folder / "student.pth").is_file() or not final_values(str(folder)):
             call("train_net.py", "--resume", "--config-file", config, *opts)
         result = {
             "data": cell.data, "labels": str(cell.labels), "seed": cell.seed, "row": name,
             "images": len(tasks[0].annotated), "iterations": study.iterations,
             "config": digest(merged(config, opts)),
-            **_measured(folder, tasks[0].test, max_detections(merged(config, opts))),
+            **_measured(folder, judged, max_detections(merged(config, opts))),
         }  # fmt: skip
         write_text(folder / "result.json", json.dumps(result) + "\n")
 
@@ -75,9 +78,16 @@ def _prepared(study: Study, cell: Cell, data: Path, output: Path) -> list[TaskDa
     return prepare(kept, output / "data", cell.labels, cell.seed)
 
 
-def _opts(study: Study, row: RowSpec, job: Job, folder: Path) -> list[str]:
+def _opts(study: Study, row: RowSpec, job: Job, folder: Path, judged: str) -> list[str]:
     own = [str(word) for pair in {**study.opts, **row.opts}.items() for word in pair]
-    return [*job.stage_opts(row.config), *own, "OUTPUT_DIR", str(folder)]
+    return [
+        *job.stage_opts(row.config),
+        *own,
+        "DATASETS.TEST",
+        repr([judged]),
+        "OUTPUT_DIR",
+        str(folder),
+    ]
 
 
 def _measured(folder: Path, test: str, detections: int) -> dict[str, Any]:

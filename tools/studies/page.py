@@ -15,10 +15,9 @@ PAGE = REPOSITORY / "docs" / "evidence.md"
 _HEAD = """# Evidence
 
 What is claimed is shown here, by numbers that `tools/evidence.py` has computed and keeps in
-[evidence/](../evidence). AP is COCO's of boxes on the test list, in percent, as mean ± standard
-deviation over seeds; the number of seeds is in brackets where it is not yet the study's. A
-difference has its 95 % interval, by bootstrap over seeds and test images in pairs, and is bold
-where it excludes zero."""
+[evidence/](../evidence). AP is COCO's of boxes, in percent, as mean ± standard deviation over
+seeds; the number of seeds is in brackets where it is not yet the study's. A difference has its 95 %
+interval, by bootstrap over seeds and images in pairs, and is bold where it excludes zero."""
 
 
 def write_page() -> None:
@@ -43,7 +42,8 @@ def section(study: Study, results: Sequence[Result]) -> list[str]:
     return [
         f"## {study.title}",
         study.about.strip(),
-        f"{study.iterations} iterations, seeds 1 to {study.seeds}; the command:",
+        f"{study.iterations} iterations, seeds 1 to {study.seeds}, evaluated on {study.split}; the "
+        "command:",
         command,
         table(study, results),
         differences(study, results),

@@ -61,6 +61,7 @@ class Study:
         iterations: of each training.
         opts: keys of all trainings, by their full names.
         rows: the trainings by their names; those that others need come first.
+        split: what is evaluated on: "test", or "val" where something is chosen.
     """
 
     file: Path
@@ -74,6 +75,7 @@ class Study:
     iterations: int
     opts: Mapping[str, Any]
     rows: Mapping[str, RowSpec]
+    split: str = "test"
 
     @property
     def name(self) -> str:
@@ -121,6 +123,8 @@ def read_study(name: str) -> Study:
         study = Study(file=file, labels=labels, rows=rows, opts=content.pop("opts", {}), **content)
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{file}: {error}. Study in {__file__} says what it has.") from error
+    if study.split not in ("test", "val"):
+        raise UserError(f"{file}: split is test or val, not {study.split!r}.")
     for row, spec in rows.items():
         if spec.config not in BASES:
             raise UserError(f"{file}, row {row}: config is one of {', '.join(BASES)}.")
