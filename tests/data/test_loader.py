@@ -221,6 +221,56 @@ def test_a_batch_has_one_aspect(groups, batch_size):
     assert len(positions) == len(set(positions))
 
 
+@given(
+    st.lists(st.floats(0.25, 4.0), min_size=1, max_size=8), st.integers(0, 6), st.integers(0, 99)
+)
+def test_images_come_as_often_as_they_are_repeated(repeats, start, seed):
+    options = {"size": len(repeats), "batch_size": 2, "seed": seed, "repeats": repeats}
+    stream = [i for b in itertools.islice(iter(BatchSampler(**options)), 400) for i in b]
+    assert [i.position for i in stream] == list(range(800))
+    later = itertools.islice(iter(BatchSampler(start=start, **options)), 400 - start)
+    assert [i for batch in later for i in batch] == stream[2 * start :]
+    epochs = len(stream) / sum(repeats)
+    for image, factor in enumerate(repeats):
+        # Each epoch rounds by chance, with a variance of a quarter at the most; and the last one is
+        # cut off.
+        own = sum(i.image == image for i in stream)
+        assert abs(own - factor * epochs) < 6 * (0.25 * epochs) ** 0.5 * (1 + factor) + 2 * factor
+
+
+def test_data_sets_are_repeated_by_name(toy):
+    opts = ["DATASETS.TRAIN", (toy["half"], toy["half_unlabeled"]), "SOLVER.IMS_PER_BATCH", 4]
+    opts += ["DATASETS.TRAIN_REPEAT_FACTOR", [[toy["half"], 3.0]]]
+    loader = build_training_loader(plain_config(*opts))
+    own = len(load_training_dicts([toy["half"]], True))
+    images = [i.image for batch in itertools.islice(loader.sampler, own) for i in batch]
+    assert sum(image < own for image in images) == pytest.approx(3 / 4 * len(images), abs=own)
+    assert len(loader.dataset.dicts) == 2 * own
+
+
+@pytest.mark.parametrize(
+    ("factors", "message"),
+    [
+        ([["nobody", 2.0]], "names 'nobody', on which nothing is trained"),
+        (["half"], "pairs of a data set and a number"),
+        ([["half", 0]], "above 0"),
+        ([["half", "often"]], "'often'; it must be above 0"),
+    ],
+)
+def test_wrong_repeat_factors_are_named(toy, factors, message):
+    named = [[toy.get(f[0], f[0]), f[1]] if isinstance(f, list) else f for f in factors]
+    cfg = plain_config("DATASETS.TRAIN", (toy["half"],), "DATASETS.TRAIN_REPEAT_FACTOR", named)
+    with pytest.raises(UserError, match=f"DATASETS.TRAIN_REPEAT_FACTOR .*{message}"):
+        build_training_loader(cfg)
+
+
+def test_images_are_not_repeated_in_views_that_are_counted(toy):
+    cfg = plain_config("DATASETS.TRAIN", (toy["half"],), "INPUT.VIEWS", 2,
+                       "DATASETS.TRAIN_REPEAT_FACTOR", [[toy["half"], 2.0]])  # fmt: skip
+    with pytest.raises(UserError, match=r"VIEWS is 2.*TRAIN_REPEAT_FACTOR"):
+        build_training_loader(cfg)
+
+
 def test_landscape_and_portrait_images_are_told_apart_by_the_dicts():
     dicts = [{"width": 4 + i % 2, "height": 4.5} for i in range(10)]
     options = {"total_batch_size": 2, "seed": 0}

@@ -110,6 +110,15 @@ def test_configs_fit_the_data_and_each_other(cards, tmp_path, tasks):
     assert not any(name in repr(cfgs["supervised"].DATASETS) for name in data[0].unlabeled)
 
 
+@pytest.mark.parametrize(("labels", "factor"), [(Fraction(1, 2), 0), (Fraction(1, 4), 3.0)])
+def test_half_of_the_images_of_a_distillation_are_annotated(cards, tmp_path, labels, factor):
+    (task,) = prepare(cards("det"), tmp_path / "data", labels)
+    write_configs([task], tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4)
+    found = load_config(str(tmp_path / "distilled.yaml")).DATASETS.TRAIN_REPEAT_FACTOR
+    assert found == ([[task.labeled[0], factor]] if factor else [])
+    assert not load_config(str(tmp_path / "supervised.yaml")).DATASETS.TRAIN_REPEAT_FACTOR
+
+
 def test_the_value_of_pixels_without_annotation_is_that_of_the_card(cards, root, tmp_path):
     own = tmp_path / "devkit"
     shutil.copytree(root, own)

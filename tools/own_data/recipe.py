@@ -302,6 +302,8 @@ def _distilled(
     # Images without annotations come once, in the batch of the first task.
     names = [[*task.labeled, *(task.unlabeled if task is data[0] else ())] for task in data]
     config = _training(data, names)
+    if factors := _repeat_factors(data[0]):
+        config["DATASETS"]["TRAIN_REPEAT_FACTOR"] = factors
     boxes = data[0].annotation is BOXES and bool(data[0].unlabeled)
     if boxes:
         config["DATASETS"]["PSEUDO_LABELS"] = {
@@ -318,6 +320,18 @@ def _distilled(
             "AGGREGATION": {"NAME": "adaptive"},
         }
     return config | {"MODEL": model, "OUTPUT_DIR": str(output / "distilled")}
+
+
+def _repeat_factors(task: TaskData) -> list[list[Any]]:
+    """DATASETS.TRAIN_REPEAT_FACTOR that makes half of the images annotated ones, if fewer are.
+
+    The few right annotations would otherwise be lost among what a teacher says of the others.
+    """
+    unlabeled = sum(len(task.records[name]) for name in task.unlabeled)
+    if unlabeled <= len(task.annotated):
+        return []
+    factor = round(unlabeled / len(task.annotated), 2)
+    return [[name, factor] for name in task.labeled]
 
 
 def pseudo_label_files(task: TaskData) -> list[str]:

@@ -17,6 +17,11 @@ def add_data_config(cfg: CN) -> None:
     # $XDG_CACHE_HOME/multas) and not read again until they change.
     cfg.DATASETS.CHECK_IMAGES = True
 
+    # How often the images of a data set come in an epoch: pairs of a name in DATASETS.TRAIN and a
+    # factor, such as [["cells_labeled", 4.0]]; the others come once. SOLVER.EPOCHS counts every
+    # image once all the same.
+    cfg.DATASETS.TRAIN_REPEAT_FACTOR = []
+
     # Multi-task learning with one mini-batch per task: a list of mappings that replaces
     # DATASETS.TRAIN, with the keys
     #   TASK           one of MODEL.MULTITASK.TASKS: the images count for this task alone, whatever

@@ -134,7 +134,8 @@ class BatchSampler:
     """This rank's share of an endless stream of batches of :data:`Index`.
 
     Every epoch is a new permutation. With ``groups``, images of one group (aspect ratio) share a
-    batch, as in Detectron2's loader.
+    batch, as in Detectron2's loader. With ``repeats``, an image comes so often in an epoch on
+    average: 2.5 is 2 or 3 times, by chance.
 
     Args:
         size: number of images.
@@ -143,6 +144,7 @@ class BatchSampler:
         groups: group number of each image, or None.
         start: number of batches to skip (the iteration to resume at).
         copies: number of copies of every image; a batch has ``copies * batch_size`` samples.
+        repeats: how often each image comes in an epoch, or None: once.
     """
 
     size: int
@@ -151,6 +153,7 @@ class BatchSampler:
     groups: Sequence[int] | None = None
     start: int = 0
     copies: int = 1
+    repeats: Sequence[float] | None = None
 
     def __post_init__(self) -> None:
         self.rank, self.world = comm.get_rank(), comm.get_world_size()
@@ -171,9 +174,18 @@ class BatchSampler:
                 buckets[group] = []
 
     def _stream(self) -> Iterator[tuple[int, int]]:
+        position = 0
         for epoch in itertools.count():
-            order = np.random.default_rng([self.seed, epoch]).permutation(self.size)
-            yield from enumerate(order.tolist(), start=epoch * self.size)
+            order = self._epoch(np.random.default_rng([self.seed, epoch]))
+            yield from enumerate(order.tolist(), start=position)
+            position += len(order)
+
+    def _epoch(self, random: np.random.Generator) -> np.ndarray:
+        """The images of an epoch in order."""
+        if self.repeats is None:
+            return random.permutation(self.size)
+        times = np.floor(np.asarray(self.repeats) + random.random(self.size)).astype(np.int64)
+        return random.permutation(np.repeat(np.arange(self.size), times))
 
 
 @dataclass(eq=False)
@@ -219,6 +231,7 @@ def build_train_loader(
     batch_sizes: Callable[[int], int] | None = None,
     views: int = 0,
     mixing: Mixing | None = None,
+    repeats: Sequence[float] | None = None,
     batch_size_key: str = "SOLVER.IMS_PER_BATCH",
 ) -> TrainLoader:
     """Compose a :class:`TrainLoader`.
@@ -231,11 +244,18 @@ def build_train_loader(
         num_workers: loading processes per rank.
         group_by_aspect: whether landscape and portrait images must not share a batch.
         copies: number of independently augmented copies of every image (INPUT.COPIES).
+        repeats: how often each image comes in an epoch; None: once.
         batch_size_key: the config key that holds the batch size, for messages.
 
     Raises:
-        UserError: if the batch is empty, or cannot be divided among the ranks.
+        UserError: if the batch is empty, or cannot be divided among the ranks; or images are to
+            be repeated, but in views that are counted.
     """
+    if repeats is not None and views:
+        raise UserError(
+            f"INPUT.VIEWS is {views}, which counts the epochs of an image, but "
+            "DATASETS.TRAIN_REPEAT_FACTOR repeats images within an epoch. Give one of them."
+        )
     for key, value in ((batch_size_key, total_batch_size), ("INPUT.COPIES", copies)):
         if value < 1:
             raise UserError(f"{key} is {value}; it must be 1 or more.")
@@ -248,7 +268,7 @@ def build_train_loader(
     groups = None
     if group_by_aspect and all("width" in d and "height" in d for d in dicts):
         groups = [int(d["width"] > d["height"]) for d in dicts]
-    sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups, copies=copies)
+    sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups, 0, copies, repeats)
     dataset = SeededDataset(SharedList(dicts), mapper, seed, batch_sizes, views, copies, mixing)
     return TrainLoader(dataset, sampler, num_workers)
 

@@ -1,6 +1,7 @@
 """The training data of a config as one loader."""
 
 import logging
+import math
 from collections.abc import Callable, Sequence
 from typing import cast
 
@@ -36,6 +37,7 @@ def build_training_loader(cfg: CfgNode) -> TrainLoader | TaskLoader:
         )
     seed = cfg.SEED if cfg.SEED >= 0 else comm.shared_random_seed()
     parts = _parts(cfg, seed)
+    _check_repeat_factors(cfg, [name for part in parts for name in part.cfg.DATASETS.TRAIN])
     loaders = [_build_loader(part) for part in parts]
     _check_pseudo_labels(parts, loaders)
     if not cfg.DATASETS.TASK_BATCHES:
@@ -89,8 +91,29 @@ def _build_loader(part: TaskBatch) -> TrainLoader:
         copies=cfg.INPUT.COPIES,
         batch_sizes=build_batch_sizes(cfg, part.seed),
         views=cfg.INPUT.VIEWS,
+        repeats=_repeats(cfg, sets),
         mixing=build_mixing(cfg, dicts, mapper, f"{part.key}.TRAIN"),
     )
+
+
+def _repeats(cfg: CfgNode, sets: Sequence[TrainingSet]) -> list[float] | None:
+    """How often each image comes in an epoch, by DATASETS.TRAIN_REPEAT_FACTOR; None: once."""
+    factors = dict(cfg.DATASETS.TRAIN_REPEAT_FACTOR)
+    if factors.keys().isdisjoint(data.name for data in sets):
+        return None
+    return [float(factors.get(data.name, 1.0)) for data in sets for _ in data.dicts]
+
+
+def _check_repeat_factors(cfg: CfgNode, known: Sequence[str]) -> None:
+    key = "DATASETS.TRAIN_REPEAT_FACTOR"
+    for entry in cfg.DATASETS.TRAIN_REPEAT_FACTOR:
+        if not isinstance(entry, list | tuple) or len(entry) != 2:
+            raise UserError(f"{key} has {entry!r}; give pairs of a data set and a number.")
+        name, factor = entry
+        if name not in known:
+            raise UserError(f"{key} names '{name}', on which nothing is trained: {known}.")
+        if not isinstance(factor, int | float) or not 0 < factor < math.inf:
+            raise UserError(f"{key} gives '{name}' the factor {factor!r}; it must be above 0.")
 
 
 def _check_pseudo_labels(parts: Sequence[TaskBatch], loaders: Sequence[TrainLoader]) -> None:
