@@ -65,6 +65,8 @@ def own_loggers():
     for logger in map(logging.getLogger, ("detectron2", "fvcore", "multas")):
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.NOTSET)
+    for handler in logging.getLogger().handlers:  # pytest's; an export to 8 bits quietens them
+        handler.setLevel(logging.NOTSET)
     setup_logger.cache_clear()
 
 

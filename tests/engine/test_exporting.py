@@ -28,7 +28,10 @@ def export(tiny_cfg, card, tmp_path, forget_registered):
 
     def prepare(*opts, **options):
         name = card["name"]
-        opts = (*opts, "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5)
+        opts = (
+            *opts, "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "TEST.DETECTIONS_PER_IMAGE", 5,
+            "MODEL.DENSE_HEAD.TOPK_CANDIDATES_TEST", 50,  # whose NMS takes most of the time
+        )  # fmt: skip
         cfg = tiny_cfg(*opts)
         torch.manual_seed(0)
         weights = tmp_path / "net.pth"
