@@ -72,7 +72,7 @@ def tiny_job(repository, tmp_path, monkeypatch, capfd):
 def test_what_was_interrupted_goes_on_and_everything_promised_is_left(tiny_job, tmp_path):
     output = tmp_path / "out"
 
-    def interrupted(_):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -92,7 +92,10 @@ def test_what_was_interrupted_goes_on_and_everything_promised_is_left(tiny_job, 
         files = {f.name for f in (output / stage).iterdir()}
         assert {"config.yaml", "student.pth", "model_final.pth", "metrics.json"} <= files
         assert any(name.startswith("events.out.tfevents") for name in files)
-    assert {"student.onnx", "student.xml", "export.json"} <= files, "of the distilled student"
+    chosen = re.search(r"\[choice\] of supervised and distilled: (\w+)", said)[1]
+    assert (output / "student").resolve() == (output / chosen).resolve()
+    exported = {f.name for f in (output / "student").iterdir()}
+    assert {"student.onnx", "student.xml", "export.json"} <= exported
     assert (output / "report.html").stat().st_size > 100_000
     report = (output / "report.md").read_text()
     assert all(f"| {stage} " in report for stage in STAGES)

@@ -1,7 +1,7 @@
 """The stages of a job: teacher, pseudo-labels, supervised and distilled student, files, report."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,23 +20,18 @@ from multas.engine.export_table import FILE, cells, read_rows
 from multas.engine.report import (
     contact_sheet,
     final_values,
-    last_values,
     plot_paths,
-    training_seconds,
 )
 from multas.util.annotation import BOXES
 from multas.util.files import write_text
+from own_data.choice import gains_on_val
 from own_data.recipe import THRESHOLDS, write_thresholds
 from own_data.scripts import call, called
+from own_data.tables import figures_in, figures_table
 from own_data.thresholds import FIXED, chosen_on
 
-STAGES = ("teacher", "supervised", "distilled")
-# The figures of each task, as the table has them; the first one says that a stage was evaluated.
-FIGURES = {
-    "bbox": ("AP", "AP50", "AP75"),
-    "sem_seg": ("mIoU", "pACC"),
-    "classification": ("top1_error",),
-}
+STUDENTS = ("supervised", "distilled")
+STAGES = ("teacher", *STUDENTS)
 
 
 @dataclass(frozen=True)
@@ -60,7 +55,7 @@ class Job:
     @property
     def stages(self) -> tuple[str, ...]:
         """The trainings, in order."""
-        return STAGES[1:] if self.teacher else STAGES
+        return STUDENTS if self.teacher else STAGES
 
     def config_file(self, stage: str) -> str:
         return str(self.configs / f"{stage}.yaml")
@@ -100,11 +95,11 @@ class Job:
         self.label()
         self.train("supervised")
         self.train("distilled")
-        self.export()
+        self.export(self.choose())
         self.report()
 
     def train(self, stage: str) -> None:
-        evaluated = bool(_figures(final_values(self.folder(stage))))
+        evaluated = bool(figures_in(final_values(self.folder(stage))))
         if os.path.isfile(self.weights(stage)) and evaluated:
             print(f"[{stage}] already finished: {self.weights(stage)}", flush=True)
             return
@@ -175,9 +170,28 @@ class Job:
         """What makes the data known to the config of a teacher that was there already."""
         return ["DATASETS.CARDS", repr(list(cfg.DATASETS.CARDS))] if self.teacher else []
 
-    def export(self) -> None:
-        """Write the distilled student for other runtimes; what fails is told and costs no more."""
-        file = Path(self.weights("distilled"))
+    def choose(self) -> str:
+        """The stage whose student is handed out; OUTPUT/student leads to its folder.
+
+        It is the better one on the split val, so that a teacher that cannot teach costs nothing;
+        without that split it is the distilled one.
+        """
+        first, second = read_runs([self.folder(stage) for stage in STUDENTS])
+        figures = gains_on_val(first, second, self.config("distilled").DATASETS.TEST)
+        gain = sum(after - before for before, after in figures.values())
+        chosen = STUDENTS[gain >= 0]
+        why = "; ".join(f"{name} {b:.2f} and {a:.2f}" for name, (b, a) in figures.items())
+        why = why or "there is no val split to choose on"
+        print(f"[choice] of supervised and distilled: {chosen} ({why})", flush=True)
+        link = self.output / "student"
+        if link.is_symlink() or not link.exists():
+            link.unlink(missing_ok=True)
+            link.symlink_to(chosen, target_is_directory=True)
+        return chosen
+
+    def export(self, stage: str) -> None:
+        """Write a student for other runtimes; what fails is told and costs no more."""
+        file = Path(self.weights(stage))
         if not self.formats or file.with_name(FILE).is_file():
             return
         cfg = self.config("distilled")
@@ -191,45 +205,44 @@ class Job:
         if status:
             print("[export] not all files were written, see above", flush=True)
 
+    def _table(self) -> str:
+        """The figures of all stages, as a table in Markdown."""
+        return figures_table(
+            [
+                (
+                    stage,
+                    self.data_of(stage),
+                    self.folder(stage),
+                    sum(p.numel() for p in build_model(self.config(stage)).parameters()),
+                )
+                for stage in self.stages
+            ]
+        )
+
     def report(self) -> None:
         """Write report.html, and report.md with its pictures, and print its tables."""
         cfg = self.config("distilled")
-        parts = [f"# Distilled and supervised students on {cfg.DATASETS.TEST[0]}", self.table()]
+        parts = [f"# Distilled and supervised students on {cfg.DATASETS.TEST[0]}", self._table()]
         if cfg.MODEL.META_ARCHITECTURE == "Distiller":
             plot_paths(self.folder("distilled"), str(self.output / "path_weights.png"))
             parts.append("![path weights, raw and weighted path losses](path_weights.png)")
         if "det" in cfg.MODEL.MULTITASK.TASKS:
-            models = {n: (self.config(n), self.weights(n)) for n in STAGES[1:]}
+            models = {n: (self.config(n), self.weights(n)) for n in STUDENTS}
             # Focal losses keep scores low, so that a box with 0.3 is a good one here.
             sheet = str(self.output / "predictions.png")
             contact_sheet(models, cfg.DATASETS.TEST[0], sheet, score_thresh=0.3)
             parts.append("![ground truth and predictions](predictions.png)")
-        for network in read_rows(Path(self.folder("distilled"))).values():
-            header, rows = cells(network)
-            grid = tabulate(rows, header, tablefmt="github", disable_numparse=True)
-            parts += ["The distilled student in each runtime:", grid]
+        for stage in STUDENTS:
+            for network in read_rows(Path(self.folder(stage))).values():
+                header, rows = cells(network)
+                grid = tabulate(rows, header, tablefmt="github", disable_numparse=True)
+                parts += [f"The {stage} student in each runtime:", grid]
         write_text(self.output / "report.md", "\n\n".join(parts) + "\n")
-        stages = [*STAGES[1:], *(stage for stage in self.stages if stage not in STAGES[1:])]
+        stages = [*STUDENTS, *(stage for stage in self.stages if stage not in STUDENTS)]
         folders = [self.folder(stage) for stage in stages]
         page = write_report(folders, str(self.output / "report.html"), baseline=folders[0])
         tables = [part for part in parts if part.startswith("|")]
         print("\n" + "\n\n".join([*tables, str(page)]), flush=True)
-
-    def table(self) -> str:
-        """The figures of all stages, as a table in Markdown."""
-        measured = {stage: last_values(self.folder(stage)) for stage in self.stages}
-        names = _names(list(measured.values()))
-        rows = []
-        for stage, values in measured.items():
-            size = sum(p.numel() for p in build_model(self.config(stage)).parameters()) / 1e6
-            rows.append(
-                [stage, self.data_of(stage), *(values.get(name) for name in names), size,
-                 training_seconds(self.folder(stage))]
-            )  # fmt: skip
-        figures = [name.split("/")[1] for name in names]
-        header = ["model", "data it saw", *figures, "parameters (M)", "seconds"]
-        formats = ("", "", *(".2f" for _ in names), ".2f", ".0f")
-        return tabulate(rows, header, tablefmt="github", floatfmt=formats)
 
 
 def teacher_opts(opts: Sequence[str]) -> list[str]:
@@ -248,13 +261,3 @@ def _has_labels(file: str, weights: str, lowest: float) -> bool:
     header, _ = read_pseudo_labels(file)
     is_complete = header.score_thresh <= lowest or bool(header.reviewed)
     return is_complete and header.teacher_sha256 == file_sha256(weights)
-
-
-def _figures(values: Mapping[str, float]) -> dict[str, float]:
-    """The figures of all tasks that were measured."""
-    names = [f"{task}/{figure}" for task, figures in FIGURES.items() for figure in figures]
-    return {name: values[name] for name in names if name in values}
-
-
-def _names(measured: Sequence[Mapping[str, float]]) -> list[str]:
-    return list(dict.fromkeys(name for values in measured for name in _figures(values)))

@@ -12,20 +12,24 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from multas.data.looking.find import find_cards
+from multas.engine import load_config
+from multas.engine.comparison.runs import read_runs
 from multas.engine.report import final_values, training_seconds
 from multas.evaluation.build import max_detections
 from multas.util.errors import UserError
 from multas.util.files import write_text
+from own_data.choice import gains_on_val
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job
 from own_data.recipe import pretrained_weights, write_configs
 from own_data.scripts import call
 from reproduction.runs import digest, merged
 from studies.resampling import image_counts, resampled_ap
-from studies.study import Cell, RowSpec, Study
+from studies.study import CHOICE, Cell, RowSpec, Study
 
 # What a result has of the evaluation, by the name of the metric.
 FIGURES = ("AP", "AP50", "AP75")
+RESULT = "result.json"  # in the folder of a row
 
 
 def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Sequence[str]) -> None:
@@ -50,18 +54,36 @@ def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Seq
         raise UserError(f"{data / cell.data} has no split {study.split}.")
     for name, row in study.rows_of(cell).items():
         folder = folder_of(output, name)
-        if row.config == "distilled":
-            job.label()
-        config, opts = job.config_file(row.config), _opts(study, row, job, folder, judged)
-        if not (folder / "student.pth").is_file() or not final_values(str(folder)):
-            call("train_net.py", "--resume", "--config-file", config, *opts)
-        result = {
-            "data": cell.data, "labels": str(cell.labels), "seed": cell.seed, "row": name,
-            "images": len(tasks[0].annotated), "iterations": study.iterations,
-            "config": digest(merged(config, opts)),
-            **_measured(folder, judged, max_detections(merged(config, opts))),
-        }  # fmt: skip
-        write_text(folder / "result.json", json.dumps(result) + "\n")
+        if row.config == CHOICE:
+            result = _chosen(output, row.choose_from, tasks[0].test)
+        else:
+            opts = _opts(study, row, job, folder, judged)
+            result = _trained(row, job, folder, opts) | _measured(folder, judged)
+            result |= {"images": len(tasks[0].annotated), "iterations": study.iterations}
+        named = {"data": cell.data, "labels": str(cell.labels), "seed": cell.seed, "row": name}
+        folder.mkdir(exist_ok=True)
+        write_text(folder / RESULT, json.dumps(named | result) + "\n")
+
+
+def _trained(row: RowSpec, job: Job, folder: Path, opts: Sequence[str]) -> dict[str, Any]:
+    """Train a row, unless it is finished."""
+    if row.config == "distilled":
+        job.label()
+    config = job.config_file(row.config)
+    if not (folder / "student.pth").is_file() or not final_values(str(folder)):
+        call("train_net.py", "--resume", "--config-file", config, *opts)
+    return {"config": digest(merged(config, opts))}
+
+
+def _chosen(output: Path, rows: Sequence[str], test: str) -> dict[str, Any]:
+    """The result of that of two rows that is better on the validation set beside ``test``."""
+    folders = [folder_of(output, row) for row in rows]
+    first, second = read_runs(folders)
+    figures = gains_on_val(first, second, [test]).values()
+    better = int(sum(after - before for before, after in figures) >= 0)
+    result = json.loads((folders[better] / RESULT).read_text())
+    own = {k: v for k, v in result.items() if k not in ("data", "labels", "seed", "row", "seconds")}
+    return own | {"chosen": rows[better]}
 
 
 def folder_of(output: Path, row: str) -> Path:
@@ -90,9 +112,10 @@ def _opts(study: Study, row: RowSpec, job: Job, folder: Path, judged: str) -> li
     ]
 
 
-def _measured(folder: Path, test: str, detections: int) -> dict[str, Any]:
+def _measured(folder: Path, test: str) -> dict[str, Any]:
     """The figures of a finished training, and its AP on resampled test images."""
     values = final_values(str(folder))
+    detections = max_detections(load_config(str(folder / "config.yaml")))
     evaluated = _evaluated(folder / "inference" / test, test, detections)
     resampled = resampled_ap(evaluated, image_counts(len(evaluated.params.imgIds)))
     return {

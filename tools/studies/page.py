@@ -110,7 +110,8 @@ def _difference(ours: dict[int, Result], theirs: dict[int, Result]) -> str:
 
 
 def _minutes(results: Sequence[Result]) -> str:
-    return f"{statistics.fmean(r['seconds'] for r in results) / 60:.1f}" if results else ""
+    known = [r["seconds"] for r in results if "seconds" in r]
+    return f"{statistics.fmean(known) / 60:.1f}" if known else ""
 
 
 def _percent(labels: str) -> str:

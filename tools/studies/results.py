@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from multas.util.files import write_text
-from studies.cell import folder_of
+from studies.cell import RESULT, folder_of
 from studies.study import Cell, Study
 
 Result = Mapping[str, Any]
@@ -29,7 +29,7 @@ def gather(study: Study, folder: Path) -> None:
     found = {_key(result): result for result in read_results(study)}
     for cell in study.cells():
         for row in study.rows_of(cell):
-            file = folder_of(folder / cell.name, row) / "result.json"
+            file = folder_of(folder / cell.name, row) / RESULT
             if file.is_file():
                 result = json.loads(file.read_text())
                 found[_key(result)] = result

@@ -12,6 +12,7 @@ from multas.util.yaml_files import read_yaml
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FOLDER = REPOSITORY / "evidence"
 BASES = ("teacher", "supervised", "distilled")
+CHOICE = "choice"
 
 
 @dataclass(frozen=True)
@@ -31,19 +32,22 @@ class Cell:
 
 @dataclass(frozen=True)
 class RowSpec:
-    """A training of each cell.
+    """A training of each cell, or a choice of two.
 
     Attributes:
-        config: which of a job's configs it begins with, "teacher", "supervised" or "distilled".
+        config: which of a job's configs it begins with, "teacher", "supervised" or "distilled"; or
+            "choice".
         opts: the keys that differ, by their full names.
         versus: the row that it is compared with; "" = none.
         needs_unlabeled: whether it makes sense only where there are images without labels.
+        choose_from: of a choice the two rows, of which it is the one that is better on val.
     """
 
     config: str
     opts: Mapping[str, Any] = field(default_factory=dict)
     versus: str = ""
     needs_unlabeled: bool = False
+    choose_from: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -126,8 +130,10 @@ def read_study(name: str) -> Study:
     if study.split not in ("test", "val"):
         raise UserError(f"{file}: split is test or val, not {study.split!r}.")
     for row, spec in rows.items():
-        if spec.config not in BASES:
-            raise UserError(f"{file}, row {row}: config is one of {', '.join(BASES)}.")
+        if spec.config not in (*BASES, CHOICE):
+            raise UserError(f"{file}, row {row}: config is one of {', '.join((*BASES, CHOICE))}.")
+        if len(rows.keys() & set(spec.choose_from)) != 2 * (spec.config == CHOICE):
+            raise UserError(f"{file}, row {row}: choose_from are two rows of a choice.")
         if spec.versus and spec.versus not in rows:
             raise UserError(f"{file}, row {row}: versus names no row, but {spec.versus!r}.")
     return study
