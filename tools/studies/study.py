@@ -90,8 +90,8 @@ class Study:
         return [
             Cell(data, labels, seed)
             for seed in range(1, self.seeds + 1)
-            for labels in self.labels
             for data in self.data
+            for labels in self.labels
         ]
 
     def rows_of(self, cell: Cell) -> dict[str, RowSpec]:
