@@ -40,7 +40,9 @@ from multas.util.screen import only_warnings
 from own_data.budget import PROBED, fitted_iterations
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job, teacher_opts
-from own_data.recipe import TEACHERS, fitting_paths, pretrained_weights, write_configs
+from own_data.networks import TEACHERS, pretrained_weights
+from own_data.paths import fitting_paths
+from own_data.recipe import write_configs
 from own_data.stamp import claim, refuse_other
 
 

@@ -1,54 +1,28 @@
 """The configs of a job, found from its data and written as plain YAML files."""
 
-import logging
 import os
-import socket
-import textwrap
-import urllib.parse
-import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from detectron2.config import CfgNode
-
-from multas.config.files import merge, read_file
-from multas.data.suggestions import STRIDES, Suggestion, suggest
-from multas.engine import Trainer, load_config
-from multas.modeling.timm_models import HUB, create_timm_model
-from multas.modeling.weight_files import check_is_file
-from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
-from multas.util.errors import UserError
-from multas.util.files import write_text
+from multas.config.files import merge
+from multas.data.suggestions import Suggestion
+from multas.util.annotation import BOXES, LABELS, MASKS
+from own_data.config_files import Config, set_key, write_config
 from own_data.data import TaskData
-from own_data.scripts import REPOSITORY
+from own_data.networks import PIXELS, TEACHERS, network_of, start_from
+from own_data.paths import path_of
+from own_data.settings import settings_of
 from own_data.thresholds import FIXED
 
-logger = logging.getLogger("multas.own_data")
-
-Config = dict[str, Any]
-
-SIZES = REPOSITORY / "configs" / "sizes"
-# The teacher of a student of each size.
-TEACHERS = {"nano": "medium", "small": "large", "medium": "large"}
 HEADS = {
     BOXES: "DenseDetectionHead",
     MASKS: "SemanticFPNHead",
     LABELS: "LinearClassificationHead",
 }
 _COUNTS = {BOXES: "DENSE_HEAD", MASKS: "SEMANTIC_FPN_HEAD", LABELS: "LINEAR_HEAD"}
-_PATHS: Mapping[Annotation, Config] = {
-    BOXES: {"TYPE": "SoftDetection", "STUDENT": "heads.det", "LAYERWISE": True},
-    MASKS: {"TYPE": "SoftTarget", "STUDENT": "heads.seg", "NAME": "st_seg"},
-    LABELS: {"TYPE": "SoftTarget", "STUDENT": "heads.cls", "NAME": "st_cls"},
-}
-FEATURE_PATH = {"TYPE": "FeatureMSE", "STUDENT": "backbone"}
-NONE = "none"
-_PIXELS = ("PIXEL_MEAN", "PIXEL_STD")
 BATCH = 8
 RATE = 0.03  # for a batch of 8
-LARGEST_CLASSIFIED = 224  # px, the side of what a classifier sees
 THRESHOLDS = "thresholds.yaml"
 
 
@@ -83,27 +57,27 @@ def write_configs(
     settings = settings_of(
         first.annotated, first.annotation, len(first.classes), image_format="RGB"
     )
-    base = _base(data, settings, _fragment(size, pretrained[0]), iterations, seed)
-    _start_from(base, pretrained[0], size)
+    base = _base(data, settings, network_of(size, pretrained[0]), iterations, seed)
+    start_from(base, pretrained[0], size)
     base["OUTPUT_DIR"] = str(output)
     if pretrained[0]:
         reason = "those that the pretrained weights were trained on"
-        for key in (f"MODEL.{key}" for key in _PIXELS):
+        for key in (f"MODEL.{key}" for key in PIXELS):
             settings[key] = Suggestion(settings[key].value, reason)
     reasons = [f"{key}: {found.reason}." for key, found in settings.items()]
-    _write(folder / "base.yaml", base, ["What the models of this job share.", *reasons])
+    write_config(folder / "base.yaml", base, ["What the models of this job share.", *reasons])
     labeled = [list(task.labeled) for task in data]
     supervised: Config = _training(data, labeled) | {"OUTPUT_DIR": str(output / "supervised")}
-    _write(
+    write_config(
         folder / "supervised.yaml", supervised, ["The student without a teacher."], ["base.yaml"]
     )
     if teacher is None:
-        own = _fragment(TEACHERS[size], pretrained[1])
-        for key in (*_PIXELS, "ANCHOR_GENERATOR"):  # those of the data
+        own = network_of(TEACHERS[size], pretrained[1])
+        for key in (*PIXELS, "ANCHOR_GENERATOR"):  # those of the data
             own["MODEL"].pop(key, None)
-        _start_from(own, pretrained[1], TEACHERS[size])
+        start_from(own, pretrained[1], TEACHERS[size])
         merge(own, _training(data, labeled) | {"OUTPUT_DIR": str(output / "teacher")}, "teacher")
-        _write(folder / "teacher.yaml", own, ["The teacher."], ["base.yaml"])
+        write_config(folder / "teacher.yaml", own, ["The teacher."], ["base.yaml"])
         teacher = str(folder / "teacher.yaml"), str(output / "teacher" / "student.pth")
     distilled = _distilled(data, output, teacher, paths)
     bases = ["base.yaml"]
@@ -114,125 +88,14 @@ def write_configs(
             "val split to choose them on."
         )
         write_thresholds(folder / THRESHOLDS, {"SCORE_THRESH": FIXED}, [why])
-    _write(folder / "distilled.yaml", distilled, ["The student with its teacher."], bases)
+    write_config(folder / "distilled.yaml", distilled, ["The student with its teacher."], bases)
 
 
 def write_thresholds(file: Path, options: Mapping[str, Any], comments: Sequence[str]) -> None:
     """Write the keys of DATASETS.PSEUDO_LABELS that say which of a teacher's boxes are used."""
     about = "The score from which on a teacher's boxes count as pseudo-labels."
     content = {"DATASETS": {"PSEUDO_LABELS": dict(options)}}
-    _write(file, content, [about, *comments])
-
-
-def pretrained_weights(size: str, given: Sequence[str]) -> tuple[str, str]:
-    """What student and teacher start from: MODEL.TIMM.PRETRAINED of both, "" for random weights.
-
-    Args:
-        size: of the student.
-        given: "hub", files, or "none", of both or of the student alone; empty: the hub's weights,
-            if they can be had.
-
-    Raises:
-        UserError: A file, or what was asked for of the hub, cannot be had.
-    """
-    for weights in given:
-        if weights not in (HUB, NONE):
-            check_is_file(weights, "--pretrained")
-    if given:
-        student, teacher = (*given, given[0] if given[0] in (HUB, NONE) else NONE)[:2]
-        return ("" if student == NONE else student), ("" if teacher == NONE else teacher)
-    if not _hub_answers():
-        os.environ["HF_HUB_OFFLINE"] = "1"  # or it would be asked for a minute
-    try:
-        for name in (size, TEACHERS[size]):
-            cfg = load_config(str(SIZES / f"{name}.yaml"), ["MODEL.TIMM.PRETRAINED", HUB])
-            create_timm_model(cfg, len(cfg.MODEL.PIXEL_MEAN))
-    except UserError as error:
-        print(f"Both networks start from random weights. {error}\n", flush=True)
-        return "", ""
-    return HUB, HUB
-
-
-def _hub_answers() -> bool:
-    """Whether the host of timm's hub is known here, or a proxy that knows it."""
-    if urllib.request.getproxies():
-        return True
-    host = urllib.parse.urlparse(os.environ.get("HF_ENDPOINT", "https://huggingface.co")).hostname
-    try:
-        socket.create_connection((host or "", 443), timeout=3).close()
-    except OSError:
-        return False
-    return True
-
-
-def _start_from(config: Config, weights: str, size: str) -> None:
-    """Start from weights, in place; their pixels are then those that they were trained on."""
-    if weights:
-        _set(config, "MODEL.TIMM.PRETRAINED", weights)
-        config["MODEL"] |= {key: _fragment(size)["MODEL"][key] for key in _PIXELS}
-
-
-def fitting_paths(
-    data: Sequence[TaskData],
-    write: Callable[[Sequence[Mapping[str, Any]] | None], None],
-    config: Callable[[], CfgNode],
-) -> Sequence[Mapping[str, Any]] | None:
-    """The paths from a teacher that is there already: what fits of heads, features, or none.
-
-    Args:
-        data: of each task.
-        write: writes the configs with some paths.
-        config: reads that of the distilled student.
-
-    Raises:
-        UserError: No path fits, and there are no images that the teacher could label.
-    """
-    why = ""
-    for paths in (None, [FEATURE_PATH]):
-        write(paths)
-        try:
-            Trainer.build_model(config())
-            return paths
-        except UserError as error:
-            why = str(error)
-            logger.warning(f"The teacher's {'features' if paths else 'heads'} do not fit: {why}")
-    if not any(task.unlabeled for task in data):
-        raise UserError(
-            f"Nothing of this teacher can be distilled ({why}), and there are no images without "
-            "labels that it could label. Give more images, or leave out --teacher."
-        )
-    return []
-
-
-def _fragment(size: str, weights: str = HUB) -> Config:
-    """The keys of a network; without pretrained weights one that is quick to learn from random."""
-    folder = SIZES if weights else SIZES / "from_scratch"
-    return read_file(str(folder / f"{size}.yaml"))
-
-
-def settings_of(
-    records: Sequence[Mapping[str, Any]],
-    annotation: Annotation,
-    num_classes: int,
-    strides: Sequence[int] = STRIDES,
-    image_format: str = "BGR",
-) -> dict[str, Suggestion]:
-    """What a config should have for annotated images, by key; see :func:`suggest`.
-
-    A classifier sees squares of the size of the images, of at most 224 px.
-    """
-    boxes = annotation is BOXES
-    found = suggest(
-        records, num_classes=num_classes if boxes else 0, image_format=image_format, strides=strides
-    )
-    if annotation is not LABELS:
-        return found
-    side = min(found["INPUT.MIN_SIZE_TEST"].value, LARGEST_CLASSIFIED)
-    reason = f"the size of the images, at most {LARGEST_CLASSIFIED}"
-    values = {"MIN_SIZE_TRAIN": [side], "MIN_SIZE_TEST": side, "CENTER_CROP_TEST": side}
-    values["AUGMENTATION"] = "resized_crop"
-    kept = {key: value for key, value in found.items() if not key.startswith("INPUT.M")}
-    return kept | {f"INPUT.{key}": Suggestion(value, reason) for key, value in values.items()}
+    write_config(file, content, [about, *comments])
 
 
 def _base(
@@ -276,11 +139,11 @@ def _base(
     }
     merge(config, network, "the network")
     for task in data:
-        _set(config, f"MODEL.{_COUNTS[task.annotation]}.NUM_CLASSES", len(task.classes))
+        set_key(config, f"MODEL.{_COUNTS[task.annotation]}.NUM_CLASSES", len(task.classes))
         if task.annotation is MASKS:
-            _set(config, "MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE", task.ignore_label)
+            set_key(config, "MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE", task.ignore_label)
     for key, suggestion in settings.items():
-        _set(config, key, suggestion.value)
+        set_key(config, key, suggestion.value)
     return config
 
 
@@ -311,7 +174,7 @@ def _distilled(
         }
     model: Config = {"DENSE_HEAD": {"WEIGHT_BY_SCORE": True}} if boxes else {}
     if paths is None:
-        paths = [_path(task.annotation, len(data) > 1) for task in data]
+        paths = [path_of(task.annotation, len(data) > 1) for task in data]
     if paths:
         model["META_ARCHITECTURE"] = "Distiller"
         model["DISTILLATION"] = {
@@ -339,30 +202,3 @@ def pseudo_label_files(task: TaskData) -> list[str]:
     if len(task.unlabeled) == 1:
         return ["pseudo_labels.json"]
     return [f"pseudo_labels_{name}.json" for name in task.unlabeled]
-
-
-def _path(annotation: Annotation, of_several: bool) -> Config:
-    own: Config = {"TASKS": [annotation.task]} if of_several else {}
-    return {**_PATHS[annotation], **own}
-
-
-def _set(config: Config, key: str, value: Any) -> None:
-    *groups, name = key.split(".")
-    for group in groups:
-        config = config.setdefault(group, {})
-    config[name] = value
-
-
-def _write(file: Path, config: Config, comments: Sequence[str], bases: Sequence[str] = ()) -> None:
-    lines = [
-        f"# {line}"
-        for comment in comments
-        for line in textwrap.wrap(comment, 96, break_long_words=False)
-    ]
-    base = list(bases) if len(bases) > 1 else "".join(bases)
-    content = ({"_BASE_": base} if base else {}) | config
-    text = yaml.safe_dump(
-        content, sort_keys=False, allow_unicode=True, default_flow_style=None, width=100
-    )
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, "\n".join([*lines, text]))

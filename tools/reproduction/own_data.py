@@ -11,7 +11,7 @@ from multas.data import DatasetError, read_card, register_card
 from multas.data.card import UNLABELED
 from multas.data.suggestions import STRIDES
 from multas.util.annotation import STANDARD
-from own_data.recipe import settings_of
+from own_data.settings import settings_of
 
 # Which classes a head counts; the segmentation heads have one for the background, too.
 _HEADS = {

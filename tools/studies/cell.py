@@ -21,7 +21,8 @@ from multas.util.files import write_text
 from own_data.choice import gains_on_val
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job
-from own_data.recipe import pretrained_weights, write_configs
+from own_data.networks import pretrained_weights
+from own_data.recipe import write_configs
 from own_data.scripts import call
 from reproduction.runs import digest, merged
 from studies.resampling import image_counts, resampled_ap
