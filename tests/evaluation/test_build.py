@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 from detectron2.config import get_cfg
@@ -53,6 +55,17 @@ def test_coco_evaluator_takes_the_same_predictions(cfg, voc_set, run_evaluator):
     for key in ("AP", "AP50", "AP75", "AP-ant", "AP-bee"):
         assert ours[key] == pytest.approx(100.0)
         assert theirs[key] == pytest.approx(100.0)
+
+
+def test_coco_s_form_of_a_data_set_lasts_as_long_as_its_folder(
+    cfg, voc_set, run_evaluator, tmp_path
+):
+    cfg.TEST.EVALUATOR = "coco"
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        found = run_evaluator(build_evaluator(cfg, voc_set, str(folder)), EXACT)["bbox"]["AP"]
+        assert found == pytest.approx(100.0)
+        shutil.rmtree(folder)
 
 
 def test_coco_counts_as_many_detections_as_the_model_keeps(cfg, make_devkit, run_evaluator):

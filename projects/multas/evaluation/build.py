@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import redirect_stdout
+from functools import partial
 from typing import Any
 
 from detectron2.config import CfgNode
@@ -52,17 +53,23 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluato
     least COCO's 100.
     """
     metadata = MetadataCatalog.get(dataset_name)
-    if not hasattr(metadata, "json_file"):
-        # By itself, the evaluator takes the file of an earlier run, even one on other data.
-        file = os.path.join(output_folder, f"{dataset_name}_coco_format.json")
-        convert_to_coco_json(dataset_name, file, allow_cached=False)
-        metadata.json_file = file
-    return _QuietCocoEvaluator(
+    make = partial(
+        _QuietCocoEvaluator,
         dataset_name,
         ("bbox",),
         output_dir=output_folder,
         max_dets_per_image=max_detections(cfg),
     )
+    if hasattr(metadata, "json_file"):
+        return make()
+    # By itself, the evaluator takes the file of an earlier run, even one on other data.
+    file = os.path.join(output_folder, f"{dataset_name}_coco_format.json")
+    convert_to_coco_json(dataset_name, file, allow_cached=False)
+    metadata.json_file = file
+    try:
+        return make()  # which reads the file
+    finally:
+        del metadata.json_file  # the next evaluation may have another folder
 
 
 def max_detections(cfg: CfgNode) -> int:
