@@ -47,7 +47,8 @@ def run(repository, *args):
 def tiny_job(repository, tmp_path, monkeypatch, capfd):
     """``tiny_job()`` runs the quickstart on 16 images for 3 iterations and returns what it says.
 
-    The stages are processes of their own. A head of few layers is quick to write in 8 bits.
+    The stages are processes of their own. A head of few layers is quick to write in 8 bits, and
+    few candidates are quick to suppress.
     """
     content = yaml.safe_load((repository / "datasets" / "cards" / "toy.yaml").read_text())
     root = make_toy(tmp_path / "toy", train=16, val=4, test=6)
@@ -61,6 +62,7 @@ def tiny_job(repository, tmp_path, monkeypatch, capfd):
             "--configs", repository / "configs" / "quickstart",
             "DATASETS.CARDS", f"['{card}']", "SOLVER.MAX_ITER", 3, "SOLVER.CHECKPOINT_PERIOD", 1,
             "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "MODEL.DENSE_HEAD.NUM_CONVS", 1,
+            "MODEL.DENSE_HEAD.TOPK_CANDIDATES_TEST", 50,
         ]  # fmt: skip
         monkeypatch.setattr("sys.argv", ["quickstart.py", *map(str, arguments)])
         quickstart.main()

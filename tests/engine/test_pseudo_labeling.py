@@ -3,8 +3,6 @@
 import json
 import logging
 import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -104,27 +102,31 @@ def test_masks_are_judged_pixel_by_pixel(tmp_path):
     assert rows[3] == pytest.approx((2 / 3, 2 / 6, 6))
 
 
+def run_tool(monkeypatch, *arguments):
+    monkeypatch.setattr("sys.argv", ["pseudo_label.py", *map(str, arguments)])
+    pseudo_label.main()
+
+
 @pytest.fixture
-def labelled(tiny_cfg, card, tmp_path, repository):
+def labelled(tiny_cfg, card, tmp_path, monkeypatch, capsys):
     """A file that tools/pseudo_label.py wrote with a random teacher, and what it printed."""
-    cfg = tiny_cfg("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0)
+    cfg = tiny_cfg(
+        "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "MODEL.DENSE_HEAD.TOPK_CANDIDATES_TEST", 50
+    )
     config, weights = tmp_path / "teacher.yaml", tmp_path / "teacher.pth"
     config.write_text(cfg.dump())
     torch.save({"model": build_model(cfg).state_dict()}, weights)
     output = tmp_path / "pseudo.json"
-    done = subprocess.run(
-        [sys.executable, "tools/pseudo_label.py", "--config-file", config, "--weights", weights,
-         "--dataset", f"{card['name']}_half2_unlabeled", "--output", output,
-         "--score-thresh", "0.0", "--topk", "3",
-         "--report-against", f"{card['name']}_half2"],
-        cwd=repository, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True,
-        capture_output=True, text=True,
+    run_tool(
+        monkeypatch, "--config-file", config, "--weights", weights,
+        "--dataset", f"{card['name']}_half2_unlabeled", "--output", output,
+        "--score-thresh", "0.0", "--topk", "3", "--report-against", f"{card['name']}_half2",
     )  # fmt: skip
-    return cfg, output, done.stdout
+    return output, capsys.readouterr().out
 
 
 def test_the_tool_writes_a_file_that_training_uses(labelled, tiny_cfg, card, devkit):
-    _, output, printed = labelled
+    output, printed = labelled
     content = json.loads(output.read_text())
     assert len(content["header"]["image_ids"]) == 8
     assert content["header"]["classes"] == card["classes"]
@@ -142,7 +144,7 @@ def test_the_tool_writes_a_file_that_training_uses(labelled, tiny_cfg, card, dev
 
 
 def test_withheld_annotations_are_never_read(labelled, tiny_cfg, card, devkit, monkeypatch):
-    _, output, _ = labelled
+    output, _ = labelled
     name = card["name"]
     withheld = {d["image_id"] for d in DatasetCatalog.get(f"{name}_half2_unlabeled")}
     folder = devkit / "Annotations"
@@ -160,11 +162,6 @@ def test_withheld_annotations_are_never_read(labelled, tiny_cfg, card, devkit, m
     finally:
         for file in folder.glob("*.gone"):
             file.rename(file.with_suffix(".xml"))
-
-
-def run_tool(monkeypatch, *arguments):
-    monkeypatch.setattr("sys.argv", ["pseudo_label.py", *map(str, arguments)])
-    pseudo_label.main()
 
 
 @pytest.fixture

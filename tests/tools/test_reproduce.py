@@ -188,6 +188,7 @@ def test_a_table_is_computed_and_not_repeated(call, tmp_path, repository, capfd,
     card.write_text(yaml.safe_dump({**content, "name": "fewscenes", "root": str(root)}))
     command = ("A1", "--data", card, "--rows", "teacher,self_trained_pdf", "SOLVER.MAX_ITER", 2)
     command += ("MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0)
+    command += ("MODEL.DENSE_HEAD.TOPK_CANDIDATES_TEST", 50)
 
     assert call(*command) == 0
     said = capfd.readouterr().out
