@@ -60,6 +60,14 @@ def test_so_does_one_with_a_budget_and_an_end(distilled_cfg):
     assert "s" in learned(whole) and whole.path_weights.state_dict()["budget"]["task_loss"] > 0
 
 
+def test_so_does_one_with_adamw(distilled_cfg):
+    opts = ["SOLVER.OPTIMIZER", "adamw", "SOLVER.BASE_LR", 0.002, "SOLVER.WEIGHT_DECAY", 0.05]
+    whole, _ = assert_resumes(distilled_cfg, *opts, "MODEL.DISTILLATION.AGGREGATION.Z_LR", 0.05)
+    assert whole.optimizer.param_groups[-1]["lr"] == pytest.approx(
+        25 * whole.optimizer.param_groups[0]["lr"]
+    )
+
+
 def test_so_does_one_in_channels_last(distilled_cfg):
     assert_resumes(distilled_cfg, "SOLVER.CHANNELS_LAST", True)
 

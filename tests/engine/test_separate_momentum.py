@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multas.config import add_multas_config
-from multas.engine.steps.separate_momentum import SeparateMomentumSGD, build_optimizer
+from multas.engine.optimizer import build_optimizer
+from multas.engine.steps.separate_momentum import SeparateMomentumSGD
 from tiny_classifier import PATHS, images, make_distiller
 from training import different, learned, start, train, train_in_parts
 from weighing import copies, run_steps, weighed
@@ -187,6 +188,7 @@ def test_the_layers_of_both_have_two_momenta_and_others_one(distilled_cfg):
         ([KEY, 0.2], "their sum is that of the distillation and must be less than 1"),
         ([KEY, -0.1], f"{KEY} is -0.1; it must be 0 or more"),
         ([KEY, 0.05, "SOLVER.NESTEROV", True], "needs SOLVER.NESTEROV False, but it is True"),
+        ([KEY, 0.05, "SOLVER.OPTIMIZER", "adamw"], "needs SOLVER.OPTIMIZER sgd, but it is adamw"),
         ([KEY, 0.05, "MODEL.DISTILLATION.AGGREGATION.NAME", "mgda"], "MGDA weighs gradients"),
         ([KEY, 0.05, "MODEL.MULTITASK.GRADIENTS", "mgda"], "needs MODEL.MULTITASK.GRADIENTS sum"),
     ],

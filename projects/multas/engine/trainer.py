@@ -31,6 +31,7 @@ from multas.engine.finite import LossRecord, describe_losses
 from multas.engine.hooks import CacheHits, RunState, SaveStudent, TaskImages
 from multas.engine.interruption import Interruption
 from multas.engine.lr_schedule import build_lr_scheduler
+from multas.engine.optimizer import build_optimizer
 from multas.engine.overview import announce, networks
 from multas.engine.path_weights import PathWeights
 from multas.engine.preflight import preflight
@@ -41,11 +42,7 @@ from multas.engine.steps.mixed_precision import (
     describe_precision,
     resolve_precision,
 )
-from multas.engine.steps.separate_momentum import (
-    SeparateMomentum,
-    SeparateMomentumSGD,
-    build_optimizer,
-)
+from multas.engine.steps.separate_momentum import SeparateMomentum, SeparateMomentumSGD
 from multas.engine.steps.task_gradients import TaskGradients, TaskWeights
 from multas.engine.validation_weights import ValidationWeights
 from multas.engine.weights.ema import MeanTeachers

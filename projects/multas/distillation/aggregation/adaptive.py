@@ -28,6 +28,8 @@ class Adaptive(Aggregator):
         max_weighted_loss: the bound; 0 for none, eqs. 5 and 6 to the letter.
         z_weight_decay: weight decay of z. The paper has none; its code uses the network's (1e-4).
         z_momentum: momentum of z; -1 for the network's.
+        z_lr: learning rate of z, which follows the same schedule; -1 for the network's. AdamW,
+            whose steps are as long as the rate, needs a larger one for z than for weights: 0.05.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Adaptive(Aggregator):
         max_weighted_loss: float = 10.0,
         z_weight_decay: float = 0.0,
         z_momentum: float = -1.0,
+        z_lr: float = -1.0,
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         check_bound(max_weighted_loss)
@@ -46,11 +49,13 @@ class Adaptive(Aggregator):
         self.max_weighted_loss = max_weighted_loss
         self.z_weight_decay = z_weight_decay
         self.z_momentum = z_momentum
+        self.z_lr = z_lr
         self.z = nn.Parameter(torch.zeros(len(self.names)))
 
     def param_groups(self) -> list[dict[str, Any]]:
-        momentum = {} if self.z_momentum < 0 else {"momentum": self.z_momentum}
-        return [{"params": [self.z], "weight_decay": self.z_weight_decay, **momentum}]
+        own = {"momentum": self.z_momentum, "lr": self.z_lr}
+        given = {name: value for name, value in own.items() if value >= 0}
+        return [{"params": [self.z], "weight_decay": self.z_weight_decay, **given}]
 
     def weights(self) -> Tensor:
         return torch.exp(-self.z.detach())

@@ -4,12 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
-from detectron2.config import CfgNode
-from detectron2.solver import build_optimizer as build_detectron2_optimizer
-from detectron2.solver.build import get_default_optimizer_params, maybe_add_gradient_clipping
 from torch import Tensor, nn
 
-from multas.distillation import unwrap
 from multas.engine.loss_hook import LossHook, inner_trainer, with_gradient
 from multas.engine.path_weights import PathWeights
 from multas.util.errors import UserError
@@ -136,40 +132,3 @@ class SeparateMomentum(LossHook):
             retain_graph=keep_graph,
             allow_unused=True,
         )
-
-
-def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Detectron2's optimiser, or with SOLVER.MOMENTUM_DELTA the one above.
-
-    Raises:
-        UserError: The key does not fit other keys of the config.
-    """
-    solver, delta = cfg.SOLVER, cfg.SOLVER.MOMENTUM_DELTA
-    if delta == 0 or unwrap(model)[1] is None:
-        return build_detectron2_optimizer(cfg, model)
-    if not delta <= solver.MOMENTUM < 1 - delta:
-        raise UserError(
-            f"{KEY} is {delta}, and SOLVER.MOMENTUM {solver.MOMENTUM}: their difference is the "
-            "momentum of the task and must be 0 or more, their sum is that of the distillation and "
-            "must be less than 1."
-        )
-    for key, given, wanted in (
-        ("SOLVER.NESTEROV", solver.NESTEROV, False),
-        ("MODEL.MULTITASK.GRADIENTS", cfg.MODEL.MULTITASK.GRADIENTS, "sum"),
-    ):
-        if given != wanted:
-            raise UserError(f"{KEY} is set, which needs {key} {wanted}, but it is {given}.")
-    params = get_default_optimizer_params(
-        model,
-        base_lr=solver.BASE_LR,
-        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
-        bias_lr_factor=solver.BIAS_LR_FACTOR,
-        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
-    )
-    return maybe_add_gradient_clipping(cfg, SeparateMomentumSGD)(
-        params,
-        lr=solver.BASE_LR,
-        momentum=solver.MOMENTUM,
-        weight_decay=solver.WEIGHT_DECAY,
-        delta=delta,
-    )
