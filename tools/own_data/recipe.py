@@ -22,7 +22,11 @@ HEADS = {
 }
 _COUNTS = {BOXES: "DENSE_HEAD", MASKS: "SEMANTIC_FPN_HEAD", LABELS: "LINEAR_HEAD"}
 BATCH = 8
-RATE = 0.03  # for a batch of 8
+# For a batch of 8. In few iterations AdamW comes further than SGD: on blood cells, a quarter of them
+# annotated, 300 iterations gave AP 46.7 (a rate of 0.002: 45.4, 0.001: 41.1) against 35.7 with SGD
+# at 0.03, on the validation list, one seed.
+RATE = 0.004
+Z_RATE = 0.05  # of the logarithms of the path weights, which AdamW moves by the rate
 THRESHOLDS = "thresholds.yaml"
 
 
@@ -124,7 +128,8 @@ def _base(
         "SOLVER": {
             "IMS_PER_BATCH": batch,
             "BASE_LR": RATE * batch / BATCH,
-            "WEIGHT_DECAY": 0.0005,
+            "OPTIMIZER": "adamw",
+            "WEIGHT_DECAY": 0.05,
             "MAX_ITER": iterations,
             "WARMUP_ITERS": min(100, iterations // 10),
             "LR_SCHEDULER_NAME": "WarmupCosineLR",
@@ -180,7 +185,7 @@ def _distilled(
         model["DISTILLATION"] = {
             "TEACHER": {"CONFIG_FILE": teacher[0], "WEIGHTS": teacher[1], "PRECISION": "auto"},
             "PATHS": [dict(path) for path in paths],
-            "AGGREGATION": {"NAME": "adaptive"},
+            "AGGREGATION": {"NAME": "adaptive", "Z_LR": Z_RATE},
         }
     return config | {"MODEL": model, "OUTPUT_DIR": str(output / "distilled")}
 
