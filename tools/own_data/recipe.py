@@ -22,9 +22,10 @@ HEADS = {
 }
 _COUNTS = {BOXES: "DENSE_HEAD", MASKS: "SEMANTIC_FPN_HEAD", LABELS: "LINEAR_HEAD"}
 BATCH = 8
-# For a batch of 8. In few iterations AdamW comes further than SGD: 300 of them with a quarter of the
-# labels gave AP 45.4 on blood cells, from random weights 31.6, and 41.1 on chess pieces, against
-# 35.7, 22.8 and 27.7 with SGD at 0.03 (46.7, 33.0 and 37.4 at 0.004); validation lists, one seed.
+# For a batch of 8. In few iterations AdamW comes further than SGD: 300 of them with a quarter of
+# the labels gave AP 45.4 on blood cells, from random weights 31.6, and 41.1 on chess pieces,
+# against 35.7, 22.8 and 27.7 with SGD at 0.03 (46.7, 33.0 and 37.4 with AdamW at 0.004);
+# validation lists, one seed.
 RATE = 0.002
 Z_RATE = 0.05  # of the logarithms of the path weights, which AdamW moves by the rate
 THRESHOLDS = "thresholds.yaml"
