@@ -1,26 +1,20 @@
 """The trainings of one cell of a study, one after the other, and what they gave."""
 
-import contextlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detectron2.data import MetadataCatalog
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
-
 from multas.data.looking.find import find_cards
 from multas.engine.report import final_values, training_seconds
 from multas.evaluation.build import max_detections
+from multas.evaluation.resampling import image_counts, read_evaluation, resampled_ap
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job, call
 from own_data.recipe import pretrained_weights, write_configs
 from reproduction.runs import digest, merged
-from studies.resampling import image_counts, resampled_ap
 from studies.study import Cell, RowSpec, Study
 
 # What a result has of the evaluation, by the name of the metric.
@@ -82,23 +76,10 @@ def _opts(study: Study, row: RowSpec, job: Job, folder: Path) -> list[str]:
 def _measured(folder: Path, test: str, detections: int) -> dict[str, Any]:
     """The figures of a finished training, and its AP on resampled test images."""
     values = final_values(str(folder))
-    evaluated = _evaluated(folder / "inference" / test, test, detections)
+    evaluated = read_evaluation(folder / "inference" / test, test, detections)
     resampled = resampled_ap(evaluated, image_counts(len(evaluated.params.imgIds)))
     return {
         **{name: round(values[f"bbox/{name}"], 3) for name in FIGURES},
         "seconds": round(training_seconds(str(folder))),
         "resampled": resampled.round(2).tolist(),
     }
-
-
-def _evaluated(folder: Path, test: str, detections: int) -> COCOeval:
-    """The matches of what a training's last evaluation found, by pycocotools."""
-    written = folder / f"{test}_coco_format.json"
-    file = MetadataCatalog.get(test).get("json_file", str(written))
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(file)
-        found = truth.loadRes(str(folder / "coco_instances_results.json"))
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.maxDets = [detections]
-        evaluation.evaluate()
-    return evaluation
