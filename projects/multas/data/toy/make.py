@@ -31,10 +31,10 @@ from multas.util.files import written_whole
 from multas.util.paths import inside
 
 DEVKIT_VERSION, CLASSES_VERSION = 3, 1
-SOURCE_SEED, SOURCE_TRAIN, SOURCE_HUE_SHIFT = 1, 1920, 1 / 8
 MANIFEST = "manifest.json"
 SIDE = 32  # pixels of a cut-out object, as in CIFAR
 
+_SOURCE_HUE_SHIFT = 1 / 8  # the typical hues are a quarter of a turn apart
 _HALF_SEED = 1  # det/seg must not coincide with Half/Half2
 _MARGIN = 1.25  # side of the crop over the longer side of the box
 
@@ -64,13 +64,17 @@ def make_toy(
     return _make_files(Path(root), recipe, _devkit(seed, (train, val, test), hue_shift))
 
 
-def make_toy_source(root: str | Path) -> Path:
+def make_toy_source(
+    root: str | Path, seed: int = 1, *, train: int = 1920, val: int = 100, test: int = 200
+) -> Path:
     """Make the devkit of the source set, from which networks start that learn the embedded set.
 
-    It has four times as many images to learn from, no scene in common with the embedded set, and
-    other colours: each typical hue lies halfway between two of the embedded set.
+    It has four times as many images to learn from, no scene in common with the embedded set (whose
+    seed is 0), and other colours: each typical hue lies halfway between two of the embedded set.
+
+    The arguments are those of :func:`make_toy`.
     """
-    return make_toy(root, SOURCE_SEED, train=SOURCE_TRAIN, hue_shift=SOURCE_HUE_SHIFT)
+    return make_toy(root, seed, train=train, val=val, test=test, hue_shift=_SOURCE_HUE_SHIFT)
 
 
 def make_toy_classes(
