@@ -59,8 +59,10 @@ def make_toy(
     Returns:
         ``root``.
     """
+    recipe: dict[str, int | float]
     recipe = {"version": DEVKIT_VERSION, "seed": seed, "train": train, "val": val, "test": test}
-    recipe |= {"hue_shift": hue_shift} if hue_shift else {}
+    if hue_shift:
+        recipe["hue_shift"] = hue_shift
     return _make_files(Path(root), recipe, _devkit(seed, (train, val, test), hue_shift))
 
 
