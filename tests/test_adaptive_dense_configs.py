@@ -18,6 +18,18 @@ TOY = rows(DETECTION, "toy") + rows(SEGMENTATION, "toy")
 AGGREGATIONS = ("hand_tuned", "multiobjective", "equal", "adaptive")
 
 
+# Rows beyond the paper, all of Feats_P and Box.
+BEYOND = {
+    "multiobjective_mean_feats_p": "mgda",
+    "adaptive_budget_feats_p": "adaptive",
+    "adaptive_budget_decay_feats_p": "adaptive",
+    "fading_feats_p": "fading",
+    "uw_so_feats_p": "uw_so",
+    "hand_tuned_feats_p_tenth": "hand_tuned",
+    "hand_tuned_feats_p_tenfold": "hand_tuned",
+}
+
+
 def expected(file: str) -> tuple[set[str], str]:
     """Names of the paths of a row, and its aggregation; nothing for a network without a teacher."""
     row = row_of(file)[1]
@@ -25,6 +37,8 @@ def expected(file: str) -> tuple[set[str], str]:
         return set(), ""
     if row.startswith("single_"):
         return {row.removeprefix("single_")}, "single"
+    if row in BEYOND:
+        return {"feats_p", "box"}, BEYOND[row]
     how = next(name for name in AGGREGATIONS if row.startswith(name))
     paths = {"at", "st"} if SEGMENTATION in file else {"box", row.removeprefix(f"{how}_")}
     return paths, "mgda" if how == "multiobjective" else how
@@ -94,7 +108,9 @@ def test_schedules_are_those_of_the_paper():
         assert cfg.INPUT.CROP.SIZE == [512, 1024]
 
 
-@pytest.mark.parametrize("file", [x for x in ALL if row_of(x)[1].startswith("adaptive")])
+@pytest.mark.parametrize(
+    "file", [x for x in ALL if expected(x)[1] == "adaptive" and row_of(x)[1] not in BEYOND]
+)
 def test_z_is_trained_like_the_network(file):
     """As in the code that the tables were made with."""
     cfg = as_shipped(file)
@@ -104,10 +120,35 @@ def test_z_is_trained_like_the_network(file):
 
 
 @pytest.mark.parametrize("row", ["student", "teacher", "adaptive_feats_p"])
-def test_cityscapes_starts_from_a_run_on_coco(row):
-    cfg = as_shipped(f"{DETECTION}#cityscapes/{row}")
-    other = as_shipped(f"{DETECTION}#coco/{'teacher' if row == 'teacher' else 'student'}")
+@pytest.mark.parametrize(("data", "start"), [("cityscapes", "coco"), ("small", "source")])
+def test_cityscapes_starts_from_a_run_on_coco_and_small_from_the_source_set(row, data, start):
+    cfg = as_shipped(f"{DETECTION}#{data}/{row}")
+    other = as_shipped(f"{DETECTION}#{start}/{'teacher' if row == 'teacher' else 'student'}")
     assert f"{other.OUTPUT_DIR}/student.pth" == cfg.MODEL.WEIGHTS
+    assert not set(cfg.DATASETS.TRAIN) & set(other.DATASETS.TRAIN)
+
+
+@pytest.mark.parametrize("file", [x for x in ALL if row_of(x)[0] in ("small", "source")])
+def test_small_rows_differ_from_tiny_ones_in_width_start_and_schedule(file):
+    data, row = row_of(file)
+    cfg = as_shipped(file)
+    assert cfg.TEST.EVALUATOR == "coco" and cfg.SOLVER.AMP.ENABLED == "auto"
+    assert cfg.SOLVER.MAX_ITER > 1000 and bool(cfg.MODEL.WEIGHTS) is (data == "small")
+    if row in BEYOND or row == "equal_feats_p":
+        return
+    tiny = as_shipped(f"{DETECTION}#toy/{row}")
+    assert cfg.MODEL.DISTILLATION.PATHS == tiny.MODEL.DISTILLATION.PATHS
+    assert cfg.MODEL.GFL_HEAD == tiny.MODEL.GFL_HEAD
+    narrower = 1 if row == "teacher" else 2
+    assert narrower * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS == tiny.MODEL.RESNETS.RES2_OUT_CHANNELS
+    if data == "small":
+        assert cfg.DATASETS == tiny.DATASETS
+
+
+def test_ill_set_weights_are_ten_times_off():
+    rows = ("hand_tuned_feats_p_tenth", "hand_tuned_feats_p", "hand_tuned_feats_p_tenfold")
+    alphas = [as_shipped(f"{DETECTION}#small/{row}").MODEL.DISTILLATION.ALPHA for row in rows]
+    assert alphas == [0.1, 1.0, 10.0]
 
 
 # One of each network and kind of row where the data set is not the embedded one: the rest differs

@@ -29,7 +29,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from multas.config.tables import Table
+from multas.config.tables import SCALES, Table
 from multas.data import DatasetError
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
@@ -42,7 +42,7 @@ from reproduction.results import read_result
 from reproduction.rows import Row, choose, rows_of
 from reproduction.runners import REPOSITORY, Cluster, Local, Runner
 from reproduction.runs import Planner, Run, in_order
-from reproduction.tables import SCALES, read_tables
+from reproduction.tables import read_tables
 
 # The keys that this script sets itself, and the arguments for them.
 _OWN_KEYS = {"OUTPUT_DIR": "--output", "SEED": "--seeds", "DATASETS.CARDS": "--data"}
@@ -62,7 +62,8 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
         "KEY VALUE ... for every run",
     )
     parser.add_argument("--scale", choices=SCALES, default="tiny",
-                        help="tiny: the embedded data; full: those of the paper")  # fmt: skip
+                        help="tiny: the embedded data; small: the same, trained until it is "
+                        "worth comparing; full: those of the paper")  # fmt: skip
     parser.add_argument("--data", default="", help="a data card to run the rows on")
     parser.add_argument("--rows", default="", help="some rows, e.g. teacher,half/self_trained*")
     parser.add_argument("--seeds", type=int, default=1, help="the number of seeds: 1, 2, …")

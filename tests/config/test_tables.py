@@ -17,6 +17,7 @@ data:
   voc: {title: Pascal VOC, cards: [voc2007, voc2012]}
   vedai: {title: VEDAI, metrics: [AP10]}
   toy: {title: embedded set, stands_for: voc}
+  small: {title: embedded set, stands_for: voc, like: toy, scale: small, rows: [teacher]}
 columns:
   - name: half
     labels: 0.5
@@ -68,12 +69,17 @@ def test_a_table_has_columns_of_rows(write):
 
 def test_a_row_says_what_it_is_made_of(write):
     teacher, plain, taught = read_table(write()).rows.values()
-    assert teacher.data == ["voc", "vedai", "toy"] and plain.data == ["voc", "toy"]
+    assert teacher.data == ["voc", "vedai", "toy", "small"] and plain.data == ["voc", "toy"]
     assert teacher.paper == {"voc": {"mAP": 50, "AP50": 60.5}, "vedai": {"AP10": 7}}
     assert (taught.parts, taught.paths) == (["small"], ["soft", "pdf"])
     assert (taught.teacher, taught.init, plain.train) == ("teacher", "half/plain", ["half"])
     assert taught.config == {"SOLVER": {"BASE_LR": 0.5}} and taught.paper == {"voc": {"AP50": 61}}
     assert [row.baseline for row in (teacher, plain, taught)] == ["plain", "plain", "teacher"]
+
+
+def test_a_data_set_has_a_scale(write):
+    scales = {name: data.scale for name, data in read_table(write()).data.items()}
+    assert scales == {"voc": "full", "vedai": "full", "toy": "tiny", "small": "small"}
 
 
 def test_a_row_may_stand_in_another_table(write):
@@ -98,6 +104,9 @@ def test_a_changed_file_is_read_again(write):
         ("place: Table 1\n", "", r"table1\.yaml: the key place is missing"),
         ("cards:", "card:", r"table1\.yaml, voc: no key 'card'\. Did you mean 'cards'\?"),
         ("stands_for: voc", "stands_for: vox", r"no data set 'vox'\. Did you mean 'voc'\?"),
+        ("like: toy", "like: toys", r"no data set 'toys'\. Did you mean 'toy'\?"),
+        ("scale: small", "scale: smal", r"table1\.yaml, small: no scale 'smal'\. Did you mean"),
+        ("[teacher]", "[techer]", r"table1\.yaml, small: no row 'techer'\. Did you mean 'teacher'"),
         ("labels:", "label:", r"columns: no key 'label'\. Did you mean 'labels'\?"),
         ("train:", "trian:", r"row half/plain: no key 'trian'\. Did you mean 'train'\?"),
         ("data: [voc]", "data: [vok]", r"row half/plain: no data set 'vok'\. Did you mean 'voc'\?"),

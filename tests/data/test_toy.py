@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import make_dataset
-from multas.data import check_toy, make_toy
+from multas.data import check_toy, make_toy, make_toy_source
 from multas.data.formats.mask_files import read_mask
 from multas.data.splits.check import check_splits, read_lists
 from multas.data.toy.scene import CLASSES, DIFFICULT_BELOW, SIZES, draw_scene
@@ -43,6 +44,30 @@ def test_another_seed_gives_other_images(small_toy, tmp_path):
     assert all(
         other[f"JPEGImages/{i:06d}.jpg"] != own[f"JPEGImages/{i:06d}.jpg"] for i in range(38)
     )
+
+
+def test_the_source_set_has_other_scenes_of_the_same_classes(small_toy, tmp_path):
+    root = make_toy_source(tmp_path / "source", train=16, val=2, test=2)
+    assert check_toy(root) == []
+    images = [
+        {file.read_bytes() for file in (folder / "JPEGImages").iterdir()}
+        for folder in (root, small_toy)
+    ]
+    assert len(images[0]) == 20 and not images[0] & images[1]
+
+
+def test_another_palette_turns_the_typical_hues_and_nothing_else():
+    turned = 0
+    for index in range(20):
+        own, other, full = (draw_scene(0, index, shift) for shift in (0.0, 1 / 8, 1.0))
+        assert own.objects == other.objects and np.array_equal(own.mask, other.mask)
+        assert np.abs(own.image.astype(int) - full.image).max() <= 1, "a full turn is none"
+        changed = np.abs(own.image.astype(int) - other.image).max(2) > 1
+        # A blur carries colours a few pixels beyond the objects.
+        near = cv2.dilate((own.mask > 0).astype(np.uint8), np.ones((15, 15))) > 0
+        assert not (changed & ~near).any()
+        turned += bool(changed.any())
+    assert turned > 15
 
 
 def test_lost_and_damaged_files_are_restored_and_others_not_touched(small_toy, tmp_path):
@@ -96,6 +121,8 @@ def test_tool_makes_and_checks(tmp_path, capsys):
     assert make_dataset.main([*arguments, "--check"]) == 1
     assert make_dataset.main(arguments) == 0
     assert make_dataset.main([*arguments, "--check"]) == 0
+    assert make_dataset.main([*arguments, "--source"]) == 0
+    assert json.loads((tmp_path / "toy" / "manifest.json").read_text())["recipe"]["seed"] == 1
     assert "is complete" in capsys.readouterr().out
 
 

@@ -127,6 +127,7 @@ IMAGES = {
     "cifar10": 50_000, "cifar100": 50_000, "imagenet200": 100_000, "imagenet1k": 1_281_167,
     "cityscapes": 2975, "coco": 117_266,
     "toy": {"trainval": 480, "half2": 240, "3quarter": 360, "7eighth": 420, "det": 240, "seg": 240},
+    "small": {"trainval": 480, "det": 240, "seg": 240},
 }  # fmt: skip
 # The data, the split that an epoch goes through, the batch size -> an epoch's iterations where it
 # has a whole number of them, and all.
@@ -159,6 +160,9 @@ PERIODS = {
     ("toy", "7eighth", 8): (0, 875),
     ("toy", "half2", 8): (0, 500),
     ("toy", "det", 8): (0, 500),
+    ("small", "trainval", 8): (0, 3000),
+    ("small", "det+seg", 8): (0, 3000),
+    ("small", "det", 8): (0, 1500),
 }
 STEPS = {
     "cifar10": (78_125, (39_063, 58_594), 3906),
@@ -196,7 +200,8 @@ def test_schedules_of_the_papers(table, monkeypatch):
         add_multas_config(cfg)
         merge_config(cfg, address)
         if not cfg.SOLVER.EPOCHS:
-            assert data == "toy" or cfg.SOLVER.MAX_ITER == 80_000, "segmentation counts iterations"
+            embedded = data in ("toy", "small", "source")
+            assert embedded or cfg.SOLVER.MAX_ITER == 80_000, "segmentation counts iterations"
             continue
         sizes = task_sizes(data, cfg)
         monkeypatch.setattr(epochs, "mini_batches", lambda cfg, own=sizes: list(own.values()))

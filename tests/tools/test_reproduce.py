@@ -1,15 +1,17 @@
 """The command line of tools/reproduce.py, up to a table that is really computed."""
 
+import json
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 import yaml
 
 import reproduce
-from multas.data import make_toy
+from multas.data import make_toy, make_toy_source
 from multas.util.errors import UserError
-from reproduction import data_check, data_sets
+from reproduction import data_check, data_sets, runners
 from reproduction.runs import Planner
 
 
@@ -177,6 +179,46 @@ def test_rows_that_nobody_asks_for_need_not_suit_a_card(call, no_runner, tmp_pat
     call("all", "--data", card, "--dry-run")
     said = capsys.readouterr().err
     assert "B2: card" in said and "the recipe trains cls. " in said and "Passed over." in said
+
+
+@pytest.fixture
+def small_repository(tmp_path, repository, monkeypatch) -> Path:
+    """The repository with embedded sets of a few scenes."""
+    root = tmp_path / "repository"
+    # The data lie beside the cards, so that these are copied.
+    shutil.copytree(repository / "datasets/cards", root / "datasets/cards")
+    for name in ("configs", "train_net.py"):
+        (root / name).symlink_to(repository / name)
+    makers = {"toy": make_toy, "toy_source": make_toy_source}
+    few = {
+        f"datasets/cards/{name}.yaml": (
+            lambda folder, make=make: make(folder, train=16, val=2, test=4), f"datasets/{name}"
+        )
+        for name, make in makers.items()
+    }  # fmt: skip
+    monkeypatch.setattr(data_check, "EMBEDDED", few)
+    monkeypatch.setattr(reproduce, "REPOSITORY", root)
+    monkeypatch.setattr(runners, "REPOSITORY", root)
+    monkeypatch.chdir(root)
+    return root
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # five trainings
+def test_a_small_row_is_computed_with_all_that_it_needs(call, small_repository, tmp_path, capfd):
+    """Pretrained teacher and student, fine-tuned teacher, two students; two iterations each."""
+    rows = "small/student,small/adaptive_budget_feats_p"
+    command = ("B5", "--scale", "small", "--rows", rows, "SOLVER.MAX_ITER", 2)
+    assert call(*command, "SOLVER.STEPS", "(1,)", "MODEL.GFL_HEAD.SCORE_THRESH_TEST", 0.0) == 0
+    said = capfd.readouterr().out
+    assert "[5/5] adaptive/table5/small/adaptive_budget_feats_p, seed 1: finished after" in said
+    (folder,) = (tmp_path / "out").glob("B5-small-*")
+    text = (folder / "report.md").read_text()
+    line = next(x for x in text.splitlines() if x.startswith("| adaptive within a budget, "))
+    *_, low_high, probability, verdict = (cell.strip() for cell in line.split("|")[1:-1])
+    assert "…" in low_high and 0 <= float(probability) <= 1 and verdict == "not decided"
+    kept = [json.loads(file.read_text()) for file in (tmp_path / "out/runs").glob("*/resampled*")]
+    assert len(kept) == 2 and all(len(x["bbox/AP"]) == 200 for x in kept)
 
 
 def test_a_table_is_computed_and_not_repeated(call, tmp_path, repository, capfd, monkeypatch):

@@ -130,6 +130,43 @@ def test_weights_of_one_s_own_are_left_alone(planner):
     assert run.needs == () and own in run.opts
 
 
+def test_small_rows_start_from_the_source_set_and_share_it(planner):
+    table = "configs/adaptive/table5.yaml"
+    plan = planner()
+    taught = [plan.plan(f"{table}#small/{row}", 2) for row in ("adaptive_feats_p", "uw_so_feats_p")]
+    start, teacher = taught[0].needs
+    assert start.config_file == f"{table}#source/student" and start.needs == ()
+    assert teacher.config_file == f"{table}#small/teacher"
+    assert [need.config_file for need in teacher.needs] == [f"{table}#source/teacher"]
+    assert taught[0].needs == taught[1].needs and taught[0] != taught[1]
+    assert [run.seed for run in in_order(taught)] == [2] * 5
+    pairs = dict(zip(taught[0].opts[::2], taught[0].opts[1::2], strict=True))
+    assert pairs["MODEL.WEIGHTS"] == str(start.weights)
+    assert pairs["MODEL.DISTILLATION.TEACHER.WEIGHTS"] == str(teacher.weights)
+
+
+@pytest.mark.parametrize(
+    ("row", "needs"),
+    [
+        ("table1.yaml#small/half/supervised", ["table1.yaml#source/half/supervised"]),
+        ("table2.yaml#small/eighth/teacher", ["table1.yaml#source/half/teacher"]),
+        ("table6.yaml#small/multi_task", ["table1.yaml#source/half/supervised"]),
+        ("table6.yaml#small/self_trained_all_init",
+         ["table6.yaml#small/supervised", "table6.yaml#small/teacher"]),
+    ],
+)  # fmt: skip
+def test_small_rows_of_paper_a_start_from_the_source_set_too(planner, row, needs):
+    run = planner().plan(f"configs/limited-data/{row}", 1)
+    assert [need.config_file.removeprefix("configs/limited-data/") for need in run.needs] == needs
+
+
+def test_keys_of_distillation_leave_the_runs_without_as_they_are(planner):
+    row = "configs/adaptive/table5.yaml#small/fading_feats_p"
+    plain, other = (planner(*opts).plan(row, 1) for opts in ((), ("MODEL.DISTILLATION.ALPHA", "3")))
+    assert plain.needs == other.needs and plain.digest != other.digest
+    assert "MODEL.DISTILLATION.ALPHA" in other.opts
+
+
 def test_pretraining_stays_on_its_own_data(planner, devkit):
     card = card_of(devkit, "pretrained")
     content = yaml.safe_load(Path(card).read_text())

@@ -1,23 +1,16 @@
-"""Studies: what their files say, how sure differences are, and the page that is made of them."""
+"""Studies: what their files say, and the page that is made of them."""
 
-import contextlib
-import io
 import subprocess
 import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from multas.data import make_toy
 from multas.util.errors import UserError
 from studies import page as page_module
 from studies import results, study
-from studies.resampling import image_counts, interval, resampled_ap
 from studies.study import Cell, names, read_study
 
 SMALL = """
@@ -47,88 +40,6 @@ def small(tmp_path, monkeypatch):
     (tmp_path / "evidence").mkdir()
     (tmp_path / "evidence" / "small.yaml").write_text(SMALL)
     return read_study("small")
-
-
-def evaluated(seed, images=7, classes=3):
-    """COCO's evaluation of random boxes, some of them close to objects."""
-    random = np.random.default_rng(seed)
-    truth, found = [], []
-    for image in range(images):
-        for number in range(random.integers(1, 5)):
-            x, y, w, h = random.uniform(5, 60, 4)
-            category = int(random.integers(1, classes + 1))
-            truth.append({"id": len(truth) + 1, "image_id": image, "category_id": category,
-                          "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})  # fmt: skip
-            for shift in random.normal(0, 4, random.integers(0, 3)):
-                found.append({"image_id": image, "category_id": category, "score": random.random(),
-                              "bbox": [x + shift, y, w, h - number]})  # fmt: skip
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO()
-        coco.dataset = {
-            "images": [{"id": image, "width": 200, "height": 200} for image in range(images)],
-            "categories": [{"id": k, "name": str(k)} for k in range(1, classes + 1)],
-            "annotations": truth,
-        }
-        coco.createIndex()
-        evaluation = COCOeval(coco, coco.loadRes(found), "bbox")
-        evaluation.evaluate()
-    return evaluation
-
-
-def ap_of(evaluation):
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-        evaluation.summarize()
-    return 100 * evaluation.stats[0]
-
-
-@given(st.integers(0, 10**6))
-@settings(max_examples=15, deadline=None)
-def test_each_image_once_or_twice_gives_the_ap_of_coco(seed):
-    evaluation = evaluated(seed)
-    ones = np.ones((1, 7), dtype=np.int64)
-    once, twice = resampled_ap(evaluation, np.concatenate([ones, 2 * ones]))
-    assert once == pytest.approx(ap_of(evaluation), abs=1e-9)
-    # Twice the same detections have equal scores, so that no precision in between changes much.
-    assert twice == pytest.approx(once, abs=1e-9)
-
-
-def test_an_image_that_is_not_drawn_does_not_count():
-    evaluation = evaluated(3)
-    counts = np.ones((2, 7), dtype=np.int64)
-    counts[1, [0, 4]] = 0
-    left = resampled_ap(evaluation, counts)[1]
-    evaluation.params.imgIds = [1, 2, 3, 5, 6]
-    with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.evaluate()
-    assert left == pytest.approx(ap_of(evaluation), abs=1e-9)
-    assert np.isnan(resampled_ap(evaluated(3), np.zeros((1, 7), dtype=np.int64)))[0]
-
-
-def test_the_same_images_are_drawn_for_all_models():
-    counts = image_counts(30, 50)
-    assert counts.shape == (50, 30) and (counts.sum(1) == 30).all()
-    assert np.array_equal(counts, image_counts(30, 50))
-    assert np.unique(counts, axis=0).shape[0] > 40
-
-
-@given(st.floats(-20, 20), st.integers(1, 5))
-@settings(max_examples=20, deadline=None)
-def test_an_interval_has_the_mean_and_shrinks_with_the_spread(mean, seeds):
-    noise = np.random.default_rng(0).normal(size=(seeds, 200))
-    wide, narrow = (interval(mean + scale * noise) for scale in (1.0, 0.1))
-    assert wide[0] < mean < wide[1]
-    assert narrow[1] - narrow[0] == pytest.approx(0.1 * (wide[1] - wide[0]))
-    assert interval(np.full((seeds, 200), mean)) == pytest.approx((mean, mean))
-    assert interval(-(mean + noise)) == pytest.approx((-wide[1], -wide[0]))
-
-
-def test_seeds_that_differ_widen_an_interval():
-    same, apart = np.zeros((4, 200)), np.zeros((4, 200))
-    apart += np.array([-3.0, -1.0, 1.0, 3.0])[:, None]
-    assert interval(same) == (0.0, 0.0)
-    low, high = interval(apart)
-    assert -3 <= low < -1 and 1 < high <= 3
 
 
 def test_cells_of_the_first_seed_come_first(small):

@@ -12,12 +12,19 @@ from typing import Any
 from detectron2.config import CfgNode
 from detectron2.data import DatasetCatalog
 
-from multas.data import DatasetError, make_toy, make_toy_classes, register_card
+from multas.data import (
+    DatasetError,
+    make_toy,
+    make_toy_classes,
+    make_toy_source,
+    register_card,
+)
 from multas.data.pseudo_label_files import file_sha256
 
 # Made when the runs start, always the same.
 EMBEDDED = {
     "datasets/cards/toy.yaml": (make_toy, "datasets/toy"),
+    "datasets/cards/toy_source.yaml": (make_toy_source, "datasets/toy_source"),
     "datasets/cards/toy_classes.yaml": (make_toy_classes, "datasets/toy_classes"),
 }
 

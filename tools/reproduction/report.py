@@ -1,7 +1,6 @@
 """The report on a table: the paper's numbers beside ours, what failed, what it cost."""
 
 import math
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -10,13 +9,37 @@ from pathlib import Path
 from multas.config.tables import Table
 from multas.util.document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
 from multas.util.files import write_text
+from reproduction.cells import NOTHING, measured, number
+from reproduction.comparison import certain_numbers, certain_summary
 from reproduction.execution import State, States, duration
 from reproduction.plots import labels_picture, path_pictures
-from reproduction.results import Result, cost_of, differences, log_of, order_of, seconds_of
+from reproduction.results import (
+    Result,
+    cost_of,
+    differences,
+    log_of,
+    metrics_of,
+    order_of,
+    seconds_of,
+)
 from reproduction.runs import Run, in_order
 from reproduction.tables import METRICS
 
-_NOTHING = "–"
+# What the rows of a scale are, and what can be said of them beside the paper's.
+_SCALES = {
+    "tiny": "small networks and short schedules",
+    "small": "small networks that start from a source set and have the time to learn",
+    "full": "the paper's schedule",
+}
+_COMPARED = (
+    "what can be compared is the order of rows and the sign of differences, not the numbers."
+)
+_CLAIMS = {
+    "tiny": "the rows show that each method runs. They end long before the networks have learned "
+    "what they can, so that no order is claimed.",
+    "small": _COMPARED,
+    "full": _COMPARED,
+}
 
 
 @dataclass(frozen=True)
@@ -45,12 +68,15 @@ def write_report(
         The Markdown file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    blocks = [*_introduction(table, results, setting), *_summary(table, results)]
+    # The other scales have neither the seeds nor the schedules for it.
+    is_certain = setting.scale == "small"
+    summary, numbers = (certain_summary, certain_numbers) if is_certain else (_summary, _numbers)
+    blocks = [*_introduction(table, results, setting), *summary(table, results)]
     columns = {name: list(g) for name, g in groupby(results, key=lambda r: r.row.column)}
     for column, members in columns.items():
-        for metric in _metrics(table, members):
+        for metric in metrics_of(table, members):
             title = f"{column}: {METRICS[metric].title}"
-            blocks += [Heading(title), _numbers(members, metric)]
+            blocks += [Heading(title), numbers(members, metric)]
     pictures = labels_picture(results, table.metrics[0], folder)
     if pictures:
         blocks += [Heading("Amount of labels"), *pictures]
@@ -65,7 +91,6 @@ def write_report(
 
 def _introduction(table: Table, results: Sequence[Result], setting: Setting) -> list[Block]:
     blocks: list[Block] = [Heading(f"{table.name}: {table.title}", 1)]
-    where = {"tiny": "small networks and short schedules", "full": "the paper's schedule"}
     data = f", on the data of {Path(setting.card).name}" if setting.card else ""
     seeds = (
         "one seed" if setting.seeds == 1 else f"{setting.seeds} seeds, mean ± standard deviation"
@@ -73,17 +98,14 @@ def _introduction(table: Table, results: Sequence[Result], setting: Setting) -> 
     blocks.append(
         Paragraph(
             f'{table.place} of "{table.paper}", --scale {setting.scale} '
-            f"({where[setting.scale]}){data}; {seeds}."
+            f"({_SCALES[setting.scale]}){data}; {seeds}."
         )
     )
     others = sorted({result.row.data for result in results} - {""})
     if others or setting.card:
         source = f" are of {', '.join(others)}" if others else " are of its own data"
         blocks.append(
-            Paragraph(
-                f"The paper's numbers{source} and its networks: what can be compared is the order "
-                "of rows and the sign of differences, not the numbers."
-            )
+            Paragraph(f"The paper's numbers{source} and its networks: {_CLAIMS[setting.scale]}")
         )
     if setting.opts:
         blocks.append(Paragraph(f"Every run was changed by: {' '.join(setting.opts)}"))
@@ -109,15 +131,6 @@ def _introduction(table: Table, results: Sequence[Result], setting: Setting) -> 
     return blocks
 
 
-def _metrics(table: Table, results: Sequence[Result]) -> list[str]:
-    """The metrics that the rows of a column have, in the paper or by our runs."""
-    return [
-        metric
-        for metric in table.metrics
-        if any(metric in r.row.paper for r in results) or any(r.values(metric) for r in results)
-    ] or [table.metrics[0]]
-
-
 def _students(results: Sequence[Result]) -> list[Result]:
     return [result for result in results if not result.row.is_reference]
 
@@ -126,7 +139,7 @@ def _summary(table: Table, results: Sequence[Result]) -> list[Block]:
     rows: list[list[Cell]] = []
     for column, group in groupby(results, key=lambda r: r.row.column):
         members = list(group)
-        for metric in _metrics(table, members):
+        for metric in metrics_of(table, members):
             order = order_of(members, metric)
             pairs = zip(members, differences(members, metric), strict=True)
             known = [d for r, d in pairs if d and _are_known(d) and not r.row.is_reference]
@@ -136,10 +149,10 @@ def _summary(table: Table, results: Sequence[Result]) -> list[Block]:
                     column,
                     METRICS[metric].title,
                     f"{order.rows} of {sum(metric in r.row.paper for r in _students(members))}",
-                    "yes" if order.holds else "no" if order.pairs else _NOTHING,
-                    f"{order.held} of {order.pairs}" if order.pairs else _NOTHING,
-                    _number(order.tau),
-                    f"{same} of {len(known)}" if known else _NOTHING,
+                    "yes" if order.holds else "no" if order.pairs else NOTHING,
+                    f"{order.held} of {order.pairs}" if order.pairs else NOTHING,
+                    number(order.tau),
+                    f"{same} of {len(known)}" if known else NOTHING,
                 ]
             )
     header = [
@@ -175,29 +188,15 @@ def _numbers(results: Sequence[Result], metric: str) -> Grid:
         rows.append(
             [
                 result.row.label,
-                _number(result.row.paper.get(metric, math.nan)),
-                _ours(result, metric),
-                _number(paper, "+.2f"),
-                _number(ours, "+.2f"),
-                ("yes" if paper * ours > 0 else "no") if known else _NOTHING,
+                number(result.row.paper.get(metric, math.nan)),
+                measured(result, metric),
+                number(paper, "+.2f"),
+                number(ours, "+.2f"),
+                ("yes" if paper * ours > 0 else "no") if known else NOTHING,
             ]
         )
     header = ["row", "paper", "ours", f"paper − {base}", f"ours − {base}", "same sign"]
     return Grid(header, rows)
-
-
-def _ours(result: Result, metric: str) -> Cell:
-    values = result.values(metric)
-    pairs = zip(result.runs, result.states, strict=True)
-    missing = [(run, state) for run, state in pairs if not state.is_good]
-    if not values and missing:
-        run, state = missing[0]
-        return Link(state.value, log_of(run)) if state is State.FAILED else state.value
-    if not values:
-        return _NOTHING
-    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    share = f" ({len(values)} of {len(result.states)} seeds)" if missing else ""
-    return f"{statistics.fmean(values):.2f}{spread}{share}"
 
 
 def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]:
@@ -209,7 +208,7 @@ def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]
             duration(seconds_of(run)),
             _hours([run]),
             Link("config", Path(run.config_file.partition("#")[0])),
-            Link("log", log_of(run)) if log_of(run).is_file() else _NOTHING,
+            Link("log", log_of(run)) if log_of(run).is_file() else NOTHING,
         ]
         for run in runs
     ]
@@ -224,12 +223,8 @@ def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]
 
 def _hours(runs: Sequence[Run]) -> str:
     cost = cost_of(runs)
-    return ", ".join(f"{hours:.3g} {kind} h" for kind, hours in cost.items()) or _NOTHING
+    return ", ".join(f"{hours:.3g} {kind} h" for kind, hours in cost.items()) or NOTHING
 
 
 def _are_known(difference: tuple[float, float]) -> bool:
     return not any(map(math.isnan, difference))
-
-
-def _number(value: float, form: str = ".2f") -> str:
-    return _NOTHING if math.isnan(value) else format(value, form)

@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 from scipy.stats import kendalltau
 
+from multas.config.tables import Table
 from multas.engine.report import last_values, training_seconds
 from reproduction.execution import State, States
 from reproduction.rows import Row
@@ -44,6 +45,15 @@ def read_result(row: Row, runs: Sequence[Run], states: States) -> Result:
     pairs = zip(runs, own, strict=True)
     metrics = (last_values(str(run.folder)) if state.is_good else {} for run, state in pairs)
     return Result(row, tuple(runs), own, tuple(metrics))
+
+
+def metrics_of(table: Table, results: Sequence[Result]) -> list[str]:
+    """The metrics that the rows of a column have, in the paper or by our runs."""
+    return [
+        metric
+        for metric in table.metrics
+        if any(metric in r.row.paper for r in results) or any(r.values(metric) for r in results)
+    ] or [table.metrics[0]]
 
 
 @dataclass(frozen=True)

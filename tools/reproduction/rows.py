@@ -1,4 +1,4 @@
-"""The rows of a table at one scale: on the embedded set, or on the paper's data."""
+"""The rows of a table at one scale: on the embedded sets, or on the paper's data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,10 +43,10 @@ def rows_of(table: Table, scale: str, own_data: str = "") -> list[Row]:
 
     Args:
         table: one of the tables of the papers.
-        scale: "tiny": on the embedded set; "full": on the paper's data.
+        scale: "tiny" or "small": on the embedded sets; "full": on the paper's data.
         own_data: name of the user's data, on which the rows of the first data set are run.
     """
-    chosen = [data for data in table.data.values() if bool(data.stands_for) is (scale == "tiny")]
+    chosen = [data for data in table.data.values() if data.scale == scale]
     teachers = {row.teacher.rpartition("#")[2] for row in table.rows.values()}
     rows = []
     for data in chosen[:1] if own_data else chosen:

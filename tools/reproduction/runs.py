@@ -88,7 +88,8 @@ class Planner:
 
     Args:
         folder: the folder that has those of the runs.
-        opts: KEY VALUE pairs for every run.
+        opts: KEY VALUE pairs for every run. Those of MODEL.DISTILLATION pass by the runs that do
+            not distil, which are shared.
         card: the data card to train and test on in place of the rows' data; "" = none.
     """
 
@@ -109,7 +110,7 @@ class Planner:
         cfg = merged(config_file, [])
         row_tests = list(cfg.DATASETS.TEST)
         own = opts_on_card(self.card, cfg) if self.card else []
-        opts = [*own, *self.opts, "SEED", str(seed)]
+        opts = [*own, *_opts_for(cfg, self.opts), "SEED", str(seed)]
         merge_opts(cfg, opts)
         told = _teacher_opts(cfg, opts)
         merge_opts(cfg, told)
@@ -137,6 +138,18 @@ class Planner:
         """The planner of what a row with these test sets needs: pretraining keeps its own data."""
         same = list(merged(row, []).DATASETS.TEST) == list(tests)
         return self if same or not self.card else Planner(self.folder, self.opts)
+
+
+def _opts_for(cfg: CfgNode, opts: Sequence[str]) -> list[str]:
+    """KEY VALUE pairs without those of distillation, where the run has none."""
+    pairs = list(zip(opts[::2], opts[1::2], strict=True))
+    names = [cfg.MODEL.META_ARCHITECTURE, dict(pairs).get("MODEL.META_ARCHITECTURE")]
+    own = [
+        pair
+        for pair in pairs
+        if "Distiller" in names or not pair[0].startswith(f"{_DISTILLATION}.")
+    ]
+    return [word for pair in own for word in pair]
 
 
 def merged(config_file: str, opts: Sequence[str]) -> CfgNode:

@@ -6,7 +6,6 @@ from pathlib import Path
 from multas.config.rows import row_address, weights_of
 from multas.config.tables import Table, read_table
 
-SCALES = ("tiny", "full")
 # A table is a YAML file directly in one of these folders, a folder for each paper.
 FOLDERS = ("configs/limited-data", "configs/adaptive")
 

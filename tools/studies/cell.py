@@ -1,21 +1,16 @@
 """The trainings of one cell of a study, one after the other, and what they gave."""
 
-import contextlib
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from detectron2.data import MetadataCatalog
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from multas.data.looking.find import find_cards
 from multas.engine import load_config
 from multas.engine.comparison.runs import read_runs
 from multas.engine.report import final_values, training_seconds
 from multas.evaluation.build import max_detections
+from multas.evaluation.resampling import image_counts, read_evaluation, resampled_ap
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.choice import gains_on_val
@@ -25,7 +20,6 @@ from own_data.networks import pretrained_weights
 from own_data.recipe import write_configs
 from own_data.scripts import call
 from reproduction.runs import digest, merged
-from studies.resampling import image_counts, resampled_ap
 from studies.study import CHOICE, Cell, RowSpec, Study
 
 # What a result has of the evaluation, by the name of the metric.
@@ -117,23 +111,10 @@ def _measured(folder: Path, test: str) -> dict[str, Any]:
     """The figures of a finished training, and its AP on resampled test images."""
     values = final_values(str(folder))
     detections = max_detections(load_config(str(folder / "config.yaml")))
-    evaluated = _evaluated(folder / "inference" / test, test, detections)
+    evaluated = read_evaluation(folder / "inference" / test, test, detections)
     resampled = resampled_ap(evaluated, image_counts(len(evaluated.params.imgIds)))
     return {
         **{name: round(values[f"bbox/{name}"], 3) for name in FIGURES},
         "seconds": round(training_seconds(str(folder))),
         "resampled": resampled.round(2).tolist(),
     }
-
-
-def _evaluated(folder: Path, test: str, detections: int) -> COCOeval:
-    """The matches of what a training's last evaluation found, by pycocotools."""
-    written = folder / f"{test}_coco_format.json"
-    file = MetadataCatalog.get(test).get("json_file", str(written))
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(file)
-        found = truth.loadRes(str(folder / "coco_instances_results.json"))
-        evaluation = COCOeval(truth, found, "bbox")
-        evaluation.params.maxDets = [detections]
-        evaluation.evaluate()
-    return evaluation

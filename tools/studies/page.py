@@ -6,8 +6,8 @@ from collections.abc import Sequence
 import numpy as np
 from tabulate import tabulate
 
+from multas.evaluation.resampling import interval
 from multas.util.files import write_text
-from studies.resampling import interval
 from studies.results import Result, read_results, results_of
 from studies.study import REPOSITORY, Study, names, read_study
 

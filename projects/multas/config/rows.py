@@ -139,7 +139,9 @@ def _related(table: Table, data: DataSet, name: str) -> str:
 
 def _part_file(table: Table, data: DataSet, part: str, address: str) -> str:
     """The file of a part, where one for the data set prevails over one for all of them."""
-    folders = [os.path.join(folder, data.name) for folder in table.parts] + [*table.parts]
+    sets = filter(None, (data.name, data.like))
+    folders = [os.path.join(folder, name) for name in sets for folder in table.parts]
+    folders += table.parts
     for folder in folders:
         file = os.path.join(folder, f"{part}.yaml")
         if os.path.isfile(file):

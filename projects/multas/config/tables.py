@@ -15,19 +15,32 @@ from multas.util.errors import UserError
 from multas.util.names import did_you_mean
 from multas.util.yaml_files import read_yaml
 
+# From minutes on a CPU to what the papers did; docs/tables.md says what each of them shows.
+SCALES = ("tiny", "small", "full")
+
 _TEXT = Limit("a text", lambda x: isinstance(x, str))
 _FORMS: Mapping[Any, Limit] = {str: _TEXT, Sequence[str]: each(_TEXT, empty=True)}
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set on which the rows of a table are run; its name begins their addresses."""
+    """A data set on which the rows of a table are run; its name begins their addresses.
+
+    Attributes:
+        stands_for: the data set of the paper whose rows and numbers it has.
+        like: the data set whose parts it has where it has none of its own.
+        scale: one of SCALES: by default "tiny" if it stands for another one, else "full".
+        rows: the names of the rows that it has, if not all.
+    """
 
     name: str
     title: str
     cards: Sequence[str] = ()
     metrics: Sequence[str] = ()
     stands_for: str = ""
+    like: str = ""
+    scale: str = ""
+    rows: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -118,13 +131,20 @@ def _read(file: str, _changed: int) -> Table:
     data = {}
     for name, entry in own["data"].items():
         entry = _checked(DataSet, entry, f"{file}, {name}", "name")
-        data[name] = DataSet(**{"metrics": own["metrics"], **entry, "name": name})
+        scale = "tiny" if entry.get("stands_for") else "full"
+        data[name] = DataSet(**{"metrics": own["metrics"], "scale": scale, **entry, "name": name})
     for entry in data.values():
-        check_name("data set", entry.stands_for or entry.name, data, file)
+        for other in filter(None, (entry.stands_for, entry.like)):
+            check_name("data set", other, data, file)
+        check_name("scale", entry.scale, SCALES, f"{file}, {entry.name}")
     own["metrics"] = list(dict.fromkeys(m for entry in data.values() for m in entry.metrics))
     own["parts"] = [os.path.join(os.path.dirname(file), part) for part in own["parts"]]
     own["columns"] = [_read_column(entry, data, file) for entry in own["columns"]]
-    return Table(**{**own, "file": file, "data": data})
+    table = Table(**{**own, "file": file, "data": data})
+    for entry in data.values():
+        for name in entry.rows:
+            check_name("row", name, table.rows, f"{file}, {entry.name}")
+    return table
 
 
 def _read_column(content: Any, data: Mapping[str, DataSet], file: str) -> Column:
@@ -154,7 +174,11 @@ def _read_row(
     chosen = own.pop("data", list(data))
     for entry in chosen:
         check_name("data set", entry, data, where)
-    having = [n for n, entry in data.items() if n in chosen or entry.stands_for in chosen]
+    having = [
+        entry.name
+        for entry in data.values()
+        if (entry.name in chosen or entry.stands_for in chosen) and name in (entry.rows or [name])
+    ]
     own = _checked(Row, own, where, "name", "table", "data", "config")
     return Row(name=name, table=file, data=having, config=config, **own)
 

@@ -6,7 +6,12 @@ from multas.data.formats import DATA_FORMAT_REGISTRY, DataFormat
 from multas.data.issues import DatasetError
 from multas.data.loader import build_test_loader, build_train_loader
 from multas.data.mapper import MultasMapper
-from multas.data.toy.make import check_toy, make_toy, make_toy_classes
+from multas.data.toy.make import (
+    check_toy,
+    make_toy,
+    make_toy_classes,
+    make_toy_source,
+)
 from multas.data.transforms.augmentation import AUGMENTATION_REGISTRY
 
 __all__ = [
@@ -20,6 +25,7 @@ __all__ = [
     "check_toy",
     "make_toy",
     "make_toy_classes",
+    "make_toy_source",
     "read_card",
     "register_card",
     "register_cards",

@@ -9,7 +9,8 @@
   det2/train, seg2/train: a half of each; det/val and seg/val: Main/val
 - Segmentation: as Main, since every image has a mask
 
-:func:`make_toy_classes` cuts the objects out of the same scenes, for classification.
+:func:`make_toy_classes` cuts the objects out of the same scenes, for classification, and
+:func:`make_toy_source` makes a larger devkit of other scenes and colours, to start from.
 """
 
 import hashlib
@@ -33,12 +34,19 @@ DEVKIT_VERSION, CLASSES_VERSION = 3, 1
 MANIFEST = "manifest.json"
 SIDE = 32  # pixels of a cut-out object, as in CIFAR
 
+_SOURCE_HUE_SHIFT = 1 / 8  # the typical hues are a quarter of a turn apart
 _HALF_SEED = 1  # det/seg must not coincide with Half/Half2
 _MARGIN = 1.25  # side of the crop over the longer side of the box
 
 
 def make_toy(
-    root: str | Path, seed: int = 0, *, train: int = 480, val: int = 100, test: int = 200
+    root: str | Path,
+    seed: int = 0,
+    *,
+    train: int = 480,
+    val: int = 100,
+    test: int = 200,
+    hue_shift: float = 0.0,
 ) -> Path:
     """Make the devkit below ``root``, or complete and repair what is there.
 
@@ -46,12 +54,29 @@ def make_toy(
         root: folder of the devkit (the one that holds JPEGImages).
         seed: seed of all scenes and lists.
         train, val, test: numbers of images; train must be at least 16.
+        hue_shift: turns the typical colours of the classes, see :func:`draw_scene`.
 
     Returns:
         ``root``.
     """
+    recipe: dict[str, int | float]
     recipe = {"version": DEVKIT_VERSION, "seed": seed, "train": train, "val": val, "test": test}
-    return _make_files(Path(root), recipe, _devkit(seed, train, val, test))
+    if hue_shift:
+        recipe["hue_shift"] = hue_shift
+    return _make_files(Path(root), recipe, _devkit(seed, (train, val, test), hue_shift))
+
+
+def make_toy_source(
+    root: str | Path, seed: int = 1, *, train: int = 1920, val: int = 100, test: int = 200
+) -> Path:
+    """Make the devkit of the source set, from which networks start that learn the embedded set.
+
+    It has four times as many images to learn from, no scene in common with the embedded set (whose
+    seed is 0), and other colours: each typical hue lies halfway between two of the embedded set.
+
+    The arguments are those of :func:`make_toy`.
+    """
+    return make_toy(root, seed, train=train, val=val, test=test, hue_shift=_SOURCE_HUE_SHIFT)
 
 
 def make_toy_classes(
@@ -140,11 +165,14 @@ def _entry(content: bytes) -> list:
     return [len(content), hashlib.sha256(content).hexdigest()]
 
 
-def _devkit(seed: int, train: int, val: int, test: int) -> Iterator[tuple[str, bytes]]:
-    names = [f"{index:06d}" for index in range(train + val + test)]
+def _devkit(
+    seed: int, sizes: tuple[int, int, int], hue_shift: float
+) -> Iterator[tuple[str, bytes]]:
+    train, val, _ = sizes
+    names = [f"{index:06d}" for index in range(sum(sizes))]
     counts: dict[str, Counter[str]] = {}
     for index, name in enumerate(names):
-        scene = draw_scene(seed, index)
+        scene = draw_scene(seed, index, hue_shift)
         counts[name] = Counter(entry.name for entry in scene.objects)
         yield f"JPEGImages/{name}.jpg", _encode(Image.fromarray(scene.image), "JPEG", quality=92)
         yield f"Annotations/{name}.xml", _xml(name, scene)

@@ -6,7 +6,9 @@ colour narrows the class down to a pair; only the outline tells which of the two
 and the colours of distractors, tell nothing.
 
 Everything about scene ``index`` of data set ``seed`` is drawn from one generator seeded with both,
-so that any single image can be made again without the others.
+so that any single image can be made again without the others. With another palette the typical
+colours are turned by the same angle of hue, and nothing else changes: what was learned of outlines
+holds, what was learned of colours does not.
 """
 
 import colorsys
@@ -59,12 +61,17 @@ class Scene:
     objects: tuple[SceneObject, ...]
 
 
-def draw_scene(seed: int, index: int) -> Scene:
-    """Draw scene number ``index`` of the data set made from ``seed``."""
+def draw_scene(seed: int, index: int, hue_shift: float = 0.0) -> Scene:
+    """Draw scene number ``index`` of the data set made from ``seed``.
+
+    Args:
+        seed, index: what the scene is drawn from.
+        hue_shift: added to the typical hue of every class; 1 is a full turn.
+    """
     rng = np.random.default_rng([seed, index])
     height, width = SIZES[rng.integers(len(SIZES))]
     image = _background(rng, height, width)
-    layers = _place_layers(rng, index, (height, width))
+    layers = _place_layers(rng, index, (height, width), hue_shift)
     owner = np.full((height, width), -1, np.int16)
     soft = np.zeros((height, width), bool)
     for number, layer in enumerate(layers):
@@ -93,7 +100,9 @@ class _Layer:
     texture: np.ndarray  # (H, W, 3) float32
 
 
-def _place_layers(rng: np.random.Generator, index: int, size: tuple[int, int]) -> list[_Layer]:
+def _place_layers(
+    rng: np.random.Generator, index: int, size: tuple[int, int], hue_shift: float
+) -> list[_Layer]:
     """Objects and distractors from back to front; every object can be recognised."""
     count = int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.3, 0.25, 0.15, 0.1]))
     wanted: list[int | None] = [int(rng.integers(len(CLASSES))) for _ in range(count)]
@@ -102,7 +111,7 @@ def _place_layers(rng: np.random.Generator, index: int, size: tuple[int, int]) -
     layers: list[_Layer] = []
     for position in rng.permutation(len(wanted)):
         for _ in range(12):
-            candidate = _draw_layer(rng, wanted[position], size)
+            candidate = _draw_layer(rng, wanted[position], size, hue_shift)
             if _all_recognisable([*layers, candidate]):
                 layers.append(candidate)
                 break
@@ -120,7 +129,9 @@ def _all_recognisable(layers: list[_Layer]) -> bool:
     return True
 
 
-def _draw_layer(rng: np.random.Generator, class_index: int | None, size: tuple[int, int]) -> _Layer:
+def _draw_layer(
+    rng: np.random.Generator, class_index: int | None, size: tuple[int, int], hue_shift: float
+) -> _Layer:
     height, width = size
     contours = _distractor(rng) if class_index is None else _SHAPES[CLASSES[class_index]]
     radius = float(np.exp(rng.uniform(np.log(10), np.log(34))))
@@ -139,7 +150,7 @@ def _draw_layer(rng: np.random.Generator, class_index: int | None, size: tuple[i
         alpha=inside.astype(np.float32) / 255,
         solid=inside >= 128,
         area=int(np.count_nonzero(canvas >= 128)),
-        texture=_texture(rng, height, width, _vivid_colour(rng, class_index)),
+        texture=_texture(rng, height, width, _vivid_colour(rng, class_index, hue_shift)),
     )
 
 
@@ -219,11 +230,13 @@ def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int)
     return cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def _vivid_colour(rng: np.random.Generator, class_index: int | None) -> np.ndarray:
+def _vivid_colour(
+    rng: np.random.Generator, class_index: int | None, hue_shift: float
+) -> np.ndarray:
     """(3,) RGB of an object of a class, or of a distractor (None)."""
     hue = rng.uniform(0, 1)
     if class_index is not None and rng.random() < _TYPICAL:
-        hue = _HUES[CLASSES[class_index]] + rng.normal(0, 0.05)
+        hue = _HUES[CLASSES[class_index]] + hue_shift + rng.normal(0, 0.05)
     return 255 * np.array(colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.6, 1), rng.uniform(0.6, 1)))
 
 
