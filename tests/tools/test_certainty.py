@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -174,3 +175,9 @@ def test_the_report_tells_intervals_probabilities_and_what_is_not_decided(result
     assert cells["single, Box"][-1] == "not decided" and "…" in cells["single, Box"][4]
     assert cells["fading, Feats_P and Box"][1:] == ["not run", "–", "–", "–", "–", "–"]
     assert "the bootstrap is over seeds alone" in report.read_text()
+    pairs = [x[1:-1] for x in lines if len(x) > 1 and re.match(r"\d\. ", x[1])]
+    assert pairs == [
+        ["1. student (ResNet-18)", "", "·", "-2.00"],
+        ["2. single, Box", "·", "", "·"],
+        ["3. adaptive, Feats_P and Box", "+2.00", "·", ""],
+    ]

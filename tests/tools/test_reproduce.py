@@ -218,7 +218,7 @@ def test_a_small_row_is_computed_with_all_that_it_needs(call, small_repository, 
     *_, low_high, probability, verdict = (cell.strip() for cell in line.split("|")[1:-1])
     assert "…" in low_high and 0 <= float(probability) <= 1 and verdict == "not decided"
     kept = [json.loads(file.read_text()) for file in (tmp_path / "out/runs").glob("*/resampled*")]
-    assert len(kept) == 2 and all(len(x["bbox/AP"]) == 200 for x in kept)
+    assert len(kept) == 5 and all(len(x["bbox/AP"]) == 200 for x in kept)
 
 
 def test_a_table_is_computed_and_not_repeated(call, tmp_path, repository, capfd, monkeypatch):

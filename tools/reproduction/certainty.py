@@ -24,6 +24,7 @@ from reproduction.results import Result
 from reproduction.runs import Run
 from reproduction.tables import METRICS
 
+UNDECIDED = "not decided"
 MIN_SEEDS = 3  # with fewer, the spread between seeds is not known
 # The thresholds of IoU of each metric that COCO's files tell for resampled images; None: all ten.
 _OF_COCO = {"bbox/AP": None, "bbox/AP50": (0.5,), "bbox/AP75": (0.75,)}
@@ -50,7 +51,7 @@ class Difference:
     def verdict(self) -> str:
         """What the interval says: an order only where it leaves no other."""
         if self.seeds < MIN_SEEDS or self.low <= 0 <= self.high:
-            return "not decided"
+            return UNDECIDED
         return "better" if self.low > 0 else "worse"
 
 
@@ -66,7 +67,7 @@ class Agreement:
     def verdict(self) -> str:
         """What the interval says of the paper's order."""
         if self.seeds < MIN_SEEDS or self.low <= 0 <= self.high:
-            return "not decided"
+            return UNDECIDED
         return "the paper's" if self.low > 0 else "another"
 
 

@@ -7,7 +7,14 @@ from itertools import groupby
 from multas.config.tables import Table
 from multas.util.document import Block, Cell, Grid, Heading, Paragraph
 from reproduction.cells import NOTHING, measured, number
-from reproduction.certainty import MIN_SEEDS, agreement, difference, is_by_image
+from reproduction.certainty import (
+    MIN_SEEDS,
+    UNDECIDED,
+    Difference,
+    agreement,
+    difference,
+    is_by_image,
+)
 from reproduction.results import Result, differences, metrics_of, order_of
 from reproduction.tables import METRICS
 
@@ -73,6 +80,30 @@ def certain_numbers(results: Sequence[Result], metric: str) -> Grid:
     header = ["row", "paper", "ours", f"paper − {base_name}", f"ours − {base_name}",
               "95 % interval", "probability to be better", "verdict"]  # fmt: skip
     return Grid(header, rows)
+
+
+def certain_pairs(results: Sequence[Result], metric: str) -> list[Block]:
+    """Each finished row against each other one; nothing for fewer than three that compete."""
+    known = [r for r in results if r.values(metric) and not r.row.is_reference]
+    if len(known) < 3:
+        return []
+    rows: list[list[Cell]] = []
+    for i, result in enumerate(known):
+        found = [difference(result, other, metric) for other in known]
+        cells = [_decided(x) if j != i else "" for j, x in enumerate(found)]
+        rows.append([f"{i + 1}. {result.row.label}", *cells])
+    header = ["row", *(f"{i + 1}." for i in range(len(known)))]
+    note = (
+        "By how much the row of a line is better than that of a column, where the interval of the "
+        "pair excludes 0; of twenty pairs of equal rows, one is expected to look so by chance."
+    )
+    return [Grid(header, rows), Paragraph(note)]
+
+
+def _decided(found: Difference | None) -> str:
+    if found is None:
+        return NOTHING
+    return "·" if found.verdict == UNDECIDED else f"{found.mean:+.2f}"
 
 
 def _interval(low: float, high: float, form: str) -> str:

@@ -10,7 +10,7 @@ from multas.config.tables import Table
 from multas.util.document import Block, Cell, Grid, Heading, Link, Paragraph, to_html, to_markdown
 from multas.util.files import write_text
 from reproduction.cells import NOTHING, measured, number
-from reproduction.comparison import certain_numbers, certain_summary
+from reproduction.comparison import certain_numbers, certain_pairs, certain_summary
 from reproduction.execution import State, States, duration
 from reproduction.plots import labels_picture, path_pictures
 from reproduction.results import (
@@ -77,6 +77,7 @@ def write_report(
         for metric in metrics_of(table, members):
             title = f"{column}: {METRICS[metric].title}"
             blocks += [Heading(title), numbers(members, metric)]
+            blocks += certain_pairs(members, metric) if is_certain else []
     pictures = labels_picture(results, table.metrics[0], folder)
     if pictures:
         blocks += [Heading("Amount of labels"), *pictures]
