@@ -170,7 +170,7 @@ class FKD(Path):
         self.labels = [str(i) for i in range(len(pairs))]
         self.adapter_note = "1x1, linear, 3x3, non-local"
         self.resize = resize
-        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64), False)
         self._mask = partial(joint_mask, temperature=temperature, softmax_of_sum=softmax_of_sum)
         self._options = {
             "channel_mask": channel_mask,
