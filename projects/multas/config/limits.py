@@ -147,6 +147,7 @@ LIMITS: Mapping[str, Limit] = {
     "IMPORT_MODULES": _NAMES,
     "INPUT.CENTER_CROP_TEST": _COUNT,
     "INPUT.COPIES": _SIZE,
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": _SHARE,
     "INPUT.CROP.SIZE": each(above(0), length=2),
     "INPUT.CROP.TYPE": one_of("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.FORMAT": one_of("BGR", "RGB"),
