@@ -276,7 +276,7 @@ LIMITS: Mapping[str, Limit] = {
         "False, since test images are not augmented here", lambda x: x is False
     ),
     "TEST.DETECTIONS_PER_IMAGE": _COUNT,
-    "TEST.EVALUATOR": one_of("", "voc", "coco"),
+    "TEST.EVALUATOR": one_of("", "voc", "detectron2_voc", "coco"),
     "TEST.EVAL_PERIOD": _COUNT,
     "TEST.EVAL_PERIOD_EPOCHS": at_least(0),
     "TEST.EXPECTED_RESULTS": each(_EXPECTED, empty=True),
