@@ -81,7 +81,12 @@ how those of timm are used.
 """
 _EVALUATORS = """
 A data card chooses the evaluators of its splits by what they annotate, and `DATASETS.TEST` runs
-them.
+them. `TEST.EVALUATOR` chooses another for boxes, whatever the format of the data:
+
+- `voc`: `multas.evaluation.VOCDetectionEvaluator`, with the numbers of the next in less time,
+  and AP of each class, at any IoU and by both metrics (`TEST.VOC_…`)
+- `detectron2_voc`: Detectron2's `PascalVOCDetectionEvaluator` (AP, AP50, AP75)
+- `coco`: Detectron2's `COCOEvaluator` (also APs, APm, APl and AP of each class)
 """
 
 

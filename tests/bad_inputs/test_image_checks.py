@@ -1,11 +1,14 @@
 """The check of images: what it finds, what it leaves out, and what it remembers."""
 
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets.cityscapes import load_cityscapes_semantic
 from detectron2.evaluation import COCOEvaluator
+from PIL import Image
 
 from bad_inputs.broken_images import (
     CURE,
@@ -20,6 +23,7 @@ from bad_inputs.broken_images import (
 )
 from multas.data import image_checks, register_card
 from multas.data.image_checks import checked_images, find_broken, image_fault
+from multas.data.issues import DatasetError
 
 
 def class_folders(world, **keys):
@@ -169,3 +173,29 @@ def test_without_a_place_for_the_cache_all_is_decoded(world, opened, monkeypatch
     for _ in range(2):
         assert find_broken(files) == {}
     assert len(opened) == 2 * len(files)
+
+
+def test_label_maps_that_were_not_made_are_named_at_the_start(tmp_path, forget_registered):
+    def registered():
+        return load_cityscapes_semantic(str(tmp_path / "images"), str(tmp_path / "gtFine"))
+
+    images, labels = tmp_path / "images" / "ulm", tmp_path / "gtFine" / "ulm"
+    for folder in (images, labels):
+        folder.mkdir(parents=True)
+    for number in range(2):
+        Image.new("RGB", (8, 4)).save(images / f"ulm_{number}_leftImg8bit.png")
+        for kind in ("instanceIds", "labelIds"):
+            Image.new("L", (8, 4)).save(labels / f"ulm_{number}_gtFine_{kind}.png")
+        sizes = json.dumps({"imgHeight": 4, "imgWidth": 8})
+        (labels / f"ulm_{number}_gtFine_polygons.json").write_text(sizes)
+    DatasetCatalog.register("cityscapes_tiny", registered)
+    for made in sorted(images.iterdir()):
+        with (
+            pytest.raises(DatasetError, match=r"(?s)cityscapes_tiny.*createTrainIdLabelImgs"),
+            checked_images(["cityscapes_tiny"]),
+        ):
+            pass
+        stem = made.name.removesuffix("leftImg8bit.png")
+        Image.new("L", (8, 4)).save(labels / f"{stem}gtFine_labelTrainIds.png")
+    with checked_images(["cityscapes_tiny"]):
+        assert len(DatasetCatalog.get("cityscapes_tiny")) == 2

@@ -128,7 +128,7 @@ STUDENT = [
     (stop(RULE="x"), "streak, fixed, never"),
     (stop(PATIENCE=-1), "1 or more"),
     (stop(METRICS=[]), "'bbox/AP'"),
-    ({"TEST.EVALUATOR": "x"}, "'voc', 'coco'"),
+    ({"TEST.EVALUATOR": "x"}, "'voc', 'detectron2_voc'"),
     ({"TEST.EVAL_PERIOD": -1}, "0 or more"),
     ({"TEST.VOC_IOU_THRESHOLDS": (1.5,)}, "less than 1"),
     ({"TEST.VOC_METRIC": "x"}, "'11pt'"),

@@ -114,6 +114,52 @@ def test_by_default_the_augmentations_are_detectron2s():
     assert kinds(cfg) == [T.RandomCrop, T.ResizeShortestEdge, T.RandomFlip]
 
 
+SCALED = [
+    "INPUT.MIN_SIZE_TRAIN", [32, 128], "INPUT.MIN_SIZE_TRAIN_SAMPLING", "range",
+    "INPUT.MAX_SIZE_TRAIN", 256, "INPUT.CROP.ENABLED", True, "INPUT.CROP.TYPE", "absolute",
+    "INPUT.CROP.SIZE", [32, 64], "INPUT.CROP.AFTER_RESIZE", True,
+]  # fmt: skip
+
+
+def test_scaled_images_are_cropped_with_their_masks():
+    cfg = plain_config(*SCALED)
+    assert kinds(cfg) == [T.ResizeShortestEdge, T.RandomCrop, T.RandomFlip]
+    assert kinds(cfg, is_train=False) == [T.ResizeShortestEdge]
+    augmentations = T.AugmentationList(build_augmentations(cfg, is_train=True))
+    rows = np.arange(64, dtype=np.uint8)[:, None].repeat(128, 1)
+    spans = []
+    for _ in range(60):
+        data = T.AugInput(rows[..., None].repeat(3, 2), sem_seg=rows)
+        augmentations(data)
+        assert data.image.shape == (32, 64, 3) and data.sem_seg.shape == (32, 64)
+        assert np.abs(data.image[..., 0].astype(int) - data.sem_seg).max() <= 1
+        spans.append(int(data.sem_seg[-1, 0]) - int(data.sem_seg[0, 0]))
+    # 32 rows of an image of 64 rows, scaled by 0.5 to 2, show 64 to 16 of them.
+    assert 14 <= min(spans) < 20 and 50 < max(spans) <= 64
+
+
+def test_crops_of_one_class_are_avoided():
+    cfg = plain_config(*SCALED, "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA", 0.75)
+    (_, crop, _) = build_augmentations(cfg, is_train=True)
+    mask = np.zeros((64, 128), np.uint8)
+    mask[:, 60:] = 1
+    mask[:20] = 255
+    image = np.zeros((64, 128, 3), np.uint8)
+    shares = []
+    for _ in range(40):
+        cut = crop.get_transform(image, mask).apply_segmentation(mask)
+        known = cut[cut != 255]
+        shares.append(max(np.mean(known == 0), np.mean(known == 1)))
+    assert np.mean(np.array(shares) < 0.75) > 0.9
+    # Nothing is known of an image without a mask.
+    assert crop.get_transform(image, None).w == 64
+
+
+def test_a_crop_of_what_is_stretched_last_is_refused():
+    with pytest.raises(ValueError, match=r"CROP\.AFTER_RESIZE crops .*SQUARE_SIZE 320"):
+        build_augmentations(plain_config(*SCALED, "INPUT.SQUARE_SIZE", 320), is_train=True)
+
+
 def test_the_recipe_is_a_key_and_ends_with_one_resize():
     cfg = plain_config("INPUT.AUGMENTATION", "single_shot")
     recipe = [PhotometricDistortion, CropOrExpand, T.RandomFlip]

@@ -83,8 +83,7 @@ def test_a_whole_step_equals_the_authors_code(case):
         aggregator.z.data = golden["in_z"].clone()
         weighted, extra = aggregator(factors * raw)
     else:
-        aggregator = HandTuned(names=names, hand_tuned=factors.tolist()).double()
-        aggregator.hand_tuned = factors
+        aggregator = HandTuned(names=names, hand_tuned=factors.tolist())
         weighted, extra = aggregator(raw)
     alpha = golden["in_alpha"]
     task = F.cross_entropy(zs, golden["in_labels"])

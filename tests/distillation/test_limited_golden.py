@@ -43,9 +43,20 @@ def check(loss, stored):
 def check_gradients(total, pairs):
     found = torch.autograd.grad(total, [inputs for inputs, _ in pairs])
     for ours, (_, stored) in zip(found, pairs, strict=True):
-        rate = 1e-7 if ours.dtype == torch.float64 else 1e-4
-        limit = rate * stored.abs().max().item() + 1e-10
-        torch.testing.assert_close(ours.double(), stored, rtol=0, atol=limit)
+        exact = ours.dtype == torch.float64
+        rtol, atol = (1e-7, 1e-9) if exact else (0, 1e-4 * stored.abs().max().item() + 1e-10)
+        torch.testing.assert_close(ours.double(), stored, rtol=rtol, atol=atol)
+
+
+def check_disagreement(data):
+    """What the terms of PDF-Distil are made of, in float64."""
+    student, teacher = (data[f"in_conf_{side}"].double().sigmoid() for side in "st")
+    check((student - teacher).square(), data["out_disagree"])
+    assert (teacher > 0.5).sum() == data["out_num_teacher_pos"]
+    # The stored weights are divided by the number of channels.
+    cells, channels = data["in_fea_s"].shape[1:]
+    weights = pdf_cell_weights(data["out_disagree"], cells)
+    torch.testing.assert_close(weights / channels, data["out_weight"], rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -75,6 +86,7 @@ def test_mse_equals_the_reference(case, dtype):
     weight = data["in_loss_weight"].item()
     loss = mse_imitation(to_levels(features), to_levels(data["in_fea_t"]), weight=weight)
     check(loss, data["out_loss_kd"])
+    check(loss, data["out_total"])
     check_gradients(loss, [(features, data["grad_fea_s"])])
 
 
@@ -96,12 +108,10 @@ def test_pdf_equals_the_reference(case, dtype):
         check(terms[term], data[f"out_loss_{key}"])
     total = sum(terms.values())
     check(total, data["out_loss_kd"])
+    check(total, data["out_total"])
     pairs = [(features, "fea"), (logits, "conf"), (deltas, "loc")]
     check_gradients(total, [(inputs, data[f"grad_{key}_s"]) for inputs, key in pairs])
-    # The stored weights are divided by the number of channels.
-    cells, channels = data["in_fea_s"].shape[1:]
-    weights = pdf_cell_weights(data["out_disagree"], cells)
-    torch.testing.assert_close(weights / channels, data["out_weight"], rtol=1e-7, atol=1e-12)
+    check_disagreement(data)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -115,8 +125,14 @@ def test_self_training_with_imitation_equals_the_reference(kind, dtype):
     if kind == "mse":
         imitation = mse_imitation(*pyramids, weight=weight)
     else:
-        imitation = sum(pdf_imitation(*pyramids, logits, deltas, *teacher, weight=weight).values())
+        terms = pdf_imitation(*pyramids, logits, deltas, *teacher, weight=weight)
+        for term, key in (("feature", "pdf"), ("cls", "cls"), ("box_reg", "reg")):
+            check(terms[term], data[f"out_loss_{key}"])
+        check_disagreement(data)
+        imitation = sum(terms.values())
     soft = soft_detection_loss(logits, deltas, *teacher, class_weight=data["in_soft_weight"].item())
+    check(soft["box_reg"], data["out_loss_l"])
+    check(soft["cls"], data["out_loss_c"])
     check(imitation, data["out_loss_kd"])
     total = imitation + soft["cls"] + soft["box_reg"]
     check(total, data["out_total"])

@@ -104,6 +104,12 @@ def test_golden_optimum_is_reached(case):
     well_conditioned = not any(word in case for word in ("near_parallel", "scales"))
     if golden["out_v_unique"] and well_conditioned:
         np.testing.assert_allclose(weights, golden["out_v_exact"], atol=1e-8)
+        assert ((weights > 1e-8) == golden["out_support"]).all()
+    gram = rows @ rows.T
+    np.testing.assert_allclose(gram, golden["in_gram"], rtol=1e-12, atol=1e-12 * gram.max())
+    if well_conditioned:
+        products = golden["out_gram_v_exact"]
+        np.testing.assert_allclose(gram @ weights, products, rtol=1e-7, atol=1e-8 * gram.max())
     error = np.linalg.norm(rows.T @ weights - golden["out_u_exact"])
     # |u - u*|^2 is at most the excess, so u is known to the square root of machine precision.
     assert error <= 1e-7 * np.sqrt(minimum) + 1e-13 * np.linalg.norm(rows, axis=1).max()
@@ -132,12 +138,18 @@ def test_tiny_network_gradients_weights_and_direction(case):
         return torch.cat([g.flatten() for g in filled])
 
     rows = torch.stack([flat(loss) for loss in losses])
-    main = flat(F.cross_entropy(logits, golden["in_labels"].long()))
+    task = F.cross_entropy(logits, golden["in_labels"].long())
+    main = flat(task)
     weights = min_norm_weights(rows @ rows.T)
+    for name, found in (("h1", h1), ("h2", h2), ("zs", logits), ("loss_cls", task)):
+        torch.testing.assert_close(found, golden[f"out_{name}"], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(torch.stack(losses), golden["out_path_losses"], rtol=1e-9, atol=0)
-    torch.testing.assert_close(rows, golden["grad_G_paths"], rtol=0, atol=1e-7 * rows.abs().max())
+    for row, expected in zip((*rows, main), (*golden["grad_G_paths"], golden["grad_main"]),
+                             strict=True):  # fmt: skip
+        torch.testing.assert_close(row, expected, rtol=0, atol=1e-7 * row.abs().max())
     torch.testing.assert_close(weights, golden["out_v_exact"], rtol=0, atol=1e-6)
     direction = rows.T @ weights
+    torch.testing.assert_close(direction @ direction, golden["out_norm2_exact"], rtol=1e-9, atol=0)
     torch.testing.assert_close(rows @ direction, golden["out_path_dot_u"], rtol=1e-6, atol=1e-12)
     combined = main + golden["in_alpha"] * direction
     torch.testing.assert_close(combined, golden["out_combined"], rtol=0, atol=1e-8)

@@ -172,6 +172,17 @@ STEPS = {
     "cityscapes": (64 * 372, (56 * 372,), 5000),
     "coco": (12 * 14_658, (8 * 14_658, 11 * 14_658), 5000),
 }
+# The epochs of the papers and their batch sizes: A, section 4 and its usage notes (teacher 5,
+# student 10), B, section 4. Segmentation counts iterations.
+PAPER_EPOCHS = {
+    "voc": (70, {5, 10}), "vedai": (70, {5, 10}), "cifar10": (200, {128}), "cifar100": (200, {128}),
+    "imagenet200": (100, {256}), "imagenet1k": (100, {256}), "cityscapes": (64, {8}),
+    "coco": (12, {8}),
+}  # fmt: skip
+SEGMENTATION = (80_000, 8)
+# The authors train teachers by one program and every student by another, supervised ones, too
+# (their usage notes: "hard" for supervised training), each with its own least gain.
+LEAST_GAINS = {"teacher": 0.07, "student": 0.04}
 
 
 def splits(names) -> list[str]:
@@ -200,8 +211,9 @@ def test_schedules_of_the_papers(table, monkeypatch):
         add_multas_config(cfg)
         merge_config(cfg, address)
         if not cfg.SOLVER.EPOCHS:
+            found = (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH)
             embedded = data in ("toy", "small", "source")
-            assert embedded or cfg.SOLVER.MAX_ITER == 80_000, "segmentation counts iterations"
+            assert embedded or found == SEGMENTATION, address
             continue
         sizes = task_sizes(data, cfg)
         monkeypatch.setattr(epochs, "mini_batches", lambda cfg, own=sizes: list(own.values()))
@@ -212,3 +224,14 @@ def test_schedules_of_the_papers(table, monkeypatch):
             longest = max(sizes, key=lambda split: sizes[split][0])
             found = (solver.EARLY_STOPPING.PERIOD, solver.MAX_ITER)
             assert found == PERIODS[data, longest, solver.IMS_PER_BATCH], address
+        if data != "toy":
+            epochs_of_paper, batch_sizes = PAPER_EPOCHS[data]
+            images, batch_size = max(sizes.values())
+            # An epoch is rounded to whole iterations, so its length may be a batch off.
+            tolerance = epochs_of_paper * batch_size / images
+            trained = solver.MAX_ITER * batch_size / images
+            assert trained == pytest.approx(epochs_of_paper, abs=tolerance), address
+            assert batch_size in batch_sizes, address
+        if data in ("voc", "vedai"):
+            kind = "teacher" if cfg.MODEL.RESNETS.DEPTH == 50 else "student"
+            assert LEAST_GAINS[kind] == solver.EARLY_STOPPING.MIN_DELTA, address

@@ -111,7 +111,9 @@ def test_unknown_choices_are_answered_with_the_known_ones(cfg, voc_set, register
     with pytest.raises(UserError, match=r"'panoptic'.*unknown.*pascal_voc"):
         build_evaluator(cfg, register(list, evaluator_type="panoptic"))
     cfg.TEST.EVALUATOR = "kitti"
-    with pytest.raises(ValueError, match=r"TEST.EVALUATOR is 'kitti'; choose from voc, coco"):
+    with pytest.raises(
+        ValueError, match=r"EVALUATOR is 'kitti'; choose from voc, detectron2_voc, coco"
+    ):
         build_evaluator(cfg, voc_set)
 
 

@@ -31,9 +31,13 @@ def test_reference_values():
     results = run(case["in_student_scores"], case["in_labels"], case["in_teacher_scores"])
     results = results["classification"]
     assert results["top1_error"] == pytest.approx(float(case["out_top1_err"]), abs=1e-5)
+    assert results["top1_error"] == pytest.approx(100 - float(case["out_acc_top1"]), abs=1e-5)
     assert results["top5_error"] == pytest.approx(100 - float(case["out_acc_top5"]), abs=1e-5)
     assert results["top1_agreement_error"] == pytest.approx(
         float(case["out_top1_agr_err"]), abs=1e-5
+    )
+    assert results["top1_agreement_error"] == pytest.approx(
+        100 - float(case["out_agree_top1"]), abs=1e-5
     )
     assert results["top5_agreement_error"] == pytest.approx(
         100 - float(case["out_agree_top5"]), abs=1e-5

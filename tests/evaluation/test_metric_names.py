@@ -30,6 +30,7 @@ def named(forget_registered):
     [
         ("coco", ["bbox/AP", "bbox/APl", "bbox/AP-dog"]),
         ("voc", ["bbox/AP", "bbox/AP50_11pt", "bbox/AP_area", "bbox/AP75-cat"]),
+        ("detectron2_voc", ["bbox/AP", "bbox/AP50", "bbox/AP75"]),
         ("sem_seg", ["sem_seg/mIoU", "sem_seg/IoU-cat", "sem_seg/ACC-dog"]),
         ("classification", ["classification/top1_error", "classification/top5_error"]),
     ],

@@ -75,7 +75,9 @@ def test_reference_values(make_devkit, run_evaluator, year):
                 boxes[rows],
             )
         )
-    evaluator = VOCDetectionEvaluator(make_devkit(objects, names, int(case["in_year"])))
+    thresholds = case["in_iou_thresholds"]
+    devkit = make_devkit(objects, names, int(case["in_year"]))
+    evaluator = VOCDetectionEvaluator(devkit, thresholds, report_thresholds=thresholds)
     results = run_evaluator(evaluator, predictions)["bbox"]
     assert results["AP"] == pytest.approx(100 * float(case["out_map"]), abs=1e-9)
     assert results["AP50"] == pytest.approx(100 * float(case["out_ap50"]), abs=1e-9)
@@ -83,7 +85,9 @@ def test_reference_values(make_devkit, run_evaluator, year):
     for number, name in enumerate(names):
         expected = 100 * case["out_ap"][:, number]
         assert results[f"AP-{name}"] == pytest.approx(expected.mean(), abs=1e-9)
-        assert results[f"AP50-{name}"] == pytest.approx(expected[0], abs=1e-9)
+        for threshold, value in zip(thresholds, expected, strict=True):
+            key = f"AP{100 * threshold:g}-{name}"
+            assert results[key] == pytest.approx(value, abs=1e-9), key
 
 
 @settings(

@@ -128,6 +128,8 @@ def test_dense_targets_equal_the_reference(case):
     else:
         assert torch.equal(targets.class_mask, data["out_cls_mask"])
         assert torch.equal(~targets.class_mask.all(2), data["out_ignored"])
+        background = targets.class_mask.all(2) & (targets.box_index < 0)
+        assert torch.equal(background, data["out_negative"])
         assert torch.equal(targets.box_index >= 0, data["out_positive"])
 
 

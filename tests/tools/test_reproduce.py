@@ -152,6 +152,26 @@ def test_data_sets_of_detectron2_are_checked_too(tmp_path, monkeypatch):
     assert "DETECTRON2_DATASETS" in line
 
 
+def test_cityscapes_needs_packages_for_polygons_and_label_maps_for_segmentation(
+    tmp_path, monkeypatch
+):
+    folders = {"image_dir": tmp_path / "leftImg8bit", "gt_dir": tmp_path / "gtFine"}
+    for folder in folders.values():
+        (folder / "ulm").mkdir(parents=True)
+    for i in range(3):
+        (folders["gt_dir"] / "ulm" / f"ulm_{i}_gtFine_labelIds.png").touch()
+    metadata = data_check.MetadataCatalog.get("cityscapes_fine_sem_seg_val")
+    monkeypatch.setattr(type(metadata), "as_dict", lambda self: folders)
+    monkeypatch.setattr(data_check, "find_spec", lambda package: None)
+    (line,) = data_check._missing_data("cityscapes_fine_sem_seg_val")
+    assert "3 of the files *_gtFine_labelTrainIds.png" in line and "createTrainIdLabelImgs" in line
+    for i in range(3):
+        (folders["gt_dir"] / "ulm" / f"ulm_{i}_gtFine_labelTrainIds.png").touch()
+    assert not data_check._missing_data("cityscapes_fine_sem_seg_val")
+    (line,) = data_check._missing_data("cityscapes_fine_instance_seg_val")
+    assert "pip install cityscapesscripts shapely" in line
+
+
 def test_a_card_without_the_splits_of_the_rows_is_refused(call, no_runner, tmp_path):
     root = make_toy(tmp_path / "devkit", train=8, val=2, test=2)
     card = tmp_path / "few.yaml"

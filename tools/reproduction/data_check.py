@@ -8,6 +8,7 @@ from pathlib import Path
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 
+from multas.data.image_checks import TRAIN_IDS, TRAIN_IDS_CURE
 from reproduction.data_sets import EMBEDDED, fault_of, names_of, names_on_cards
 from reproduction.runs import Run, merged
 
@@ -16,7 +17,9 @@ _LAYOUT = "datasets/README.md shows how the data lies"
 _CONVERTED = "output/weights"
 # Of Detectron2's own data sets: what their metadata calls files and folders of the data.
 _PLACES = ("json_file", "image_root", "sem_seg_root", "image_dir", "gt_dir", "dirname")
-_LOADERS = {"cityscapes": ("cityscapesscripts", "shapely")}
+_LABEL_IDS = "_gtFine_labelIds.png"
+# Packages that a loader needs: polygons of Cityscapes become boxes; its label maps need none.
+_LOADERS = {"cityscapes_fine_instance_seg": ("cityscapesscripts", "shapely")}
 
 
 def make_embedded(runs: Iterable[Run]) -> None:
@@ -54,9 +57,23 @@ def _missing_data(name: str) -> list[str]:
             f"{name}: no {' and no '.join(places)}. They belong in the folder that "
             "DETECTRON2_DATASETS names (default: datasets); Detectron2 documents their layout."
         )
+    elif label_maps := _missing_label_maps(name, found.get("gt_dir", "")):
+        lines.append(f"{name}: {label_maps}")
     if not all(find_spec(package) for package in packages):
         lines.append(f"{name}: its annotations need pip install {' '.join(packages)}.")
     return lines
+
+
+def _missing_label_maps(name: str, folder: str) -> str:
+    """What to do where label maps of Cityscapes, which its archives lack, were not made yet."""
+    if not name.startswith("cityscapes_fine_sem_seg"):
+        return ""
+    ids = {file.name for file in Path(folder).glob(f"*/*{_LABEL_IDS}")}
+    made = {file.name for file in Path(folder).glob(f"*/*{TRAIN_IDS}")}
+    lacking = [n for n in ids if n.replace(_LABEL_IDS, TRAIN_IDS) not in made]
+    if not lacking:
+        return ""
+    return f"no {len(lacking)} of the files *{TRAIN_IDS} in {folder}. {TRAIN_IDS_CURE}"
 
 
 def _missing_weights(cfg: CfgNode, made: set[str]) -> list[str]:

@@ -68,6 +68,13 @@ def add_data_config(cfg: CN) -> None:
     # "padded_crop" = a shift by up to 4 pixels (CIFAR), "resized_crop" = a window resized to the
     # square of MIN_SIZE_TRAIN (ImageNet), both with RANDOM_FLIP, or one of AUGMENTATION_REGISTRY.
     cfg.INPUT.AUGMENTATION = ""
+    # Whether the crop (INPUT.CROP) is cut out of the resized image; Detectron2 resizes what it has
+    # cut out. With MIN_SIZE_TRAIN [512, 2048], MIN_SIZE_TRAIN_SAMPLING range and MAX_SIZE_TRAIN
+    # 4096, images of Cityscapes are scaled by 0.5 to 2 before.
+    cfg.INPUT.CROP.AFTER_RESIZE = False
+    # The share of a crop's annotated pixels that one class of a mask may have, as in Detectron2's
+    # DeepLab: up to ten crops are drawn until it has less; 1.0 = the first is taken.
+    cfg.INPUT.CROP.SINGLE_CATEGORY_MAX_AREA = 1.0
     # The side, in pixels, of the square that is cut out of the middle of test images after they
     # were resized to MIN_SIZE_TEST (ImageNet: 224 of 256), for classification; 0 = the whole image.
     cfg.INPUT.CENTER_CROP_TEST = 0

@@ -147,6 +147,7 @@ LIMITS: Mapping[str, Limit] = {
     "IMPORT_MODULES": _NAMES,
     "INPUT.CENTER_CROP_TEST": _COUNT,
     "INPUT.COPIES": _SIZE,
+    "INPUT.CROP.SINGLE_CATEGORY_MAX_AREA": _SHARE,
     "INPUT.CROP.SIZE": each(above(0), length=2),
     "INPUT.CROP.TYPE": one_of("relative_range", "relative", "absolute", "absolute_range"),
     "INPUT.FORMAT": one_of("BGR", "RGB"),
@@ -275,7 +276,7 @@ LIMITS: Mapping[str, Limit] = {
         "False, since test images are not augmented here", lambda x: x is False
     ),
     "TEST.DETECTIONS_PER_IMAGE": _COUNT,
-    "TEST.EVALUATOR": one_of("", "voc", "coco"),
+    "TEST.EVALUATOR": one_of("", "voc", "detectron2_voc", "coco"),
     "TEST.EVAL_PERIOD": _COUNT,
     "TEST.EVAL_PERIOD_EPOCHS": at_least(0),
     "TEST.EXPECTED_RESULTS": each(_EXPECTED, empty=True),

@@ -16,11 +16,18 @@ from tqdm import tqdm
 from multas.data.image_files import mode_fault, unreadable
 from multas.data.intact_files import add_intact, fingerprint, read_intact
 from multas.data.issues import DatasetError, DatasetIssues
+from multas.util.annotation import MASKS
 from multas.util.files import refuse_pipe
 
 # Metadata of ground truth in files, which know nothing of images that are left out. Without them
 # evaluators take the dicts.
 _FILES_OF_TRUTH = ("json_file", "dirname", "split")
+# Of Cityscapes, whose archives have other label maps.
+TRAIN_IDS = "_gtFine_labelTrainIds.png"
+TRAIN_IDS_CURE = (
+    "Make them once: cityscapesscripts/preparation/createTrainIdLabelImgs.py "
+    "(pip install cityscapesscripts) with CITYSCAPES_DATASET as the folder of the data."
+)
 _CHUNK = 10_000  # files that are handed to threads at once
 
 
@@ -33,10 +40,13 @@ def checked_images(names: Sequence[str]) -> Iterator[None]:
     the block the data sets stay as they were loaded for this check; nothing is read again.
 
     Raises:
-        DatasetError: Images of other data sets are broken; the message names the files.
+        DatasetError: Images of other data sets are broken, or masks are not there; the message
+            names the files.
     """
     loads = {name: _complete(name) for name in names}
-    records = {name: load() for name, load in loads.items()}
+    records = {name: _load(name, load) for name, load in loads.items()}
+    for name, own_records in records.items():
+        _require_masks(name, own_records)
     files = {name: _image_files(own) for name, own in records.items()}
     own = find_broken({f for fs in files.values() for f in fs}) if comm.is_main_process() else {}
     faults: Mapping[str, str] = comm.all_gather(own)[0]
@@ -52,6 +62,25 @@ def checked_images(names: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         DatasetCatalog.update(loads)
+
+
+def _load(name: str, load: Callable[[], list[dict]]) -> list[dict]:
+    try:
+        return load()
+    except AssertionError as error:  # of Detectron2's loaders, where files are missing
+        raise DatasetError(f"Data set '{name}' cannot be loaded: {error}") from error
+
+
+def _require_masks(name: str, records: Sequence[Mapping]) -> None:
+    """Make sure that there is a file for every mask that the records name."""
+    files = {str(r[MASKS.dataset_key]) for r in records if MASKS.dataset_key in r}
+    missing = sorted(f for f in files if "://" not in f and not os.path.isfile(f))
+    if missing:
+        issues = DatasetIssues(repr(name))
+        for file in missing:
+            issues.add(file, "no such file")
+        cure = f"\n{TRAIN_IDS_CURE}" if missing[0].endswith(TRAIN_IDS) else ""
+        raise DatasetError(f"{issues.report()}{cure}")
 
 
 def _stop_or_warn(broken: Mapping[str, Mapping[str, str]]) -> None:

@@ -13,6 +13,7 @@ from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvalua
 from fvcore.common.registry import Registry
 
 from multas.evaluation.classification import ClassificationEvaluator
+from multas.evaluation.detectron2_voc import Detectron2VOCEvaluator
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
 from multas.util.errors import UserError
@@ -27,9 +28,12 @@ Functions ``(cfg, dataset_name, output_folder) -> DatasetEvaluator``, registered
 ``evaluator_type`` that the metadata of a data set names.
 """
 
+COCO_DETECTIONS = 100  # of an image, in COCO's own evaluation
+# Types whose figures are of boxes, and the values of TEST.EVALUATOR beside "".
+BOX_TYPES = ("pascal_voc", "detectron2_voc", "coco")
+BOX_EVALUATORS = ("voc", "detectron2_voc", "coco")
 # Types that Detectron2's own registrations use. The Cityscapes figures are computed from the
 # registered labels: the official scripts behind Detectron2's evaluators need a GPU.
-COCO_DETECTIONS = 100  # of an image, in COCO's own evaluation
 _SAME_AS = {"voc": "pascal_voc", "cityscapes_instance": "coco", "cityscapes_sem_seg": "sem_seg"}
 
 
@@ -43,6 +47,12 @@ def pascal_voc(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEv
         metric=cfg.TEST.VOC_METRIC,
         skip_absent_classes=cfg.TEST.VOC_SKIP_ABSENT_CLASSES,
     )
+
+
+@EVALUATOR_REGISTRY.register()
+def detectron2_voc(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluator:
+    """VOC average precision of boxes by Detectron2's own evaluator."""
+    return Detectron2VOCEvaluator(dataset_name, metric=cfg.TEST.VOC_METRIC)
 
 
 @EVALUATOR_REGISTRY.register()
@@ -130,9 +140,9 @@ def chosen_types(cfg: CfgNode, dataset_name: str) -> list[str]:
     """
     types = evaluator_types(dataset_name)
     if forced := cfg.TEST.EVALUATOR:
-        check_choice("TEST.EVALUATOR", forced, ("voc", "coco"))
+        check_choice("TEST.EVALUATOR", forced, BOX_EVALUATORS)
         chosen = _SAME_AS.get(forced, forced)
-        types = [chosen if name in ("pascal_voc", "coco") else name for name in types]
+        types = [chosen if name in BOX_TYPES else name for name in types]
     return list(dict.fromkeys(types))
 
 

@@ -68,6 +68,10 @@ def _pascal_voc(cfg: CfgNode, dataset_name: str) -> Iterator[tuple[str, bool]]:
             yield f"bbox/{figure}-{name}", False
 
 
+def _detectron2_voc(_cfg: CfgNode, _dataset_name: str) -> Iterator[tuple[str, bool]]:
+    yield from ((f"bbox/{name}", True) for name in ("AP", "AP50", "AP75"))
+
+
 def _coco(_cfg: CfgNode, dataset_name: str) -> Iterator[tuple[str, bool]]:
     yield from ((f"bbox/{name}", True) for name in _COCO)
     classes = _of_classes(dataset_name, "thing_classes")
@@ -87,6 +91,7 @@ def _classification(_cfg: CfgNode, _dataset_name: str) -> Iterator[tuple[str, bo
 # The metrics of each evaluator type, and whether they are of all classes together.
 _NAMES = {
     "pascal_voc": _pascal_voc,
+    "detectron2_voc": _detectron2_voc,
     "coco": _coco,
     "sem_seg": _sem_seg,
     "classification": _classification,

@@ -7,10 +7,9 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data import MetadataCatalog
 from detectron2.evaluation import PascalVOCDetectionEvaluator
 from detectron2.utils import comm
-from detectron2.utils.file_io import PathManager
 from tabulate import tabulate
 
 from multas.evaluation.average_precision import (
@@ -18,12 +17,7 @@ from multas.evaluation.average_precision import (
     average_precision_area,
     precision_recall,
 )
-from multas.evaluation.voc_ground_truth import (
-    GroundTruth,
-    from_dataset_dicts,
-    image_set_file,
-    read_devkit,
-)
+from multas.evaluation.voc_ground_truth import GroundTruth, ground_truth_of
 from multas.evaluation.voc_matching import best_overlaps, classify_detections, round_as_printed
 from multas.util.errors import UserError
 from multas.util.messages import Message
@@ -157,12 +151,7 @@ class VOCDetectionEvaluator(PascalVOCDetectionEvaluator):
 
     @cached_property
     def _ground_truth(self) -> GroundTruth:
-        meta = MetadataCatalog.get(self._dataset_name)
-        dirname, split = meta.get("dirname"), meta.get("split")
-        named = dirname is not None and split is not None
-        if named and PathManager.isfile(image_set_file(dirname, split)):
-            return read_devkit(dirname, split, self._class_names)
-        return from_dataset_dicts(DatasetCatalog.get(self._dataset_name))
+        return ground_truth_of(self._dataset_name, self._class_names)
 
     def _image_numbers(self, image_ids: list[str]) -> np.ndarray:
         """Image numbers in the ground truth, int64; -1 for images without annotation."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.structures import BoxMode
 from detectron2.utils.file_io import PathManager
 
@@ -38,6 +39,23 @@ class GroundTruth:
 def image_set_file(dirname: str, split: str) -> str:
     """Path of the file with the image ids of a split in a VOC devkit."""
     return os.path.join(dirname, "ImageSets", "Main", f"{split}.txt")
+
+
+def ground_truth_of(dataset_name: str, class_names: Sequence[str]) -> GroundTruth:
+    """The ground truth of a registered data set.
+
+    It is read from the VOC devkit that ``dirname`` and ``split`` of the metadata name, if there is
+    one, otherwise from the dataset dicts.
+
+    Raises:
+        FileNotFoundError, UserError: see :func:`read_devkit`.
+    """
+    meta = MetadataCatalog.get(dataset_name)
+    dirname, split = meta.get("dirname"), meta.get("split")
+    named = dirname is not None and split is not None
+    if named and PathManager.isfile(image_set_file(dirname, split)):
+        return read_devkit(dirname, split, class_names)
+    return from_dataset_dicts(DatasetCatalog.get(dataset_name))
 
 
 def read_devkit(dirname: str, split: str, class_names: Sequence[str]) -> GroundTruth:

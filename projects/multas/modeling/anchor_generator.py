@@ -12,6 +12,12 @@ class ClippedAnchorGenerator(DefaultAnchorGenerator):
     The config keys are those of ``DefaultAnchorGenerator``. With ``SIZES`` = [[b 2^k, b 2^k sqrt 2]
     for level k], ``ASPECT_RATIOS`` = [[1, 0.5, 2]] and ``OFFSET`` 0.5 these are the six anchors of
     the authors' code, in its order, with b = 24 pixels.
+
+    That holds for images whose sides are multiples of the coarsest stride, as in all shipped
+    recipes. Others are padded to such sides, as everywhere in Detectron2, and get the anchors of
+    the padded image: 2040 for 100 x 100 pixels, which are padded to 128 x 128, and strides 8 to 64.
+    The authors' code pads nothing: it has ceil(size / stride) cells on each side of a level, 1428
+    anchors here, and stretches each grid over the image.
     """
 
     def _grid_anchors(self, grid_sizes: list[tuple[int, int]]) -> list[Tensor]:

@@ -27,6 +27,20 @@ def mean_over_ranks(values: Tensor, device: torch.device | None = None) -> Tenso
     return (sent / ranks).to(values.device)
 
 
+def root_mean_square_over_ranks(values: Tensor) -> Tensor:
+    """The root of the mean square over all ranks, equal on each, with the gradient of the own part.
+
+    The mean over the ranks of these gradients, as DistributedDataParallel takes it, is the gradient
+    of the result. Every rank has to call it.
+    """
+    if comm.get_world_size() == 1:
+        return values
+    own = values.detach()
+    whole = mean_over_ranks(own.square()).sqrt()
+    share = torch.where(whole > 0, own / whole, 0.0)
+    return whole + share * (values - own)
+
+
 def from_main_rank(values: Tensor, device: torch.device) -> Tensor:
     """The values of rank 0, on all ranks; ``device`` is where the process group communicates."""
     if comm.get_world_size() == 1:

@@ -43,9 +43,11 @@ def test_neuron_selectivity_over_four_layers_golden():
     assert_value(losses, golden["out_layer_losses"])
     assert_value(losses.sum(), golden["out_loss"])
     for i, student in enumerate(students):
-        # The gradient of a 1 x 1 map is only rounding.
         actual, expected = gradient(losses.sum(), student), golden[f"grad_fs{i}"]
-        torch.testing.assert_close(actual, expected, rtol=1e-8, atol=1e-10)
+        if student[0, 0].numel() > 1:
+            assert_gradient(actual, expected)
+        else:  # the sign alone counts, so both gradients are rounding
+            assert max(actual.abs().max(), expected.abs().max()) < 1e-14
 
 
 def test_polynomial_kernel_equals_the_matrices_of_positions():

@@ -68,8 +68,8 @@ def non_local_block(golden, prefix, features, pool):
     return features + F.batch_norm(out, None, None, scale, shift, training=True)
 
 
-def fkd_terms(golden, student, teacher, level, pool, masks):
-    """The four distances of one level, before their weights."""
+def fkd_pairs(golden, student, teacher, level, pool):
+    """What the four distances of one level compare, by their names: (of the student, teacher)."""
 
     def weights(name):
         return golden[f"in_w{level}_{name}"], golden[f"in_b{level}_{name}"]
@@ -79,13 +79,17 @@ def fkd_terms(golden, student, teacher, level, pool, masks):
     spatial = F.conv2d(spatial_attention(student, absolute=False), *weights("spatial"), padding=1)
     relation = F.conv2d(non_local_block(golden, f"{level}_snl", student, pool), *weights("nladapt"))
     return {
-        "feat": masked_distance(adapted, teacher, *masks),
-        "channel": batch_distance(channel, channel_attention(teacher, absolute=False).flatten(1)),
-        "spatial": batch_distance(spatial, spatial_attention(teacher, absolute=False)),
-        "nonlocal": batch_distance(
-            relation, non_local_block(golden, f"{level}_tnl", teacher, pool)
-        ),
+        "feat": (adapted, teacher),
+        "channel": (channel, channel_attention(teacher, absolute=False).flatten(1)),
+        "spatial": (spatial, spatial_attention(teacher, absolute=False)),
+        "nonlocal": (relation, non_local_block(golden, f"{level}_tnl", teacher, pool)),
     }
+
+
+def fkd_terms(pairs, masks):
+    """The four distances, before their weights."""
+    own = {"feat": masks}
+    return {name: masked_distance(*pair, *own.get(name, ())) for name, pair in pairs.items()}
 
 
 def check_all_gradients(golden, loss, tolerance):
@@ -115,7 +119,11 @@ def test_two_stage_fkd_golden(case):
         softmax_of_sum=False,
     )
     assert_value(mask, golden["out_spatial_mask"], 1e-12)
-    terms = fkd_terms(golden, student, teacher, "", int(golden["in_pool"]), [mask])
+    pairs = fkd_pairs(golden, student, teacher, "", int(golden["in_pool"]))
+    maps = [pairs["feat"][0], *pairs["nonlocal"]]
+    for name, found in zip(("feat_adapted", "relation_s", "relation_t"), maps, strict=True):
+        torch.testing.assert_close(found, golden[f"out_{name}"], rtol=1e-9, atol=1e-12)
+    terms = fkd_terms(pairs, [mask])
     for name, value in terms.items():
         assert_value(value, golden[f"out_raw_{name}"], 1e-9)
     loss = (torch.stack(list(terms.values())) * golden["in_weights"]).sum()
@@ -139,7 +147,7 @@ def test_one_stage_fkd_golden():
             for attention in (spatial_attention, channel_attention)
         ]
         pool = int(golden["in_pool"][i])
-        terms = fkd_terms(golden, student, teacher, str(i), pool, masks)
+        terms = fkd_terms(fkd_pairs(golden, student, teacher, str(i), pool), masks)
         levels.append(torch.stack(list(terms.values())))
     weighted = torch.stack(levels).sum(0) * golden["in_weights"]
     for name, value in zip(("feat", "channel", "spatial", "nonlocal"), weighted, strict=True):

@@ -28,11 +28,14 @@ from multas.modeling.generalized_focal import (
 from multas.modeling.losses import quality_focal_elements, weighted_sum
 
 
-def quality_focal_loss(logits, labels, scores, *, beta=2.0, **reduction):
+def quality_focal_loss_of_rows(logits, labels, scores, *, beta=2.0):
     classes = logits.shape[1]
     targets = F.one_hot(labels, classes + 1)[:, :classes] * scores[:, None]
-    elements = quality_focal_elements(logits, targets, gamma=beta)
-    return weighted_sum(elements.sum(dim=1), **reduction)
+    return quality_focal_elements(logits, targets, gamma=beta).sum(dim=1)
+
+
+def quality_focal_loss(logits, labels, scores, *, beta=2.0, **reduction):
+    return weighted_sum(quality_focal_loss_of_rows(logits, labels, scores, beta=beta), **reduction)
 
 
 def distribution_focal_loss(logits, targets, **reduction):
@@ -82,8 +85,11 @@ def test_distribution_focal_golden(case):
 def test_quality_focal_golden(case):
     golden = load(case)
     logits, beta = golden["in_pred"].requires_grad_(), float(golden["in_beta"])
+    labels, scores = golden["in_label"].long(), golden["in_score"]
+    elements = quality_focal_loss_of_rows(logits, labels, scores, beta=beta)
+    assert_value(golden["in_loss_weight"] * elements, golden["out_loss_unreduced"])
     loss = golden["in_loss_weight"] * quality_focal_loss(
-        logits, golden["in_label"].long(), golden["in_score"], beta=beta, **reduction(golden)
+        logits, labels, scores, beta=beta, **reduction(golden)
     )
     assert_value(loss, golden["out_loss"])
     assert_gradient(gradient(loss, logits), golden["grad_pred"])
@@ -172,6 +178,9 @@ def test_one_pyramid_level_of_the_head_golden():
         ),
     }
     assert_value(confidence.sum(), golden["out_weight_sum"], 1e-8)
+    for name in ("bbox", "dfl"):
+        normalised = losses[name] / (confidence.sum() + 1e-6)
+        assert_value(normalised, golden[f"out_loss_{name}_normalised"], 1e-8)
     for name, loss in losses.items():
         assert_value(loss, golden[f"out_loss_{name}"], 1e-8)
         for kind, leaf in (("cls", scores), ("box", boxes)):

@@ -11,7 +11,13 @@ from detectron2.data import detection_utils as utils
 from detectron2.data import transforms as T
 from fvcore.common.registry import Registry
 
-from multas.data.transforms.crops import CenterCrop, CropOrExpand, RandomAreaCrop, ShiftedCrop
+from multas.data.transforms.crops import (
+    BalancedCrop,
+    CenterCrop,
+    CropOrExpand,
+    RandomAreaCrop,
+    ShiftedCrop,
+)
 from multas.data.transforms.place import with_own_rows
 from multas.util.errors import UserError
 from multas.util.names import check_choice
@@ -147,6 +153,20 @@ def _flip(cfg: CfgNode) -> list[T.Augmentation]:
     return utils.build_augmentation(cfg, is_train=True)[1:]
 
 
+def _crop(cfg: CfgNode) -> list[T.Augmentation]:
+    """What INPUT.CROP says."""
+    crop = cfg.INPUT.CROP
+    if crop.AFTER_RESIZE and cfg.INPUT.SQUARE_SIZE:
+        raise UserError(
+            "INPUT.CROP.AFTER_RESIZE crops what MIN_SIZE_TRAIN and MAX_SIZE_TRAIN give, but with "
+            f"INPUT.SQUARE_SIZE {cfg.INPUT.SQUARE_SIZE} images are stretched last. Set one of both."
+        )
+    if crop.SINGLE_CATEGORY_MAX_AREA >= 1:
+        return [T.RandomCrop(crop.TYPE, crop.SIZE)]
+    ignored = cfg.MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE
+    return [BalancedCrop(crop.TYPE, crop.SIZE, crop.SINGLE_CATEGORY_MAX_AREA, ignored)]
+
+
 def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     """The augmentations of a config, without the final resize to INPUT.SQUARE_SIZE.
 
@@ -158,8 +178,9 @@ def build_augmentations(cfg: CfgNode, is_train: bool) -> list[T.Augmentation]:
     if not is_train:
         return [*last, CenterCrop(size)] if size else last
     if not name:
-        first = [T.RandomCrop(crop.TYPE, crop.SIZE)] if crop.ENABLED else []
-        return [*first, *last, *_flip(cfg)]
+        crops = _crop(cfg) if crop.ENABLED else []
+        scaled = [*last, *crops] if crop.AFTER_RESIZE else [*crops, *last]
+        return [*scaled, *_flip(cfg)]
     if name not in AUGMENTATION_REGISTRY:
         choices = ", ".join(repr(n) for n, _ in AUGMENTATION_REGISTRY)
         raise UserError(

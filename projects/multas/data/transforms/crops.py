@@ -1,5 +1,6 @@
 """Crops of an image: crop or expand in one step for detection, and those of classification."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -140,6 +141,33 @@ class CropOrExpand(T.Augmentation):
         known = sem_seg != self.mask_value
         extents = [np.flatnonzero(known.any(axis=axis)) for axis in (0, 1)]
         return all(len(e) and e[-1] - e[0] + 1 > self.min_labelled for e in extents)
+
+
+@dataclass(eq=False, repr=False)
+class BalancedCrop(T.Augmentation):
+    """Detectron2's ``RandomCrop``, in which no class of the mask has too large a share.
+
+    As in Detectron2's DeepLab, the last of ten crops is taken if all have such a class. Images
+    without a mask take the first crop.
+
+    Args:
+        kind, size: type and size of the crop, see INPUT.CROP.
+        largest_share: of the pixels that are not ``mask_value``.
+        mask_value: the value of pixels without annotation.
+    """
+
+    kind: str
+    size: Sequence[float]
+    largest_share: float
+    mask_value: int = 255
+
+    def get_transform(self, image: np.ndarray, sem_seg: np.ndarray | None) -> T.Transform:
+        if sem_seg is None:
+            return T.RandomCrop(self.kind, self.size).get_transform(image)
+        crop = T.RandomCrop_CategoryAreaConstraint(
+            self.kind, self.size, self.largest_share, self.mask_value
+        )
+        return crop.get_transform(image, sem_seg)
 
 
 @dataclass(eq=False, repr=False)

@@ -30,7 +30,7 @@ class Aggregator(nn.Module):
     def __init__(self, *, names: Sequence[str], hand_tuned: Sequence[float]) -> None:
         super().__init__()
         self.names = list(names)
-        self.register_buffer("hand_tuned", torch.tensor(hand_tuned), persistent=False)
+        self.register_buffer("hand_tuned", torch.tensor(hand_tuned, dtype=torch.float64), False)
 
     def weights(self) -> Tensor:
         """v, shape (K,), detached."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, Aggregator
+from multas.modeling.losses import full_precision
 from multas.util.errors import UserError
 
 
@@ -17,7 +18,8 @@ class HandTuned(Aggregator):
         return self.hand_tuned
 
     def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        return self.weights() * losses, {}
+        losses = full_precision(losses)
+        return self.weights().to(losses.dtype) * losses, {}
 
 
 @AGGREGATOR_REGISTRY.register()

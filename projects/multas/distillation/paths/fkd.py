@@ -1,5 +1,6 @@
 """Feature-based knowledge distillation for detectors (FKD; Zhang and Ma, ICLR 2021) as a path."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -26,6 +27,7 @@ from multas.distillation.paths.base import (
 from multas.distillation.paths.layers import LayerPath, match_size
 from multas.util.errors import UserError
 from multas.util.names import check_choice
+from multas.util.ranks import root_mean_square_over_ranks
 
 # Of the four distances: the one-stage weights of the public code, and what these are for root mean
 # squares where two images of 800 x 1344 pixels give a map of stride 8 and 256 channels.
@@ -125,9 +127,13 @@ class FKD(Path):
         weights: factors of the four distances; empty: those of the public code or, with
             ``normalise``, (1.2, 0.54, 4.4, 1.2), which are the same for two images of COCO's usual
             size and a map of stride 8.
-        normalise: False: a distance is one norm over all entries of the batch (public code), which
-            is larger for larger images, batches and finer maps. True: it is the root mean square of
-            the entries, so that weights keep their meaning on other images.
+        normalise: False: a distance is a norm over all entries of so many images as
+            ``images_per_norm`` says, which is larger for larger images and finer maps. True: it is
+            the root mean square of the entries, so that weights keep their meaning on other images.
+        images_per_norm: the public code takes one norm over the images of a process, 2 of them.
+            The norm of a batch of N images is scaled by sqrt(images_per_norm / N), and root mean
+            squares are taken over the batches of all processes, so that neither the size of a batch
+            nor the number of processes changes what a weight means.
         channel_mask: mask the feature distance by channels as well as by positions.
         softmax_of_sum: True: one mask from the summed attentions (paper); False: the mean of both
             networks' masks (code).
@@ -146,6 +152,7 @@ class FKD(Path):
         temperature: float = 0.1,
         weights: Sequence[float] = (),
         normalise: bool = False,
+        images_per_norm: int = 2,
         channel_mask: bool = True,
         softmax_of_sum: bool = True,
         absolute: bool = True,
@@ -160,6 +167,8 @@ class FKD(Path):
             raise UserError(f"WEIGHTS has {len(weights)} entries; there are four distances.")
         if temperature <= 0:
             raise UserError(f"TEMPERATURE is {temperature}; it must be positive.")
+        if images_per_norm < 1:
+            raise UserError(f"IMAGES_PER_NORM is {images_per_norm}; it must be 1 or more.")
         pools = [pool] * len(pairs) if isinstance(pool, int) else list(pool)
         if len(pools) != len(pairs):
             raise UserError(f"POOL has {len(pools)} entries for {len(pairs)} feature maps.")
@@ -170,7 +179,8 @@ class FKD(Path):
         self.labels = [str(i) for i in range(len(pairs))]
         self.adapter_note = "1x1, linear, 3x3, non-local"
         self.resize = resize
-        self.register_buffer("weights", torch.tensor(weights), persistent=False)
+        self.images_per_norm = 0 if normalise else images_per_norm
+        self.register_buffer("weights", torch.tensor(weights, dtype=torch.float64), False)
         self._mask = partial(joint_mask, temperature=temperature, softmax_of_sum=softmax_of_sum)
         self._options = {
             "channel_mask": channel_mask,
@@ -179,10 +189,13 @@ class FKD(Path):
         }
 
     def forward(self, student: Outputs, teacher: Outputs, targets: Targets) -> dict[str, Tensor]:
-        losses = {}
-        maps = zip(self.labels, self.levels, flatten(student), flatten(teacher), strict=True)
-        for label, level, s, t in maps:
+        distances = []
+        for level, s, t in zip(self.levels, flatten(student), flatten(teacher), strict=True):
             s, t = match_size(s, t, self.resize)
-            terms = torch.stack(level(s, t, self._mask, **self._options))
-            losses[label] = (self.weights.to(terms.dtype) * terms).sum()
-        return losses
+            distances.append(torch.stack(level(s, t, self._mask, **self._options)))
+            if self.images_per_norm:
+                distances[-1] = distances[-1] * math.sqrt(self.images_per_norm / max(len(s), 1))
+        # All levels in one message.
+        terms = root_mean_square_over_ranks(torch.stack(distances))
+        weighted = self.weights.to(terms.dtype) * terms
+        return {label: row.sum() for label, row in zip(self.labels, weighted, strict=True)}

@@ -36,7 +36,7 @@ from multas.engine.comparison.pictures import (
 )
 from multas.engine.comparison.plots import colour_of, plot_curves
 from multas.engine.comparison.predictions import Predictions, figures_of
-from multas.evaluation.build import EVALUATOR_REGISTRY, chosen_types
+from multas.evaluation.build import BOX_TYPES, EVALUATOR_REGISTRY, chosen_types
 from multas.util.annotation import BOXES
 from multas.util.document import Block, Gallery, Grid, Heading, Legend, Paragraph, Picture
 
@@ -75,7 +75,7 @@ def judge_boxes(
     matches = match(data, found, classes)
     chosen = matches if validation is None else match(*validation, classes)
     thresholds = best_thresholds(chosen)
-    types = sorted({"pascal_voc", "coco"} & set(chosen_types(cfg, data.name)))
+    types = sorted(set(BOX_TYPES) & set(chosen_types(cfg, data.name)))
     truth = [
         array.tobytes() for array in vars(data.truth).values() if isinstance(array, np.ndarray)
     ]
