@@ -18,8 +18,8 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # and they are skipped.
 EXTRAS := dev,cluster,coco,torchjd,tune,onnx,openvino,timm,docs
 # Test processes, one for each core and at most four; the tests of a file stay together and share
-# its fixtures.
-PARALLEL := -n auto --maxprocesses 4 --dist loadfile
+# its fixtures. The longest files come first (tests/conftest.py).
+PARALLEL := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # Set up again when one of these is newer than the stamp.
 SETUP_INPUTS := setup.cfg pyproject.toml $(CONSTRAINTS) tools/install_detectron2.py \
 	$(wildcard tools/detectron2_patches/*.py tools/detectron2_patches/*.toml)

@@ -31,6 +31,17 @@ settings.register_profile("multas", deadline=None, derandomize=True, max_example
 settings.load_profile("multas")
 
 
+# Files with long tests, which begin first, so that no process is at one when all others are done.
+LONGEST = (
+    "test_quickstart.py", "test_reproduce.py", "test_interruption.py", "test_resume.py",
+    "test_distributed.py", "test_two_tasks.py", "test_benchmarks.py", "test_fkd_ranks.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(autouse=True)
 def seed():
     """Starts every test from the same random state and returns the seed."""

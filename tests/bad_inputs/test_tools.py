@@ -14,7 +14,7 @@ ROWS = [
     ("make_dataset.py --root student.yaml", "student.yaml", "directory"),
     ("reproduce.py", "TABLE", "required"),
     ("reproduce.py A9", "A9", "choose from A1"),
-    ("reproduce.py A1 --scale huge", "--scale", "'tiny', 'full'"),
+    ("reproduce.py A1 --scale huge", "--scale", "'tiny', 'small', 'full'"),
     ("reproduce.py A1 --seeds 0", "--seeds", "1 or more"),
     ("reproduce.py A1 --jobs 0", "--jobs", "1 or more"),
     ("reproduce.py A1 --rows tutor --dry-run", "--rows tutor", "teacher"),

@@ -207,13 +207,14 @@ def task_sizes(data: str, cfg: CfgNode) -> dict[str, tuple[int, int]]:
 def test_schedules_of_the_papers(table, monkeypatch):
     for address in rows(table):
         data = row_of(address)[0]
+        if data in ("small", "source"):  # rows of our own, of which no paper has a schedule
+            continue
         cfg = get_cfg()
         add_multas_config(cfg)
         merge_config(cfg, address)
         if not cfg.SOLVER.EPOCHS:
             found = (cfg.SOLVER.MAX_ITER, cfg.SOLVER.IMS_PER_BATCH)
-            embedded = data in ("toy", "small", "source")
-            assert embedded or found == SEGMENTATION, address
+            assert data == "toy" or found == SEGMENTATION, address
             continue
         sizes = task_sizes(data, cfg)
         monkeypatch.setattr(epochs, "mini_batches", lambda cfg, own=sizes: list(own.values()))
