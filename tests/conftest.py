@@ -38,10 +38,6 @@ LONGEST = (
 )  # fmt: skip
 
 
-def pytest_collection_modifyitems(items):
-    items.sort(key=lambda item: item.path.name not in LONGEST)
-
-
 @pytest.fixture(autouse=True)
 def seed():
     """Starts every test from the same random state and returns the seed."""
@@ -121,7 +117,8 @@ def shared_data():
 
 
 def pytest_collection_modifyitems(items):
-    """Skips tests marked gpu where there is no CUDA device."""
+    """Puts long files first, and skips tests marked gpu where there is no CUDA device."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
     if torch.cuda.is_available():
         return
     skip = pytest.mark.skip(reason="needs a CUDA device")
