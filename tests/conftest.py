@@ -1,6 +1,7 @@
 """Fixtures and settings that every test shares."""
 
 import logging
+import os
 import random
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ with suppress(ImportError):
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
+# No test waits for weights that no network brings.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
 matplotlib.use("Agg")
 # Small tensors gain nothing from more threads, and results stay the same on any machine.
 torch.set_num_threads(1)
