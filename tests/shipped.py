@@ -37,7 +37,7 @@ def row_of(address: str) -> tuple[str, str]:
 TABLES = [*tables("limited-data"), *tables("adaptive")]
 PLAIN = sorted(
     str(file.relative_to(REPOSITORY))
-    for folder in ("quickstart", "bccd", "limited-data/beyond", "adaptive/beyond")
+    for folder in ("quickstart", "bccd", "limited-data/beyond")
     for file in (REPOSITORY / "configs" / folder).glob("*.yaml")
 )
 ROWS = [address for table in TABLES for address in rows(table)]

@@ -25,6 +25,7 @@ BEYOND = {
     "adaptive_budget_decay_feats_p": "adaptive",
     "fading_feats_p": "fading",
     "uw_so_feats_p": "uw_so",
+    "imtl_l_feats_p": "imtl_l",
     "hand_tuned_feats_p_tenth": "hand_tuned",
     "hand_tuned_feats_p_tenfold": "hand_tuned",
 }
@@ -170,18 +171,19 @@ def test_networks_of_the_paper_build(file, tiny):
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
 
 
-@pytest.mark.parametrize("name", ["budget", "fading", "imtl_l", "uw_so"])
+@pytest.mark.parametrize(
+    "name", ["adaptive_budget_decay", "fading", "uw_so", "imtl_l", "multiobjective_mean"]
+)
 def test_other_ways_to_weigh_the_same_paths_train(name, tiny):
-    file = f"configs/adaptive/beyond/{name}.yaml"
-    options = as_shipped(file).MODEL.DISTILLATION
-    assert options.PATHS == as_shipped(f"{DETECTION}#toy/adaptive_feats_p").MODEL.DISTILLATION.PATHS
-    assert {"budget": "adaptive"}.get(name, name) == options.AGGREGATION.NAME
+    file = f"{DETECTION}#small/{name}_feats_p"
+    paths = as_shipped(f"{DETECTION}#small/adaptive_feats_p").MODEL.DISTILLATION.PATHS
+    assert paths == as_shipped(file).MODEL.DISTILLATION.PATHS
     trainer = Trainer(tiny(file))
     before = [p.detach().clone() for p in trainer.model.parameters()]
     trainer.train()
     latest = trainer.storage.latest()
     assert {"loss_kd_feats_p", "loss_kd_box", "path_alpha", "path_weight/box"} <= latest.keys()
-    assert ("loss_kd_z" in latest) == (name != "uw_so")
+    assert ("loss_kd_z" in latest) == (name not in ("uw_so", "multiobjective_mean"))
     after = trainer.model.parameters()
     moved = [not torch.equal(a, b) for a, b in zip(before, after, strict=True)]
     assert sum(moved) > len(moved) / 2

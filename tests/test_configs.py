@@ -127,7 +127,7 @@ def test_every_run_writes_to_a_folder_of_its_own():
 
 
 def test_there_are_few_files():
-    assert len(list((REPOSITORY / "configs").rglob("*.yaml"))) <= 160
+    assert len(list((REPOSITORY / "configs").rglob("*.yaml"))) <= 150
 
 
 def test_every_part_is_used(monkeypatch):

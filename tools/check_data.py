@@ -23,7 +23,8 @@ from multas.data.looking.find import find_cards
 from multas.data.overlaps import find_alike, loose_images, shared_images
 from multas.data.yolo_yaml import is_yolo_yaml
 from multas.engine import load_config
-from multas.engine.data_page import Found, batch_blocks, summary, whole_page
+from multas.engine.data_page import Found, summary, whole_page
+from multas.engine.data_pictures import batch_blocks
 from multas.util.command_line import argument_parser, run
 from multas.util.document import to_html, to_markdown
 from multas.util.files import require_writable, write_text

@@ -62,8 +62,8 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
         "KEY VALUE ... for every run",
     )
     parser.add_argument("--scale", choices=SCALES, default="tiny",
-                        help="tiny: the embedded data; small: the same, trained until it is "
-                        "worth comparing; full: those of the paper")  # fmt: skip
+                        help="tiny: the embedded data; small: the same, from a source set "
+                        "and for longer; full: those of the paper")  # fmt: skip
     parser.add_argument("--data", default="", help="a data card to run the rows on")
     parser.add_argument("--rows", default="", help="some rows, e.g. teacher,half/self_trained*")
     parser.add_argument("--seeds", type=int, default=1, help="the number of seeds: 1, 2, …")

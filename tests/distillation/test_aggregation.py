@@ -153,3 +153,31 @@ def test_fixed_weights():
 def test_a_bound_at_or_below_the_optimum_is_refused(bound):
     with pytest.raises(ValueError, match="MAX_WEIGHTED_LOSS"):
         adaptive(1, bound=bound)
+
+
+@given(st.lists(st.floats(1e-6, 1e6), min_size=1, max_size=4))
+def test_weights_that_start_at_rest_weigh_the_first_losses_to_1(losses):
+    first = torch.tensor(losses, dtype=torch.float64)
+    k = len(losses)
+    aggregator = Adaptive(
+        names=[str(i) for i in range(k)], hand_tuned=[1.0] * k, start="rest"
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        aggregator(first)  # no step of training
+    assert not aggregator.z.any()
+    torch.testing.assert_close(aggregator(first)[0], torch.ones(k, dtype=torch.float64))
+    aggregator.zero_grad()
+    objective(aggregator, first).backward()
+    assert aggregator.z.grad.abs().max() < 1e-9
+    # Only the first step puts z anywhere, also in a run that is resumed.
+    again = Adaptive(names=aggregator.names, hand_tuned=[1.0] * k, start="rest").double()
+    again.load_state_dict(aggregator.state_dict())
+    torch.testing.assert_close(again(2 * first)[0], torch.full((k,), 2.0, dtype=torch.float64))
+
+
+def test_a_path_that_has_no_loss_at_the_start_starts_at_zero():
+    aggregator = Adaptive(names=["a", "b"], hand_tuned=[1.0, 1.0], start="rest")
+    weighted, _ = aggregator(torch.tensor([0.0, 3.0]))
+    torch.testing.assert_close(weighted, torch.tensor([0.0, 1.0]))
+    assert aggregator.z[0] == 0 and "started" in aggregator.state_dict()
+    assert "started" not in adaptive(2).state_dict()

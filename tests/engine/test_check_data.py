@@ -9,7 +9,7 @@ from PIL import Image
 
 import check_data
 from multas.data.suggestions import Suggestion, as_yaml
-from multas.engine.data_page import batch_blocks
+from multas.engine.data_pictures import batch_blocks
 from multas.util.document import Gallery
 from multas.util.errors import UserError
 

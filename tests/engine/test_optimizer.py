@@ -8,8 +8,10 @@ from detectron2.config import get_cfg
 from torch import nn
 
 from multas.config import add_multas_config
+from multas.config.limits import check_limits
 from multas.engine.optimizer import build_optimizer
 from multas.util.errors import UserError
+from training import start
 
 
 def config(*opts):
@@ -68,8 +70,19 @@ def test_adamw_takes_the_steps_of_torch():
 
 @pytest.mark.parametrize(
     ("opts", "message"),
-    [(["SOLVER.OPTIMIZER", "adam"], "SOLVER.OPTIMIZER .*adamw")],
+    [
+        (["SOLVER.OPTIMIZER", "adam"], "SOLVER.OPTIMIZER .*'adamw'"),
+        (["SOLVER.OPTIMIZER", "adamw", "SOLVER.NESTEROV", True], "NESTEROV is True, but .* adamw"),
+    ],
 )
-def test_an_unknown_one_is_refused(opts, message):
+def test_what_does_not_fit_is_refused(opts, message):
     with pytest.raises(UserError, match=message):
-        build_optimizer(config(*opts), network())
+        cfg = config(*opts)
+        check_limits(cfg)
+        build_optimizer(cfg, network())
+
+
+def test_a_momentum_of_z_that_adamw_lacks_is_refused(distilled_cfg):
+    opts = ["SOLVER.OPTIMIZER", "adamw", "MODEL.DISTILLATION.AGGREGATION.Z_MOMENTUM", 0.5]
+    with pytest.raises(UserError, match=r"sets momentum .*, but AdamW has none"):
+        start(distilled_cfg(*opts))

@@ -62,7 +62,9 @@ def test_so_does_one_with_a_budget_and_an_end(distilled_cfg):
 
 def test_so_does_one_with_adamw(distilled_cfg):
     opts = ["SOLVER.OPTIMIZER", "adamw", "SOLVER.BASE_LR", 0.002, "SOLVER.WEIGHT_DECAY", 0.05]
-    whole, _ = assert_resumes(distilled_cfg, *opts, "MODEL.DISTILLATION.AGGREGATION.Z_LR", 0.05)
+    key = "MODEL.DISTILLATION.AGGREGATION."
+    opts += [f"{key}Z_LR", 0.05, f"{key}START", "rest"]
+    whole, _ = assert_resumes(distilled_cfg, *opts)
     assert whole.optimizer.param_groups[-1]["lr"] == pytest.approx(
         25 * whole.optimizer.param_groups[0]["lr"]
     )

@@ -1,5 +1,7 @@
 """The student that is handed out is the better one on val; a link leads to it."""
 
+import math
+
 import pytest
 from detectron2.config import CfgNode
 
@@ -18,7 +20,7 @@ def choose(tmp_path, monkeypatch):
         (tmp_path / stage).mkdir()
 
     def chosen(figures):
-        monkeypatch.setattr(job_module, "gains_on_val", lambda *_: figures)
+        monkeypatch.setattr(job_module, "figures_on_val", lambda *_: figures)
         return Job(tmp_path, tmp_path).choose()
 
     return chosen
@@ -32,6 +34,7 @@ def choose(tmp_path, monkeypatch):
         # Of two tasks it is the sum that counts.
         ({"AP on cells_val": (31.0, 30.0), "mIoU on masks_val": (50.0, 52.0)}, "distilled"),
         ({}, "distilled"),
+        ({"AP on cells_val": (math.nan, math.nan)}, "distilled"),
     ],
 )
 def test_the_better_one_on_val_is_chosen(choose, tmp_path, capsys, figures, wanted):

@@ -9,9 +9,19 @@ from multas.engine.comparison.judging import TASKS
 from multas.engine.comparison.predictions import predictions_of
 from multas.engine.comparison.runs import Run
 
+Figures = dict[str, tuple[float, float]]
 
-def gains_on_val(first: Run, second: Run, tests: Sequence[str]) -> dict[str, tuple[float, float]]:
-    """The main figure of two trainings, in percent, on the validation sets beside test sets.
+
+def is_as_good(figures: Figures) -> bool:
+    """Whether the second of each pair is no lower than the first, over all pairs together.
+
+    So it is without any, and where a figure is not known (NaN).
+    """
+    return not sum(after - before for before, after in figures.values()) < 0
+
+
+def figures_on_val(first: Run, second: Run, tests: Sequence[str]) -> Figures:
+    """The main figures of two trainings, in percent, on the validation sets beside test sets.
 
     What they predict is kept in their folders, so that it is not computed twice.
 
@@ -19,7 +29,7 @@ def gains_on_val(first: Run, second: Run, tests: Sequence[str]) -> dict[str, tup
         tests: registered data sets, whose cards may have a split to choose on.
 
     Returns:
-        By "AP on cells_val" and the like; nothing where there is no validation set.
+        Pairs by "AP on cells_val" and the like; nothing where there is no validation set.
 
     Raises:
         UserError: The validation images cannot be used.

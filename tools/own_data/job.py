@@ -24,7 +24,7 @@ from multas.engine.report import (
 )
 from multas.util.annotation import BOXES
 from multas.util.files import write_text
-from own_data.choice import gains_on_val
+from own_data.choice import figures_on_val, is_as_good
 from own_data.recipe import THRESHOLDS, write_thresholds
 from own_data.scripts import call, called
 from own_data.tables import figures_in, figures_table
@@ -177,9 +177,8 @@ class Job:
         without that split it is the distilled one.
         """
         first, second = read_runs([self.folder(stage) for stage in STUDENTS])
-        figures = gains_on_val(first, second, self.config("distilled").DATASETS.TEST)
-        gain = sum(after - before for before, after in figures.values())
-        chosen = STUDENTS[gain >= 0]
+        figures = figures_on_val(first, second, self.config("distilled").DATASETS.TEST)
+        chosen = "distilled" if is_as_good(figures) else "supervised"
         why = "; ".join(f"{name} {b:.2f} and {a:.2f}" for name, (b, a) in figures.items())
         why = why or "there is no val split to choose on"
         print(f"[choice] of supervised and distilled: {chosen} ({why})", flush=True)
@@ -207,17 +206,11 @@ class Job:
 
     def _table(self) -> str:
         """The figures of all stages, as a table in Markdown."""
-        return figures_table(
-            [
-                (
-                    stage,
-                    self.data_of(stage),
-                    self.folder(stage),
-                    sum(p.numel() for p in build_model(self.config(stage)).parameters()),
-                )
-                for stage in self.stages
-            ]
-        )
+        trainings = []
+        for stage in self.stages:
+            parameters = sum(p.numel() for p in build_model(self.config(stage)).parameters())
+            trainings.append((stage, self.data_of(stage), self.folder(stage), parameters))
+        return figures_table(trainings)
 
     def report(self) -> None:
         """Write report.html, and report.md with its pictures, and print its tables."""

@@ -27,7 +27,9 @@ BATCH = 8
 # against 35.7, 22.8 and 27.7 with SGD at 0.03 (46.7, 33.0 and 37.4 with AdamW at 0.004);
 # validation lists, one seed.
 RATE = 0.002
-Z_RATE = 0.05  # of the logarithms of the path weights, which AdamW moves by the rate
+# AdamW moves the logarithms of the path weights by the rate alone: they begin where they rest, and
+# have one of their own.
+AGGREGATION = {"NAME": "adaptive", "START": "rest", "Z_LR": 0.05}
 THRESHOLDS = "thresholds.yaml"
 
 
@@ -186,7 +188,7 @@ def _distilled(
         model["DISTILLATION"] = {
             "TEACHER": {"CONFIG_FILE": teacher[0], "WEIGHTS": teacher[1], "PRECISION": "auto"},
             "PATHS": [dict(path) for path in paths],
-            "AGGREGATION": {"NAME": "adaptive", "Z_LR": Z_RATE},
+            "AGGREGATION": dict(AGGREGATION),
         }
     return config | {"MODEL": model, "OUTPUT_DIR": str(output / "distilled")}
 

@@ -50,9 +50,7 @@ class Difference:
     @property
     def verdict(self) -> str:
         """What the interval says: an order only where it leaves no other."""
-        if self.seeds < MIN_SEEDS or self.low <= 0 <= self.high:
-            return UNDECIDED
-        return "better" if self.low > 0 else "worse"
+        return _verdict(self.low, self.high, self.seeds, ("better", "worse"))
 
 
 @dataclass(frozen=True)
@@ -66,9 +64,14 @@ class Agreement:
     @property
     def verdict(self) -> str:
         """What the interval says of the paper's order."""
-        if self.seeds < MIN_SEEDS or self.low <= 0 <= self.high:
-            return UNDECIDED
-        return "the paper's" if self.low > 0 else "another"
+        return _verdict(self.low, self.high, self.seeds, ("the paper's", "another"))
+
+
+def _verdict(low: float, high: float, seeds: int, words: tuple[str, str]) -> str:
+    """The first word for an interval above 0, the second for one below."""
+    if seeds < MIN_SEEDS or low <= 0 <= high:
+        return UNDECIDED
+    return words[low < 0]
 
 
 def difference(result: Result, base: Result, metric: str) -> Difference | None:

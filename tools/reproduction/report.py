@@ -28,7 +28,7 @@ from reproduction.tables import METRICS
 # What the rows of a scale are, and what can be said of them beside the paper's.
 _SCALES = {
     "tiny": "small networks and short schedules",
-    "small": "small networks that start from a source set and have the time to learn",
+    "small": "small networks that start from a source set and train for longer",
     "full": "the paper's schedule",
 }
 _COMPARED = (

@@ -13,7 +13,7 @@ from multas.evaluation.build import max_detections
 from multas.evaluation.resampling import image_counts, read_evaluation, resampled_ap
 from multas.util.errors import UserError
 from multas.util.files import write_text
-from own_data.choice import gains_on_val
+from own_data.choice import figures_on_val, is_as_good
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job
 from own_data.networks import pretrained_weights
@@ -74,8 +74,7 @@ def _chosen(output: Path, rows: Sequence[str], test: str) -> dict[str, Any]:
     """The result of that of two rows that is better on the validation set beside ``test``."""
     folders = [folder_of(output, row) for row in rows]
     first, second = read_runs(folders)
-    figures = gains_on_val(first, second, [test]).values()
-    better = int(sum(after - before for before, after in figures) >= 0)
+    better = int(is_as_good(figures_on_val(first, second, [test])))
     result = json.loads((folders[better] / RESULT).read_text())
     own = {k: v for k, v in result.items() if k not in ("data", "labels", "seed", "row", "seconds")}
     return own | {"chosen": rows[better]}

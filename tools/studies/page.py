@@ -1,6 +1,7 @@
 """docs/evidence.md, from the files of evidence/ alone."""
 
 import statistics
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,11 +40,11 @@ def page() -> str:
 def section(study: Study, results: Sequence[Result]) -> list[str]:
     """The parts of the page on one study."""
     command = f"```bash\npython tools/evidence.py {study.name} --data /data --jobs 2\n```"
+    seeds = "one seed" if study.seeds == 1 else f"{study.seeds} seeds"
     return [
         f"## {study.title}",
-        study.about.strip(),
-        f"{study.iterations} iterations, seeds 1 to {study.seeds}, evaluated on {study.split}; the "
-        "command:",
+        textwrap.fill(study.about, 100),
+        f"{study.iterations} iterations, {seeds}, evaluated on {study.split}; the command:",
         command,
         table(study, results),
         differences(study, results),

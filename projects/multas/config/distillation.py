@@ -37,7 +37,7 @@ def aggregation_node() -> CN:
     # By their losses:
     #   single, hand_tuned, equal: fixed v
     #   adaptive: v = exp(-z), eqs. 5 and 6; MAX_WEIGHTED_LOSS, Z_WEIGHT_DECAY, Z_MOMENTUM,
-    #     Z_LR
+    #     Z_LR, START
     #   fading: likewise, with a regulariser by which mastered paths fade; MAX_WEIGHTED_LOSS
     #   imtl_l: v = exp(s), adaptive's eqs. 5 and 6 to the letter under another name
     #   uw_so: v in closed form, a softmax of 1 / loss; TEMPERATURE

@@ -265,6 +265,7 @@ LIMITS: Mapping[str, Limit] = {
     "SOLVER.MAX_ITER": _SIZE,
     "SOLVER.MOMENTUM": below(1),
     "SOLVER.MOMENTUM_DELTA": below(1),
+    "SOLVER.OPTIMIZER": one_of("sgd", "adamw"),
     "SOLVER.POLY_LR_POWER": above(0),
     "SOLVER.STEPS": ascending(_WHOLE, empty=True),
     "SOLVER.STEPS_EPOCHS": ascending(at_least(0), empty=True),

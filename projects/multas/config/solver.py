@@ -26,8 +26,7 @@ def add_solver_config(cfg: CN) -> None:
     cfg.SOLVER.STEPS_EPOCHS = ()
     cfg.SOLVER.CHECKPOINT_PERIOD_EPOCHS = 0.0
 
-    # "sgd", Detectron2's, or "adamw", with SOLVER.WEIGHT_DECAY and rates of about 0.002: it comes
-    # further in few iterations, as in ultralytics, which takes it for fewer than 10,000.
+    # "sgd", Detectron2's, or "adamw", with SOLVER.WEIGHT_DECAY. It has no MOMENTUM and no NESTEROV.
     cfg.SOLVER.OPTIMIZER = "sgd"
 
     # SOLVER.LR_SCHEDULER_NAME may also be "WarmupCosineToFloorLR", a linear warm-up and then a

@@ -5,13 +5,12 @@ which augmentation. So there is no sampler state to save: a resumed run starts a
 the number of workers.
 """
 
-import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from detectron2.data import build_detection_test_loader
 from detectron2.utils import comm
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from multas.data.batch_sampler import BatchSampler, Index
 from multas.data.mapper import MultasMapper
 from multas.data.mixing import Mixing
 from multas.data.packed_batches import pack, unpack
@@ -30,15 +30,6 @@ from multas.util.signals import load_on
 
 # Keeps the sizes independent of the order of the images, which is drawn from the same seed.
 _SIZES = 0x5CA1E
-
-
-class Index(NamedTuple):
-    """Names one sample of the endless stream of training images."""
-
-    position: int  # place in the stream
-    image: int  # index of the image
-    batch: int = 0  # number of its batch
-    copy: int = 0  # number of the augmented copy
 
 
 @contextmanager
@@ -130,65 +121,6 @@ class _Guarded(Dataset):
 
 
 @dataclass(eq=False)
-class BatchSampler:
-    """This rank's share of an endless stream of batches of :data:`Index`.
-
-    Every epoch is a new permutation. With ``groups``, images of one group (aspect ratio) share a
-    batch, as in Detectron2's loader. With ``repeats``, an image comes so often in an epoch on
-    average: 2.5 is 2 or 3 times, by chance.
-
-    Args:
-        size: number of images.
-        batch_size: number of images of this rank.
-        seed: seed of the run, the same on all ranks.
-        groups: group number of each image, or None.
-        start: number of batches to skip (the iteration to resume at).
-        copies: number of copies of every image; a batch has ``copies * batch_size`` samples.
-        repeats: how often each image comes in an epoch, or None: once.
-    """
-
-    size: int
-    batch_size: int
-    seed: int
-    groups: Sequence[int] | None = None
-    start: int = 0
-    copies: int = 1
-    repeats: Sequence[float] | None = None
-
-    def __post_init__(self) -> None:
-        self.rank, self.world = comm.get_rank(), comm.get_world_size()
-
-    def __iter__(self) -> Iterator[list[Index]]:
-        yield from itertools.islice(self._batches(), self.start, None)
-
-    def _batches(self) -> Iterator[list[Index]]:
-        buckets: dict[int, list[tuple[int, int]]] = {}
-        numbers = itertools.count()
-        for position, image in itertools.islice(self._stream(), self.rank, None, self.world):
-            group = 0 if self.groups is None else self.groups[image]
-            bucket = buckets.setdefault(group, [])
-            bucket.append((position, image))
-            if len(bucket) == self.batch_size:
-                number = next(numbers)
-                yield [Index(*p, number, copy) for p in bucket for copy in range(self.copies)]
-                buckets[group] = []
-
-    def _stream(self) -> Iterator[tuple[int, int]]:
-        position = 0
-        for epoch in itertools.count():
-            order = self._epoch(np.random.default_rng([self.seed, epoch]))
-            yield from enumerate(order.tolist(), start=position)
-            position += len(order)
-
-    def _epoch(self, random: np.random.Generator) -> np.ndarray:
-        """The images of an epoch in order."""
-        if self.repeats is None:
-            return random.permutation(self.size)
-        times = np.floor(np.asarray(self.repeats) + random.random(self.size)).astype(np.int64)
-        return random.permutation(np.repeat(np.arange(self.size), times))
-
-
-@dataclass(eq=False)
 class TrainLoader:
     """An iterable of batches, each a list of model inputs.
 
@@ -268,7 +200,8 @@ def build_train_loader(
     groups = None
     if group_by_aspect and all("width" in d and "height" in d for d in dicts):
         groups = [int(d["width"] > d["height"]) for d in dicts]
-    sampler = BatchSampler(len(dicts), total_batch_size // world, seed, groups, 0, copies, repeats)
+    own = total_batch_size // world
+    sampler = BatchSampler(len(dicts), own, seed, groups, copies=copies, repeats=repeats)
     dataset = SeededDataset(SharedList(dicts), mapper, seed, batch_sizes, views, copies, mixing)
     return TrainLoader(dataset, sampler, num_workers)
 

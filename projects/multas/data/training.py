@@ -111,7 +111,7 @@ def _check_repeat_factors(cfg: CfgNode, known: Sequence[str]) -> None:
             raise UserError(f"{key} has {entry!r}; give pairs of a data set and a number.")
         name, factor = entry
         if name not in known:
-            raise UserError(f"{key} names '{name}', on which nothing is trained: {known}.")
+            raise UserError(f"{key} names '{name}'; this trains on {', '.join(known)}.")
         if not isinstance(factor, int | float) or not 0 < factor < math.inf:
             raise UserError(f"{key} gives '{name}' the factor {factor!r}; it must be above 0.")
 

@@ -1,42 +1,37 @@
 """What was found in data cards as blocks: a short text for the console, and a whole page."""
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from detectron2.config import CfgNode
-from detectron2.data import MetadataCatalog
 from detectron2.data.catalog import Metadata
 
-from multas.data.class_colours import class_colour, name_of
-from multas.data.drawing import as_record, draw_truth
-from multas.data.inspection import Split, classes_of
+from multas.data.drawing import draw_truth
+from multas.data.inspection import Split
 from multas.data.measures import PERCENTILES
 from multas.data.overlaps import Alike, count_alike
 from multas.data.statistics import BOX, LABEL, NOTHING
 from multas.data.suggestions import as_yaml
-from multas.data.task_batches import training_sets
-from multas.data.training import build_training_loader
 from multas.engine.comparison.pictures import save_picture
 from multas.engine.comparison.plots import colour_of, plot_curves
-from multas.util.annotation import BOXES
+from multas.engine.data_faults import (
+    faults_of,
+    in_digits,
+    kind_grid,
+    kind_lists,
+    kinds_of,
+    remarks_of,
+)
+from multas.engine.data_pictures import sheet_blocks
 from multas.util.document import Block, Code, Gallery, Grid, Heading, Legend, Paragraph, Picture
 from multas.util.errors import UserError
 
-_FEW_ROWS, _FEW_COLUMNS, _WIDTH = 20, 5, 80  # of tables on the console, and of their texts
-_MOST_LINES = 1000  # faults of one kind that the page lists
+_FEW_ROWS, _FEW_COLUMNS = 20, 5  # of tables on the console
 _MOST_PAIRS = 6  # of images that look alike, as pictures
 _SHOWN = "images that show it"
-_MOST_SAMPLES = 24  # of a batch
 _BINS = 30
-# What is different from one fault to the next of its kind: names, files and numbers.
-_DETAIL = re.compile(r"'[^']*'|\"[^\"]*\"|\S+\.[A-Za-z]\w{1,3}\b|(?<![\w-])-?\d[\d.,x]*")
-_RATHER = re.compile(r", did you mean .*?\?")
-
-Kinds = Mapping[str, Sequence[str]]  # what, and where
 
 
 @dataclass(frozen=True)
@@ -56,9 +51,9 @@ class Found:
 
 def summary(found: Found) -> list[Block]:
     """What fits on a screen or two."""
-    faults, remarks = _kinds(found.splits, _faults), _kinds(found.splits, _remarks)
+    faults, remarks = kinds_of(found.splits, faults_of), kinds_of(found.splits, remarks_of)
     blocks = [_split_grid(found.splits), *_class_grids(found.splits, short=True)]
-    blocks += [Paragraph(_in_words(found)), *_kind_grid(faults), *_kind_grid(remarks)]
+    blocks += [Paragraph(_in_words(found)), *kind_grid(faults), *kind_grid(remarks)]
     return [*blocks, *_overlap_grid(found, short=True), *_suggestion_blocks(found.splits)]
 
 
@@ -70,9 +65,9 @@ def whole_page(found: Found, title: str, folder: Path) -> list[Block]:
         Paragraph(f"{n} images of {place} are in no split.") for place, n in found.loose.items()
     ]
     blocks += [Heading("Faults")] if found.num_faults else []
-    blocks += _kind_lists(_kinds(found.splits, _faults))
-    if remarks := _kinds(found.splits, _remarks):
-        blocks += [Heading("What is used, but odd"), *_kind_lists(remarks)]
+    blocks += kind_lists(kinds_of(found.splits, faults_of))
+    if remarks := kinds_of(found.splits, remarks_of):
+        blocks += [Heading("What is used, but odd"), *kind_lists(remarks)]
     if grid := _overlap_grid(found):
         blocks += [Heading("Images of several splits"), *grid, *_pairs(found.alike, folder)]
     for heading, part in (
@@ -85,7 +80,7 @@ def whole_page(found: Found, title: str, folder: Path) -> list[Block]:
     for number, split in enumerate(found.splits):
         own = {image["file_name"] for image in split.images}
         before = seen[frozenset(split.numbers.annotated)]
-        blocks += _sheet(split, folder, number) if own - before else []
+        blocks += sheet_blocks(split, folder, number) if own - before else []
         before |= own
     return blocks
 
@@ -111,7 +106,7 @@ def _split_grid(splits: Sequence[Split]) -> Grid:
         left_out += sum(numbers.total() for numbers in s.issues.passed_over.values())
         cells = [s.numbers.images, *(s.numbers.annotated.get(kind, 0) for kind in kinds), s.empty]
         cells += [len(s.sizes.objects), left_out, len(s.issues.faults)]
-        rows.append([s.name, *map(_count, cells)])
+        rows.append([s.name, *map(in_digits, cells)])
     return Grid(head, rows)
 
 
@@ -142,11 +137,11 @@ def _class_grid(
     kept = used[:_FEW_COLUMNS] if short else used
     classes = list(dict.fromkeys(name for i in used for name in columns[i] if columns[i][name]))
     shown = classes[:_FEW_ROWS] if short else classes
-    rows = [[name, *(_count(columns[i].get(name, 0)) for i in kept)] for name in shown]
+    rows = [[name, *(in_digits(columns[i].get(name, 0)) for i in kept)] for name in shown]
     if len(shown) < len(classes):
         rows.append([f"… {len(classes) - len(shown)} more", *("…" for _ in kept)])
     if what != _SHOWN:
-        rows.append(["all", *(_count(sum(columns[i].values())) for i in kept)])
+        rows.append(["all", *(in_digits(sum(columns[i].values())) for i in kept)])
     return Grid([f"class ({what})", *(names[i] for i in kept)], rows)
 
 
@@ -156,78 +151,14 @@ def _shares(pixels: Mapping[str, int]) -> dict[str, float]:
     return {name: 100 * n / total for name, n in pixels.items()} if total else {}
 
 
-def _count(number: int) -> str:
-    return f"{number:,}".replace(",", " ") if number else "–"
-
-
-def _faults(split: Split) -> Iterable[tuple[str, str]]:
-    """What and where."""
-    for where, what in split.issues.faults:
-        kind = _RATHER.sub("", _below(split.root, what))
-        yield _DETAIL.sub("…", kind), f"{where}: {what}"
-
-
-def _remarks(split: Split) -> Iterable[tuple[str, str]]:
-    for what, places in split.issues.remarks.items():
-        yield from ((what, where) for where in places)
-    for why, images in split.issues.left_out.items():
-        yield from ((f"left out: {why}", image) for image in images)
-    for what, numbers in split.issues.passed_over.items():
-        kind = f"left out: {what} of classes that `only` does not name"
-        yield from ((kind, f"{number} {name} in {split.name}") for name, number in numbers.items())
-    for names in [*split.numbers.classes.values(), split.masks.images]:
-        for name, number in names.items():
-            if not number:
-                yield "a class has no object", f"{name} in {split.name}"
-
-
-def _kinds(
-    splits: Sequence[Split], source: Callable[[Split], Iterable[tuple[str, str]]]
-) -> dict[str, list[str]]:
-    """The places of each kind of fault, the most frequent kind first; each place once."""
-    found: dict[str, dict[str, None]] = defaultdict(dict)
-    for split in splits:
-        for what, where in source(split):
-            found[what][_below(split.root, where)] = None
-    return {what: list(found[what]) for what in sorted(found, key=lambda w: -len(found[w]))}
-
-
-def _below(root: str, text: str) -> str:
-    """A message without the folder of the data, which is always the same."""
-    return text.replace(f"{root}/", "") if root else text
-
-
-def _kind_grid(kinds: Kinds) -> list[Block]:
-    """Kinds, how often there are, and an example."""
-    if not kinds:
-        return []
-    first = list(kinds.items())[:_FEW_ROWS]
-    rows = [[_short(what), _count(len(places)), _short(places[0])] for what, places in first]
-    return [Grid(["what", "places", "such as"], rows)]
-
-
-def _short(text: str) -> str:
-    """One line of a table."""
-    text = text.split("\n", 1)[0]
-    return text if len(text) <= _WIDTH else f"{text[:_WIDTH]}…"
-
-
-def _kind_lists(kinds: Kinds) -> list[Block]:
-    blocks: list[Block] = []
-    for what, places in kinds.items():
-        lines = places[:_MOST_LINES]
-        if more := len(places) - len(lines):
-            lines = [*lines, f"and {more} more"]
-        noun = "place" if len(places) == 1 else "places"
-        blocks += [Heading(f"{what} ({len(places)} {noun})", 3), Code("\n".join(lines))]
-    return blocks
-
-
 def _overlap_grid(found: Found, short: bool = False) -> list[Block]:
     same, view = (count_alike(found.alike, same=kind) for kind in (True, False))
     pairs = sorted({*found.shared, *same, *view}, key=lambda p: (-same[p], -view[p], p))
     rows = [
-        [f"{a}, {b}", *(_count(numbers.get((a, b), 0)) for numbers in (found.shared, same, view))]
+        [
+            f"{a}, {b}",
+            *(in_digits(numbers.get((a, b), 0)) for numbers in (found.shared, same, view)),
+        ]
         for a, b in (pairs[:_FEW_ROWS] if short else pairs)
     ]
     head = ["splits", "images in common", "others that are near-identical", "of one view"]
@@ -260,14 +191,6 @@ def _pairs(alike: Sequence[Alike], folder: Path) -> list[Block]:
         f"{len(alike)} pairs."
     )
     return [Paragraph(text), Gallery(pictures, width=420)]
-
-
-def _picture(record: dict, names: Metadata, file: Path, caption: str) -> list[Picture]:
-    """The picture of an image and what is known of it; none if it is unreadable."""
-    try:
-        return [save_picture(draw_truth(record, names), file, caption)]
-    except UserError:
-        return []
 
 
 def _size_blocks(splits: Sequence[Split], folder: Path) -> list[Block]:
@@ -321,56 +244,3 @@ def _suggestion_blocks(splits: Sequence[Split]) -> list[Block]:
             Code(as_yaml(split.suggestions).rstrip()),
         )
     ]
-
-
-def _sheet(split: Split, folder: Path, place: int) -> list[Block]:
-    names = MetadataCatalog.get(split.name)
-    pictures: list[Picture] = []
-    for number, record in enumerate(split.shown):
-        caption = Path(record["file_name"]).name
-        pictures += _picture(record, names, folder / f"truth{place}_{number}.jpg", caption)
-    if not pictures:
-        return []
-    text = f"{len(pictures)} of {split.numbers.images} images, chosen to show every class."
-    if split.unseen:
-        text += f" There was no room for {split.unseen} classes."
-    head: list[Block] = [Heading(f"Annotations of {split.name}"), Paragraph(text)]
-    return [*head, *_legend(split.shown, names), Gallery(pictures)]
-
-
-def _legend(records: Sequence[dict], names: Metadata) -> list[Block]:
-    """The colours of the classes of the boxes in some images."""
-    numbers = sorted({k for r in records for kind, k in classes_of(r) if kind is BOXES})
-    known = names.get(BOXES.classes_key)
-    colours = names.get("thing_colors")
-    entries = [(name_of(k, known), class_colour(k, colours)) for k in numbers]
-    return [Legend(entries)] if entries else []
-
-
-def batch_blocks(cfg: CfgNode, folder: Path) -> list[Block]:
-    """The first batch of a training, as the network gets it, before it subtracts PIXEL_MEAN.
-
-    Args:
-        cfg: the config of the training.
-        folder: receives the pictures.
-    """
-    own = cfg.clone()
-    own.defrost()
-    own.DATALOADER.NUM_WORKERS = 0
-    try:
-        batch = next(iter(build_training_loader(own)))
-    except UserError as error:
-        return [Heading("What the network gets"), Paragraph(f"Nothing: {error}")]
-    names = MetadataCatalog.get(training_sets(own)[0])
-    pictures: list[Picture] = []
-    records = [as_record(sample, own.INPUT.FORMAT) for sample in batch[:_MOST_SAMPLES]]
-    for number, (sample, record) in enumerate(zip(batch, records, strict=False)):
-        height, width = sample["image"].shape[1:]
-        caption = f"{Path(sample['file_name']).name}, {width}x{height}"
-        pictures += _picture(record, names, folder / f"batch{number}.jpg", caption)
-    text = (
-        f"The first batch of the training, {len(batch)} images after their augmentation, and what "
-        "it learns from; pseudo-boxes have a question mark."
-    )
-    head: list[Block] = [Heading("What the network gets"), Paragraph(text)]
-    return [*head, *_legend(records, names), Gallery(pictures)]

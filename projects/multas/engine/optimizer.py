@@ -11,9 +11,6 @@ from torch import nn
 from multas.distillation import unwrap
 from multas.engine.steps.separate_momentum import KEY, SeparateMomentumSGD
 from multas.util.errors import UserError
-from multas.util.names import check_choice
-
-OPTIMIZERS = ("sgd", "adamw")
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
@@ -22,16 +19,16 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     All of them have Detectron2's groups of parameters and clip gradients as it does.
 
     Raises:
-        UserError: There is no such optimiser, or a key does not fit others of the config.
+        UserError: A key does not fit others of the config.
     """
     solver = cfg.SOLVER
-    check_choice("SOLVER.OPTIMIZER", solver.OPTIMIZER, OPTIMIZERS)
-    separate = solver.MOMENTUM_DELTA != 0 and unwrap(model)[1] is not None
-    if separate:
+    if solver.MOMENTUM_DELTA != 0 and unwrap(model)[1] is not None:
         _check_momenta(cfg)
         options = {"momentum": solver.MOMENTUM, "delta": solver.MOMENTUM_DELTA}
         return _built(cfg, model, SeparateMomentumSGD, **options)
     if solver.OPTIMIZER == "adamw":
+        if solver.NESTEROV:
+            raise UserError("SOLVER.NESTEROV is True, but SOLVER.OPTIMIZER adamw has none.")
         return _built(cfg, model, torch.optim.AdamW)
     return build_detectron2_optimizer(cfg, model)
 

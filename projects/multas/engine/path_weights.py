@@ -117,6 +117,11 @@ class PathWeights(LossHook):
         hook = cls(cfg, inner.model, tasks)
         groups = _adapter_groups(cfg, distillation) if late else []
         for group in [*groups, *hook.aggregator.param_groups()]:
+            if lost := group.keys() - inner.optimizer.defaults.keys() - {"params"}:
+                raise UserError(
+                    f"MODEL.DISTILLATION.AGGREGATION sets {', '.join(lost)} of what it learns, but "
+                    f"{type(inner.optimizer).__name__} has none. Leave that key out."
+                )
             inner.optimizer.add_param_group({"lr": cfg.SOLVER.BASE_LR, **group})
         # It is built again because it holds the learning rate of every group.
         trainer.scheduler = trainer.build_lr_scheduler(cfg, inner.optimizer)

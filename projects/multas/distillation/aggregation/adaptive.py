@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from multas.config.limits import at_least, below, check_limit
 from multas.distillation.aggregation.base import AGGREGATOR_REGISTRY, KEY, Aggregator
 from multas.distillation.aggregation.learned import check_bound, weigh
+from multas.util.names import check_choice
 
 
 @AGGREGATOR_REGISTRY.register()
 class Adaptive(Aggregator):
-    """f_d = sum_i exp(-z_i) L_i + sum_i z_i (eq. 5), z = 0 at the start.
+    """f_d = sum_i exp(-z_i) L_i + sum_i z_i (eq. 5), z = 0 at the start unless ``start`` says else.
 
     df_d/dz_i = 1 - exp(-z_i) L_i (eq. 6), so at rest every weighted loss v_i L_i is 1. The paper
     leaves two cases open:
@@ -28,9 +29,12 @@ class Adaptive(Aggregator):
         max_weighted_loss: the bound; 0 for none, eqs. 5 and 6 to the letter.
         z_weight_decay: weight decay of z. The paper has none; its code uses the network's (1e-4).
         z_momentum: momentum of z; -1 for the network's.
-        z_lr: learning rate of z, which follows the same schedule; -1 for the network's. AdamW,
-            whose steps are as long as the rate, needs a larger one for z than for weights: 0.05.
+        z_lr: learning rate of z, which follows the same schedule; -1 for the network's.
+        start: "zero", or "rest": z_i = log L_i with the losses of the first step. An optimiser
+            whose steps have a fixed length, such as AdamW, would need many to come there.
     """
+
+    started: Tensor
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class Adaptive(Aggregator):
         z_weight_decay: float = 0.0,
         z_momentum: float = -1.0,
         z_lr: float = -1.0,
+        start: str = "zero",
     ) -> None:
         super().__init__(names=names, hand_tuned=hand_tuned)
         check_bound(max_weighted_loss)
@@ -51,6 +56,10 @@ class Adaptive(Aggregator):
         self.z_momentum = z_momentum
         self.z_lr = z_lr
         self.z = nn.Parameter(torch.zeros(len(self.names)))
+        check_choice(f"{KEY}.START", start, ("zero", "rest"))
+        self.starts_at_rest = start == "rest"
+        if self.starts_at_rest:
+            self.register_buffer("started", torch.tensor(False))
 
     def param_groups(self) -> list[dict[str, Any]]:
         own = {"momentum": self.z_momentum, "lr": self.z_lr}
@@ -61,8 +70,17 @@ class Adaptive(Aggregator):
         return torch.exp(-self.z.detach())
 
     def forward(self, losses: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        if self.starts_at_rest and torch.is_grad_enabled():
+            self._start(losses.detach().to(self.z.dtype))
         weighted, z = weigh(self.z, losses, self.max_weighted_loss)
         return weighted, {"z": z.sum()}
+
+    @torch.no_grad()
+    def _start(self, losses: Tensor) -> None:
+        """Put z where it rests at these losses, in the first step; one of 0 has no such place."""
+        waits = torch.logical_or(self.started, losses <= 0)
+        self.z.copy_(torch.where(waits, self.z, losses.clamp(min=1e-38).log()))
+        self.started.fill_(True)
 
     def at_rest(self, weighted: Tensor) -> Tensor:
         return weighted.new_full((), len(self.names))
