@@ -12,6 +12,7 @@ import yaml
 import quickstart
 from multas.data import make_toy
 from multas.util.errors import UserError
+from own_data import job as job_module
 from own_data.job import Job
 
 STAGES = ("teacher", "supervised", "distilled")
@@ -106,6 +107,30 @@ def test_what_was_interrupted_goes_on_and_everything_promised_is_left(tiny_job, 
 
     with pytest.raises(UserError, match="holds a job with other settings"):
         tiny_job(seed=2)  # whose models those of seed 1 must not pass for
+
+
+def test_a_training_is_finished_once_it_is_evaluated(repository, tmp_path, monkeypatch, capsys):
+    calls = []
+    monkeypatch.chdir(repository)
+    monkeypatch.setattr(job_module, "call", lambda script, *_: calls.append(script))
+    job = Job(repository / "configs" / "quickstart", tmp_path)
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "student.pth").write_bytes(b"weights")
+    job.train("teacher")
+    assert calls == ["train_net.py"]
+    (tmp_path / "teacher" / "metrics.json").write_text('{"iteration": 2, "bbox/AP": 10.0}\n')
+    job.train("teacher")
+    assert len(calls) == 1 and "[teacher] already finished" in capsys.readouterr().out
+
+
+def test_a_teacher_is_the_network_that_was_trained(repository, tmp_path, monkeypatch):
+    monkeypatch.chdir(repository)
+    configs = repository / "configs" / "quickstart"
+    norm = ["MODEL.FPN.NORM", "GN"]
+    opts = [*norm, "MODEL.DISTILLATION.ALPHA", "2.0", "SOLVER.MAX_ITER", "3"]
+    for teacher, wanted in ((None, norm), (("teacher.yaml", "teacher.pth"), [])):
+        cfg = Job(configs, tmp_path, opts, teacher).config("distilled")
+        assert wanted == cfg.MODEL.DISTILLATION.TEACHER.OPTS
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

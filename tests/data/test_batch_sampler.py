@@ -54,6 +54,13 @@ def test_a_batch_has_one_aspect(groups, batch_size):
     assert len(positions) == len(set(positions))
 
 
+def test_repeated_images_come_in_another_order_in_every_epoch():
+    sampler = BatchSampler(30, 60, 0, repeats=[2.0] * 30)
+    first, second = ([i.image for i in batch] for batch in itertools.islice(iter(sampler), 2))
+    assert sorted(first) == sorted(second) == sorted([*range(30)] * 2)
+    assert first != second and sorted(first) not in (first, second)
+
+
 @given(
     st.lists(st.floats(0.25, 4.0), min_size=1, max_size=8), st.integers(0, 6), st.integers(0, 99)
 )

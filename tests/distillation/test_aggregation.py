@@ -139,6 +139,16 @@ def test_a_loss_that_vanishes_and_returns_throws_neither_z_nor_the_student():
     assert share <= 10
 
 
+def test_z_is_optimised_with_the_options_that_are_given():
+    def group(**options):
+        (found,) = Adaptive(names=["a"], hand_tuned=[1.0], **options).param_groups()
+        return {name: value for name, value in found.items() if name != "params"}
+
+    assert group() == {"weight_decay": 0.0}, "all others are the network's"
+    own = {"weight_decay": 0.1, "momentum": 0.0, "lr": 0.5}
+    assert group(**{f"z_{name}": value for name, value in own.items()}) == own
+
+
 def test_fixed_weights():
     losses = torch.tensor([2.0, 3.0])
     options = {"names": ["a", "b"], "hand_tuned": [1000.0, 0.1]}

@@ -30,15 +30,17 @@ def test_the_default_is_sgd():
     assert type(build_optimizer(config(), network())) is torch.optim.SGD
 
 
-def test_adamw_takes_the_keys_of_the_solver():
-    cfg = config("SOLVER.OPTIMIZER", "adamw", "SOLVER.WEIGHT_DECAY_NORM", 0.0)
-    model = network()
-    found = build_optimizer(cfg, model)
-    assert isinstance(found, torch.optim.AdamW)
-    norms = {id(p) for p in model[1].parameters()}
-    for group in found.param_groups:
-        is_norm = {id(p) for p in group["params"]} <= norms
-        assert group["weight_decay"] == (0.0 if is_norm else 0.05) and group["lr"] == 0.002
+def test_adamw_takes_the_keys_of_the_solver_as_sgd_does():
+    opts = ["SOLVER.WEIGHT_DECAY_NORM", 0.0, "SOLVER.WEIGHT_DECAY_BIAS", 0.01,
+            "SOLVER.BIAS_LR_FACTOR", 2.0]  # fmt: skip
+    model, settings = network(), []
+    for kind, name in ((torch.optim.SGD, "sgd"), (torch.optim.AdamW, "adamw")):
+        found = build_optimizer(config("SOLVER.OPTIMIZER", name, *opts), model)
+        assert isinstance(found, kind)
+        groups = {p: group for group in found.param_groups for p in group["params"]}
+        settings.append([(groups[p]["lr"], groups[p]["weight_decay"]) for p in model.parameters()])
+    assert settings[1][:3] == [(0.002, 0.05), (0.004, 0.01), (0.002, 0.0)]
+    assert settings[0] == settings[1]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

@@ -186,6 +186,7 @@ def test_the_layers_of_both_have_two_momenta_and_others_one(distilled_cfg):
     ("opts", "message"),
     [
         ([KEY, 0.2], "their sum is that of the distillation and must be less than 1"),
+        ([KEY, 0.05, "SOLVER.MOMENTUM", 0.01], "the momentum of the task and must be 0 or more"),
         ([KEY, -0.1], f"{KEY} is -0.1; it must be 0 or more"),
         ([KEY, 0.05, "SOLVER.NESTEROV", True], "needs SOLVER.NESTEROV False, but it is True"),
         ([KEY, 0.05, "SOLVER.OPTIMIZER", "adamw"], "needs SOLVER.OPTIMIZER sgd, but it is adamw"),

@@ -31,7 +31,8 @@ def evaluated(seed, images=7, classes=3):
             x, y, w, h = random.uniform(5, 60, 4)
             category = int(random.integers(1, classes + 1))
             truth.append({"id": len(truth) + 1, "image_id": image, "category_id": category,
-                          "bbox": [x, y, w, h], "area": w * h, "iscrowd": 0})  # fmt: skip
+                          "bbox": [x, y, w, h], "area": w * h,
+                          "iscrowd": int(random.random() < 0.2)})  # fmt: skip
             for shift in random.normal(0, 4, random.integers(0, 3)):
                 found.append({"image_id": image, "category_id": category, "score": random.random(),
                               "bbox": [x + shift, y, w, h - number]})  # fmt: skip

@@ -88,6 +88,12 @@ def test_two_seeds_decide_nothing(results):
     assert found.verdict == "not decided"
 
 
+def test_rows_without_a_difference_are_not_decided(results):
+    rows = results("B5", "bbox__AP", {"student": [20, 22, 21], "fading_feats_p": [20, 22, 21]})
+    found = difference(rows["fading_feats_p"], rows["student"], "mAP")
+    assert found == Difference(0, 0, 0, 0.5, 3) and found.verdict == "not decided"
+
+
 def test_a_lower_error_is_better(results):
     errors = {"student": [20.0, 21.0, 22.0], "adaptive": [18.0, 18.0, 18.0]}
     rows = results("B2", "classification__top1_error", errors, "tiny")
@@ -125,6 +131,13 @@ def test_an_order_is_the_papers_where_the_interval_says_so(results):
     assert found is not None and found.verdict == "another"
 
 
+def test_a_row_that_teaches_others_is_not_part_of_the_order(results):
+    rows = rows_of(read_tables()["B1"], "small")
+    numbers = {r.name: [r.paper["mAP"] * (not r.is_reference) + s for s in SEEDS] for r in rows}
+    found = agreement(list(results("B1", "bbox__AP", numbers).values()), "mAP")
+    assert found is not None and (found.low, found.high) == pytest.approx((1, 1))
+
+
 def test_an_order_that_seeds_disagree_on_is_not_decided(results):
     # The first seed has the paper's order, the second its reverse.
     rows = rows_of(read_tables()["B1"], "small")
@@ -158,6 +171,21 @@ def test_boxes_are_resampled_by_image_and_kept(results):
     os.utime(kept, ns=(0, 0))
     samples_of(rows["student"], "mAP", SEEDS)
     assert kept.stat().st_mtime_ns > 0, "an evaluation that is newer"
+
+
+def test_as_many_detections_of_an_image_count_as_the_model_keeps_and_at_least_100(results):
+    row = results("B1", "bbox__AP", {"student": [50.0] * 3})["student"]
+    # The right box comes behind so many wrong ones, and so many are kept.
+    for run, (wrong, kept) in zip(row.runs, [(50, 20), (110, 20), (110, 120)], strict=True):
+        detect(run, 0.0, 0.5)
+        file = run.folder / "inference" / "toy_test" / "coco_instances_results.json"
+        right = json.loads(file.read_text())
+        others = [box | {"bbox": [90, 90, 9, 9], "score": 0.9} for box in right] * wrong
+        file.write_text(json.dumps(right + others))
+        (run.folder / "config.yaml").write_text(
+            json.dumps({"TEST": {"DETECTIONS_PER_IMAGE": kept}})
+        )
+    assert (samples_of(row, "mAP", SEEDS) > 0).all(axis=1).tolist() == [True, False, True]
 
 
 def test_the_report_tells_intervals_probabilities_and_what_is_not_decided(results, tmp_path):

@@ -6,18 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
 from PIL import Image
 
 from multas.data import make_toy
+from multas.distillation.aggregation.build import build_aggregator
 from multas.engine import load_config
 from multas.util.errors import UserError
 from own_data import budget
 from own_data.budget import START, fitted_iterations
 from own_data.data import prepare
-from own_data.recipe import write_configs
+from own_data.recipe import RATE, write_configs
 
 
 @pytest.fixture(scope="module")
@@ -106,17 +108,39 @@ def test_configs_fit_the_data_and_each_other(cards, tmp_path, tasks):
     assert len(distilled.MODEL.DISTILLATION.PATHS) == len(tasks)
     assert bool(distilled.DATASETS.PSEUDO_LABELS.FILES) == ("det" in tasks)
     trained = repr([distilled.DATASETS.TRAIN, distilled.DATASETS.TASK_BATCHES])
-    assert all(name in trained for name in data[0].unlabeled)
+    assert all(trained.count(repr(name)) == 1 for name in data[0].unlabeled), "once for all tasks"
     assert not any(name in repr(cfgs["supervised"].DATASETS) for name in data[0].unlabeled)
+    assert ("det" in tasks) == distilled.MODEL.DENSE_HEAD.WEIGHT_BY_SCORE
+    assert not cfgs["supervised"].MODEL.DENSE_HEAD.WEIGHT_BY_SCORE
 
 
+@pytest.mark.parametrize("tasks", [("det",), ("det", "seg")])
 @pytest.mark.parametrize(("labels", "factor"), [(Fraction(1, 2), 0), (Fraction(1, 4), 3.0)])
-def test_half_of_the_images_of_a_distillation_are_annotated(cards, tmp_path, labels, factor):
-    (task,) = prepare(cards("det"), tmp_path / "data", labels)
-    write_configs([task], tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4)
+def test_half_of_the_images_of_a_distillation_are_annotated(cards, tmp_path, tasks, labels, factor):
+    data = prepare(cards(*tasks), tmp_path / "data", labels)
+    write_configs(data, tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4)
     found = load_config(str(tmp_path / "distilled.yaml")).DATASETS.TRAIN_REPEAT_FACTOR
-    assert found == ([[task.labeled[0], factor]] if factor else [])
+    assert found == ([[data[0].labeled[0], factor]] if factor else [])
     assert not load_config(str(tmp_path / "supervised.yaml")).DATASETS.TRAIN_REPEAT_FACTOR
+
+
+@pytest.mark.parametrize(("labels", "batch"), [(Fraction(1, 2), 8), (Fraction(1, 4), 4)])
+def test_the_rate_follows_the_batch_that_few_images_fill(cards, tmp_path, labels, batch):
+    data = prepare(cards("det"), tmp_path / "data", labels)
+    write_configs(data, tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4)
+    solver = load_config(str(tmp_path / "base.yaml")).SOLVER
+    assert (batch, RATE * batch / 8) == (solver.IMS_PER_BATCH, solver.BASE_LR)
+
+
+def test_path_weights_begin_where_they_rest_and_have_a_rate_of_their_own(cards, tmp_path):
+    data = prepare(cards("det"), tmp_path / "data", Fraction(1, 2))
+    write_configs(data, tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4)
+    cfg = load_config(str(tmp_path / "distilled.yaml"))
+    aggregator = build_aggregator(cfg, ["a", "b"], [1.0, 1.0])
+    weighted, _ = aggregator(torch.tensor([40.0, 0.1]))
+    assert weighted.tolist() == pytest.approx([1, 1])
+    (group,) = aggregator.param_groups()
+    assert group["lr"] > 10 * cfg.SOLVER.BASE_LR
 
 
 def test_the_value_of_pixels_without_annotation_is_that_of_the_card(cards, root, tmp_path):

@@ -54,6 +54,8 @@ def test_cells_of_the_first_seed_come_first(small):
     ("wrong", "right", "message"),
     [
         ("config: supervised", "config: pupil", "config is one of teacher, supervised, distilled"),
+        ("config: supervised", "config: choice", "choose_from are two rows of a choice"),
+        ("versus: student", "choose_from: [teacher, student]", "are two rows of a choice"),
         ("versus: student", "versus: pupil", "versus names no row, but 'pupil'"),
         ("seeds: 2", "seed: 2", "seed"),
         ("seeds: 2", "seeds: 2\nsplit: train", "split is test or val, not 'train'"),

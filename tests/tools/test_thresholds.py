@@ -18,9 +18,10 @@ from multas.data.pseudo_label_files import Header, file_sha256, save_pseudo_labe
 from multas.engine.comparison.data import Data
 from multas.engine.comparison.matching import Matches, best_thresholds, match
 from multas.engine.comparison.predictions import Predictions
+from own_data import job as job_module
 from own_data.data import prepare
 from own_data.job import Job, _has_labels
-from own_data.recipe import THRESHOLDS, write_configs
+from own_data.recipe import THRESHOLDS, write_configs, write_thresholds
 from own_data.thresholds import FIXED, PRIOR, pseudo_label_thresholds
 
 KEY = "DATASETS.PSEUDO_LABELS.SCORE_THRESH"
@@ -145,6 +146,14 @@ def test_a_threshold_written_into_the_file_wins(job):
     assert options_of(made).SCORE_THRESH == 0.6 and options_of(made).CLASS_SCORE_THRESH == []
 
 
+def test_thresholds_of_classes_given_by_hand_win(job):
+    made = job("DATASETS.PSEUDO_LABELS.CLASS_SCORE_THRESH", str([0.6] * 8))
+    before = (made.configs / THRESHOLDS).read_bytes()
+    made.choose_thresholds()
+    assert (made.configs / THRESHOLDS).read_bytes() == before
+    assert options_of(made).CLASS_SCORE_THRESH == [0.6] * 8
+
+
 @pytest.mark.parametrize("splits", [("train", "test"), ("train", "val")])
 def test_without_a_split_to_choose_on_it_is_fixed_and_said_why(job, capsys, splits):
     made = job(splits=splits)  # with train and val alone, val is what is reported on
@@ -158,6 +167,21 @@ def test_a_recipe_of_its_own_keeps_its_threshold(capsys):
     Job(folder, Path("output/quickstart")).choose_thresholds()
     assert "as the config has them: 0.45" in capsys.readouterr().out
     assert not (folder / THRESHOLDS).exists()
+
+
+def test_the_teacher_labels_once_and_from_the_lowest_threshold_on(job, monkeypatch, capsys):
+    made, calls = job(), []
+    monkeypatch.setattr(job_module, "call", lambda *words: calls.append(words))
+    write_thresholds(made.configs / THRESHOLDS, {"CLASS_SCORE_THRESH": [0.3] * 7 + [0.2]}, [])
+    made.label()
+    ((_, *words),) = calls
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assert float(given["--score-thresh"]) == 0.2
+    of = {"teacher_sha256": file_sha256(made.weights("teacher"))}
+    header = Header(given["--dataset"], ["a"], ["1"], 0.2, 0, **of)
+    save_pseudo_labels(given["--output"], header, [])
+    made.label()
+    assert len(calls) == 1 and "already written" in capsys.readouterr().out
 
 
 def test_labels_are_made_again_where_boxes_are_missing(tmp_path):
