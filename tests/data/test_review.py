@@ -199,7 +199,7 @@ def test_images_that_are_gone_are_not_shown(labels, images, tmp_path):
 @pytest.fixture
 def masks(images, tmp_path):
     """A folder of masks of two images; of the third, no pixel is certain."""
-    classes = ["background", "sky", "dog"]
+    classes = ["Background", "sky", "dog"]
     header = MaskHeader("pets_unlabeled", classes, prob_thresh=0.9, ignore_label=255)
     folder = tmp_path / "masks"
     with writing_masks(folder, header, ["a", "b", 7]) as write:

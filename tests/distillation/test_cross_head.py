@@ -201,6 +201,15 @@ def test_a_teacher_in_16_bits_that_is_made_fast_can_be_crossed():
     assert all(p.dtype == torch.float32 for p in half.student.parameters())
 
 
+def test_options_of_the_losses_reach_them():
+    plain, other = (
+        terms(distiller(config(**options), config(width=8)))[0]
+        for options in ({}, {"GAMMA": 2.0, "BOX_WEIGHT": 5.0})
+    )
+    torch.testing.assert_close(other["box_reg"], 5 * plain["box_reg"])
+    assert 0 < other["cls"] < plain["cls"], "no two scores are as far apart as 1"
+
+
 def test_under_autocast_the_losses_are_in_full_precision():
     model = distiller(config(), config(width=8))
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -276,6 +285,8 @@ def test_scores_imitate_as_the_formula_says():
     # One anchor with the score 0.9; the least divisor is 1.
     loss = score_imitation(student, teacher, object_scores(teacher))
     torch.testing.assert_close(loss, 0.5 * entropy)
+    loss = score_imitation(student, teacher, object_scores(teacher), gamma=2.0)
+    torch.testing.assert_close(loss, 0.25 * entropy)
 
 
 def test_an_image_without_objects_makes_no_loss_of_boxes_explode():

@@ -197,6 +197,13 @@ def build(options, hard_labels=True):
     return build_aggregator(cfg, ["a", "b"], [1.0, 1.0])
 
 
+def test_a_negative_loss_has_no_logarithm():
+    rows, task = random_rows(5, 2)
+    losses = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"takes the logarithm of losses, but they are \[-1.0, 1"):
+        solve(make(DTO, 2), rows, task, losses)
+
+
 def test_all_hand_tuned_weights_zero_are_no_distillation():
     with pytest.raises(ValueError, match="WEIGHT of one path at least"):
         make(DTO, 2, [0.0, 0.0])

@@ -51,6 +51,8 @@ def test_shapes_of_the_end():
         assert [alpha.at(i) for i in range(2, 11)] == pytest.approx([2, 2, 2, *between, 0, 0, 0])
     alpha = ending(0.0, 0.25, length=8)
     assert [alpha.at(i) for i in range(5, 8)] == [2, 0, 0]
+    alpha = ending(0.5, 0.0, "linear", length=4)
+    assert [alpha.at(i) for i in range(5)] == [2, 2, 2, 1, 0]
 
 
 def test_growth_and_end_are_multiplied():

@@ -273,6 +273,17 @@ def test_a_wrong_ramp_is_refused_before_training(start, iters, shape, message):
         Alpha(iters=iters, shape=shape, start=start)
 
 
+def test_alpha_is_a_factor_of_the_regulariser_as_well():
+    distiller = weighed(make_distiller(PATHS, "NAME", "adaptive", alpha=0.5))
+    hook = distiller.path_weights
+    hook.aggregator.z.data.fill_(2.0)
+    losses = distiller(images(2))
+    assert losses["loss_kd_z"].item() == 0.5 * 2.0 * len(PATHS)
+    torch.stack(list(losses.values())).sum().backward()
+    rest = hook.monitors["path_weight"] * hook.monitors["path_loss"]
+    torch.testing.assert_close(hook.aggregator.z.grad, 0.5 * (1 - rest.clamp(max=10.0)))
+
+
 @pytest.mark.parametrize("name", ["hand_tuned", "mgda"])
 def test_alpha_scales_what_distillation_adds_and_is_logged(storage, name):
     keys = {"RAMP__START": 10, "RAMP__ITERS": 4, "RAMP__SHAPE": "linear"}
