@@ -287,6 +287,10 @@ def test_scores_imitate_as_the_formula_says():
     torch.testing.assert_close(loss, 0.5 * entropy)
     loss = score_imitation(student, teacher, object_scores(teacher), gamma=2.0)
     torch.testing.assert_close(loss, 0.25 * entropy)
+    # Of two classes at four anchors, each anchor's highest score counts in the divisor.
+    whole = student.repeat(1, 4, 2), teacher.repeat(1, 4, 2)
+    loss = score_imitation(*whole, object_scores(whole[1]))
+    torch.testing.assert_close(loss, 0.5 * entropy * 8 / (4 * 0.9))
 
 
 def test_an_image_without_objects_makes_no_loss_of_boxes_explode():
@@ -306,6 +310,7 @@ def test_aligned_channels_have_the_teachers_moments(seed):
         torch.testing.assert_close(x.mean(), y.mean())
         torch.testing.assert_close(x.var(correction=0), y.var(correction=0))
     torch.testing.assert_close(match_moments(teacher, teacher), teacher)
+    torch.testing.assert_close(match_moments(student, teacher.flip(0)), aligned)
 
 
 def test_a_constant_channel_keeps_its_gradient_finite():

@@ -100,6 +100,20 @@ def test_parts_that_cancel_each_other_move_nothing():
     assert torch.equal(steps_of(SeparateMomentumSGD, [(one, -one)] * 3, **options), one)
 
 
+def test_parts_are_of_one_step_and_gradients_stay_after_it():
+    one = torch.ones(4).double()
+    parameter = torch.nn.Parameter(one.clone())
+    optimizer = SeparateMomentumSGD([parameter], lr=LR, momentum=MOMENTUM, delta=0.08)
+    optimizer.take([parameter], [one], [2 * one])
+    for _ in range(2):  # in the second step it is the task's gradient alone
+        parameter.grad = 3 * one
+        optimizer.step()
+        assert torch.equal(parameter.grad, 3 * one)
+    state = optimizer.state[parameter]
+    torch.testing.assert_close(state["momentum_buffer"], (MOMENTUM - 0.08) * one + 3 * one)
+    torch.testing.assert_close(state["distillation"], (MOMENTUM + 0.08) * 2 * one)
+
+
 def test_the_state_goes_through_a_checkpoint():
     parameters = [torch.nn.Parameter(torch.ones(4).double()) for _ in range(2)]
     first, second = (
