@@ -93,6 +93,13 @@ def test_so_it_is_where_aligned_channels_agree():
     assert max(float(x.detach().abs()) for x in losses.values()) < 1e-6
 
 
+def test_aligned_features_are_those_of_the_student():
+    own, other = (config("shared", width, ALIGN=True) for width in (4, 8))
+    losses, path = terms(distiller(own, other))
+    sum(losses.values()).backward()
+    assert all(p.grad.abs().max() > 0 for p in path.parameters() if p.dim() > 1)
+
+
 def in_float64(model):
     model.double()
     model.distillation.teachers[0].model.double()
