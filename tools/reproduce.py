@@ -84,8 +84,8 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
                         help="the folder of runs and reports")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
     parser.add_argument("--images-per-second", type=float, metavar="NUMBER",
-                        help="with --dry-run: print how long this takes at that speed, too, which "
-                        "the log of a training tells")  # fmt: skip
+                        help="with --dry-run: print how long it takes if so many images pass "
+                        "through the network in a second (docs/clusters.md)")  # fmt: skip
     args = parser.parse_intermixed_args(argv)
     args.tables = list(takewhile(lambda word: word in (*tables, "all"), args.words))
     args.opts = args.words[len(args.tables) :]
@@ -179,10 +179,10 @@ def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace
 def _dry_lines(runs: Sequence[Run], states: States, images_per_second: float | None) -> list[str]:
     """The command lines of runs, with comments: their hours, and what is missing."""
     lines, left = [], [run for run in runs if not states[run.digest].is_good]
-    for run in runs:
-        if images_per_second and run in left:
-            lines.append(f"# {describe_work(run, images_per_second)}")
-        lines.append(("" if run in left else "# finished: ") + run.command_line)
+    for training in runs:
+        if images_per_second and training in left:
+            lines.append(f"# {describe_work(training, images_per_second)}")
+        lines.append(("" if training in left else "# finished: ") + training.command_line)
     if images_per_second:
         lines.append(f"# {describe_all(left, images_per_second)}")
     return [*lines, *(f"# missing: {fault}".replace("\n", "\n# ") for fault in missing(runs))]
