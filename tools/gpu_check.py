@@ -7,11 +7,12 @@
 
 Tiny trainings on embedded data: every aggregation and path with finite losses that agree with those
 of the CPU in float32, 16 bits (bfloat16, and float16 with scaled losses), channels last, two
-processes with NCCL, steps that wait for the GPU only where they must, the numbers of the original
-authors' code, runs that resume to the same bits, exported networks in ONNX Runtime's CUDA provider;
+processes with NCCL, steps that wait for the GPU and send to it only where they must (on a CPU by a
+device that is pretended: every operation runs, without values), the numbers of the authors' code,
+runs that resume to the same bits, exported networks in ONNX Runtime's CUDA provider;
 and the benchmarks step and aggregation, whose results go to benchmarks/results. A check that cannot
-run here (one GPU, a library that is not installed) is skipped, with the reason. The exit status is 1
-if one has failed. `pytest -m gpu` runs the same checks, without the benchmarks.
+run here (one GPU, a library that is not installed) is skipped, with the reason. The exit status is
+1 if one has failed. `pytest -m gpu` runs the same checks, without the benchmarks.
 """
 
 import argparse
@@ -21,20 +22,30 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 from tabulate import tabulate
 
-from device_checks import benchmarks, exported, golden, ranks, resuming, steps, synchronisation
+from device_checks import (
+    benchmarks,
+    exported,
+    golden,
+    ranks,
+    resuming,
+    steps,
+    synchronisation,
+    transfers,
+)
 from device_checks.check import Check, Outcome, Place, run_check
 from device_checks.trainings import Trainings
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-_MODULES = (golden, steps, synchronisation, ranks, resuming, exported, benchmarks)
+_MODULES = (golden, steps, synchronisation, transfers, ranks, resuming, exported, benchmarks)
 
 
 def all_checks() -> Iterator[Check]:
@@ -85,6 +96,19 @@ def missing(device: str) -> str:
     return ""
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Trainings say nothing of their configs, which are known."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     os.chdir(REPOSITORY)  # the paths in configs start there
@@ -92,9 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if reason := missing(args.device):
         print(reason, file=sys.stderr)
         return 1
-    logging.disable(logging.WARNING)  # of trainings, which say much about their configs
-    warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _quiet():
         place = Place(args.device, Trainings(Path(folder)), args.rounds)
         outcomes = []
         for check in checks:

@@ -14,7 +14,6 @@ from multas.engine import load_config
 from multas.engine.exporting import prepare_export
 
 _CUDA = "CUDAExecutionProvider"
-_SIZE = 64
 _TOLERANCE = 1e-3  # of scores, which are at most 1
 # Random networks have low scores, and many of them that are nearly equal.
 _ALL = ["MODEL.DENSE_HEAD.SCORE_THRESH_TEST", 0.0, "MODEL.DENSE_HEAD.TOPK_CANDIDATES_TEST", 50]
@@ -28,7 +27,8 @@ def _difference(row: str, test: str, place: Place) -> float:
     student.DATASETS.TEST, student.MODEL.DEVICE = [test], "cpu"
     stem = Path(cfg.OUTPUT_DIR) / "exported"
     weights = f"{cfg.OUTPUT_DIR}/student.pth"
-    export = prepare_export(student, weights, (_SIZE, _SIZE), "", 1, stem=stem)
+    size = student.INPUT.MIN_SIZE_TEST  # images of this size are not resized
+    export = prepare_export(student, weights, (size, size), "", 1, stem=stem)
     model = export.model
     export.cfg.DATASETS.TEST = []
     export.images = []
@@ -41,7 +41,7 @@ def _difference(row: str, test: str, place: Place) -> float:
     wanted = _CUDA if place.is_gpu else "CPUExecutionProvider"
     assert there[0] == wanted, f"ONNX Runtime runs it by {there[0]}; {wanted} could not be loaded"
     torch.manual_seed(0)
-    image = {"image": torch.randint(256, (3, _SIZE, _SIZE)).byte(), "height": _SIZE, "width": _SIZE}
+    image = {"image": torch.randint(256, (3, size, size)).byte(), "height": size, "width": size}
     with torch.no_grad(), exact():
         (found,), (own,) = exported([image]), model.to(place.device)([image])
     pair = [x["scores"] if "scores" in x else x["instances"].scores for x in (found, own)]

@@ -1,6 +1,6 @@
 """Training steps: every aggregation, every path, 16 bits, and channels last."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from unittest import mock
@@ -44,9 +44,11 @@ PATHS = {
 }
 _OWN = "MODEL.DISTILLATION.PATHS"
 # Paths that no row of the papers has.
-_MORE = {"CrossKD": [_OWN, [{"TYPE": "CrossKD", "STUDENT": "heads.det"}]]}
+OPTIONS_OF_PATHS: Mapping[str, list] = {
+    "CrossKD": [_OWN, [{"TYPE": "CrossKD", "STUDENT": "heads.det"}]]
+}
 _AGGREGATION = "MODEL.DISTILLATION.AGGREGATION"
-_OPTIONS = {
+_OPTIONS: Mapping[str, list] = {
     "GradNorm": [f"{_AGGREGATION}.SCOPE_LAYERS", ["backbone.res3"]],
     "Bilevel": [f"{_AGGREGATION}.DATA", ["toy_classes_val"]],
     "DWA": [f"{_AGGREGATION}.PERIOD", 1],
@@ -58,7 +60,7 @@ _TOO_LARGE = 2.0**60  # a scale at which float16 overflows
 
 def _with_options(name: str, place: Place) -> str:
     row = ONE_PATH if name == "Single" else TWO_PATHS
-    opts = [f"{_AGGREGATION}.NAME", name, *_OPTIONS.get(name, [])]
+    opts: list = [f"{_AGGREGATION}.NAME", name, *_OPTIONS.get(name, [])]
     return place.trainings.compared(row, place.device, *opts)
 
 
@@ -70,11 +72,11 @@ def _torchjd(place: Place) -> str:
 
 def _path(name: str, place: Place) -> str:
     assert name in PATHS, f"tools/device_checks/steps.py has no row for the path {name}"
-    return place.trainings.compared(PATHS[name], place.device, *_MORE.get(name, []))
+    return place.trainings.compared(PATHS[name], place.device, *OPTIONS_OF_PATHS.get(name, []))
 
 
 def _half(dtype: torch.dtype, place: Place) -> str:
-    """A detector and a classifier in 16 bits; float16 with scaled losses, of which some overflow."""
+    """A classifier and a detector in 16 bits, in float16 also with too large a scale."""
     said = []
     for row in (TWO_PATHS, PATHS["PDFDistil"]):
         cfg = place.trainings.config(row, place.device, "SOLVER.AMP.ENABLED", True)
@@ -98,7 +100,7 @@ def _overflow(trainings: Trainings, device: str) -> str:
 
     def prepare(trainer: Trainer) -> None:
         kind = torch.device(device).type
-        scaler = torch.amp.GradScaler(kind, init_scale=_TOO_LARGE)  # type: ignore[attr-defined]
+        scaler = torch.amp.GradScaler(kind, init_scale=_TOO_LARGE)
         trainer._trainer.grad_scaler = scaler
         before.update({n: p.detach().clone() for n, p in trainer.model.named_parameters()})
 

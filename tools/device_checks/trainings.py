@@ -137,7 +137,7 @@ def train(cfg: CfgNode, prepare: Callable[[Trainer], None] = lambda trainer: Non
 @contextmanager
 def exact() -> Iterator[None]:
     """Products of float32 are computed in float32 on GPUs, too, not in the shorter TF32."""
-    backends = torch.backends.cuda.matmul, torch.backends.cudnn
+    backends: tuple[Any, ...] = torch.backends.cuda.matmul, torch.backends.cudnn
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
         backend.allow_tf32 = False

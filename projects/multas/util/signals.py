@@ -29,7 +29,7 @@ def sigterm_unwinds() -> Iterator[None]:
 
 
 @contextmanager
-def _handled(numbers: Iterable[int], handler: Callable) -> Iterator[None]:
+def _handled(numbers: Iterable[int], handler: Callable | signal.Handlers) -> Iterator[None]:
     """Signals that have no handler yet have this one inside the block, in the main thread."""
     changed = []
     if threading.current_thread() is threading.main_thread():
