@@ -1,5 +1,6 @@
 """Two processes train as one with the same batch: NCCL on two GPUs, gloo on CPUs."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,7 +22,8 @@ _AGGREGATIONS = ("hand_tuned", "adaptive", "mgda")
 
 def _rank(folder: str) -> None:
     """Train what the config in a folder says, and leave there what this process has found."""
-    warnings.simplefilter("ignore")  # one process has told what there is to tell
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
     trainer = train(load_config(f"{folder}/job.yaml"))
     weights = {name: x.cpu() for name, x in trainer.model.state_dict().items()}
     file = f"{folder}/rank{comm.get_rank()}.pth"
