@@ -25,6 +25,9 @@ COUNTS = {
     "BF2": (12, 0, 36),
 }
 
+# Rows on the paper's data alone that the paper does not have.
+OURS = {"multi_task_notes"}
+
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", COUNTS)
@@ -34,8 +37,7 @@ def test_tables_are_complete(name, scale):
     assert len({(row.column, row.name) for row in rows}) == len(rows)
     for row in rows:
         assert not row.paper or row.data or scale == "full"
-        ours = scale == "small" or row.name == "multi_task_notes"
-        assert row.paper or name == "BF2" or ours
+        assert row.paper or name == "BF2" or scale == "small" or row.name in OURS
         assert row.paper.keys() <= METRICS.keys()
         neighbours = {other.name for other in rows if other.column == row.column}
         assert row.baseline in ("", *neighbours)
@@ -58,6 +60,7 @@ def test_every_row_is_shown_in_some_table():
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_embedded_set_has_the_rows_of_a_data_set_of_the_paper(name):
     tiny, full = (rows_of(read_tables()[name], scale) for scale in ("tiny", "full"))
+    full = [row for row in full if row.name not in OURS]
     columns = {row.column.split(",")[0] for row in full}
     rows = [[(r.name, r.label) for r in full if r.column.split(",")[0] == c] for c in columns]
     assert [(row.name, row.label) for row in tiny] in rows
