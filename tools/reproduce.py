@@ -4,7 +4,7 @@
     python tools/reproduce.py A1                       # embedded data, CPU, minutes per row
     python tools/reproduce.py A1 A2 B2 --seeds 3       # what they share is trained once
     python tools/reproduce.py A1 --data mycard.yaml    # the same rows on your own data
-    python tools/reproduce.py B5 --scale full --dry-run
+    python tools/reproduce.py B5 --scale full --dry-run --images-per-second 40
     python tools/reproduce.py all --seeds 3 --jobs 2 SOLVER.IMS_PER_BATCH 4
 
 A and B are "Self-training and multi-task learning for limited data" (Lê and Pham, ICCVW 2023) and
@@ -36,6 +36,7 @@ from multas.util.errors import UserError
 from multas.util.screen import Screen
 from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
+from reproduction.hours import describe_all, describe_work
 from reproduction.progress import Watch
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result
@@ -76,9 +77,15 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
     parser.add_argument("--submit", choices=["slurm", "local"], help="run them as submitit's jobs")
     parser.add_argument("--submit-option", action="append", default=[], metavar="KEY=VALUE",
                         help="an option of submitit, such as slurm_partition=gpu")  # fmt: skip
+    parser.add_argument("--gpus", type=int, default=1,
+                        help="the GPUs of each training, of which it takes as many as can share "
+                        "its batches equally")  # fmt: skip
     parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce",
                         help="the folder of runs and reports")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
+    parser.add_argument("--images-per-second", type=float, metavar="NUMBER",
+                        help="with --dry-run: print how long it takes if so many images pass "
+                        "through the network in a second (docs/clusters.md)")  # fmt: skip
     args = parser.parse_intermixed_args(argv)
     args.tables = list(takewhile(lambda word: word in (*tables, "all"), args.words))
     args.opts = args.words[len(args.tables) :]
@@ -89,8 +96,10 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
     for key in args.opts[::2]:
         if key in _OWN_KEYS:
             parser.error(f"{key} is set by {_OWN_KEYS[key]}")
-    if min(args.seeds, 1 if args.jobs is None else args.jobs) < 1:
-        parser.error("--seeds and --jobs are 1 or more")
+    if min(args.seeds, args.gpus, 1 if args.jobs is None else args.jobs) < 1:
+        parser.error("--seeds, --jobs and --gpus are 1 or more")
+    if args.images_per_second is not None and not (args.dry_run and args.images_per_second > 0):
+        parser.error("--images-per-second is above 0, and for --dry-run")
     return args
 
 
@@ -167,6 +176,18 @@ def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace
     print(write_report(table, results, states, setting, Path(args.output) / name), flush=True)
 
 
+def _dry_lines(runs: Sequence[Run], states: States, images_per_second: float | None) -> list[str]:
+    """The command lines of runs, with comments: their hours, and what is missing."""
+    lines, left = [], [run for run in runs if not states[run.digest].is_good]
+    for training in runs:
+        if images_per_second and training in left:
+            lines.append(f"# {describe_work(training, images_per_second)}")
+        lines.append(("" if training in left else "# finished: ") + training.command_line)
+    if images_per_second:
+        lines.append(f"# {describe_all(left, images_per_second)}")
+    return [*lines, *(f"# missing: {fault}".replace("\n", "\n# ") for fault in missing(runs))]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     start = Path.cwd()
     os.chdir(REPOSITORY)  # the paths in configs start there
@@ -176,20 +197,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.data = os.path.abspath(start / args.data) if args.data else ""
     output = start / args.output
     args.output = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
-    plans = make_plans(tables, args, Planner(args.output / "runs", args.opts, args.data))
+    planner = Planner(args.output / "runs", args.opts, args.data, args.gpus)
+    plans = make_plans(tables, args, planner)
     states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
     if args.dry_run:
-        marks = ["# finished: " if states[run.digest].is_good else "" for run in todo]
-        lines = [mark + run.command_line for mark, run in zip(marks, todo, strict=True)]
-        faults = [f"missing: {fault}".replace("\n", "\n# ") for fault in missing(todo)]
-        print("\n".join([*lines, *(f"# {fault}" for fault in faults)]))
+        print("\n".join(_dry_lines(todo, states, args.images_per_second)))
         return 0
     if args.submit:
         jobs = args.jobs or max(1, len(todo))
         runner: Runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
     else:
         jobs = args.jobs or 1
-        runner = Local(jobs)
+        runner = Local(jobs, args.gpus)
     make_embedded(todo)
     if lines := missing(todo):
         raise UserError("\n".join(["Nothing was started; this is missing:", *lines]))

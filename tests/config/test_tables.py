@@ -77,6 +77,11 @@ def test_a_row_says_what_it_is_made_of(write):
     assert [row.baseline for row in (teacher, plain, taught)] == ["plain", "plain", "teacher"]
 
 
+def test_a_row_may_be_on_its_own_data_alone(write):
+    text = TABLE.replace("label: plain, data: [voc]", "label: plain, data: [voc], stand_ins: False")
+    assert read_table(write(text)).row("half/plain").data == ["voc"]
+
+
 def test_a_data_set_has_a_scale(write):
     scales = {name: data.scale for name, data in read_table(write()).data.items()}
     assert scales == {"voc": "full", "vedai": "full", "toy": "tiny", "small": "small"}

@@ -1,6 +1,7 @@
 """The command line of tools/reproduce.py, up to a table that is really computed."""
 
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -60,6 +61,37 @@ def test_dry_run_shows_what_is_finished(call, no_runner, capsys, tmp_path, fabri
     assert second.startswith("python") and "half/supervised" in second
 
 
+def test_gpus_share_the_batches_of_the_recipes(call, no_runner, capsys):
+    """The command lines differ in the number of GPUs alone, which divides every batch."""
+
+    def lines(*args) -> list[str]:
+        call("A6", "--scale", "full", "--dry-run", *args)
+        return [x for x in capsys.readouterr().out.splitlines() if x.startswith("python")]
+
+    alone, shared = lines(), lines("--gpus", 4)
+    assert [re.sub(r" --num-gpus \d", "", line) for line in shared] == alone
+    found = {}
+    for line in shared:
+        row = re.search(r"/(\w+)' ", line).group(1)
+        found[row] = int(re.search(r"--num-gpus (\d)", line + " --num-gpus 1").group(1))
+    # Of 5, 10 and 7 images.
+    assert (found["teacher"], found["supervised"], found["multi_task_notes"]) == (1, 2, 1)
+
+
+def test_hours_are_planned_before_the_data_are_there(call, no_runner, capsys, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "/nowhere")
+    rows = ("--rows", "multi_task,multi_task_notes", "--scale", "full", "--dry-run")
+    call("A6", *rows, "--images-per-second", 100)
+    lines = [x for x in capsys.readouterr().out.splitlines() if " h: " in x or " h for " in x]
+    assert lines == [
+        # 53,620 x 2 tasks x 10 images x 2 copies / 100 / 3600
+        "# 6.0 h: 53,620 iterations of 40 images",
+        "# 4.3 h: 109,400 iterations of 14 images",
+        "# 10.2 h for 2 trainings at 100 images per second. Early stopping may end them sooner; "
+        "evaluation comes on top.",
+    ]
+
+
 def test_several_tables_train_once_what_they_share(call, no_runner, capsys):
     def lines(*args) -> list[str]:
         call(*args, "--dry-run", "SOLVER.MAX_ITER", 7)
@@ -90,6 +122,8 @@ def test_rows_bring_what_they_need(call, no_runner, capsys):
         (["A1", "OUTPUT_DIR", "x"], "OUTPUT_DIR is set by --output"),
         (["A1", "SEED", "2"], "SEED is set by --seeds"),
         (["A1", "--jobs", "0"], "1 or more"),
+        (["A1", "--gpus", "0"], "1 or more"),
+        (["A1", "--images-per-second", "9"], "for --dry-run"),
     ],
 )
 def test_wrong_arguments_are_refused(call, no_runner, capsys, args, message):

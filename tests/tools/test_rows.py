@@ -16,7 +16,7 @@ COUNTS = {
     "A3": (18, 0, 18),
     "A4": (24, 0, 24),
     "A5": (2 * (7 + 3), 0, 2 * (7 + 3)),
-    "A6": (12, 12, 12),
+    "A6": (12, 12, 12 + 1),
     "B1": (6, 6, 6),
     "B2": (8, 0, 8 + 8 + 8 + 6),
     "B3": (12, 0, 24),
@@ -24,6 +24,9 @@ COUNTS = {
     "B5": (11, 11 + 9 + 2, 22),
     "BF2": (12, 0, 36),
 }
+
+# Rows on the paper's data alone that the paper does not have.
+OURS = {"multi_task_notes"}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -34,7 +37,7 @@ def test_tables_are_complete(name, scale):
     assert len({(row.column, row.name) for row in rows}) == len(rows)
     for row in rows:
         assert not row.paper or row.data or scale == "full"
-        assert row.paper or name == "BF2" or scale == "small"
+        assert row.paper or name == "BF2" or scale == "small" or row.name in OURS
         assert row.paper.keys() <= METRICS.keys()
         neighbours = {other.name for other in rows if other.column == row.column}
         assert row.baseline in ("", *neighbours)
@@ -57,6 +60,7 @@ def test_every_row_is_shown_in_some_table():
 @pytest.mark.parametrize("name", COUNTS)
 def test_the_embedded_set_has_the_rows_of_a_data_set_of_the_paper(name):
     tiny, full = (rows_of(read_tables()[name], scale) for scale in ("tiny", "full"))
+    full = [row for row in full if row.name not in OURS]
     columns = {row.column.split(",")[0] for row in full}
     rows = [[(r.name, r.label) for r in full if r.column.split(",")[0] == c] for c in columns]
     assert [(row.name, row.label) for row in tiny] in rows

@@ -3,6 +3,7 @@
 import sys
 import threading
 import time
+from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -101,11 +102,35 @@ def test_gpus_are_shared_out(run, monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     local = runners.Local(jobs=3)
-    assert [local._gpus.get() for _ in range(3)] == [0, 1, 0]
+    assert [local._gpus.get() for _ in range(3)] == [[0], [1], [0]]
     assert local.share == pytest.approx(2 / 3) and runners.Local(jobs=1).share == 1
-    assert local._environment(1)["CUDA_VISIBLE_DEVICES"] == "1"
+    assert local._environment([1])["CUDA_VISIBLE_DEVICES"] == "1"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
-    assert local._environment(1)["CUDA_VISIBLE_DEVICES"] == "6"
+    assert local._environment([1])["CUDA_VISIBLE_DEVICES"] == "6"
+
+
+SAYS_GPUS = """
+import os, sys
+print("visible", os.environ["CUDA_VISIBLE_DEVICES"], "asked", sys.argv[1:][-2:])
+"""
+
+
+def test_a_training_has_several_gpus(run, monkeypatch, tmp_path):
+    (tmp_path / "train_net.py").write_text(SAYS_GPUS)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 8)
+    monkeypatch.setattr(runners, "usable_cores", lambda: 16)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    local = runners.Local(jobs=2, gpus=4)
+    assert (local.threads, local.share) == (2, 1)
+    assert [local._gpus.get() for _ in range(2)] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    local._gpus.put([4, 5, 6, 7])
+    assert local.train(replace(run(), gpus=2))
+    told = run().console.read_text()
+    # One of whose batches two GPUs can share.
+    assert "--num-gpus 2" in told and "visible 4,5" in told
+    assert runners.read_resources(told) == (2, 2.0)
+    with pytest.raises(UserError, match="--gpus is 9, but this machine has 8"):
+        runners.Local(jobs=1, gpus=9)
 
 
 @pytest.fixture
@@ -119,7 +144,8 @@ def submitit(monkeypatch):
     fake.jobs, fake.parameters, fake.cancelled = [], {}, []
 
     class Executor:
-        def __init__(self, folder, cluster):
+        def __init__(self, folder, cluster, slurm_max_num_timeout):
+            assert slurm_max_num_timeout > 365, "a training may take so many days"
             fake.parameters |= {"folder": folder, "cluster": cluster}
 
         def update_parameters(self, **parameters):
@@ -161,6 +187,9 @@ def test_jobs_go_to_the_cluster(run, submitit, tmp_path):
     assert "it said" in run().console.read_text()
     assert not cluster.train(run("fail", ""))
     assert "node lost" in run().console.read_text()
+    assert cluster.train(replace(run(), gpus=4))
+    assert (submitit.parameters["gpus_per_node"], submitit.parameters["cpus_per_task"]) == (4, 32)
+    assert "--num-gpus" in submitit.jobs[-1]
 
 
 def test_wrong_options_and_a_missing_submitit_say_what_to_do(submitit, tmp_path, monkeypatch):
@@ -172,7 +201,7 @@ def test_wrong_options_and_a_missing_submitit_say_what_to_do(submitit, tmp_path,
 
 
 def test_there_is_no_cluster(submitit, tmp_path, monkeypatch):
-    def refuse(folder, cluster):
+    def refuse(**options):
         raise RuntimeError('Could not detect "srun"')
 
     monkeypatch.setattr(submitit, "AutoExecutor", refuse)

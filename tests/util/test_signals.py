@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -53,3 +54,48 @@ def test_a_process_that_loads_data_outlives_one_signal():
     process.terminate()
     process.join(10)
     assert process.exitcode == -signal.SIGTERM
+
+
+# Detectron2's launch starts processes like these; ranks write their checkpoints after a signal.
+RANKS = """
+import os, signal, sys, time
+import torch.multiprocessing
+from multas.util.command_line import run
+from multas.util.signals import ASKING, children_not_orphaned
+
+def rank(number, folder):
+    told = []
+    for asking in ASKING:
+        signal.signal(asking, lambda *_: told.append(True))
+    open(os.path.join(folder, f"ready{number}"), "w").close()
+    while not told:
+        time.sleep(0.01)
+    time.sleep(1)  # the end of the step
+    open(os.path.join(folder, f"checkpoint{number}"), "w").close()
+    raise SystemExit(140)
+
+def start():
+    with children_not_orphaned():
+        torch.multiprocessing.spawn(rank, args=[sys.argv[1]], nprocs=2)
+
+if __name__ == "__main__":
+    run(start)
+"""
+
+
+def test_whoever_starts_processes_passes_signals_on_and_waits(tmp_path):
+    script = tmp_path / "ranks.py"
+    script.write_text(RANKS)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen([sys.executable, script, tmp_path], env=environment)
+    try:
+        deadline = time.monotonic() + 120
+        while len(list(tmp_path.glob("ready*"))) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        for _ in range(2):  # by a cluster, and once more by submitit
+            os.kill(process.pid, PASSED_ON)
+            time.sleep(0.2)
+        assert process.wait(60) == 128 + PASSED_ON
+        assert len(list(tmp_path.glob("checkpoint*"))) == 2
+    finally:
+        process.kill()

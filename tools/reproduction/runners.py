@@ -22,6 +22,8 @@ from reproduction.runs import Run
 
 THREADS = "OMP_NUM_THREADS"
 _POLL_SECONDS = 1.0
+# A training may take any number of days; by itself submitit queues a job again three times.
+_MOST_TIMEOUTS = 1000
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
 
 
@@ -79,28 +81,35 @@ class Local:
 
     Args:
         jobs: how many there are at a time.
+        gpus: the most GPUs that one of them has.
+
+    Raises:
+        UserError: this machine has fewer GPUs.
     """
 
-    def __init__(self, jobs: int) -> None:
-        self.threads = max(1, usable_cores() // jobs)
-        gpus = torch.cuda.device_count()
-        self.share = min(1.0, gpus / jobs)
-        self._gpus: queue.SimpleQueue[int] = queue.SimpleQueue()
+    def __init__(self, jobs: int, gpus: int = 1) -> None:
+        there = torch.cuda.device_count()
+        if gpus > max(1, there):
+            raise UserError(f"--gpus is {gpus}, but this machine has {there}.")
+        self.threads = max(1, usable_cores() // (jobs * gpus))  # of each of its processes
+        self.share = min(1.0, there / (jobs * gpus))
+        self._gpus: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
         for job in range(jobs):
-            self._gpus.put(job % max(1, gpus))
+            self._gpus.put([(job * gpus + i) % max(1, there) for i in range(gpus)])
         self._processes: set[subprocess.Popen] = set()
         self._stopped = threading.Event()
 
     def train(self, run: Run) -> bool:
-        gpu = self._gpus.get()
+        gpus = self._gpus.get()
         try:
             with claimed(run, self._stopped) as lock, open(run.console, "a") as console:
-                return run.is_finished or self._run(run, self._environment(gpu), console, lock) == 0
+                environment = self._environment(gpus[: run.gpus])
+                return run.is_finished or self._run(run, environment, console, lock) == 0
         finally:
-            self._gpus.put(gpu)
+            self._gpus.put(gpus)
 
     def _run(self, run: Run, environment: Mapping[str, str], console: IO, lock: IO) -> int:
-        console.write(resources(self.threads, self.share))
+        console.write(resources(self.threads, self.share * run.gpus))
         console.write(f"$ {THREADS}={self.threads} {run.command_line}\n")
         console.flush()
         process = subprocess.Popen(
@@ -118,11 +127,12 @@ class Local:
         self._processes.discard(process)
         return status
 
-    def _environment(self, gpu: int) -> dict[str, str]:
+    def _environment(self, gpus: Sequence[int]) -> dict[str, str]:
         own = {THREADS: str(self.threads), "PYTHONUNBUFFERED": "1"}
         if torch.cuda.device_count() > 1:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
-            own["CUDA_VISIBLE_DEVICES"] = visible[gpu] if len(visible) > 1 else str(gpu)
+            names = [visible[gpu] if len(visible) > 1 else str(gpu) for gpu in gpus]
+            own["CUDA_VISIBLE_DEVICES"] = ",".join(names)
         return os.environ | own
 
     def stop(self) -> None:
@@ -142,7 +152,8 @@ class Cluster:
         name: "slurm", or "local" to try it without one.
         folder: for the logs of the jobs.
         options: KEY=VALUE of submitit's update_parameters, like slurm_partition=gpu; without them
-            a job has a day, eight cores and a GPU (of "local": if there is one).
+            a job has a day, the GPUs of its run (of "local": if there is one), and eight cores for
+            each of them.
 
     Raises:
         UserError: there is no submitit or no such cluster, or an option is not of this form.
@@ -154,17 +165,17 @@ class Cluster:
             import submitit
         except ImportError as error:
             raise UserError("--submit needs submitit: pip install 'multas[cluster]'.") from error
-        gpus = int(name == "slurm" or torch.cuda.is_available())
-        self._parameters: dict[str, int | str] = {
-            "timeout_min": 1440, "cpus_per_task": 8, "gpus_per_node": gpus, **_parameters(options)
-        }  # fmt: skip
+        self._options = _parameters(options)
+        self._has_gpus = name == "slurm" or torch.cuda.is_available()
         # The process of a job cannot import this folder.
         cloudpickle.register_pickle_by_value(jobs_module)
         try:
-            self._executor = submitit.AutoExecutor(folder=str(folder), cluster=name)
+            self._executor = submitit.AutoExecutor(
+                folder=str(folder), cluster=name, slurm_max_num_timeout=_MOST_TIMEOUTS
+            )
         except RuntimeError as error:
             raise UserError(f"--submit {name}: {error}") from error
-        self._executor.update_parameters(name="reproduce", **self._parameters)
+        self._submitting = threading.Lock()
         self._jobs: set[Any] = set()
         self._stopped = threading.Event()
 
@@ -176,16 +187,25 @@ class Cluster:
         run.folder.mkdir(parents=True, exist_ok=True)
         # Signals must reach the training, so that flock makes way for it.
         flock = ["flock", "--no-fork", str(lock_of(run).absolute())]
-        job = self._executor.submit(Job([*flock, sys.executable, *run.arguments], str(REPOSITORY)))
+        command = Job([*flock, sys.executable, *run.arguments], str(REPOSITORY))
+        parameters = self._parameters(run)
+        with self._submitting:
+            self._executor.update_parameters(name="reproduce", **parameters)
+            job = self._executor.submit(command)
         self._jobs.add(job)
         error = job.exception()
         self._jobs.discard(job)
-        threads, gpus = self._parameters["cpus_per_task"], self._parameters["gpus_per_node"]
+        threads, gpus = parameters["cpus_per_task"], parameters["gpus_per_node"]
         with open(run.console, "a") as console:
             console.write(resources(int(threads), float(gpus)))
             console.write(f"$ {run.command_line}\n{job.stdout() or ''}{job.stderr() or ''}")
             console.write(f"{error}\n" if error else "")
         return error is None
+
+    def _parameters(self, run: Run) -> dict[str, int | str]:
+        gpus = run.gpus if self._has_gpus else 0
+        own = {"timeout_min": 1440, "cpus_per_task": 8 * run.gpus, "gpus_per_node": gpus}
+        return {**own, **self._options}
 
     def stop(self) -> None:
         self._stopped.set()

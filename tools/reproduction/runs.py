@@ -37,6 +37,7 @@ class Run:
         needs: trainings whose weights it starts from or is taught by.
         iterations: how many it has, if it is not stopped early; 0 = its schedule is in epochs.
         selects_on_test: whether its weights are the best on a set on which they are tested.
+        gpus: how many GPUs share its batches.
     """
 
     config_file: str
@@ -46,6 +47,7 @@ class Run:
     needs: tuple["Run", ...]
     iterations: int
     selects_on_test: bool = False
+    gpus: int = 1
 
     @property
     def digest(self) -> str:
@@ -69,6 +71,7 @@ class Run:
     def arguments(self) -> list[str]:
         """The arguments of the Python interpreter, in the root of the repository."""
         start = ["train_net.py", "--resume", "--config-file", self.config_file]
+        start += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
         return [*start, *self.opts, "OUTPUT_DIR", str(self.folder)]
 
     @property
@@ -91,11 +94,14 @@ class Planner:
         opts: KEY VALUE pairs for every run. Those of MODEL.DISTILLATION pass by the runs that do
             not distil, which are shared.
         card: the data card to train and test on in place of the rows' data; "" = none.
+        gpus: how many GPUs a training may have. It has as many of them as can share its batches
+            equally, so that batch and learning rate are those of the recipe.
     """
 
     folder: Path
     opts: Sequence[str] = ()
     card: str = ""
+    gpus: int = 1
     _known: dict[tuple[str, int], Run] = field(default_factory=dict)
     _rows: Mapping[str, str] = field(default_factory=rows_by_weights)
 
@@ -132,12 +138,13 @@ class Planner:
             tuple(made.values()),
             0 if cfg.SOLVER.EPOCHS else cfg.SOLVER.MAX_ITER,
             early.ENABLED and early.DATASET in cfg.DATASETS.TEST,
+            max(n for n in range(1, self.gpus + 1) if not any(x % n for x in batch_sizes(cfg))),
         )
 
     def _on_data_of(self, row: str, tests: Sequence[str]) -> "Planner":
         """The planner of what a row with these test sets needs: pretraining keeps its own data."""
         same = list(merged(row, []).DATASETS.TEST) == list(tests)
-        return self if same or not self.card else Planner(self.folder, self.opts)
+        return self if same or not self.card else Planner(self.folder, self.opts, gpus=self.gpus)
 
 
 def _opts_for(cfg: CfgNode, opts: Sequence[str]) -> list[str]:
@@ -159,6 +166,12 @@ def merged(config_file: str, opts: Sequence[str]) -> CfgNode:
     merge_config(cfg, config_file)
     merge_opts(cfg, opts)
     return cfg
+
+
+def batch_sizes(cfg: CfgNode) -> list[int]:
+    """The images of each mini-batch of an iteration, over all processes and without copies."""
+    own = cfg.SOLVER.IMS_PER_BATCH
+    return [x.get("IMS_PER_BATCH", own) for x in cfg.DATASETS.TASK_BATCHES] or [own]
 
 
 @cache

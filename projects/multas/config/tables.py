@@ -171,13 +171,14 @@ def _read_row(
             check_name("key", key, ("table", "paper", "baseline"), where)
         return replace(row, **own)
     config = {key: own.pop(key) for key in list(own) if key.isupper()}
-    chosen = own.pop("data", list(data))
+    chosen, stand_ins = own.pop("data", list(data)), own.pop("stand_ins", True)
     for entry in chosen:
         check_name("data set", entry, data, where)
     having = [
         entry.name
         for entry in data.values()
-        if (entry.name in chosen or entry.stands_for in chosen) and name in (entry.rows or [name])
+        if (entry.name in chosen or (stand_ins and entry.stands_for in chosen))
+        and name in (entry.rows or [name])
     ]
     own = _checked(Row, own, where, "name", "table", "data", "config")
     return Row(name=name, table=file, data=having, config=config, **own)

@@ -21,6 +21,8 @@ from multas.util.annotation import STANDARD
 from multas.util.errors import UserError
 from multas.util.sizes import round_up
 
+_SENT = ("instances", "sem_seg")  # annotations that are tensors
+
 
 @dataclass(frozen=True)
 class StepLosses:
@@ -151,17 +153,18 @@ class Distiller(nn.Module):
         for inputs, learn in self._groups(batched_inputs):
             (task,) = {x.get("task") for x in inputs} if "mini_batch" in inputs[0] else {None}
             taps = distillation.taps_for(task)
+            own_boxes = distillation.boxes.name == "ground_truth"
+            shown = self._sent(inputs if own_boxes else self._visible(inputs))
             # In this order, so that a tap at the boundary records the feature behind it.
             with (
                 distillation.boundary.record() as features,
                 distillation.student_taps.record(stop_early=not learn, names=taps) as record,
             ):
-                task_losses = self.student(self._visible(inputs))
+                task_losses = self.student(self._visible(shown))
             if learn:
                 losses = add_losses(losses, task_losses)
-            own_boxes = distillation.boxes.name == "ground_truth"
-            targets = self._targets(inputs if own_boxes else self._visible(inputs))
-            parts.append((len(inputs), distillation.path_losses(record, inputs, targets, task)))
+            losses_of_paths = distillation.path_losses(record, inputs, self._targets(shown), task)
+            parts.append((len(inputs), losses_of_paths))
             boundary.extend(features)
         if comm.get_world_size() > 1:
             losses = self._as_on_all_ranks(losses)
@@ -206,14 +209,17 @@ class Distiller(nn.Module):
         own = student.annotations.values() if isinstance(student, MultiTaskNetwork) else ()
         return {annotation.input_key for annotation in (*STANDARD, *own)}
 
+    def _sent(self, inputs: list[dict]) -> list[dict]:
+        """The images with their annotations on the device, for the student and the paths alike."""
+        return [
+            x | {k: x[k].to(self.device) for k in _SENT if x.get(k) is not None} for x in inputs
+        ]
+
     def _targets(self, inputs: list[dict]) -> Targets:
         sizes = [(x["image"].shape[-2], x["image"].shape[-1]) for x in inputs]
         divisor = getattr(getattr(self.student, "backbone", None), "size_divisibility", 0)
         height, width = (round_up(max(side), divisor) for side in zip(*sizes, strict=True))
-        instances, masks = (
-            [x[key].to(self.device) if x.get(key) is not None else None for x in inputs]
-            for key in ("instances", "sem_seg")
-        )
+        instances, masks = ([x.get(key) for x in inputs] for key in _SENT)
         return Targets(
             image_sizes=sizes,
             padded_size=(height, width),

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from detectron2.config import CfgNode
@@ -30,8 +30,15 @@ def to_iterations(epochs: float, epoch: Fraction) -> int:
     return max(1, math.floor(Fraction(epochs) * epoch + Fraction(1, 2)))
 
 
-def resolve_epochs(cfg: CfgNode) -> CfgNode:
-    """The config with the iterations that its keys in epochs mean. It loads the training data.
+def resolve_epochs(
+    cfg: CfgNode, sizes: Callable[[CfgNode], Sequence[tuple[int, int]]] = mini_batches
+) -> CfgNode:
+    """The config with the iterations that its keys in epochs mean.
+
+    Args:
+        cfg: the config.
+        sizes: gives, for each mini-batch of an iteration, the images of its data and how many it
+            has itself. By default the training data are loaded and counted.
 
     Returns:
         The config itself where no key is in epochs, else a copy, which is frozen if ``cfg`` is.
@@ -43,7 +50,7 @@ def resolve_epochs(cfg: CfgNode) -> CfgNode:
         return cfg
     epochs, rounding = cfg.SOLVER.EPOCHS, cfg.SOLVER.EPOCH_ROUNDING
     check_choice("SOLVER.EPOCH_ROUNDING", rounding, ROUNDINGS)
-    epoch = max(epoch_length(*sizes, rounding) for sizes in mini_batches(cfg))
+    epoch = max(epoch_length(*own, rounding) for own in sizes(cfg))
     if cfg.DATASETS.TASK_MODE == "alternate":
         epoch *= max(1, len(cfg.DATASETS.TASK_BATCHES))
     resolved = cfg.clone()

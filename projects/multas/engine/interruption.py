@@ -10,12 +10,12 @@ from types import FrameType
 
 from detectron2.utils import comm
 
+from multas.util.signals import ASKING
+
 logger = logging.getLogger(__name__)
 
 # A second one of these, from an impatient user, ends the process at once.
 _ENDING = (signal.SIGTERM, signal.SIGINT)
-# Clusters send these some time before they take a node away; multas passes signals on by the last.
-_ASKING = (signal.SIGUSR1, signal.SIGUSR2)
 # Processes agree on whether to end once in so many iterations.
 _AGREE_EVERY = 10
 _FINISHED = "the training has finished, and --resume evaluates it"
@@ -36,7 +36,7 @@ class Interruption:
         """
         before = {}
         if threading.current_thread() is threading.main_thread():
-            before = {number: signal.getsignal(number) for number in (*_ENDING, *_ASKING)}
+            before = {number: signal.getsignal(number) for number in (*_ENDING, *ASKING)}
             for number, handler in before.items():
                 if handler is not signal.SIG_IGN:
                     signal.signal(number, self._note)

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -14,6 +14,8 @@ from types import FrameType
 # clusters also send to all of them, it may come twice: a second SIGTERM would cost a training its
 # checkpoint. It ends whatever is no training at once.
 PASSED_ON = signal.SIGUSR2
+# Clusters send these some time before they take a node away.
+ASKING = (signal.SIGUSR1, PASSED_ON)
 # How long a process that loads data goes on after SIGTERM, in seconds. A training needs it to
 # finish its step.
 _LOADS_ON = 30
@@ -22,17 +24,23 @@ _LOADS_ON = 30
 @contextmanager
 def sigterm_unwinds() -> Iterator[None]:
     """SIGTERM raises SystemExit inside the block, so that what is open is closed and cleaned up."""
-    changes = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    )
-    if changes:
-        signal.signal(signal.SIGTERM, _unwind)
+    with _handled([signal.SIGTERM], _unwind):
+        yield
+
+
+@contextmanager
+def _handled(numbers: Iterable[int], handler: Callable | signal.Handlers) -> Iterator[None]:
+    """Signals that have no handler yet have this one inside the block, in the main thread."""
+    changed = []
+    if threading.current_thread() is threading.main_thread():
+        changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
+    for number in changed:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        if changes:
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in changed:
+            signal.signal(number, signal.SIG_DFL)
 
 
 @contextmanager
@@ -57,14 +65,21 @@ def not_orphaned(process: subprocess.Popen) -> Iterator[None]:
 def children_not_orphaned() -> Iterator[None]:
     """If a signal ends the block, it is passed on to the processes of multiprocessing.
 
-    Python itself waits for them.
+    They are waited for: each finishes its step and writes its checkpoint. Those who send these
+    signals take the end of this process for the end of them all.
     """
     try:
-        yield
+        with _handled(ASKING, _unwind):
+            yield
     except (KeyboardInterrupt, SystemExit):
-        for child in multiprocessing.active_children():
-            if child.pid and not child.daemon:
-                os.kill(child.pid, PASSED_ON)
+        children = [child for child in multiprocessing.active_children() if not child.daemon]
+        # A cluster signals all processes, and submitit this one once more.
+        with _handled(ASKING, signal.SIG_IGN):
+            for child in children:
+                if child.pid:
+                    os.kill(child.pid, PASSED_ON)
+            for child in children:
+                child.join()
         raise
 
 
