@@ -6,6 +6,7 @@
     python tools/reproduce.py A1 --data mycard.yaml    # the same rows on your own data
     python tools/reproduce.py B5 --scale full --dry-run
     python tools/reproduce.py all --seeds 3 --jobs 2 SOLVER.IMS_PER_BATCH 4
+    python tools/reproduce.py all --scale full --rehearse --jobs 2   # every row, three iterations
 
 A and B are "Self-training and multi-task learning for limited data" (Lê and Pham, ICCVW 2023) and
 "Adaptive distillation" (Chennupati et al., BMVC 2021). --scale full uses the paper's data and
@@ -24,6 +25,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -37,6 +39,8 @@ from multas.util.screen import Screen
 from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
 from reproduction.progress import Watch
+from reproduction.rehearsal import WEIGHTS, Rehearsal, changes_for, prepare
+from reproduction.rehearsal_report import write_rehearsal
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result
 from reproduction.rows import Row, choose, rows_of
@@ -76,8 +80,11 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
     parser.add_argument("--submit", choices=["slurm", "local"], help="run them as submitit's jobs")
     parser.add_argument("--submit-option", action="append", default=[], metavar="KEY=VALUE",
                         help="an option of submitit, such as slurm_partition=gpu")  # fmt: skip
-    parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce",
-                        help="the folder of runs and reports")  # fmt: skip
+    parser.add_argument("--output", help="the folder of runs and reports (default: "
+                        "output/reproduce, or output/rehearsal with --rehearse)")  # fmt: skip
+    parser.add_argument("--rehearse", action="store_true",
+                        help="with --scale full: three iterations of each row on drawn images in "
+                        "the layouts of the real data, or on the real data in the folder --data")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
     args = parser.parse_intermixed_args(argv)
     args.tables = list(takewhile(lambda word: word in (*tables, "all"), args.words))
@@ -89,6 +96,9 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
     for key in args.opts[::2]:
         if key in _OWN_KEYS:
             parser.error(f"{key} is set by {_OWN_KEYS[key]}")
+    if args.rehearse and (args.scale != "full" or args.submit):
+        parser.error("--rehearse needs --scale full, and runs without --submit")
+    args.output = args.output or REPOSITORY / "output" / ("rehearsal" if args.rehearse else "reproduce")
     if min(args.seeds, 1 if args.jobs is None else args.jobs) < 1:
         parser.error("--seeds and --jobs are 1 or more")
     return args
@@ -176,7 +186,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.data = os.path.abspath(start / args.data) if args.data else ""
     output = start / args.output
     args.output = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
-    plans = make_plans(tables, args, Planner(args.output / "runs", args.opts, args.data))
+    card = "" if args.rehearse else args.data
+    planner = Planner(args.output / "runs", args.opts, card)
+    if args.rehearse:
+        prepare(args.data, args.output)
+        planner.changes_for = partial(changes_for, weights=args.output / WEIGHTS)
+    plans = make_plans(tables, args, planner)
     states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
     if args.dry_run:
         marks = ["# finished: " if states[run.digest].is_good else "" for run in todo]
@@ -184,21 +199,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         faults = [f"missing: {fault}".replace("\n", "\n# ") for fault in missing(todo)]
         print("\n".join([*lines, *(f"# {fault}" for fault in faults)]))
         return 0
-    if args.submit:
+    if args.rehearse:
+        jobs = args.jobs or 1
+        runner: Runner = Rehearsal(jobs)
+    elif args.submit:
         jobs = args.jobs or max(1, len(todo))
-        runner: Runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
+        runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
     else:
         jobs = args.jobs or 1
         runner = Local(jobs)
     make_embedded(todo)
-    if lines := missing(todo):
+    # In a rehearsal, each row tells what it lacks, and the others go on.
+    if not args.rehearse and (lines := missing(todo)):
         raise UserError("\n".join(["Nothing was started; this is missing:", *lines]))
     screen = Screen(sys.stdout)
     try:
         execute(todo, runner, jobs, states, screen.say, Watch(screen))
     finally:
-        for name, plan in plans.items():
-            report_on(tables[name], plan, states, args)
+        if args.rehearse:
+            print(write_rehearsal(plans, states, args.data, args.output), flush=True)
+        else:
+            for name, plan in plans.items():
+                report_on(tables[name], plan, states, args)
     return 0 if all(states[run.digest].is_good for run in todo) else 1
 
 

@@ -91,11 +91,13 @@ class Planner:
         opts: KEY VALUE pairs for every run. Those of MODEL.DISTILLATION pass by the runs that do
             not distil, which are shared.
         card: the data card to train and test on in place of the rows' data; "" = none.
+        changes_for: a function that gives KEY VALUE pairs for a run by its config; ``opts`` prevail.
     """
 
     folder: Path
     opts: Sequence[str] = ()
     card: str = ""
+    changes_for: Callable[[CfgNode], list[str]] = lambda cfg: []
     _known: dict[tuple[str, int], Run] = field(default_factory=dict)
     _rows: Mapping[str, str] = field(default_factory=rows_by_weights)
 
@@ -110,6 +112,7 @@ class Planner:
         cfg = merged(config_file, [])
         row_tests = list(cfg.DATASETS.TEST)
         own = opts_on_card(self.card, cfg) if self.card else []
+        own += self.changes_for(cfg)
         opts = [*own, *_opts_for(cfg, self.opts), "SEED", str(seed)]
         merge_opts(cfg, opts)
         told = _teacher_opts(cfg, opts)
