@@ -173,7 +173,8 @@ def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace
     own = f"{args.data} {args.opts}" if args.data or args.opts else ""
     parts = [table.name, args.scale, Path(args.data).stem, own and short_hash(own)]
     name = "-".join(filter(None, parts))
-    setting = Setting(args.scale, args.seeds, args.data, tuple(args.opts))
+    changes = (*["--rehearse"] * args.rehearse, *args.opts)
+    setting = Setting(args.scale, args.seeds, args.data, changes)
     print(write_report(table, results, states, setting, Path(args.output) / name), flush=True)
 
 
@@ -186,10 +187,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.data = os.path.abspath(start / args.data) if args.data else ""
     output = start / args.output
     args.output = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
-    card = "" if args.rehearse else args.data
-    planner = Planner(args.output / "runs", args.opts, card)
+    planner = Planner(args.output / "runs", args.opts, args.data)
     if args.rehearse:
-        prepare(args.data, args.output)
+        args.real, args.data, planner.card = args.data, "", ""
+        prepare(args.real, args.output)
         planner.changes_for = partial(changes_for, weights=args.output / WEIGHTS)
     plans = make_plans(tables, args, planner)
     states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
@@ -216,11 +217,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         execute(todo, runner, jobs, states, screen.say, Watch(screen))
     finally:
+        for name, plan in plans.items():
+            report_on(tables[name], plan, states, args)
         if args.rehearse:
-            print(write_rehearsal(plans, states, args.data, args.output), flush=True)
-        else:
-            for name, plan in plans.items():
-                report_on(tables[name], plan, states, args)
+            print(write_rehearsal(plans, todo, states, args.real, args.output), flush=True)
     return 0 if all(states[run.digest].is_good for run in todo) else 1
 
 

@@ -16,11 +16,10 @@ from detectron2.config import CfgNode
 
 from reproduction.miniatures import accept, is_miniature, make_miniatures
 from reproduction.miniatures.weights import make_weights
-from reproduction.rehearsed import INTERRUPT_AFTER, note, read_record
+from reproduction.rehearsal_record import INTERRUPT_AFTER, ITERATIONS, note, read_record
 from reproduction.runners import REPOSITORY, Local, resources
 from reproduction.runs import Run
 
-ITERATIONS = 3
 WEIGHTS = "weights"  # the folder of start weights in that of a rehearsal
 _BATCH = 2
 _BATCH_OF_CLASSIFICATION = 8

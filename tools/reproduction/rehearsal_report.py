@@ -10,10 +10,9 @@ from multas.util.document import Block, Cell, Grid, Heading, Link, Paragraph, to
 from multas.util.files import write_text
 from reproduction.cells import NOTHING, number
 from reproduction.execution import State, States
-from reproduction.rehearsal import INTERRUPT_AFTER, ITERATIONS
-from reproduction.rehearsed import read_record
+from reproduction.rehearsal_record import INTERRUPT_AFTER, ITERATIONS, read_record
 from reproduction.rows import Row
-from reproduction.runs import Run, in_order, merged
+from reproduction.runs import Run, merged
 
 # The images of data sets on which recipes count iterations: Cordts et al., CVPR 2016; Zhou et al.,
 # CVPR 2017.
@@ -32,6 +31,7 @@ def epochs_of(address: str) -> float:
 
 def write_rehearsal(
     plans: Mapping[str, Sequence[tuple[Row, tuple[Run, ...]]]],
+    asked: Sequence[Run],
     states: States,
     data: str,
     folder: Path,
@@ -40,6 +40,7 @@ def write_rehearsal(
 
     Args:
         plans: the rows of each table with their runs.
+        asked: the runs that were to be rehearsed; other rows are left out.
         states: the states of all runs.
         data: the folder of real data; "" = the miniatures.
         folder: the folder to write to.
@@ -48,26 +49,27 @@ def write_rehearsal(
         The Markdown file.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    runs = in_order(run for plan in plans.values() for _, own in plan for run in own)
-    good = sum(states[run.digest].is_good for run in runs)
+    good = sum(states[run.digest].is_good for run in asked)
     where = f"on the data in {Path(data).name}" if data else "on drawn images in the real layouts"
     blocks: list[Block] = [
         Heading("Rehearsal at full scale", 1),
         Paragraph(
-            f"{good} of {len(runs)} trainings came to their end, {where}: {ITERATIONS} iterations, "
+            f"{good} of {len(asked)} trainings came to their end, {where}: {ITERATIONS} iterations, "
             f"interrupted after {INTERRUPT_AFTER} and resumed, with the networks, classes, teachers "
             "and losses of the papers, and with fewer and smaller images in a batch. Epochs are "
             "those of the recipe; images/s are of the last iteration of the rehearsal on this "
             "machine. It says nothing of how good a row is."
         ),
     ]
+    digests = {run.digest for run in asked}
     for name, plan in plans.items():
-        blocks.append(Heading(name))
-        for column, group in groupby(plan, key=lambda pair: pair[0].column):
+        shown = [(row, runs) for row, runs in plan if runs[0].digest in digests]
+        blocks += [Heading(name)] if shown else []
+        for column, group in groupby(shown, key=lambda pair: pair[0].column):
             rows = [_cells(row, own, states) for row, own in group]
             header = ["row", "built", "trained", "resumed", "evaluated", "epochs", "images/s", "log"]
             blocks += [Heading(column, 3), Grid(header, rows)]
-    if faults := [run for run in runs if not states[run.digest].is_good]:
+    if faults := [run for run in asked if not states[run.digest].is_good]:
         rows = [[run.title, _fault(run, states)] for run in faults]
         blocks += [Heading("What failed"), Grid(["run", "why"], rows)]
     write_text(folder / "report.html", to_html(blocks, folder))

@@ -6,7 +6,6 @@ Without a checkpoint to go on from, the training gets SIGTERM in its iteration `
 same command then resumes it. What was reached stands in ``rehearsal.json`` in OUTPUT_DIR.
 """
 
-import json
 import os
 import signal
 import time
@@ -19,23 +18,9 @@ from detectron2.config import CfgNode
 import train_net
 from multas.engine import Trainer
 from multas.util.command_line import run
-from multas.util.files import write_text
 from multas.util.signals import children_not_orphaned
 from reproduction.miniatures import accept, is_miniature
-
-RECORD = "rehearsal.json"
-INTERRUPT_AFTER = 2  # iterations, when a training is interrupted
-
-
-def read_record(folder: Path) -> dict[str, Any]:
-    """What a run has reached: built, trained, resumed, seconds, images, error; {} at first."""
-    file = folder / RECORD
-    return json.loads(file.read_text()) if file.is_file() else {}
-
-
-def note(folder: Path, **reached: Any) -> None:
-    """Add to the record of a run."""
-    write_text(folder / RECORD, json.dumps(read_record(folder) | reached))
+from reproduction.rehearsal_record import INTERRUPT_AFTER, note
 
 
 class RehearsedTrainer(Trainer):
