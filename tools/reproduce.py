@@ -82,9 +82,12 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
                         help="an option of submitit, such as slurm_partition=gpu")  # fmt: skip
     parser.add_argument("--output", help="the folder of runs and reports (default: "
                         "output/reproduce, or output/rehearsal with --rehearse)")  # fmt: skip
-    parser.add_argument("--rehearse", action="store_true",
-                        help="with --scale full: three iterations of each row on drawn images in "
-                        "the layouts of the real data, or on the real data in the folder --data")  # fmt: skip
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="with --scale full: three iterations of each row on drawn images in the layouts of "
+        "the real data, or on the real data in the folder --data",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
     args = parser.parse_intermixed_args(argv)
     args.tables = list(takewhile(lambda word: word in (*tables, "all"), args.words))
@@ -98,7 +101,8 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
             parser.error(f"{key} is set by {_OWN_KEYS[key]}")
     if args.rehearse and (args.scale != "full" or args.submit):
         parser.error("--rehearse needs --scale full, and runs without --submit")
-    args.output = args.output or REPOSITORY / "output" / ("rehearsal" if args.rehearse else "reproduce")
+    default = "rehearsal" if args.rehearse else "reproduce"
+    args.output = args.output or REPOSITORY / "output" / default
     if min(args.seeds, 1 if args.jobs is None else args.jobs) < 1:
         parser.error("--seeds and --jobs are 1 or more")
     return args

@@ -1,10 +1,11 @@
 """A rehearsal: every row at its paper's scale through real layouts, for three iterations.
 
-The networks, their classes, teachers, paths and losses are those of the row. What is changed is what
-costs time or memory: fewer iterations, images per batch and pixels. Start weights that are not there
-are replaced by files of the same names with random values.
+The networks, their classes, teachers, paths and losses are those of the row. What is changed is
+what costs time or memory: fewer iterations, images per batch and pixels. Start weights that are
+not there are replaced by files of the same names with random values.
 """
 
+import math
 import os
 import shlex
 import signal
@@ -25,8 +26,9 @@ _BATCH = 2
 _BATCH_OF_CLASSIFICATION = 8
 # Sides of images are divided by this, those of classification only where they are large.
 _SMALLER = 4
-_SQUARES_SMALLER = 2
 _LARGE = 128  # pixels
+# Squares become about so large: the networks of VOC and VEDAI have no pooling.
+_SQUARE = 160
 INTERRUPTED = 128 + signal.SIGTERM  # the status of a training that has noted it
 
 
@@ -73,17 +75,18 @@ def changes_for(cfg: CfgNode, weights: Path) -> list[str]:
 def _sizes(cfg: CfgNode, classifies: bool) -> dict[str, object]:
     given = cfg.INPUT
     if given.SQUARE_SIZE:
-        sizes = [size // _SQUARES_SMALLER for size in given.MULTI_SCALE.SIZES]
-        square = given.SQUARE_SIZE // _SQUARES_SMALLER
-        return {"INPUT.SQUARE_SIZE": square, "INPUT.MULTI_SCALE.SIZES": sizes}
+        smaller = math.ceil(given.SQUARE_SIZE / _SQUARE)
+        scales = [size // smaller for size in given.MULTI_SCALE.SIZES]
+        square = given.SQUARE_SIZE // smaller
+        return {"INPUT.SQUARE_SIZE": square, "INPUT.MULTI_SCALE.SIZES": scales}
     if classifies and max(given.MIN_SIZE_TRAIN) < _LARGE:
         return {}
     sizes = tuple(size // _SMALLER for size in given.MIN_SIZE_TRAIN)
-    smaller: dict[str, object] = {"INPUT.MIN_SIZE_TRAIN": sizes}
+    found: dict[str, object] = {"INPUT.MIN_SIZE_TRAIN": sizes}
     for key in ("MAX_SIZE_TRAIN", "MIN_SIZE_TEST", "MAX_SIZE_TEST", "CENTER_CROP_TEST"):
         if given[key]:
-            smaller[f"INPUT.{key}"] = given[key] // _SMALLER
-    return smaller
+            found[f"INPUT.{key}"] = given[key] // _SMALLER
+    return found
 
 
 def _start(cfg: CfgNode, weights: Path) -> list[str]:
@@ -96,7 +99,7 @@ def _start(cfg: CfgNode, weights: Path) -> list[str]:
 
 
 class Rehearsal(Local):
-    """Trains runs that are interrupted and resumed; of each it keeps student.pth and the records."""
+    """Trains runs, interrupts and resumes them; student.pth and the records stay."""
 
     def _run(self, run: Run, environment: Mapping[str, str], console: IO, lock: IO) -> int:
         words = ["-m", "reproduction.rehearsed", *run.arguments[1:]]

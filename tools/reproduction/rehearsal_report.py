@@ -51,14 +51,15 @@ def write_rehearsal(
     folder.mkdir(parents=True, exist_ok=True)
     good = sum(states[run.digest].is_good for run in asked)
     where = f"on the data in {Path(data).name}" if data else "on drawn images in the real layouts"
+    header = ["row", "built", "trained", "resumed", "evaluated", "epochs", "images/s", "log"]
     blocks: list[Block] = [
         Heading("Rehearsal at full scale", 1),
         Paragraph(
-            f"{good} of {len(asked)} trainings came to their end, {where}: {ITERATIONS} iterations, "
-            f"interrupted after {INTERRUPT_AFTER} and resumed, with the networks, classes, teachers "
-            "and losses of the papers, and with fewer and smaller images in a batch. Epochs are "
-            "those of the recipe; images/s are of the last iteration of the rehearsal on this "
-            "machine. It says nothing of how good a row is."
+            f"{good} of {len(asked)} trainings came to their end, {where}: {ITERATIONS} "
+            f"iterations, interrupted after {INTERRUPT_AFTER} and resumed, with the networks, "
+            "classes, teachers and losses of the papers, and with fewer and smaller images in a "
+            "batch. Epochs are those of the recipe; images/s are of the last iteration of the "
+            "rehearsal on this machine. It says nothing of how good a row is."
         ),
     ]
     digests = {run.digest for run in asked}
@@ -67,7 +68,6 @@ def write_rehearsal(
         blocks += [Heading(name)] if shown else []
         for column, group in groupby(shown, key=lambda pair: pair[0].column):
             rows = [_cells(row, own, states) for row, own in group]
-            header = ["row", "built", "trained", "resumed", "evaluated", "epochs", "images/s", "log"]
             blocks += [Heading(column, 3), Grid(header, rows)]
     if faults := [run for run in asked if not states[run.digest].is_good]:
         rows = [[run.title, _fault(run, states)] for run in faults]

@@ -2,8 +2,8 @@
 
     python -m reproduction.rehearsed --resume --config-file ... [KEY VALUE ...]
 
-Without a checkpoint to go on from, the training gets SIGTERM in its iteration ``INTERRUPT_AFTER``; the
-same command then resumes it. What was reached stands in ``rehearsal.json`` in OUTPUT_DIR.
+Without a checkpoint to go on from, the training gets SIGTERM in its iteration ``INTERRUPT_AFTER``;
+the same command then resumes it. What was reached stands in ``rehearsal.json`` in OUTPUT_DIR.
 """
 
 import os
@@ -13,9 +13,9 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
+import train_net
 from detectron2.config import CfgNode
 
-import train_net
 from multas.engine import Trainer
 from multas.util.command_line import run
 from multas.util.signals import children_not_orphaned
@@ -67,7 +67,7 @@ def main(args: Namespace) -> Any:
 
 
 def start() -> None:
-    train_net.Trainer = RehearsedTrainer
+    train_net.Trainer = RehearsedTrainer  # type: ignore[misc]
     with children_not_orphaned():
         run(main, train_net.parse_args())
 

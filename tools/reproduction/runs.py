@@ -91,7 +91,7 @@ class Planner:
         opts: KEY VALUE pairs for every run. Those of MODEL.DISTILLATION pass by the runs that do
             not distil, which are shared.
         card: the data card to train and test on in place of the rows' data; "" = none.
-        changes_for: a function that gives KEY VALUE pairs for a run by its config; ``opts`` prevail.
+        changes_for: KEY VALUE pairs for a run, by its config; ``opts`` prevail over them.
     """
 
     folder: Path

@@ -1,7 +1,7 @@
 """Every data set of the papers in miniature: a few drawn images, in exactly the real layout.
 
-Each module makes one data set and says where the facts of its format come from. The folder that they
-are made in has the layout of the folder that DETECTRON2_DATASETS names.
+Each module makes one data set and says where the facts of its format come from. The folder that
+they are made in has the layout of the folder that DETECTRON2_DATASETS names.
 """
 
 from pathlib import Path

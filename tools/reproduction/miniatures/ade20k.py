@@ -1,10 +1,10 @@
 """A miniature of ADE20K as the scene parsing benchmark has it (ADEChallengeData2016).
 
 Facts of the format: README.md of the benchmark (sceneparsing.csail.mit.edu): images/{training,
-validation}/ADE_{train,val}_<8 digits>.jpg, annotations/… as PNG of 8 bits with 1 to 150, 0 = none of
-these; objectInfo150.txt and sceneCategories.txt; and datasets/prepare_ade20k_sem_seg.py of Detectron2,
-which writes annotations_detectron2 with 1 subtracted, so that 0 becomes 255. Sizes differ; some images
-are narrower than the paper's crop.
+validation}/ADE_{train,val}_<8 digits>.jpg, annotations/… as PNG of 8 bits with 1 to 150, 0 = none
+of these; objectInfo150.txt and sceneCategories.txt; and datasets/prepare_ade20k_sem_seg.py of
+Detectron2, which writes annotations_detectron2 with 1 subtracted, so that 0 becomes 255. Sizes
+differ; some images are narrower than the paper's crop.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from detectron2.data.datasets.builtin_meta import ADE20K_SEM_SEG_CATEGORIES
 from reproduction.miniatures.pictures import bands, draw, save, write_lines
 
 CLASSES = 150
-SIZES = ((683, 512), (512, 683), (300, 225), (1280, 960))
+SIZES = ((683, 512), (512, 683), (300, 225), (256, 341))
 PARTS = {"training": ("train", 16), "validation": ("val", 4)}
 
 

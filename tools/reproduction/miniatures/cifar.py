@@ -1,12 +1,12 @@
 """Miniatures of CIFAR-10 and CIFAR-100, the Python versions.
 
 Facts of the format: "Dataset layout" at cs.toronto.edu/~kriz/cifar.html: pickles of Python 2 with
-data (N x 3072, the red plane first), labels or fine_labels and coarse_labels, filenames and batch_label;
-batches.meta and meta have the names of the classes. Texts of such files are read as str, as those
-written here are.
+data (N x 3072, the red plane first), labels or fine_labels and coarse_labels, filenames and
+batch_label; batches.meta and meta have the names of the classes. Texts of such files are read as
+str, as those written here are.
 
-torchvision opens none but the original files, since a pickle may run code: it knows their MD5 sums.
-``accept`` has it open those of a miniature in their place.
+torchvision opens none but the original files, since a pickle may run code: it knows their MD5
+sums. ``accept`` has it open those of a miniature in their place.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from reproduction.miniatures.pictures import draw
 
-_NAMES = "airplane automobile bird cat deer dog frog horse ship truck".split()
+_NAMES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
 def make_cifar(root: Path) -> None:

@@ -2,10 +2,10 @@
 
 Facts of the formats:
 
-- ImageNet: readme.txt of the ILSVRC 2012 devkit: train/<wnid>/<wnid>_<number>.JPEG and validation images
-  ILSVRC2012_val_<8 digits>.JPEG, which the usual script (valprep.sh) moves into folders by class. Not
-  all are what their names say: many are grey, 22 of the training images have four channels (CMYK),
-  and n02105855_2933.JPEG is a PNG file (the lists of such images in
+- ImageNet: readme.txt of the ILSVRC 2012 devkit: train/<wnid>/<wnid>_<number>.JPEG and validation
+  images ILSVRC2012_val_<8 digits>.JPEG, which the usual script (valprep.sh) moves into folders by
+  class. Not all are what their names say: many are grey, 22 of the training images have four
+  channels (CMYK), and n02105855_2933.JPEG is a PNG file (the lists of such images in
   tensorflow/models/…/build_imagenet_data.py).
 - Tiny ImageNet: the archive of cs231n.stanford.edu: wnids.txt, words.txt, train/<wnid>/images/
   <wnid>_<number>.JPEG and <wnid>_boxes.txt, val/images/val_<number>.JPEG, val/val_annotations.txt
@@ -25,7 +25,7 @@ _DRAWN = 40  # different pictures
 
 
 def make_imagenet(root: Path) -> None:
-    """Make imagenet in the folder ``root``: an image of each class to learn from, and to test on."""
+    """Make imagenet in the folder ``root``, with two images of each class."""
     folder, pictures = root / "imagenet", _pictures(((80, 64), (64, 75), (90, 60)))
     for number, wnid in enumerate(WNIDS):
         image = pictures[number % _DRAWN]

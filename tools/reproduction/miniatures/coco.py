@@ -1,9 +1,10 @@
 """A miniature of COCO 2017.
 
-Facts of the format: "Data format" at cocodataset.org (categories of which 80 of the numbers 1 to 90 are
-used; ``iscrowd`` 1 with a run-length encoding as counts and size, column by column; polygons as lists
-of x and y; boxes as x, y, width, height), names of twelve digits, and what the 2017 files have besides:
-images without an object (1021 of the training images), grey images, and objects of a pixel or less.
+Facts of the format: "Data format" at cocodataset.org (categories of which 80 of the numbers 1 to
+90 are used; ``iscrowd`` 1 with a run-length encoding as counts and size, column by column;
+polygons as lists of x and y; boxes as x, y, width, height), names of twelve digits, and what the
+2017 files have besides: images without an object (1021 of the training images), grey images, and
+objects of a pixel or less.
 """
 
 import json
@@ -55,7 +56,9 @@ def make_coco(root: Path) -> None:
         start += len(ids)
         content = {
             "info": {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017},
-            "licenses": [{"url": "", "id": 3, "name": "Attribution-NonCommercial-NoDerivs License"}],
+            "licenses": [
+                {"url": "", "id": 3, "name": "Attribution-NonCommercial-NoDerivs License"}
+            ],
             "images": images,
             "annotations": annotations,
             "categories": categories,

@@ -1,17 +1,20 @@
-"""Pictures for the miniatures: scenes of the embedded set at any size, with any number of classes."""
+"""Pictures for the miniatures: scenes of the embedded set, of any size and number of classes."""
 
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from multas.data.toy.scene import CLASSES, draw_scene
+from multas.data.toy.scene import CLASSES, Scene, draw_scene
 
 VOID = 255  # mask value of soft borders
+_SCENES = 40  # different ones
+_LEAST_PIXELS = 16
 
 
 @dataclass(frozen=True)
@@ -52,25 +55,31 @@ def draw(number: int, size: tuple[int, int], classes: int) -> Picture:
 
     A few pictures have objects of eight classes; the next ones of the next eight.
     """
-    scene = draw_scene(7, number)
+    scene = _scene(number % _SCENES)
     image = cv2.resize(scene.image, size, interpolation=cv2.INTER_LINEAR)
-    drawn = cv2.resize(scene.mask, size, interpolation=cv2.INTER_NEAREST)
     labels = [(kind + len(CLASSES) * number) % classes for kind in range(len(CLASSES))]
     table = np.zeros(256, np.uint8)
     table[1 : 1 + len(labels)] = np.array(labels) + 1
     table[VOID] = VOID
-    ys, xs = np.mgrid[0 : size[1], 0 : size[0]]
-    down = np.array(scene.mask.shape[::-1]) / size  # pixels of the scene per pixel of the picture
     things = []
     for entry in scene.objects:
         xmin, ymin, xmax, ymax = entry.box  # 1-based, inclusive
-        kind = CLASSES.index(entry.name)
-        inside = (xs * down[0] >= xmin - 1) & (xs * down[0] < xmax)
-        inside &= (ys * down[1] >= ymin - 1) & (ys * down[1] < ymax)
-        pixels = inside & (drawn == kind + 1)
-        if np.count_nonzero(pixels) > 16:
+        kind, box = CLASSES.index(entry.name), np.zeros_like(scene.mask)
+        box[ymin - 1 : ymax, xmin - 1 : xmax] = 1
+        pixels = _stretched((scene.mask == kind + 1) & (box > 0), size)
+        if np.count_nonzero(pixels) > _LEAST_PIXELS:
             things.append(Thing(labels[kind], pixels, entry.truncated, entry.difficult))
-    return Picture(image, table[drawn], tuple(things))
+    return Picture(image, _stretched(table[scene.mask], size), tuple(things))
+
+
+def _stretched(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    values = cv2.resize(mask.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST)
+    return values.astype(mask.dtype)
+
+
+@cache
+def _scene(number: int) -> Scene:
+    return draw_scene(7, number)
 
 
 def bands(number: int, size: tuple[int, int], values: int) -> np.ndarray:

@@ -1,14 +1,13 @@
 """A miniature of VEDAI, Vehicle Detection in Aerial Imagery.
 
 Facts of the format: Razakarivony and Jurie, 2016, and the files of the archive: Vehicules512 has
-<id>_co.png (colour) and <id>_ir.png (infrared); Annotations512 has one file per image, annotation512.txt
-with the objects of all images in another order of columns, and the lists of ten folds, fold01.txt and
-fold01test.txt to fold10test.txt. Numbers of classes have gaps; classes of the card are eight of the
-eleven. A few lines lack their corners.
+<id>_co.png (colour) and <id>_ir.png (infrared); Annotations512 has one file per image,
+annotation512.txt with the objects of all images in another order of columns, and the lists of ten
+folds, fold01.txt and fold01test.txt to fold10test.txt. Numbers of classes have gaps; classes of
+the card are eight of the eleven. A few lines lack their corners.
 """
 
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
@@ -55,6 +54,5 @@ def make_vedai(root: Path) -> None:
 
 def _make_halves(folder: Path, counts: dict[str, Counter[str]]) -> None:
     """The lists that tools/split.py makes of fold 1."""
-    found: dict[str, Sequence[str]] = make_splits(counts, [1 / 2])
-    for name, ids in found.items():
+    for name, ids in make_splits(counts, [1 / 2]).items():
         write_lines(folder / name / "trainval.txt", ids)

@@ -2,17 +2,17 @@
 
 Where the facts of the formats come from:
 
-- devkit_doc.pdf of VOC2007 and VOC2012: folders, ``ImageSets/Main/<class>_<set>.txt`` with 1, -1 and
-  0, boxes that are 1-based and inclusive, ``difficult``, ``truncated``, ``occluded``, masks as PNG
-  with a palette whose value 255 is the void label at borders.
+- devkit_doc.pdf of VOC2007 and VOC2012: folders, ``ImageSets/Main/<class>_<set>.txt`` with 1, -1
+  and 0, boxes that are 1-based and inclusive, ``difficult``, ``truncated``, ``occluded``, masks as
+  PNG with a palette whose value 255 is the void label at borders.
 - the annotation files themselves have no XML declaration; those of the person layout task have
   ``<part>`` elements with a name and a box of their own; some of VOC2012 have fractions in boxes
   (2011_003353: <xmin>45.70000076293945</xmin>), another order of corners, ``<actions>`` and
   ``<point>``. What tools write that save files anew, a declaration of another encoding or a byte
   order mark, is here, too.
-- SBD (the Semantic Contours dataset of Berkeley, README in its archive): cls/<id>.mat with the struct
-  GTcls of Boundaries (sparse, a cell for each of 20 classes), Segmentation (uint8, 0 … 20, without
-  void) and CategoriesPresent.
+- SBD (the Semantic Contours dataset of Berkeley, README in its archive): cls/<id>.mat with the
+  struct GTcls of Boundaries (sparse, a cell for each of 20 classes), Segmentation (uint8, 0 … 20,
+  without void) and CategoriesPresent.
 - the lists of the limited-data experiments, as published beside their authors' code (folder
   imgsetVOC): names, an id on each line, most without a newline at the end, not sorted; images of
   the test set among the lists to learn from, and pictures under two names (2007_000032 of 2012 is
@@ -31,16 +31,23 @@ from scipy.sparse import csc_matrix
 from multas.data.formats.mask_files import voc_palette
 from reproduction.miniatures.pictures import VOID, Picture, Thing, draw, save, write, write_lines
 
-CLASSES = ("aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike "
-           "person pottedplant sheep sofa train tvmonitor").split()  # fmt: skip
+CLASSES = (
+    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
+    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
+    "tvmonitor",
+)  # fmt: skip
 SIZES = ((500, 375), (500, 333), (375, 500), (353, 500))
 
 LEARNED = {
-    "2007": [f"{number:06d}" for number in (32, 5, 7, 9, 12, 16, 17, 19, 20, 21, 23, 24, 26, 30, 33,
-                                            34)],
-    "2012": ["2007_000032", "2008_000002", "2008_000003", "2008_000007", "2009_000001", "2009_000006",
-             "2010_000001", "2010_000002", "2011_000006", "2011_003353", "2007_000033", "2007_000042",
-             "2007_000061", "2008_000008", "2009_000009", "2010_000009"],
+    "2007": [
+        "000032", "000005", "000007", "000009", "000012", "000016", "000017", "000019", "000020",
+        "000021", "000023", "000024", "000026", "000030", "000033", "000034",
+    ],
+    "2012": [
+        "2007_000032", "2008_000002", "2008_000003", "2008_000007", "2009_000001", "2009_000006",
+        "2010_000001", "2010_000002", "2011_000006", "2011_003353", "2007_000033", "2007_000042",
+        "2007_000061", "2008_000008", "2009_000009", "2010_000009",
+    ],
 }  # fmt: skip
 TESTED = [f"{number:06d}" for number in (1, 2, 3, 4, 6, 8)]
 # Evaluated in Tables 5 and 6: VOC2012's own segmentation images, with boxes and masks.
@@ -104,9 +111,11 @@ def _annotation(devkit: str, image_id: str, picture: Picture, masked: bool) -> t
     objects = [_object(devkit, i, thing) for i, thing in enumerate(picture.things)]
     owner = f"<owner>\n\t\t<flickrid>René {image_id}</flickrid>\n\t\t<name>?</name>\n\t</owner>"
     text = (
-        f"{start}<annotation>\n\t<folder>{devkit}</folder>\n\t<filename>{image_id}.jpg</filename>\n"
-        f"\t<source>\n\t\t<database>The {devkit} Database</database>\n\t\t<annotation>PASCAL {devkit}"
-        "</annotation>\n\t\t<image>flickr</image>\n\t\t<flickrid>325991873</flickrid>\n\t</source>\n"
+        f"{start}<annotation>\n\t<folder>{devkit}</folder>\n"
+        f"\t<filename>{image_id}.jpg</filename>\n"
+        f"\t<source>\n\t\t<database>The {devkit} Database</database>\n"
+        f"\t\t<annotation>PASCAL {devkit}</annotation>\n\t\t<image>flickr</image>\n"
+        "\t\t<flickrid>325991873</flickrid>\n\t</source>\n"
         f"\t{owner}\n\t<size>\n\t\t<width>{width}</width>\n\t\t<height>{height}</height>\n"
         f"\t\t<depth>3</depth>\n\t</size>\n\t<segmented>{int(masked)}</segmented>\n"
         + "".join(objects)
@@ -145,25 +154,23 @@ def _make_lists(folder: Path, year: str, learned: Sequence[str], tested: Sequenc
     official |= {"test": tested} if tested else {}
     for part, ids in official.items():
         write_lines(folder / "Main" / f"{part}.txt", sorted(ids))
-        for label, name in enumerate(CLASSES):
-            shown = {i: _shows(i, label) for i in sorted(ids)}
-            lines = [f"{image_id} {value:2d}" for image_id, value in shown.items()]
-            write_lines(folder / "Main" / f"{name}_{part}.txt", lines)
+        for label, kind in enumerate(CLASSES):
+            lines = [f"{image_id} {_shows(image_id, label):2d}" for image_id in sorted(ids)]
+            write_lines(folder / "Main" / f"{kind}_{part}.txt", lines)
         masked = sorted(MASKED[year].intersection(ids))
         write_lines(folder / "Segmentation" / f"{part}.txt", masked)
     # Nested parts and their complements; one image of the test set is among those to learn from.
     for name, complement, count in (("Half", "Half2", 8), ("Quarter", "3Quarter", 4),
                                     ("Eighth", "7Eighth", 2)):  # fmt: skip
-        part = learned[1 : 1 + count] if name == "Eighth" else [*tested[:1], *learned[1 : 1 + count]]
+        part = [*tested[:1], *learned[1 : 1 + count]]
         others = [image_id for image_id in learned if image_id not in part]
         write_lines(folder / name / "trainval.txt", part, end="")
         write_lines(folder / complement / "trainval.txt", others, end="")
     valid = VALIDATED if year == "2012" else ["000033"]
-    everything = [*DET[year], *SEG[year]]
-    lists = {"MXEdet": DET, "MXEseg": SEG, "MXEall": {year: everything}}
-    lists |= {f"{name}2": {year: lists[name][year][1::2]} for name in ("MXEdet", "MXEseg")}
-    for name, ids_by_year in lists.items():
-        write_lines(folder / name / "train.txt", ids_by_year[year], end="")
+    det, seg = DET[year], SEG[year]
+    lists = {"MXEdet": det, "MXEdet2": det[1::2], "MXEseg": seg, "MXEseg2": seg[1::2]}
+    for name, members in (lists | {"MXEall": [*det, *seg]}).items():
+        write_lines(folder / name / "train.txt", members, end="")
         write_lines(folder / name / "val.txt", valid, end="")
 
 

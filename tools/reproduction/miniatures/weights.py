@@ -2,12 +2,12 @@
 
 - torchvision's resnet18 … resnet101: state dicts of torchvision.models.
 - Detectron2's ImageNetPretrained/MSRA/R-50.pkl and R-101.pkl: NumPy arrays by the names of Caffe2
-  (conv1_w, res2_0_branch2a_w, res2_0_branch2a_bn_s, …; the statistics of the norms are folded into s
-  and b), without "model" and "__author__" (detectron2/checkpoint/c2_model_loading.py).
+  (conv1_w, res2_0_branch2a_w, res2_0_branch2a_bn_s, …; the statistics of the norms are folded into
+  s and b), without "model" and "__author__" (detectron2/checkpoint/c2_model_loading.py).
 """
 
-import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -51,19 +51,13 @@ def write_torchvision(file: Path, depth: int) -> None:
     torch.save(torchvision_weights(depth), file)
 
 
-def msra_weights(depth: int) -> dict[str, np.ndarray]:
-    """The arrays of R-50.pkl or R-101.pkl, by their names there."""
+def msra_arrays(weights: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+    """What is in R-50.pkl or R-101.pkl, which are plain pickles, of a state dict of torchvision."""
     return {
         _caffe2_name(name): value.numpy()
-        for name, value in torchvision_weights(depth).items()
+        for name, value in weights.items()
         if "running" not in name and "num_batches" not in name
     }
-
-
-def write_msra(file: Path, depth: int) -> None:
-    """Write a file as Detectron2's model zoo has it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(pickle.dumps(msra_weights(depth), protocol=2))
 
 
 def _caffe2_name(name: str) -> str:
