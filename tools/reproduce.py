@@ -206,7 +206,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if args.rehearse:
         jobs = args.jobs or 1
-        runner: Runner = Rehearsal(jobs)
+        needed = {need.digest for run in runs_of(plans) for need in run.needs}
+        runner: Runner = Rehearsal(jobs, needed if "all" in args.tables else None)
     elif args.submit:
         jobs = args.jobs or max(1, len(todo))
         runner = Cluster(args.submit, args.output / "jobs", args.submit_option)

@@ -9,7 +9,7 @@ import math
 import os
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import IO
 
@@ -99,7 +99,20 @@ def _start(cfg: CfgNode, weights: Path) -> list[str]:
 
 
 class Rehearsal(Local):
-    """Trains runs, interrupts and resumes them; student.pth and the records stay."""
+    """Trains runs, interrupts and resumes them.
+
+    Of a run, student.pth and what it has written about itself stay. Of so many rows this is still
+    much, so that those on which no other one builds keep an empty file, which says that there was
+    one.
+
+    Args:
+        jobs: how many there are at a time.
+        needed: the hashes of the runs whose weights others need; None = all, as far as is known.
+    """
+
+    def __init__(self, jobs: int, needed: Collection[str] | None = None) -> None:
+        super().__init__(jobs)
+        self._needed = needed
 
     def _run(self, run: Run, environment: Mapping[str, str], console: IO, lock: IO) -> int:
         words = ["-m", "reproduction.rehearsed", *run.arguments[1:]]
@@ -115,6 +128,11 @@ class Rehearsal(Local):
         if status and not read_record(run.folder).get("error"):
             note(run.folder, error=f"the training ended with status {status}")
         if not status:
-            for file in run.folder.glob("model_*.pth"):
-                file.unlink()
+            self._remove_weights(run)
         return status
+
+    def _remove_weights(self, run: Run) -> None:
+        for file in [*run.folder.glob("model_*.pth"), *run.folder.glob("student_raw.pth")]:
+            file.unlink()
+        if self._needed is not None and run.digest not in self._needed:
+            os.truncate(run.weights, 0)

@@ -53,6 +53,8 @@ def make_coco(root: Path) -> None:
             )
             if number != 1:  # which shows nothing
                 annotations += _annotations(picture, image_id, categories, 100 * number)
+            if number in (3, len(PARTS["train2017"])):
+                annotations.append(_flat(image_id, categories[0]["id"], 100 * number + 50))
         start += len(ids)
         content = {
             "info": {"description": "COCO 2017 Dataset", "version": "1.0", "year": 2017},
@@ -86,6 +88,19 @@ def _annotations(
             }
         )
     return found
+
+
+def _flat(image_id: int, category_id: int, annotation_id: int) -> dict[str, Any]:
+    """An object without height."""
+    return {
+        "segmentation": [[296.65, 388.33, 296.65, 388.33, 297.68, 388.33, 297.68, 388.33]],
+        "area": 0.0,
+        "iscrowd": 0,
+        "image_id": image_id,
+        "bbox": [296.65, 388.33, 1.03, 0.0],
+        "category_id": category_id,
+        "id": annotation_id,
+    }
 
 
 def _run_lengths(pixels: np.ndarray) -> dict[str, Any]:

@@ -162,9 +162,9 @@ def _make_lists(folder: Path, year: str, learned: Sequence[str], tested: Sequenc
     # Nested parts and their complements; one image of the test set is among those to learn from.
     for name, complement, count in (("Half", "Half2", 8), ("Quarter", "3Quarter", 4),
                                     ("Eighth", "7Eighth", 2)):  # fmt: skip
-        part = [*tested[:1], *learned[1 : 1 + count]]
-        others = [image_id for image_id in learned if image_id not in part]
-        write_lines(folder / name / "trainval.txt", part, end="")
+        members = [*tested[:1], *learned[1 : 1 + count]]
+        others = [image_id for image_id in learned if image_id not in members]
+        write_lines(folder / name / "trainval.txt", members, end="")
         write_lines(folder / complement / "trainval.txt", others, end="")
     valid = VALIDATED if year == "2012" else ["000033"]
     det, seg = DET[year], SEG[year]
