@@ -10,9 +10,10 @@ import train_net
 
 import reproduce
 from multas.engine.report import final_values
-from reproduction import rehearsed
+from multas.util.errors import UserError
+from reproduction import rehearsal, rehearsed
 from reproduction.execution import State
-from reproduction.rehearsal import changes_for
+from reproduction.rehearsal import Rehearsal, changes_for, prepare
 from reproduction.rehearsal_record import INTERRUPT_AFTER, ITERATIONS, note, read_record
 from reproduction.rehearsal_report import epochs_of, write_rehearsal
 from reproduction.rows import rows_of
@@ -163,6 +164,29 @@ def test_the_command_ends_with_1_where_a_row_fails(tmp_path, monkeypatch, capsys
         with pytest.raises(SystemExit):
             reproduce.main(wrong)
         assert "--rehearse needs --scale full" in capsys.readouterr().err
+
+
+def test_real_data_are_used_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.setenv("DETECTRON2_DATASETS", "elsewhere")
+    monkeypatch.setattr(rehearsal, "make_weights", lambda folder: None)
+    (tmp_path / "real").mkdir()
+    assert prepare(str(tmp_path / "real"), tmp_path / "out") == tmp_path / "real"
+    assert os.environ["DETECTRON2_DATASETS"] == str(tmp_path / "real")
+    with pytest.raises(UserError, match=r"--data .*nothing: no such folder"):
+        prepare(str(tmp_path / "nothing"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("needed", [None, "itself", "others"])
+def test_weights_on_which_no_run_builds_are_emptied(needed, tmp_path, fabricate):
+    ((_, (run,)),) = plan_of(tmp_path / "runs", "cifar10/student")
+    fabricate(run, classification__top1_error=90.0)
+    for name in ("model_0000001.pth", "model_final.pth", "student_raw.pth"):
+        (run.folder / name).touch()
+    known = {None: None, "itself": {run.digest}, "others": set()}
+    Rehearsal(1, known[needed])._remove_weights(run)
+    assert [file.name for file in run.folder.glob("*.pth")] == ["student.pth"]
+    assert (run.weights.stat().st_size == 0) == (needed == "others")
+    assert run.is_finished
 
 
 @pytest.mark.slow

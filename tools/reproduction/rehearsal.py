@@ -15,6 +15,7 @@ from typing import IO
 
 from detectron2.config import CfgNode
 
+from multas.util.errors import UserError
 from reproduction.miniatures import accept, is_miniature, make_miniatures
 from reproduction.miniatures.weights import make_weights
 from reproduction.rehearsal_record import INTERRUPT_AFTER, ITERATIONS, note, read_record
@@ -38,11 +39,18 @@ def prepare(data: str, output: Path) -> Path:
     Args:
         data: a folder of real data; "" = the miniatures, which are made.
         output: the folder of the rehearsal.
+
+    Raises:
+        UserError: there is no such folder.
     """
-    root = Path(data) if data else output / "data"
+    root = (Path(data) if data else output / "data").absolute()
     if not data:
-        make_miniatures(root.absolute())
-    root = root.absolute()
+        make_miniatures(root)
+    elif not root.is_dir():
+        raise UserError(
+            f"--data {data}: no such folder. Name the one with the data sets, which "
+            "datasets/README.md describes, or leave --data out and rehearse on drawn images."
+        )
     os.environ["DETECTRON2_DATASETS"] = str(root)
     if is_miniature(root):
         accept(root)
