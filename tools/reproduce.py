@@ -177,8 +177,8 @@ def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace
     own = f"{args.data} {args.opts}" if args.data or args.opts else ""
     parts = [table.name, args.scale, Path(args.data).stem, own and short_hash(own)]
     name = "-".join(filter(None, parts))
-    changes = (*["--rehearse"] * args.rehearse, *args.opts)
-    setting = Setting(args.scale, args.seeds, args.data, changes)
+    note = ["--rehearse (a few iterations, so that no number says anything)"] * args.rehearse
+    setting = Setting(args.scale, args.seeds, args.data, (*note, *args.opts))
     print(write_report(table, results, states, setting, Path(args.output) / name), flush=True)
 
 
