@@ -10,10 +10,12 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 import convert_weights
+from multas.engine import Trainer
 from multas.modeling.strict_loading import SafeCheckpointer
 from reproduction.miniatures import weights as files
 from shipped import TABLES, rows
-from tiny_recipe import as_shipped
+from tiny_recipe import TinyRecipes, as_shipped, narrow
+from training import copies
 
 CONVERTED = Path("output/weights")
 FULL = ("voc", "vedai", "coco", "cityscapes", "ade20k")
@@ -80,6 +82,21 @@ def test_every_row_that_starts_from_imagenet_has_one_of_these_networks():
     found = [as_shipped(address) for table in TABLES for address in rows(table, *FULL)]
     kinds = {kind_of(cfg) for cfg in found if Path(cfg.MODEL.WEIGHTS).parent == CONVERTED}
     assert kinds == known
+
+
+@pytest.mark.parametrize("row", ["student", "adaptive_feats_p"])
+def test_networks_on_cityscapes_start_from_weights_on_coco(row, tmp_path):
+    """The layer of the classes does not fit, and starts anew; all others are loaded."""
+    recipes = TinyRecipes(tmp_path, narrow)
+    weights = recipes.teacher("configs/adaptive/table5.yaml#coco/student")
+    address = f"configs/adaptive/table5.yaml#cityscapes/{row}"
+    model = Trainer.build_model(recipes(address, output=tmp_path / "run"))
+    own, given = copies(model.state_dict()), torch.load(weights, weights_only=True)["model"]
+    SafeCheckpointer(model).load(weights)
+    anew = [name for name, tensor in own.items() if tensor.shape != given[name].shape]
+    assert anew and all("cls" in name for name in anew)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, own[name] if name in anew else given[name]), name
 
 
 SLOW = ("configs/adaptive/table4.yaml#cityscapes/teacher",

@@ -25,8 +25,10 @@ def make_weights(folder: Path) -> None:
     for depth in DEPTHS:
         name = f"resnet{depth}.pth"
         if not (folder / name).is_file():
-            write_torchvision(folder / "torchvision" / name, depth)
-            convert_weights.main([str(folder / "torchvision" / name), str(folder / name)])
+            original = folder / f"torchvision_{name}"
+            write_torchvision(original, depth)
+            convert_weights.main([str(original), str(folder / name)])
+            original.unlink()
 
 
 def torchvision_weights(depth: int) -> dict[str, Tensor]:
