@@ -85,7 +85,7 @@ def _cells(row: Row, runs: Sequence[Run], states: States) -> list[Cell]:
     steps = [
         bool(record.get("built")),
         record.get("trained", 0) >= ITERATIONS,
-        record.get("resumed", 0) == INTERRUPT_AFTER,
+        record.get("resumed", 0) > 0,
         is_good and bool(final_values(str(run.folder))),
     ]
     log: Cell = Link("log", run.console) if run.console.is_file() else NOTHING
