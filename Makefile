@@ -1,6 +1,7 @@
 # make quickstart   set up, then the whole job on generated data (minutes on two cores)
 # make test         set up, then lint, types and tests
 # make test-slow    the long tests (three seeds, real data)
+# make rehearse     three iterations of each row of the papers' tables, in the real data's layouts
 # make test-lowest  the tests with the lowest versions that setup.cfg allows, in .venv-lowest
 # make lint         ruff and mypy alone
 # make docs         the site of the documentation, build/site/index.html
@@ -25,7 +26,7 @@ SETUP_INPUTS := setup.cfg pyproject.toml $(CONSTRAINTS) tools/install_detectron2
 	$(wildcard tools/detectron2_patches/*.py tools/detectron2_patches/*.toml)
 STAMP := $(VENV)/.setup-done
 
-.PHONY: help quickstart test test-slow test-lowest lint docs bench setup clean
+.PHONY: help quickstart test test-slow rehearse test-lowest lint docs bench setup clean
 
 help:
 	@sed -n '/^#/!q; s/^# //p' Makefile
@@ -38,6 +39,11 @@ test: setup lint
 
 test-slow: setup
 	$(PY) -m pytest -m slow
+
+rehearse: setup
+	@# Polygons of Cityscapes need these; the other rows do without.
+	-$(PIP) install --quiet --no-deps --target build/cityscapes cityscapesscripts shapely
+	PYTHONPATH=build/cityscapes $(PY) tools/reproduce.py all --scale full --rehearse --jobs 2
 
 test-lowest:
 	$(MAKE) setup VENV=.venv-lowest CONSTRAINTS=constraints-lowest.txt \

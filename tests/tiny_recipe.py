@@ -1,5 +1,6 @@
 """Shipped recipes made small enough for a test: narrow networks, few images, two iterations."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -22,8 +23,8 @@ def as_shipped(address: str) -> CfgNode:
     return cfg
 
 
-def shrunk(address: str) -> list:
-    """KEY VALUE pairs that leave a network's structure and make it narrow, on the CPU."""
+def narrow(address: str) -> list:
+    """KEY VALUE pairs that leave a network's structure and classes and make it narrow (CPU)."""
     deep = as_shipped(address).MODEL.RESNETS.DEPTH >= 50
     width = 12 if "teacher" in address else 8
     return [
@@ -34,13 +35,20 @@ def shrunk(address: str) -> list:
         "MODEL.RESNETS.WIDTH_PER_GROUP", 4 if deep else 64,
         "MODEL.NECK.OUT_CHANNELS", width,
         "MODEL.FPN.OUT_CHANNELS", width,
+        "MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM", 8,
+        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8,
+    ]  # fmt: skip
+
+
+def shrunk(address: str) -> list:
+    """The same with the classes of the embedded sets."""
+    return [
+        *narrow(address),
         "MODEL.DENSE_HEAD.NUM_CLASSES", 8,
         "MODEL.GFL_HEAD.NUM_CLASSES", 8,
         "MODEL.LINEAR_HEAD.NUM_CLASSES", 8,
         "MODEL.SEMANTIC_FPN_HEAD.NUM_CLASSES", 9,
-        "MODEL.SEMANTIC_FPN_HEAD.CONVS_DIM", 8,
         "MODEL.SEM_SEG_HEAD.NUM_CLASSES", 9,
-        "MODEL.SEM_SEG_HEAD.CONVS_DIM", 8,
     ]  # fmt: skip
 
 
@@ -49,16 +57,17 @@ class TinyRecipes:
 
     Args:
         folder: for the weights of the teachers.
+        shrink: gives the KEY VALUE pairs that make the network of a recipe small.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, shrink: Callable[[str], list] = shrunk) -> None:
+        self._folder, self._shrink = folder, shrink
         self._weights: dict[str, str] = {}
 
     def __call__(self, address: str, *opts, output: Path) -> CfgNode:
         """A recipe for two iterations; ``opts`` name at least its data sets."""
         pairs = [
-            *shrunk(address),
+            *self._shrink(address),
             "DATASETS.CARDS", [],
             "INPUT.MIN_SIZE_TRAIN", [64],
             "INPUT.MIN_SIZE_TEST", 64,
@@ -72,7 +81,7 @@ class TinyRecipes:
         teacher = as_shipped(address).MODEL.DISTILLATION.TEACHER.CONFIG_FILE
         if teacher:
             key = "MODEL.DISTILLATION.TEACHER"
-            pairs += [f"{key}.WEIGHTS", self.teacher(teacher), f"{key}.OPTS", shrunk(teacher)]
+            pairs += [f"{key}.WEIGHTS", self.teacher(teacher), f"{key}.OPTS", self._shrink(teacher)]
         return load_config(address, [*pairs, *opts])
 
     def teacher(self, address: str) -> str:
@@ -80,6 +89,6 @@ class TinyRecipes:
         if address not in self._weights:
             self._weights[address] = str(self._folder / f"{len(self._weights)}.pth")
             torch.manual_seed(5)
-            model = build_model(Teacher.load_config(address, shrunk(address)))
+            model = build_model(Teacher.load_config(address, self._shrink(address)))
             torch.save({"model": model.state_dict()}, self._weights[address])
         return self._weights[address]

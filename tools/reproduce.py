@@ -6,6 +6,7 @@
     python tools/reproduce.py A1 --data mycard.yaml    # the same rows on your own data
     python tools/reproduce.py B5 --scale full --dry-run --images-per-second 40
     python tools/reproduce.py all --seeds 3 --jobs 2 SOLVER.IMS_PER_BATCH 4
+    python tools/reproduce.py all --scale full --rehearse --jobs 2   # every row, three iterations
 
 A and B are "Self-training and multi-task learning for limited data" (Lê and Pham, ICCVW 2023) and
 "Adaptive distillation" (Chennupati et al., BMVC 2021). --scale full uses the paper's data and
@@ -24,6 +25,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
@@ -38,6 +40,8 @@ from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
 from reproduction.hours import describe_all, describe_work
 from reproduction.progress import Watch
+from reproduction.rehearsal import WEIGHTS, Rehearsal, changes_for, prepare
+from reproduction.rehearsal_report import write_rehearsal
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result
 from reproduction.rows import Row, choose, rows_of
@@ -80,8 +84,14 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
     parser.add_argument("--gpus", type=int, default=1,
                         help="the GPUs of each training, of which it takes as many as can share "
                         "its batches equally")  # fmt: skip
-    parser.add_argument("--output", default=REPOSITORY / "output" / "reproduce",
-                        help="the folder of runs and reports")  # fmt: skip
+    parser.add_argument("--output", help="the folder of runs and reports (default: "
+                        "output/reproduce, or output/rehearsal with --rehearse)")  # fmt: skip
+    parser.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="with --scale full: three iterations of each row on drawn images in the layouts of "
+        "the real data, or on the real data in the folder --data",
+    )
     parser.add_argument("--dry-run", action="store_true", help="only print the command lines")
     parser.add_argument("--images-per-second", type=float, metavar="NUMBER",
                         help="with --dry-run: print how long it takes if so many images pass "
@@ -96,6 +106,10 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
     for key in args.opts[::2]:
         if key in _OWN_KEYS:
             parser.error(f"{key} is set by {_OWN_KEYS[key]}")
+    if args.rehearse and (args.scale != "full" or args.submit or args.gpus > 1):
+        parser.error("--rehearse needs --scale full, and runs without --submit and --gpus")
+    default = "rehearsal" if args.rehearse else "reproduce"
+    args.output = args.output or REPOSITORY / "output" / default
     if min(args.seeds, args.gpus, 1 if args.jobs is None else args.jobs) < 1:
         parser.error("--seeds, --jobs and --gpus are 1 or more")
     if args.images_per_second is not None and not (args.dry_run and args.images_per_second > 0):
@@ -172,7 +186,8 @@ def report_on(table: Table, plan: Plan, states: States, args: argparse.Namespace
     own = f"{args.data} {args.opts}" if args.data or args.opts else ""
     parts = [table.name, args.scale, Path(args.data).stem, own and short_hash(own)]
     name = "-".join(filter(None, parts))
-    setting = Setting(args.scale, args.seeds, args.data, tuple(args.opts))
+    note = ["--rehearse (a few iterations, so that no number says anything)"] * args.rehearse
+    setting = Setting(args.scale, args.seeds, args.data, (*note, *args.opts))
     print(write_report(table, results, states, setting, Path(args.output) / name), flush=True)
 
 
@@ -188,6 +203,26 @@ def _dry_lines(runs: Sequence[Run], states: States, images_per_second: float | N
     return [*lines, *(f"# missing: {fault}".replace("\n", "\n# ") for fault in missing(runs))]
 
 
+def make_planner(args: argparse.Namespace) -> Planner:
+    """What turns rows into trainings; for a rehearsal, their data and start weights are made."""
+    runs = args.output / "runs"
+    if not args.rehearse:
+        return Planner(runs, args.opts, args.data, args.gpus)
+    prepare(args.real, args.output)
+    changes = partial(changes_for, weights=args.output / WEIGHTS)
+    return Planner(runs, args.opts, changes_for=changes)
+
+
+def make_runner(args: argparse.Namespace, plans: Mapping[str, Plan]) -> Runner:
+    """What runs the trainings."""
+    if args.rehearse:
+        needed = {need.digest for run in runs_of(plans) for need in run.needs}
+        return Rehearsal(args.jobs, needed if "all" in args.tables else None)
+    if args.submit:
+        return Cluster(args.submit, args.output / "jobs", args.submit_option)
+    return Local(args.jobs, args.gpus)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     start = Path.cwd()
     os.chdir(REPOSITORY)  # the paths in configs start there
@@ -197,27 +232,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.data = os.path.abspath(start / args.data) if args.data else ""
     output = start / args.output
     args.output = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
-    planner = Planner(args.output / "runs", args.opts, args.data, args.gpus)
-    plans = make_plans(tables, args, planner)
+    args.real, args.data = (args.data, "") if args.rehearse else ("", args.data)
+    plans = make_plans(tables, args, make_planner(args))
     states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
     if args.dry_run:
         print("\n".join(_dry_lines(todo, states, args.images_per_second)))
         return 0
-    if args.submit:
-        jobs = args.jobs or max(1, len(todo))
-        runner: Runner = Cluster(args.submit, args.output / "jobs", args.submit_option)
-    else:
-        jobs = args.jobs or 1
-        runner = Local(jobs, args.gpus)
+    args.jobs = args.jobs or (max(1, len(todo)) if args.submit else 1)
+    runner = make_runner(args, plans)
     make_embedded(todo)
-    if lines := missing(todo):
+    # In a rehearsal, each row tells what it lacks, and the others go on.
+    if not args.rehearse and (lines := missing(todo)):
         raise UserError("\n".join(["Nothing was started; this is missing:", *lines]))
     screen = Screen(sys.stdout)
     try:
-        execute(todo, runner, jobs, states, screen.say, Watch(screen))
+        execute(todo, runner, args.jobs, states, screen.say, Watch(screen))
     finally:
         for name, plan in plans.items():
             report_on(tables[name], plan, states, args)
+        if args.rehearse:
+            print(write_rehearsal(plans, todo, states, args.real, args.output), flush=True)
     return 0 if all(states[run.digest].is_good for run in todo) else 1
 
 

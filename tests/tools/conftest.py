@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision.datasets
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.data.datasets import builtin
 
 from reproduction import data_sets, own_data
+from reproduction.miniatures import accept, make_miniatures
 from reproduction.runs import Run
 
 
@@ -108,3 +111,32 @@ def own_configs(repository, tmp_path, monkeypatch) -> Path:
         shutil.copytree(repository / folder, tmp_path / "copy" / folder)
     monkeypatch.chdir(tmp_path / "copy")
     return tmp_path / "copy"
+
+
+_BUILTIN = ("coco", "cityscapes_fine_instance_seg", "cityscapes_fine_sem_seg", "ade20k_")
+
+
+@pytest.fixture(scope="session")
+def miniatures(tmp_path_factory):
+    """The folder of the miniatures."""
+    root = tmp_path_factory.mktemp("miniatures")
+    make_miniatures(root)
+    return root
+
+
+@pytest.fixture
+def miniature_sets(miniatures, monkeypatch, forget_registered):
+    """The folder; Detectron2's own data sets lie there, and cards look there for theirs."""
+    monkeypatch.setenv("DETECTRON2_DATASETS", str(miniatures))
+    for dataset in (torchvision.datasets.CIFAR10, torchvision.datasets.CIFAR100):
+        for files in ("train_list", "test_list", "meta"):  # to be put back
+            monkeypatch.setattr(dataset, files, getattr(dataset, files))
+    accept(miniatures)
+    for name in [name for name in DatasetCatalog if any(part in name for part in _BUILTIN)]:
+        DatasetCatalog.remove(name)
+        MetadataCatalog.remove(name)
+    for register in (
+        builtin.register_all_coco, builtin.register_all_cityscapes, builtin.register_all_ade20k
+    ):  # fmt: skip
+        register(str(miniatures))
+    return miniatures

@@ -111,9 +111,15 @@ class Local:
     def _run(self, run: Run, environment: Mapping[str, str], console: IO, lock: IO) -> int:
         console.write(resources(self.threads, self.share * run.gpus))
         console.write(f"$ {THREADS}={self.threads} {run.command_line}\n")
+        return self._wait_for(run.arguments, environment, console, lock)
+
+    def _wait_for(
+        self, arguments: Sequence[str], environment: Mapping[str, str], console: IO, lock: IO
+    ) -> int:
+        """Run Python with these arguments; returns the status that it ends with."""
         console.flush()
         process = subprocess.Popen(
-            [sys.executable, *run.arguments],
+            [sys.executable, *arguments],
             cwd=REPOSITORY,
             env=environment,
             stdout=console,

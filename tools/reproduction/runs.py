@@ -96,12 +96,14 @@ class Planner:
         card: the data card to train and test on in place of the rows' data; "" = none.
         gpus: how many GPUs a training may have. It has as many of them as can share its batches
             equally, so that batch and learning rate are those of the recipe.
+        changes_for: KEY VALUE pairs for a run, by its config; ``opts`` prevail over them.
     """
 
     folder: Path
     opts: Sequence[str] = ()
     card: str = ""
     gpus: int = 1
+    changes_for: Callable[[CfgNode], list[str]] = lambda cfg: []
     _known: dict[tuple[str, int], Run] = field(default_factory=dict)
     _rows: Mapping[str, str] = field(default_factory=rows_by_weights)
 
@@ -116,6 +118,7 @@ class Planner:
         cfg = merged(config_file, [])
         row_tests = list(cfg.DATASETS.TEST)
         own = opts_on_card(self.card, cfg) if self.card else []
+        own += self.changes_for(cfg)
         opts = [*own, *_opts_for(cfg, self.opts), "SEED", str(seed)]
         merge_opts(cfg, opts)
         told = _teacher_opts(cfg, opts)

@@ -117,7 +117,11 @@ class Distiller(nn.Module):
     def device(self):
         return self.student.device
 
-    # What a checkpoint holds under "model" is the student alone.
+    @property
+    def checkpointed(self) -> nn.Module:
+        """What a checkpoint holds under "model": the student alone."""
+        return self.student
+
     def state_dict(self, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
         return self.student.state_dict(**options)
 
