@@ -1,5 +1,6 @@
 """The main job: small and complete in every run, at full size for three seeds when asked for."""
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,9 @@ from multas.data import make_toy
 from multas.util.errors import UserError
 from own_data import job as job_module
 from own_data.job import Job
+from own_data.tables import figures_in, figures_table
+
+pytestmark = pytest.mark.usefixtures("forget_registered")
 
 STAGES = ("teacher", "supervised", "distilled")
 CALL = """
@@ -121,6 +125,21 @@ def test_a_training_is_finished_once_it_is_evaluated(repository, tmp_path, monke
     (tmp_path / "teacher" / "metrics.json").write_text('{"iteration": 2, "bbox/AP": 10.0}\n')
     job.train("teacher")
     assert len(calls) == 1 and "[teacher] already finished" in capsys.readouterr().out
+
+
+def test_figures_of_several_test_sets_stand_in_one_table(tmp_path):
+    values = {"a_test/bbox/AP": 10.0, "a_masks_test/sem_seg/mIoU": 70.0, "teacher/bbox/AP": 99.0}
+    (tmp_path / "metrics.json").write_text(json.dumps({"iteration": 2, **values}) + "\n")
+    (header, _, row) = figures_table(
+        [("student", "images", str(tmp_path), 10**6)], ["a_test", "a_masks_test"]
+    ).splitlines()
+    assert [cell.strip() for cell in header.split("|")[3:5]] == ["AP", "mIoU"]
+    assert [float(cell) for cell in row.split("|")[3:5]] == [10.0, 70.0]
+    both = {"a_test/bbox/AP": 10.0, "b_test/bbox/AP": 20.0}
+    (tmp_path / "metrics.json").write_text(json.dumps({"iteration": 2, **both}) + "\n")
+    table = figures_table([("student", "images", str(tmp_path), 10**6)], ["a_test", "b_test"])
+    assert all(name in table for name in both)
+    assert figures_in(both, ["c_test"]) == {}
 
 
 def test_a_teacher_is_the_network_that_was_trained(repository, tmp_path, monkeypatch):

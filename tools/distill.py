@@ -37,7 +37,7 @@ from multas.engine.run_log import on_screen
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.screen import only_warnings
-from own_data.budget import PROBED, fitted_iterations
+from own_data.budget import PROBED, fitted_iterations, fitted_size
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job, teacher_opts
 from own_data.networks import TEACHERS, pretrained_weights
@@ -174,12 +174,18 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
                 lambda paths: write(trial, trial, iterations=1, paths=paths),
                 partial(config, "distilled", ""),
             )
-        write(trial, trial, iterations=PROBED, paths=paths)
+
+        def write_trial(most: int) -> int:
+            write(trial, trial, iterations=PROBED, paths=paths, most=most)
+            return config("supervised", "").INPUT.MIN_SIZE_TEST
+
         print("Measuring how long an iteration takes ...", flush=True)
         stages = {stage: partial(config, stage) for stage in job.stages}
         with only_warnings():
-            iterations, seconds = fitted_iterations(args.minutes, stages)
-    write(job.configs, job.output, iterations=iterations, paths=paths)
+            iterations, seconds, most = fitted_size(
+                partial(fitted_iterations, args.minutes, stages), write_trial, print
+            )
+    write(job.configs, job.output, iterations=iterations, paths=paths, most=most)
     rows = [[stage, job.data_of(stage), iterations, f"{s:.3f}", f"{s * iterations / 60:.1f}"]
             for stage, s in seconds.items()]  # fmt: skip
     header = ["training", "learns from", "iterations", "seconds each", "minutes"]

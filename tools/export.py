@@ -35,7 +35,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--int8", action="store_true", help="write networks in 8 bits as well")
     parser.add_argument("--calibrate", default="", help="the registered images to fit 8 bits to")
     parser.add_argument("--images", type=int, default=300, help="the most images for that")
-    parser.add_argument("--evaluate", default="", help="the registered data to evaluate on")
+    parser.add_argument("--evaluate", nargs="+", default=[], metavar="DATA_SET",
+                        help="the registered data to evaluate on")  # fmt: skip
     parser.add_argument("--max-drop", type=float, default=0.5, help="what 8 bits may cost of AP")
     parser.add_argument("--size", type=int, nargs=2, default=(0, 0), metavar=("HEIGHT", "WIDTH"),
                         help="pixels; 0 0 = of the config and the images")  # fmt: skip
@@ -59,9 +60,9 @@ def main() -> None:
     require_writable(stem.with_suffix(".onnx"), "--output")
     require_libraries(args.format, args.int8)
     cfg = load_config(args.config_file, args.opts)
-    require_registered([*filter(None, [args.calibrate, args.evaluate])], "the command line")
+    require_registered([*filter(None, [args.calibrate]), *args.evaluate], "the command line")
     cfg.defrost()
-    cfg.DATASETS.TEST = [args.evaluate] if args.evaluate else []
+    cfg.DATASETS.TEST = args.evaluate
     cfg.MODEL.DEVICE = "cpu"
     prepare_export(
         cfg, args.weights, tuple(args.size), args.calibrate, args.images,

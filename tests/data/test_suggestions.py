@@ -113,6 +113,7 @@ def test_the_input_shows_nine_of_ten_objects_at_twelve_pixels():
     assert input_size(measures([(4000, 3000)], small))[0] == 576
     assert input_size(measures([(4000, 3000)], [(10, 10, 4000, 3000)]))[0] == 640
     assert input_size(measures([(4000, 3000)], [(900, 900, 4000, 3000)])) == (128, 192)
+    assert input_size(measures([(4000, 3000)], small), 256) == (256, 352), "no larger than allowed"
 
 
 def test_the_input_where_images_are_small_long_or_without_boxes():

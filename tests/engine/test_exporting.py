@@ -12,7 +12,7 @@ from multas.deploy.detector import KEY
 from multas.deploy.graph import ExportGraph
 from multas.deploy.quantisation import Compiled
 from multas.engine import exporting
-from multas.engine.export_table import Row, figures_of, read_rows, table
+from multas.engine.export_table import Row, figures_of, listed, read_rows, table
 from multas.engine.exporting import prepare_export
 from multas.util.errors import UserError
 
@@ -143,3 +143,12 @@ def test_errors_count_as_losses():
     cells = [[cell.strip() for cell in line.split("│")] for line in table(rows).splitlines()[3:5]]
     assert cells[0][1:-1] == ["whole", "1.00", "2.00", "3.00", "333.3", "20.00", "+0.00"]
     assert cells[1][1:-1] == ["int8", "1.00", "1.00", "1.00", "1000.0", "22.50", "-2.50"]
+
+
+def test_figures_of_several_data_sets_have_their_names():
+    boxes, masks = {"bbox": {"AP": 40.0, "AP50": 60.0}}, {"sem_seg": {"mIoU": 70.0}}
+    found = figures_of({"cells_test": boxes, "cells_masks_test": masks})
+    assert found == {"cells_test/bbox": 40.0, "cells_masks_test/sem_seg": 70.0}
+    rows = [Row("whole", 10**6, [2.0], found), Row("int8", 10**6, [1.0], found)]
+    assert "cells_test/bbox/AP" in table(rows) and "cells_masks_test/sem_seg/mIoU" in table(rows)
+    assert listed({"cells_masks_test/sem_seg": 1.0}) == "1.00 of cells_masks_test/sem_seg/mIoU"

@@ -1,5 +1,6 @@
 """Own data in one command: parts of the data, configs that fit them, and a length that fits."""
 
+import json
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,8 @@ import torch
 import yaml
 from detectron2.data import DatasetCatalog
 from detectron2.modeling import build_model
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from multas.data import make_toy
@@ -17,7 +20,16 @@ from multas.distillation.aggregation.build import build_aggregator
 from multas.engine import load_config
 from multas.util.errors import UserError
 from own_data import budget
-from own_data.budget import START, fitted_iterations
+from own_data.budget import (
+    ENOUGH,
+    FEWEST,
+    PROBED,
+    SMALLEST,
+    START,
+    TooLittleTime,
+    fitted_iterations,
+    fitted_size,
+)
 from own_data.data import prepare
 from own_data.recipe import RATE, write_configs
 
@@ -158,7 +170,7 @@ def test_the_value_of_pixels_without_annotation_is_that_of_the_card(cards, root,
 
 def test_the_length_fits_the_minutes(monkeypatch):
     seconds = {"teacher": 0.3, "supervised": 0.1, "distilled": 0.2}
-    monkeypatch.setattr(budget, "_seconds_per_iteration", lambda cfg, folder: seconds[cfg])
+    monkeypatch.setattr(budget, "_seconds_per_iteration", lambda cfg, *_: seconds[cfg])
     configs = {stage: lambda weights, stage=stage: stage for stage in seconds}
     for minutes in (3.0, 10.0, 100.0):
         iterations, found = fitted_iterations(minutes, configs)
@@ -167,3 +179,53 @@ def test_the_length_fits_the_minutes(monkeypatch):
         assert 0.7 * 60 * minutes < took <= 0.75 * 60 * minutes
     with pytest.raises(UserError, match=r"too little: .*0.30 s \(teacher\)"):
         fitted_iterations(1.0, configs)
+
+
+@given(st.floats(1e-7, 1e-3), st.integers(4, 20), st.floats(1.0, 120.0))
+def test_the_input_becomes_as_small_as_the_minutes_want_and_no_smaller(cost, steps, minutes):
+    own = 32 * steps  # pixels
+    size, said, fits = own, [], []
+
+    def write(most):
+        nonlocal size
+        size = min(own, most or own)
+        return size
+
+    def fit(fewest):
+        iterations = int(60 * minutes / (cost * size**2))
+        fits.append(size)
+        if iterations < fewest:
+            raise TooLittleTime("too little", iterations / fewest)
+        return iterations, {"teacher": cost * size**2}
+
+    try:
+        iterations, _, most = fitted_size(fit, write, said.append)
+    except TooLittleTime:
+        assert size == SMALLEST
+        return
+    assert iterations >= (ENOUGH if size > SMALLEST else FEWEST)
+    assert most == (0 if size == own else size) and len(said) == len(fits) - 1
+    larger = size + 64  # what is found may be one step below the largest that fits
+    assert larger > own or 60 * minutes / (cost * larger**2) < ENOUGH
+
+
+def test_a_size_that_was_given_by_hand_stays():
+    def fit(fewest):
+        if fewest > 60:
+            raise TooLittleTime("too little", 0.6)
+        return 60, {"teacher": 1.0}
+
+    assert fitted_size(fit, lambda most: 416, print) == (60, {"teacher": 1.0}, 0)
+
+
+def test_a_probe_that_takes_too_long_ends_early(cards, tmp_path):
+    data = prepare(cards("det"), tmp_path / "data")
+    write_configs(data, tmp_path, tmp_path / "run", size="nano", seed=1, iterations=PROBED)
+    times = []
+    for most in (1e-6, 100.0):
+        cfg = load_config(str(tmp_path / "supervised.yaml"))
+        folder = tmp_path / f"probe{most}"
+        times.append(budget._seconds_per_iteration(cfg, str(folder), most))
+        records = (folder / "metrics.json").read_text().splitlines()
+        assert json.loads(records[-1])["iteration"] == (1 if most < 1 else PROBED - 1)
+    assert min(times) > 0

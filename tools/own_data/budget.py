@@ -3,24 +3,77 @@
 import logging
 import statistics
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from detectron2.config import CfgNode
+from detectron2.engine import HookBase
 
 from multas.engine import Trainer
 from multas.util.errors import UserError
 
-PROBED = 12  # iterations of a probe; Detectron2 takes no time of the first three
+PROBED = 12  # iterations of a probe, of which the first three are not counted
 SHARE = 0.75  # of the minutes that trainings get; evaluation, pseudo-labels and files have the rest
 START = 20.0  # seconds until a training begins, by far the most of it imports
-FEWEST = 50  # iterations
+ENOUGH = 100  # iterations: for so many the input may become smaller
+FEWEST = 50  # iterations without which there is no job
+SMALLEST = 128  # pixels of the shortest edge of the input
+STEP = 32
 
 logger = logging.getLogger(__name__)
 
 
+class TooLittleTime(UserError):
+    """So many iterations do not fit into the minutes.
+
+    Attributes:
+        share: of them that fit at the most.
+    """
+
+    def __init__(self, message: str, share: float) -> None:
+        super().__init__(message)
+        self.share = share
+
+
+def fitted_size(
+    fit: Callable[[int], tuple[int, dict[str, float]]],
+    write: Callable[[int], int],
+    say: Callable[[str], None],
+) -> tuple[int, dict[str, float], int]:
+    """Make the input smaller until enough iterations fit.
+
+    Args:
+        fit: :func:`fitted_iterations` of the configs as they are, for so many iterations.
+        write: writes the configs with at most so many pixels in the shortest edge of the input (0:
+            no bound), and returns how many it has then.
+        say: prints a line.
+
+    Returns:
+        What ``fit`` returned, and the bound.
+
+    Raises:
+        UserError: There is not enough time for any, or a size that was given by hand is too large.
+    """
+    most, size = 0, write(0)
+    while True:
+        fewest = ENOUGH if size > SMALLEST else FEWEST
+        try:
+            return *fit(fewest), most
+        except TooLittleTime as error:
+            if fewest == FEWEST:
+                raise
+            # The time of an iteration goes with the number of pixels.
+            smaller = int(size * error.share**0.5) // STEP * STEP
+            most = max(min(smaller, size - STEP), SMALLEST)
+            before, size = size, write(most)
+            if size >= before:  # it was given by hand
+                return *fit(FEWEST), 0
+            say(f"For {fewest} iterations the input becomes smaller: {size} pixels, not {before}.")
+
+
 def fitted_iterations(
-    minutes: float, configs: Mapping[str, Callable[[str], CfgNode]]
+    minutes: float, configs: Mapping[str, Callable[[str], CfgNode]], fewest: int = FEWEST
 ) -> tuple[int, dict[str, float]]:
     """The iterations that all trainings can have, and the seconds of one iteration of each.
 
@@ -28,36 +81,56 @@ def fitted_iterations(
         minutes: for the whole job.
         configs: for each stage a function that makes its config, in order. Its argument is the
             file of the weights that the stage before has left, an untrained teacher's.
+        fewest: that there have to be.
 
     Raises:
-        UserError: There is not enough time for any.
+        TooLittleTime: There is not enough time for these. It is told as soon as it is known.
     """
+    left = 60 * minutes * SHARE - START * len(configs)
+    most = left / fewest
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = ""
         for stage, make in configs.items():
-            cfg = make(weights)
-            seconds[stage] = _seconds_per_iteration(cfg, f"{folder}/{stage}")
+            seconds[stage] = _seconds_per_iteration(make(weights), f"{folder}/{stage}", most)
+            all_of_one = sum(seconds.values())
+            if all_of_one > most:
+                needed = (fewest * all_of_one + START * len(configs)) / SHARE / 60
+                raise TooLittleTime(
+                    f"--minutes {minutes:g} is too little: an iteration takes "
+                    + ", ".join(f"{s:.2f} s ({stage})" for stage, s in seconds.items())
+                    + f"; {fewest} of each need {needed:.0f} minutes or more. Give more time, a "
+                    "smaller --size, or smaller images (INPUT.MIN_SIZE_TRAIN).",
+                    max(most / all_of_one, 0.0),
+                )
             weights = weights or str(Path(folder, stage, "student.pth"))
-    left = 60 * minutes * SHARE - START * len(configs)
-    iterations = int(left / sum(seconds.values()))
-    if iterations < FEWEST:
-        needed = (FEWEST * sum(seconds.values()) + START * len(configs)) / SHARE / 60
-        raise UserError(
-            f"--minutes {minutes:g} is too little: an iteration takes "
-            + ", ".join(f"{s:.2f} s ({stage})" for stage, s in seconds.items())
-            + f"; {FEWEST} of each need {needed:.0f} minutes. Give more time, a smaller --size, or "
-            "smaller images (INPUT.MIN_SIZE_TRAIN)."
-        )
-    return iterations, seconds
+    return int(left / sum(seconds.values())), seconds
 
 
-def _seconds_per_iteration(cfg: CfgNode, folder: str) -> float:
+class _Stopwatch(HookBase):
+    """Takes the seconds of each iteration, and ends a training of which one takes too many."""
+
+    def __init__(self, most: float) -> None:
+        self._most = most
+        self.seconds: list[float] = []
+
+    def before_step(self) -> None:
+        self._start = time.perf_counter()
+
+    def after_step(self) -> None:
+        self.seconds.append(time.perf_counter() - self._start)
+        # The first one sets much up.
+        if len(self.seconds) > 1 and self.seconds[-1] > self._most:
+            self.trainer.max_iter = self.trainer.iter + 1
+
+
+def _seconds_per_iteration(cfg: CfgNode, folder: str, most: float) -> float:
     cfg.defrost()
     cfg.OUTPUT_DIR, cfg.DATASETS.TEST = folder, ()
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = PROBED, (), 0
     cfg.SOLVER.EARLY_STOPPING.ENABLED = False
     cfg.freeze()
-    trainer = Trainer(cfg)
+    trainer, watch = Trainer(cfg), _Stopwatch(most)
+    trainer.register_hooks([watch])
     trainer.train()
-    return statistics.median(value for value, _ in trainer.storage.history("time").values())
+    return statistics.median(watch.seconds[3:] or watch.seconds[1:])

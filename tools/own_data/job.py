@@ -99,7 +99,8 @@ class Job:
         self.report()
 
     def train(self, stage: str) -> None:
-        evaluated = bool(figures_in(final_values(self.folder(stage))))
+        tests = self.config(stage).DATASETS.TEST
+        evaluated = bool(figures_in(final_values(self.folder(stage)), tests))
         if os.path.isfile(self.weights(stage)) and evaluated:
             print(f"[{stage}] already finished: {self.weights(stage)}", flush=True)
             return
@@ -199,7 +200,7 @@ class Job:
         status = called(
             "tools/export.py", "--config-file", str(file.with_name("config.yaml")),
             "--weights", str(file), "--format", *self.formats, "--int8", "--calibrate", labeled[0],
-            "--evaluate", cfg.DATASETS.TEST[0],
+            "--evaluate", *cfg.DATASETS.TEST,
         )  # fmt: skip
         if status:
             print("[export] not all files were written, see above", flush=True)
@@ -210,7 +211,7 @@ class Job:
         for stage in self.stages:
             parameters = sum(p.numel() for p in build_model(self.config(stage)).parameters())
             trainings.append((stage, self.data_of(stage), self.folder(stage), parameters))
-        return figures_table(trainings)
+        return figures_table(trainings, self.config("distilled").DATASETS.TEST)
 
     def report(self) -> None:
         """Write report.html, and report.md with its pictures, and print its tables."""

@@ -49,6 +49,7 @@ def write_configs(
     pretrained: tuple[str, str] = ("", ""),
     teacher: tuple[str, str] | None = None,
     paths: Sequence[Mapping[str, Any]] | None = None,
+    most: int = 0,
 ) -> None:
     """Write base.yaml, supervised.yaml, distilled.yaml and, unless there is one, teacher.yaml.
 
@@ -64,10 +65,11 @@ def write_configs(
         pretrained: MODEL.TIMM.PRETRAINED of student and teacher, see :func:`pretrained_weights`.
         teacher: config and weights of a teacher that is there already.
         paths: what is distilled; None = one path for each task, between the heads.
+        most: pixels that the shortest edge of the input may have; 0 = as the objects need it.
     """
     first = next((task for task in data if task.annotation is BOXES), data[0])
     settings = settings_of(
-        first.annotated, first.annotation, len(first.classes), image_format="RGB"
+        first.annotated, first.annotation, len(first.classes), image_format="RGB", most=most
     )
     base = _base(data, settings, network_of(size, pretrained[0]), iterations, seed)
     start_from(base, pretrained[0], size)

@@ -15,6 +15,7 @@ def settings_of(
     num_classes: int,
     strides: Sequence[int] = STRIDES,
     image_format: str = "BGR",
+    most: int = 0,
 ) -> dict[str, Suggestion]:
     """What a config should have for annotated images, by key; see :func:`suggest`.
 
@@ -22,8 +23,9 @@ def settings_of(
     """
     boxes = annotation is BOXES
     found = suggest(
-        records, num_classes=num_classes if boxes else 0, image_format=image_format, strides=strides
-    )
+        records, num_classes=num_classes if boxes else 0, image_format=image_format,
+        strides=strides, most=most,
+    )  # fmt: skip
     if annotation is not LABELS:
         return found
     side = min(found["INPUT.MIN_SIZE_TEST"].value, LARGEST_CLASSIFIED)

@@ -60,14 +60,15 @@ def pixel_statistics(
     return mean.round(1).tolist(), deviation.round(1).tolist()
 
 
-def input_size(found: Measures) -> tuple[int, int]:
+def input_size(found: Measures, most: int = 0) -> tuple[int, int]:
     """The size of the input: (shortest edge, longest edge) in pixels, multiples of 32.
 
     The shortest edge (INPUT.MIN_SIZE_TEST) is the smallest at which 90 % of the objects measure at
     least 12 px, as the square root of their area, but at least 128, at most 640, and not more than
-    half of the images have. All classes count alike, as in the mean AP: a rare class of small
-    objects is not lost. Without boxes it is 320, again if the images have as much. The longest edge
-    (MAX_SIZE_TEST) is what 95 % of the images need to keep that, up to twice the shortest.
+    half of the images have, nor than ``most`` (0: no bound). All classes count alike, as in the
+    mean AP: a rare class of small objects is not lost. Without boxes it is 320, again if the images
+    have as much. The longest edge (MAX_SIZE_TEST) is what 95 % of the images need to keep that, up
+    to twice the shortest.
     """
     aspect = found.images.max(1) / found.images.min(1)
     longest = min(float(np.percentile(aspect, 95)), _MAX_ASPECT)
@@ -76,12 +77,12 @@ def input_size(found: Measures) -> tuple[int, int]:
         image = found.objects[:, 2:]
         # The shortest edge at which an object has its pixels; long images are scaled by the other.
         needed = _SIDE * np.maximum(image.min(1), image.max(1) / longest) / found.sides
-        least, most = _SIZES
+        low, high = _SIZES
         # A little off, because 384.0000001 pixels are not worth 416.
         wanted = math.ceil(_quantile(needed, found.class_weights, _SHARE) / _STEP - 1e-6) * _STEP
-        size = min(max(wanted, least), most)
+        size = min(max(wanted, low), high)
     there = math.floor(float(np.median(found.images.min(1))) / _STEP) * _STEP
-    size = max(min(size, there), _STEP)
+    size = max(min(size, there, most or size), _STEP)
     return size, math.ceil(size * longest / _STEP - 1e-6) * _STEP
 
 
@@ -120,6 +121,7 @@ def suggest(
     image_format: str = "BGR",
     strides: Sequence[int] = STRIDES,
     found: Measures | None = None,
+    most: int = 0,
 ) -> dict[str, Suggestion]:
     """What a config should have for data to learn from, by key; see the functions above.
 
@@ -129,17 +131,20 @@ def suggest(
         image_format: INPUT.FORMAT.
         strides: of the levels that a detector predicts on, in pixels, finest first.
         found: the measures of the dicts, if they are known.
+        most: pixels that the shortest edge of the input may have, a multiple of 32; 0 = no bound.
 
     Raises:
         DatasetError: an image cannot be read; the message names it.
     """
     found = measure(dicts) if found is None else found
     mean, deviation = pixel_statistics(dicts, image_format)
-    size = shortest, longest = input_size(found)
+    size = shortest, longest = input_size(found, most)
     boxes = resized(found, size)
     at_size = "no boxes to go by"
     if len(boxes):
         at_size = f"√area of objects {_in_words(np.sqrt(boxes.prod(1)))} px"
+    if shortest == most:
+        at_size = f"at most {most}; {at_size}"
     images = f"{image_format}, {min(len(dicts), _MAX_OPENED)} of {len(dicts)} images"
     train = [shortest * 7 // 8, shortest, shortest * 9 // 8]
     settings = {

@@ -27,7 +27,7 @@ class Row:
         name: of the format.
         size: of the file, in bytes.
         times: for an image, in milliseconds, of several calls.
-        figures: by task; errors count as their negative.
+        figures: see :func:`figures_of`; errors count as their negative.
         file: name of the file; "" if there is none.
     """
 
@@ -38,14 +38,30 @@ class Row:
     file: str = ""
 
 
-def figures_of(results: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """The figure of each task that was evaluated, higher is better."""
+def figures_of(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+    """The figure of each task that was evaluated, higher is better.
+
+    Args:
+        results: of Detectron2's ``DefaultTrainer.test``: task -> figure -> value, or, of several
+            data sets, data set -> task -> figure -> value.
+
+    Returns:
+        task -> figure, or, of several data sets, data set/task -> figure.
+    """
     found = {}
     for task, name in _FIGURES.items():
         if name in results.get(task, {}):
             value = float(results[task][name])
             found[task] = -value if name.endswith("_error") else value
+    for data, own in results.items():
+        if any(isinstance(value, Mapping) for value in own.values()):
+            found |= {f"{data}/{task}": value for task, value in figures_of(own).items()}
     return found
+
+
+def figure_name(task: str) -> str:
+    """The whole name of the figure of a task, or of one of several data sets."""
+    return f"{task}/{_FIGURES[task.rpartition('/')[2]]}"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -59,7 +75,7 @@ def cells(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     tasks = list(rows[0].figures)
     header = ["format", "MB", "ms/image min", "median", "images/s"]
     for task in tasks:
-        header += [f"{task}/{_FIGURES[task]}", "difference"]
+        header += [figure_name(task), "difference"]
     lines = []
     for row in rows:
         middle = statistics.median(row.times)
@@ -103,4 +119,4 @@ def _networks(folder: Path) -> Any:
 
 def listed(drops: Mapping[str, float]) -> str:
     """What was lost, in words."""
-    return ", ".join(f"{drop:.2f} of {task}/{_FIGURES[task]}" for task, drop in drops.items())
+    return ", ".join(f"{drop:.2f} of {figure_name(task)}" for task, drop in drops.items())
