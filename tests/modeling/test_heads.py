@@ -325,6 +325,35 @@ def test_semantic_head_without_final_blocks_may_predict_before_it_upsamples():
     assert head(features).shape == (2, 4, 64, 64)
 
 
+def test_a_coarse_semantic_head_learns_and_finds_the_same():
+    cfg, features = make_cfg(), make_features(2)
+    cfg.MODEL.SEMANTIC_FPN_HEAD.NUM_FINAL_CONVS = 0
+    full = build_task_head("SemanticFPNHead", cfg, SHAPES).eval()
+    cfg.MODEL.SEMANTIC_FPN_HEAD.COARSE = True
+    coarse = build_task_head("SemanticFPNHead", cfg, SHAPES).eval()
+    coarse.load_state_dict(full.state_dict())
+    labels = [torch.randint(0, 21, size) for size in ((40, 50), (64, 64))]
+    found = []
+    for head in (full, coarse):
+        logits = head(features)
+        loss = head.losses(logits, features, labels, (64, 64))["loss_sem_seg"]
+        gradients = torch.autograd.grad(loss, list(head.parameters()), retain_graph=True)
+        maps = head.inference(logits, features, [(40, 50), (64, 64)], [(80, 100), (64, 64)])
+        exported = head.export(logits, features, torch.zeros(2, 2), True)["sem_seg"]
+        found.append([logits, loss, *gradients, *maps, exported])
+    stride = cfg.MODEL.SEMANTIC_FPN_HEAD.COMMON_STRIDE
+    assert found[1][0].shape == (2, 21, 64 // stride, 64 // stride)
+    for one, other in zip(found[0][1:], found[1][1:], strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_coarse_semantic_head_has_no_blocks_at_the_size_of_the_input():
+    cfg = make_cfg()
+    cfg.MODEL.SEMANTIC_FPN_HEAD.COARSE = True
+    with pytest.raises(ValueError, match=r"COARSE is True, but NUM_FINAL_CONVS.* is 3"):
+        build_task_head("SemanticFPNHead", cfg, SHAPES)
+
+
 def test_semantic_head_refuses_a_level_finer_than_the_common_stride():
     cfg = make_cfg()
     with pytest.raises(ValueError, match=r"Level p1 has stride 2.*COMMON_STRIDE"):

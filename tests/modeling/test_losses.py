@@ -274,6 +274,21 @@ def test_all_pixels_ignored_gives_zero():
     assert logits.grad.eq(0).all()
 
 
+@pytest.mark.parametrize("stride", [2, 4])
+def test_coarse_logits_stand_for_all_their_pixels(stride):
+    coarse = leaf(torch.randn(2, 5, 3, 4, dtype=torch.float64))
+    labels = torch.randint(0, 5, (2, 3 * stride, 4 * stride))
+    labels[torch.rand(labels.shape) < 0.3] = 9
+    loss = semantic_cross_entropy(coarse, labels, ignore_value=9)
+    (gradient,) = torch.autograd.grad(loss, coarse)
+    upsampled = F.interpolate(coarse, scale_factor=stride, mode="nearest")
+    expected = semantic_cross_entropy(upsampled, labels, ignore_value=9)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, coarse)[0])
+    nothing = semantic_cross_entropy(coarse, torch.full_like(labels, 9), ignore_value=9)
+    assert nothing == 0 and torch.autograd.grad(nothing, coarse)[0].eq(0).all()
+
+
 def test_segmentation_mean_is_over_the_pixels_of_the_batch_not_over_images():
     logits = torch.randn(2, 4, 3, 3)
     labels = torch.randint(0, 4, (2, 3, 3))

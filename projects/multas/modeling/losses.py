@@ -174,13 +174,20 @@ def semantic_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_value: int 
     """Softmax cross-entropy, averaged over all annotated pixels of the batch.
 
     Args:
-        logits: (N, C, H, W); C includes the background.
+        logits: (N, C, H / s, W / s), each of which stands for s x s pixels; C includes the
+            background. The value is that of upsampled logits, which are not made.
         labels: (N, H, W) integers in [0, C), or ``ignore_value`` for pixels without annotation.
     """
     labels = labels.long()
     logits = full_precision(logits)
-    total = F.cross_entropy(logits, labels, ignore_index=ignore_value, reduction="sum")
-    return total / (labels != ignore_value).sum().clamp(min=1)
+    count = (labels != ignore_value).sum().clamp(min=1)
+    stride = labels.shape[-1] // logits.shape[-1]
+    if stride == 1:
+        return F.cross_entropy(logits, labels, ignore_index=ignore_value, reduction="sum") / count
+    pixels = F.pixel_unshuffle(labels[:, None], stride)  # (N, s * s, H / s, W / s)
+    known = pixels != ignore_value
+    found = logits.log_softmax(1).gather(1, torch.where(known, pixels, 0))
+    return -(found * known).sum() / count
 
 
 def _hide(values: Tensor, mask: Tensor | None) -> Tensor:
