@@ -98,7 +98,7 @@ def test_a_row_is_what_its_name_says(file):
     assert student.MODEL.META_ARCHITECTURE == options.STUDENT
     assert cfg.MODEL.WEIGHTS == student.MODEL.WEIGHTS
     own = {"MOMENTUM_DELTA": 0.075} if row_of(file)[1] == "hand_tuned_dot_feats_p" else {}
-    assert cfg.SOLVER == {**student.SOLVER, **own}
+    assert {**student.SOLVER, **own} == cfg.SOLVER
 
 
 def test_schedules_are_those_of_the_paper():
