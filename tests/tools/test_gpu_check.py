@@ -78,6 +78,8 @@ def test_a_fault_is_told_and_the_others_still_run(trainings):
         check_finite({"loss": [1.0, float("nan")]})
 
 
+# Weights without values are not loaded.
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
 def test_annotations_are_sent_once_and_nothing_meets_across_devices(trainings):
     """The second step of a detector and its paths, on a device without values."""
     device = Pretended()
