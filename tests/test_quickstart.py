@@ -139,7 +139,7 @@ def test_figures_of_several_test_sets_stand_in_one_table(tmp_path):
     (tmp_path / "metrics.json").write_text(json.dumps({"iteration": 2, **both}) + "\n")
     table = figures_table([("student", "images", str(tmp_path), 10**6)], ["a_test", "b_test"])
     assert all(name in table for name in both)
-    assert figures_in(both, ["c_test"]) == {}
+    assert figures_in(str(tmp_path), ["c_test", "d_test"]) == {}
 
 
 def test_a_teacher_is_the_network_that_was_trained(repository, tmp_path, monkeypatch):

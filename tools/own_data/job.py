@@ -19,7 +19,6 @@ from multas.engine.comparison.runs import Run, read_runs
 from multas.engine.export_table import FILE, cells, read_rows
 from multas.engine.report import (
     contact_sheet,
-    final_values,
     plot_paths,
 )
 from multas.util.annotation import BOXES
@@ -100,7 +99,7 @@ class Job:
 
     def train(self, stage: str) -> None:
         tests = self.config(stage).DATASETS.TEST
-        evaluated = bool(figures_in(final_values(self.folder(stage)), tests))
+        evaluated = bool(figures_in(self.folder(stage), tests))
         if os.path.isfile(self.weights(stage)) and evaluated:
             print(f"[{stage}] already finished: {self.weights(stage)}", flush=True)
             return

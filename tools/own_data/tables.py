@@ -1,10 +1,11 @@
 """The figures of the trainings of a job."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from tabulate import tabulate
 
-from multas.engine.report import last_values, training_seconds
+from multas.engine.comparison.data import noted_figures
+from multas.engine.report import training_seconds
 
 # Of each task, as the table has them.
 FIGURES = {
@@ -14,18 +15,19 @@ FIGURES = {
 }
 
 
-def figures_in(values: Mapping[str, float], tests: Sequence[str]) -> dict[str, float]:
-    """The figures that were measured on test sets; none says that a training was not evaluated.
+def figures_in(folder: str, tests: Sequence[str]) -> dict[str, float]:
+    """The figures of a finished training on test sets; none says that it was not evaluated.
 
-    Where there are several sets, Detectron2 puts the name of each in front: cells_test/bbox/AP.
+    Where there are several sets, the name of each stands in front: cells_test/bbox/AP.
     """
-    return {
-        name: values[name]
-        for place in ("", *(f"{test}/" for test in tests))
-        for task, figures in FIGURES.items()
-        for name in (f"{place}{task}/{figure}" for figure in figures)
-        if name in values
-    }
+    several = len(tests) > 1
+    found: dict[str, float] = {}
+    for test in tests:
+        values = noted_figures(folder, test, several)
+        names = [f"{task}/{figure}" for task, figures in FIGURES.items() for figure in figures]
+        place = f"{test}/" * several
+        found |= {f"{place}{name}": values[name] for name in names if name in values}
+    return found
 
 
 def figures_table(trainings: Sequence[tuple[str, str, str, int]], tests: Sequence[str]) -> str:
@@ -36,7 +38,7 @@ def figures_table(trainings: Sequence[tuple[str, str, str, int]], tests: Sequenc
             parameters.
         tests: the sets on which they were evaluated.
     """
-    measured = [figures_in(last_values(folder), tests) for _, _, folder, _ in trainings]
+    measured = [figures_in(folder, tests) for _, _, folder, _ in trainings]
     names = list(dict.fromkeys(name for values in measured for name in values))
     rows = [
         [name, data, *map(values.get, names), parameters / 1e6, training_seconds(folder)]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 
 from multas.engine.epochs import resolve_epochs
-from reproduction.runs import Run, batch_sizes, iterations_of, merged
+from reproduction.runs import Run, batch_sizes, images_per_iteration, iterations_of, merged
 
 # The images that rows train on, by data set and split: of VOC those of both years, by the authors'
 # lists; of COCO those with objects.
@@ -18,7 +18,7 @@ IMAGES: Mapping[str, int | Mapping[str, int]] = {
     },
     "vedai": {"half": 545, "trainval": 1089},
     "cifar10": 50_000, "cifar100": 50_000, "imagenet200": 100_000, "imagenet1k": 1_281_167,
-    "cityscapes": 2975, "coco": 117_266,
+    "cityscapes": 2975, "coco": 117_266, "ade20k": 20_210,
     "toy": {
         "trainval": 480, "half": 240, "quarter": 120, "eighth": 60, "half2": 240, "3quarter": 360,
         "7eighth": 420, "det": 240, "seg": 240,
@@ -74,9 +74,7 @@ def work_of(run: Run) -> Work | None:
         except KeyError:
             return None
         iterations = resolve_epochs(cfg, lambda _: sizes).SOLVER.MAX_ITER
-    each = batch_sizes(cfg)
-    images = max(each) if cfg.DATASETS.TASK_MODE == "alternate" else sum(each)
-    return Work(iterations, images * cfg.INPUT.COPIES)
+    return Work(iterations, images_per_iteration(cfg))
 
 
 def describe_work(run: Run, images_per_second: float) -> str:

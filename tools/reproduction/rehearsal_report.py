@@ -10,13 +10,11 @@ from multas.util.document import Block, Cell, Grid, Heading, Link, Paragraph, to
 from multas.util.files import write_text
 from reproduction.cells import NOTHING, number
 from reproduction.execution import State, States
+from reproduction.hours import IMAGES
 from reproduction.rehearsal_record import INTERRUPT_AFTER, ITERATIONS, read_record
 from reproduction.rows import Row
 from reproduction.runs import Run, merged
 
-# The images of data sets on which recipes count iterations: Cordts et al., CVPR 2016; Zhou et al.,
-# CVPR 2017.
-_IMAGES = {"cityscapes_fine_sem_seg_train": 2975, "ade20k_sem_seg_train": 20_210}
 _ERROR_LENGTH = 160  # characters
 
 
@@ -25,7 +23,9 @@ def epochs_of(address: str) -> float:
     cfg = merged(address, [])
     if cfg.SOLVER.EPOCHS:
         return float(cfg.SOLVER.EPOCHS)
-    images = sum(_IMAGES.get(name, math.nan) for name in cfg.DATASETS.TRAIN)
+    images = IMAGES.get(address.partition("#")[2].partition("/")[0])
+    if not isinstance(images, int):
+        return math.nan
     return float(cfg.SOLVER.MAX_ITER * cfg.SOLVER.IMS_PER_BATCH / images)
 
 

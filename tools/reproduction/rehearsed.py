@@ -21,6 +21,7 @@ from multas.util.command_line import run
 from multas.util.signals import children_not_orphaned
 from reproduction.miniatures import accept, is_miniature
 from reproduction.rehearsal_record import INTERRUPT_AFTER, note
+from reproduction.runs import images_per_iteration
 
 
 class RehearsedTrainer(Trainer):
@@ -29,9 +30,7 @@ class RehearsedTrainer(Trainer):
     def __init__(self, cfg: CfgNode) -> None:
         super().__init__(cfg)
         self._folder = Path(cfg.OUTPUT_DIR)
-        tasks = [batch.get("IMS_PER_BATCH", 0) for batch in cfg.DATASETS.TASK_BATCHES] or [0]
-        images = sum(own or cfg.SOLVER.IMS_PER_BATCH for own in tasks) * cfg.INPUT.COPIES
-        note(self._folder, built=True, images=images)
+        note(self._folder, built=True, images=images_per_iteration(cfg))
 
     def resume_or_load(self, resume: bool = True) -> None:
         super().resume_or_load(resume)

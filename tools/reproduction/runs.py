@@ -177,6 +177,13 @@ def batch_sizes(cfg: CfgNode) -> list[int]:
     return [x.get("IMS_PER_BATCH", own) for x in cfg.DATASETS.TASK_BATCHES] or [own]
 
 
+def images_per_iteration(cfg: CfgNode) -> int:
+    """The images of an iteration, over all processes and with their copies."""
+    each = batch_sizes(cfg)
+    images = max(each) if cfg.DATASETS.TASK_MODE == "alternate" else sum(each)
+    return images * cfg.INPUT.COPIES
+
+
 @cache
 def iterations_of(run: Run) -> int:
     """The iterations of a run; for a schedule in epochs its data are counted (0: unreadable)."""

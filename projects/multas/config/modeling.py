@@ -70,10 +70,6 @@ def add_modeling_config(cfg: CN) -> None:
     # The number of 3x3 convolutions at the size of the input: 3 in the code of the paper, 0 in
     # Panoptic FPN (Kirillov et al., CVPR 2019).
     head.NUM_FINAL_CONVS = 3
-    # Whether the logits stay at COMMON_STRIDE until inference, where NUM_FINAL_CONVS is 0. All
-    # losses are the same, and with 100 classes a step takes a fraction of the time. Teacher and
-    # student need the same value for paths between their heads.
-    head.COARSE = False
     # The norm, and the slope of LeakyReLU for negative values, of all convolutions.
     head.NORM = "BN"
     head.LEAKY_SLOPE = 0.1

@@ -117,11 +117,7 @@ class Distiller(nn.Module):
     def device(self):
         return self.student.device
 
-    @property
-    def checkpointed(self) -> nn.Module:
-        """What a checkpoint holds under "model": the student alone."""
-        return self.student
-
+    # What a checkpoint holds under "model" is the student alone.
     def state_dict(self, **options: Any) -> dict[str, Tensor]:  # type: ignore[override]
         return self.student.state_dict(**options)
 

@@ -10,6 +10,8 @@ from typing import Any
 from tabulate import tabulate
 
 from multas.data.json_files import read_json
+from multas.evaluation.metric_names import lower_is_better
+from multas.evaluation.summary import figures_by_place
 from multas.util.errors import UserError
 from multas.util.files import write_text
 
@@ -49,13 +51,10 @@ def figures_of(results: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
         task -> figure, or, of several data sets, data set/task -> figure.
     """
     found = {}
-    for task, name in _FIGURES.items():
-        if name in results.get(task, {}):
-            value = float(results[task][name])
-            found[task] = -value if name.endswith("_error") else value
-    for data, own in results.items():
-        if any(isinstance(value, Mapping) for value in own.values()):
-            found |= {f"{data}/{task}": value for task, value in figures_of(own).items()}
+    for place, figures in figures_by_place(results):
+        name = _FIGURES.get("".join(place[-1:]), "")
+        if name in figures:
+            found["/".join(place)] = -figures[name] if lower_is_better(name) else figures[name]
     return found
 
 

@@ -52,6 +52,7 @@ from multas.evaluation import build_evaluator
 from multas.modeling import MultiTaskNetwork
 from multas.modeling.building import building
 from multas.modeling.layers import channels_last_
+from multas.modeling.strict_loading import SafeCheckpointer
 from multas.util.errors import UserError
 from multas.util.messages import Message
 from multas.util.screen import Counted
@@ -256,7 +257,8 @@ class Trainer(DefaultTrainer):
             self.checkpointer.resume(path)
             self.start_iter = self.iter + 1
         else:
-            self.checkpointer.load(self.cfg.MODEL.WEIGHTS, checkpointables=[])
+            # Layers of other shapes are looked up by their names in the student.
+            SafeCheckpointer(unwrap(self._trainer.model)[0]).load(self.cfg.MODEL.WEIGHTS)
         if self.start_iter > self.max_iter:
             raise UserError(
                 f"SOLVER.MAX_ITER is {self.max_iter}, but {path} has trained {self.start_iter} "

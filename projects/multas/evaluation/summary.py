@@ -34,7 +34,7 @@ def results_table(results: Mapping[str, Mapping[str, Any]], final: str) -> Group
             value, or data set -> task -> figure -> value for several data sets.
         final: the model whose classes are shown.
     """
-    found = {name: dict(_tasks(own)) for name, own in results.items()}
+    found = {name: dict(figures_by_place(own)) for name, own in results.items()}
     places = list(dict.fromkeys(place for own in found.values() for place in own))
     width = max((len(name) for name in [*found, *map(" ".join, places)]), default=0)
     parts: list[Table | Text] = []
@@ -46,16 +46,16 @@ def results_table(results: Mapping[str, Mapping[str, Any]], final: str) -> Group
     return Group(*parts)
 
 
-def _tasks(
+def figures_by_place(
     results: Mapping[str, Any], where: tuple[str, ...] = ()
 ) -> Iterator[tuple[tuple[str, ...], Figures]]:
-    """The figures of each data set and task."""
+    """The figures of each task at (task,), or at (data set, task) where there are several sets."""
     own = {name: float(x) for name, x in results.items() if isinstance(x, numbers.Real)}
     if own:
         yield where, own
     for name, value in results.items():
         if isinstance(value, Mapping):
-            yield from _tasks(value, (*where, name))
+            yield from figures_by_place(value, (*where, name))
 
 
 def _table(title: str, rows: Mapping[str, Figures], width: int) -> Table:

@@ -22,8 +22,6 @@ class WeightsMisfit(UserError):
 class SafeCheckpointer(DetectionCheckpointer):
     """Detectron2's, which reads files by :func:`read_weights`."""
 
-    model: nn.Module
-
     def load(self, path: str, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint; "" loads nothing.
 
@@ -52,17 +50,11 @@ class SafeCheckpointer(DetectionCheckpointer):
         return content
 
     def _load_model(self, checkpoint: Any) -> Any:
-        whole = self.model
-        # Layers of other shapes are looked up by their names in the state, which a model may hand
-        # out of a part of it alone (a Distiller: of its student).
-        self.model = getattr(whole, "checkpointed", whole)
         try:
             return super()._load_model(checkpoint)
         # Where its heuristics cannot decide.
         except (AssertionError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise WeightsMisfit(f"MODEL.WEIGHTS do not fit the model: {error}") from error
-        finally:
-            self.model = whole
 
     def _log_incompatible_keys(self, incompatible: Any) -> None:
         # Torch and Detectron2 do not miss these.

@@ -1,7 +1,9 @@
-"""Every data set of the papers in miniature: a few drawn images, in exactly the real layout.
+"""Every data set of the papers in miniature: a few drawn images, in the real layout.
 
-Each module makes one data set and says where the facts of its format come from. The folder that
-they are made in has the layout of the folder that DETECTRON2_DATASETS names.
+Each module makes one data set and names what describes its format. These documents were not at
+hand when it was written, but the readers of Detectron2, torchvision and this package: where a
+detail matters, check it there. The folder that they are made in has the layout of the folder that
+DETECTRON2_DATASETS names.
 """
 
 from pathlib import Path

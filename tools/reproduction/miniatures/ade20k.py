@@ -1,6 +1,6 @@
 """A miniature of ADE20K as the scene parsing benchmark has it (ADEChallengeData2016).
 
-Facts of the format: README.md of the benchmark (sceneparsing.csail.mit.edu): images/{training,
+The format: README.md of the benchmark (sceneparsing.csail.mit.edu): images/{training,
 validation}/ADE_{train,val}_<8 digits>.jpg, annotations/… as PNG of 8 bits with 1 to 150, 0 = none
 of these; objectInfo150.txt and sceneCategories.txt; and datasets/prepare_ade20k_sem_seg.py of
 Detectron2, which writes annotations_detectron2 with 1 subtracted, so that 0 becomes 255. Sizes

@@ -1,6 +1,6 @@
 """Miniatures of CIFAR-10 and CIFAR-100, the Python versions.
 
-Facts of the format: "Dataset layout" at cs.toronto.edu/~kriz/cifar.html: pickles of Python 2 with
+The format: "Dataset layout" at cs.toronto.edu/~kriz/cifar.html: pickles of Python 2 with
 data (N x 3072, the red plane first), labels or fine_labels and coarse_labels, filenames and
 batch_label; batches.meta and meta have the names of the classes. Texts of such files are read as
 str, as those written here are.

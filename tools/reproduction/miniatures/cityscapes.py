@@ -1,6 +1,6 @@
 """A miniature of Cityscapes, fine annotations.
 
-Facts of the format: README.md of cityscapesScripts
+The format: README.md of cityscapesScripts
 (leftImg8bit/<split>/<city>/<city>_<seq>_<frame>_ leftImg8bit.png, gtFine/… with _gtFine_color,
 _instanceIds, _labelIds and _polygons.json), its helpers/labels.py (numbers, train ids, 255 where a
 label has none, "license plate" of number -1), helpers/annotation.py (imgHeight, imgWidth, objects

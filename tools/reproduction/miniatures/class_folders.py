@@ -1,6 +1,6 @@
 """Miniatures of ImageNet (ILSVRC 2012) and of Tiny ImageNet.
 
-Facts of the formats:
+What describes the formats:
 
 - ImageNet: readme.txt of the ILSVRC 2012 devkit: train/<wnid>/<wnid>_<number>.JPEG and validation
   images ILSVRC2012_val_<8 digits>.JPEG, which the usual script (valprep.sh) moves into folders by
@@ -25,7 +25,7 @@ _DRAWN = 40  # different pictures
 
 
 def make_imagenet(root: Path) -> None:
-    """Make imagenet in the folder ``root``, with two images of each class."""
+    """Make imagenet in ``root``, with an image of each class to learn from and one to test on."""
     folder, pictures = root / "imagenet", _pictures(((80, 64), (64, 75), (90, 60)))
     for number, wnid in enumerate(WNIDS):
         image = pictures[number % _DRAWN]

@@ -1,6 +1,6 @@
 """A miniature of COCO 2017.
 
-Facts of the format: "Data format" at cocodataset.org (categories of which 80 of the numbers 1 to
+The format: "Data format" at cocodataset.org (categories of which 80 of the numbers 1 to
 90 are used; ``iscrowd`` 1 with a run-length encoding as counts and size, column by column;
 polygons as lists of x and y; boxes as x, y, width, height), names of twelve digits, and what the
 2017 files have besides: images without an object (1021 of the training images), grey images, and

@@ -1,6 +1,6 @@
 """A miniature of VEDAI, Vehicle Detection in Aerial Imagery.
 
-Facts of the format: Razakarivony and Jurie, 2016, and the files of the archive: Vehicules512 has
+The format: Razakarivony and Jurie, 2016, and the files of the archive: Vehicules512 has
 <id>_co.png (colour) and <id>_ir.png (infrared); Annotations512 has one file per image,
 annotation512.txt with the objects of all images in another order of columns, and the lists of ten
 folds, fold01.txt and fold01test.txt to fold10test.txt. Numbers of classes have gaps; classes of

@@ -1,6 +1,6 @@
 """Miniatures of Pascal VOC 2007 and 2012, of the authors' lists, and of SBD.
 
-Where the facts of the formats come from:
+What describes the formats:
 
 - devkit_doc.pdf of VOC2007 and VOC2012: folders, ``ImageSets/Main/<class>_<set>.txt`` with 1, -1
   and 0, boxes that are 1-based and inclusive, ``difficult``, ``truncated``, ``occluded``, masks as

@@ -44,8 +44,6 @@ class SemanticFPNHead(TaskHead):
         num_final_convs: number of blocks at full resolution.
         common_stride: stride at which levels are added.
         norm, slope: norm and LeakyReLU slope of the blocks.
-        coarse: whether logits stay at ``common_stride`` until inference; without final blocks, all
-            losses are the same, and with many classes they take much less time.
         ignore_value: label of pixels without annotation.
     """
 
@@ -65,19 +63,12 @@ class SemanticFPNHead(TaskHead):
         common_stride: int = 4,
         norm: Norm = "BN",
         slope: float = 0.1,
-        coarse: bool = False,
         ignore_value: int = 255,
     ) -> None:
         super().__init__()
-        if coarse and num_final_convs:
-            raise UserError(
-                "MODEL.SEMANTIC_FPN_HEAD.COARSE is True, but NUM_FINAL_CONVS, the blocks at the "
-                f"size of the input, is {num_final_convs}; set it to 0, or COARSE to False."
-            )
         self.in_features = list(in_features)
         self.num_classes = num_classes
         self.ignore_value = ignore_value
-        self.coarse = coarse
         self.branches = nn.ModuleList()
         block = partial(conv_block, out_channels=channels, norm=norm, leaky_slope=slope)
         for name, shape in zip(in_features, input_shape, strict=True):
@@ -113,24 +104,26 @@ class SemanticFPNHead(TaskHead):
             "common_stride": head.COMMON_STRIDE,
             "norm": head.NORM,
             "slope": head.LEAKY_SLOPE,
-            "coarse": head.COARSE,
             "ignore_value": head.IGNORE_VALUE,
         }
 
     def forward(self, features: Features) -> Tensor:
         """Maps (N, D, Hi, Wi) -> logits (N, C, H, W) at the size of the padded input.
 
-        If ``coarse``, they are at this size divided by the common stride.
+        Without final blocks, those of stride x stride pixels are the same, and there is one for
+        all: (N, C, H / stride, W / stride). With many classes, a step takes a fraction of the time.
         """
         maps = [
             branch(features[name])
             for name, branch in zip(self.in_features, self.branches, strict=True)
         ]
         total = torch.stack(maps).sum(0) if len(maps) > 1 else maps[0]
-        if not self.final:  # 1x1 convolution and nearest upsampling commute: fewer maps
-            logits = self.predictor(total)
-            return logits if self.coarse else self.upsample(logits)
+        if not self.final:
+            return self.predictor(total)
         return self.predictor(self.final(self.upsample(total)))
+
+    def _at_full_size(self, predictions: Tensor) -> Tensor:
+        return predictions if self.final else self.upsample(predictions)
 
     def losses(
         self, predictions: Tensor, features: Features, annotations: list[Any], image_size: Size
@@ -156,12 +149,11 @@ class SemanticFPNHead(TaskHead):
         self, predictions: Tensor, features: Features, image_sizes: Sizes, output_sizes: Sizes
     ) -> list[Tensor]:
         """Logits (C, H, W) of each image at its output size, as ``SemSegEvaluator`` takes them."""
-        predictions = self.upsample(predictions) if self.coarse else predictions
-        sizes = zip(predictions, image_sizes, output_sizes, strict=True)
+        sizes = zip(self._at_full_size(predictions), image_sizes, output_sizes, strict=True)
         return [sem_seg_postprocess(x, size, *output) for x, size, output in sizes]
 
     def export(
         self, predictions: Tensor, features: Features, image_sizes: Tensor, nms: bool
     ) -> dict[str, Tensor]:
         """ "sem_seg": logits (N, C, H, W) at the size of the padded input."""
-        return {"sem_seg": self.upsample(predictions) if self.coarse else predictions}
+        return {"sem_seg": self._at_full_size(predictions)}
