@@ -10,7 +10,7 @@ from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 
 from multas.engine import Trainer
-from training import different, learned, start, train
+from training import copies, different, learned, start, train
 
 RETINANET = [
     "MODEL.META_ARCHITECTURE", "RetinaNet",
@@ -73,6 +73,17 @@ def test_a_distillation_step_changes_student_adapters_and_z(distilled_cfg):
     assert "z" in changed
     for part in ("backbone.", "heads.", "paths.mse.adapters."):
         assert any(name.startswith(part) for name in changed), part
+
+
+def test_a_distilled_student_starts_from_weights_of_other_classes(distilled_cfg, tmp_path):
+    """Only the layer that does not fit starts anew, as after weights of COCO."""
+    own = copies(start(distilled_cfg("SOLVER.MAX_ITER", 1, folder="first")).model.state_dict())
+    anew = next(name for name in own if name.startswith("heads.") and own[name].dim() == 4)
+    given = {name: x + 1 for name, x in own.items()} | {anew: own[anew][1:]}
+    torch.save({"model": given}, tmp_path / "coco.pth")
+    cfg = distilled_cfg("SOLVER.MAX_ITER", 1, "MODEL.WEIGHTS", str(tmp_path / "coco.pth"))
+    for name, found in start(cfg).model.state_dict().items():
+        assert torch.equal(found, own[name] if name == anew else given[name]), name
 
 
 def test_path_weights_losses_and_z_are_logged_but_are_no_losses(distilled_cfg):

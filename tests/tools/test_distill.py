@@ -31,7 +31,7 @@ from own_data.budget import (
     fitted_size,
 )
 from own_data.data import prepare
-from own_data.recipe import RATE, write_configs
+from own_data.recipe import RATE, TEACHER_RATE, write_configs
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +143,21 @@ def test_the_rate_follows_the_batch_that_few_images_fill(cards, tmp_path, labels
     write_configs(data, tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4)
     solver = load_config(str(tmp_path / "base.yaml")).SOLVER
     assert (batch, RATE * batch / 8) == (solver.IMS_PER_BATCH, solver.BASE_LR)
+
+
+@pytest.mark.parametrize("pretrained", [True, False])
+def test_a_pretrained_teacher_has_a_rate_of_its_own(cards, tmp_path, pretrained):
+    data = prepare(cards("det"), tmp_path / "data")
+    given = ("hub", "hub") if pretrained else ("", "")
+    write_configs(
+        data, tmp_path, tmp_path / "run", size="nano", seed=1, iterations=4, pretrained=given
+    )
+    teacher, student = (
+        load_config(str(tmp_path / f"{stage}.yaml")).SOLVER for stage in ("teacher", "supervised")
+    )
+    assert student.BASE_LR == RATE * student.IMS_PER_BATCH / 8
+    own = TEACHER_RATE / RATE if pretrained else 1
+    assert pytest.approx(own * student.BASE_LR) == teacher.BASE_LR and TEACHER_RATE > RATE
 
 
 def test_path_weights_begin_where_they_rest_and_have_a_rate_of_their_own(cards, tmp_path):

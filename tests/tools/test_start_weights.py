@@ -10,6 +10,7 @@ from detectron2.config import CfgNode
 from detectron2.modeling import build_model
 
 import convert_weights
+from multas.distillation import unwrap
 from multas.engine import Trainer
 from multas.modeling.strict_loading import SafeCheckpointer
 from reproduction.miniatures import weights as files
@@ -92,7 +93,7 @@ def test_networks_on_cityscapes_start_from_weights_on_coco(row, tmp_path):
     address = f"configs/adaptive/table5.yaml#cityscapes/{row}"
     model = Trainer.build_model(recipes(address, output=tmp_path / "run"))
     own, given = copies(model.state_dict()), torch.load(weights, weights_only=True)["model"]
-    SafeCheckpointer(model).load(weights)
+    SafeCheckpointer(unwrap(model)[0]).load(weights)  # as the trainer does
     anew = [name for name, tensor in own.items() if tensor.shape != given[name].shape]
     assert anew and all("cls" in name for name in anew)
     for name, tensor in model.state_dict().items():
