@@ -3,6 +3,7 @@
 import pytest
 import yaml
 
+from layouts import lay_out
 from multas.data import make_toy
 
 
@@ -22,3 +23,9 @@ def toy_card(repository, small_toy):
 @pytest.fixture(autouse=True)
 def no_data_sets_stay(forget_registered):
     """No test finds what another registered."""
+
+
+@pytest.fixture
+def lay(tmp_path):
+    """``lay({path: content})`` makes a folder, see :func:`layouts.lay_out`."""
+    return lambda files, name="my set": lay_out(tmp_path / name, files)

@@ -80,10 +80,11 @@ def test_a_fault_is_told_and_the_others_still_run(trainings):
 
 # Weights without values are not loaded.
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter")
-def test_annotations_are_sent_once_and_nothing_meets_across_devices(trainings):
+@pytest.mark.parametrize("path", ["PDFDistil", "DeFeat"])  # DeFeat takes the boxes as well
+def test_annotations_are_sent_once_and_nothing_meets_across_devices(trainings, path):
     """The second step of a detector and its paths, on a device without values."""
     device = Pretended()
-    second_step(trainings.config(PATHS["PDFDistil"], "cpu"), device)
+    second_step(trainings.config(PATHS[path], "cpu"), device)
     assert not device.mixed
     assert sum(n for place, n in device.copies.items() if "structures/boxes.py" in place) == 4
     assert all(is_needed(place) for place in [*device.copies, *device.waits])
