@@ -3,6 +3,9 @@
 import logging
 import os
 import random
+import signal
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,6 +19,8 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.utils.events import EventStorage
 from detectron2.utils.logger import setup_logger
 from hypothesis import settings
+
+from multas.util.locks import LOCK
 
 # Its import closes the handlers of all logs. absl's then closes the stream that it was made with,
 # which inside of a test would be the one that pytest captures.
@@ -39,6 +44,17 @@ LONGEST = (
     "test_quickstart.py", "test_reproduce.py", "test_interruption.py", "test_resume.py",
     "test_distributed.py", "test_two_tasks.py", "test_benchmarks.py", "test_fkd_ranks.py",
 )  # fmt: skip
+
+HOLDER = """
+import fcntl, os, sys, time
+lock = open(sys.argv[1], "w")
+fcntl.lockf(lock, fcntl.LOCK_EX)
+lock.write("process 7 on elsewhere\\n")
+lock.flush()
+if os.fork():  # as the processes that load data are
+    print("held", flush=True)
+time.sleep(60)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -128,3 +144,25 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(skip)
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """``holder(folder)``: another process, with a child, that holds the lock of a folder."""
+    started = []
+
+    def hold(folder: str) -> subprocess.Popen:
+        os.makedirs(folder, exist_ok=True)
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, os.path.join(folder, LOCK)],
+            stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        started.append(process)
+        assert process.stdout.readline() == b"held\n"
+        return process
+
+    yield hold
+    for process in started:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()

@@ -13,10 +13,8 @@ OUTPUT/report.html shows what came out. The same command goes on where it was st
 """
 
 import argparse
-import shutil
+import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -36,14 +34,14 @@ from multas.engine import load_config
 from multas.engine.run_log import on_screen
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
-from multas.util.screen import only_warnings
+from multas.util.screen import shown_from
 from own_data.budget import PROBED, fitted_iterations, fitted_size
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job, teacher_opts
 from own_data.networks import TEACHERS, pretrained_weights
 from own_data.paths import fitting_paths
 from own_data.recipe import write_configs
-from own_data.stamp import claim, refuse_other
+from own_data.stamp import claim, held, refuse_other, removed_if_refused
 
 
 def parse_args() -> argparse.Namespace:
@@ -100,26 +98,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if args.dry_run else output
         job = Job(folder / "configs", output, args.opts, args.teacher, ("onnx", "openvino"))
-        with removed_if_refused(folder):
-            data = prepare(cards, folder / "data", args.labels, args.seed)
-            show(data)
-            if not Path(job.config_file("distilled")).is_file():
-                plan(job, data, args)
-        if not args.dry_run:
-            claim(output, settings)
-            job.run()
-
-
-@contextmanager
-def removed_if_refused(folder: Path) -> Iterator[None]:
-    """A folder that is not there before the block is not there after an error in it, either."""
-    is_new = not folder.exists()
-    try:
-        yield
-    except BaseException:
-        if is_new:
-            shutil.rmtree(folder, ignore_errors=True)
-        raise
+        with held(folder):
+            with removed_if_refused(folder):
+                data = prepare(cards, folder / "data", args.labels, args.seed)
+                show(data)
+                if not Path(job.config_file("distilled")).is_file():
+                    plan(job, data, args)
+            if not args.dry_run:
+                claim(output, settings)
+                job.run()
 
 
 def cards_of(args: argparse.Namespace) -> list[dict[str, Any]]:
@@ -181,7 +168,7 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
 
         print("Measuring how long an iteration takes ...", flush=True)
         stages = {stage: partial(config, stage) for stage in job.stages}
-        with only_warnings():
+        with shown_from(logging.ERROR):  # the trainings give the same warnings
             iterations, seconds, most = fitted_size(
                 partial(fitted_iterations, args.minutes, stages), write_trial, print
             )

@@ -21,7 +21,7 @@ from multas.data import make_toy
 from multas.util.command_line import argument_parser, run
 from own_data.job import Job
 from own_data.scripts import REPOSITORY
-from own_data.stamp import claim
+from own_data.stamp import claim, held
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,11 +41,12 @@ def main() -> None:
     job = Job(Path(args.configs), Path(args.output), opts, formats=("onnx", "openvino"))
     for stage in job.stages:
         job.config(stage)  # or a mistake in --seed or a key would stay in the stamp
-    claim(job.output, {"configs": args.configs, "opts": opts})
-    if args.configs == "configs/quickstart":
-        print("[data] making the embedded data set: datasets/toy", flush=True)
-        make_toy("datasets/toy")
-    job.run()
+    with held(job.output):
+        claim(job.output, {"configs": args.configs, "opts": opts})
+        if args.configs == "configs/quickstart":
+            print("[data] making the embedded data set: datasets/toy", flush=True)
+            make_toy("datasets/toy")
+        job.run()
 
 
 if __name__ == "__main__":

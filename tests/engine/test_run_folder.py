@@ -4,7 +4,6 @@ import errno
 import fcntl
 import multiprocessing
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,47 +15,15 @@ from detectron2.utils.events import EventWriter
 
 from multas.engine import Trainer
 from multas.engine.report import final_values, read_metrics
-from multas.engine.run_folder import LOCK, claimed_folder
+from multas.engine.run_folder import claimed_folder
 from multas.util.errors import UserError
+from multas.util.locks import LOCK
 from training import start, train
-
-HOLDER = """
-import fcntl, os, sys, time
-lock = open(sys.argv[1], "w")
-fcntl.lockf(lock, fcntl.LOCK_EX)
-lock.write("process 7 on elsewhere\\n")
-lock.flush()
-if os.fork():  # as the processes that load data are
-    print("held", flush=True)
-time.sleep(60)
-"""
 
 TAKER = """
 import fcntl, sys
 fcntl.lockf(open(sys.argv[1], "a"), fcntl.LOCK_EX | fcntl.LOCK_NB)
 """
-
-
-@pytest.fixture
-def holder(tmp_path):
-    """``holder(folder)``: another process, with a child, that holds the lock of a folder."""
-    started = []
-
-    def hold(folder: str) -> subprocess.Popen:
-        os.makedirs(folder, exist_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, os.path.join(folder, LOCK)],
-            stdout=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        started.append(process)
-        assert process.stdout.readline() == b"held\n"
-        return process
-
-    yield hold
-    for process in started:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-        process.stdout.close()
 
 
 def names(folder) -> set[str]:

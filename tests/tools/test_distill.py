@@ -32,6 +32,7 @@ from own_data.budget import (
 )
 from own_data.data import prepare
 from own_data.recipe import RATE, TEACHER_RATE, write_configs
+from own_data.stamp import held, removed_if_refused
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +245,25 @@ def test_a_probe_that_takes_too_long_ends_early(cards, tmp_path):
         records = (folder / "metrics.json").read_text().splitlines()
         assert json.loads(records[-1])["iteration"] == (1 if most < 1 else PROBED - 1)
     assert min(times) > 0
+
+
+def test_a_job_leaves_no_folder_of_a_mistake_and_touches_none_of_another_job(holder, tmp_path):
+    folder = tmp_path / "output" / "cells"
+
+    def refused(message):
+        with pytest.raises(UserError, match=message), held(folder), removed_if_refused(folder):
+            (folder / "data").mkdir(exist_ok=True)
+            raise UserError("a mistake")
+
+    refused("a mistake")
+    assert not folder.exists()
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").touch()
+    refused("a mistake")
+    assert (folder / "notes.txt").is_file()
+    (folder / "notes.txt").unlink()
+    process = holder(str(tmp_path / "output" / "other"))
+    folder = tmp_path / "output" / "other"
+    refused(f"--output {folder} is in use by another job, process 7 on elsewhere")
+    assert folder.is_dir() and not (folder / "data").exists()
+    process.kill()

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from multas.util.messages import Lines, Message
-from multas.util.screen import Counted, Screen, columns, facts, only_warnings
+from multas.util.screen import Counted, Screen, columns, facts, shown_from
 
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 COLOUR = re.compile(r"\x1b\[[0-9;]*(3[0-7]|9[0-7]|38|48)[0-9;]*m")
@@ -115,7 +115,7 @@ def test_a_terminal_gets_what_fits_and_no_colours_if_they_are_unwanted(
 def test_a_part_of_a_program_may_be_silent(log, own_logger):
     stream = io.StringIO()
     screen = log(stream)
-    with only_warnings():
+    with shown_from(logging.WARNING):
         own_logger.info("one of many trials")
         screen.say("its iterations")
         own_logger.warning("something is odd")

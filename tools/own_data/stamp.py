@@ -1,14 +1,42 @@
-"""The folder of a job has its settings in a file, so that no other job goes on with its models."""
+"""The folder of a job: held by one job at a time, and stamped with the settings of its models."""
 
 import json
-from collections.abc import Mapping
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from multas.util.errors import UserError
 from multas.util.files import write_text
+from multas.util.locks import LOCK, locked
 
 STAMP = "job.json"
+
+
+@contextmanager
+def held(output: Path) -> Iterator[None]:
+    """Hold a folder for a job; it is made where it does not exist.
+
+    Raises:
+        UserError: Another job holds it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    with locked(output, "--output", "job"):
+        yield
+
+
+@contextmanager
+def removed_if_refused(output: Path) -> Iterator[None]:
+    """A held folder that had nothing before the block is not there after an error in it."""
+    is_new = set(os.listdir(output)) <= {LOCK}
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(output, ignore_errors=True)
+        raise
 
 
 def claim(output: Path, settings: Mapping[str, Any]) -> None:

@@ -30,7 +30,7 @@ from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
 from multas.util.errors import UserError
 from multas.util.files import written_whole
-from multas.util.screen import only_warnings
+from multas.util.screen import shown_from
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +171,7 @@ class Export:
 
     def _judged(self, cfg: CfgNode, model: nn.Module) -> dict[str, float]:
         """The figures of a model; the table at the end has those of all."""
-        with only_warnings():
+        with shown_from(logging.WARNING):
             return figures_of(Trainer.test(cfg, model))
 
     @property

@@ -1,13 +1,11 @@
 """The folder of a run: held by one training at a time, and never shared with a former run."""
 
-import fcntl
 import itertools
 import logging
 import os
 import re
-import socket
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from detectron2.config import CfgNode
@@ -18,11 +16,11 @@ from multas.distillation.teacher.build import teacher_nodes
 from multas.engine.run_log import open_log
 from multas.util.errors import UserError
 from multas.util.files import write_text
+from multas.util.locks import locked
 from multas.util.ranks import decided_by_main
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
 # What a run writes; what else there is belongs to the user.
 _WRITTEN = re.compile(
     r"(config\.yaml|model\.txt|metrics\.json|last_checkpoint|model_(\d+|final|best)\.pth"
@@ -68,7 +66,7 @@ def _claim(cfg: CfgNode, resumes: bool, held: ExitStack) -> None:
     if not resumes:
         _check_unused(_left_by_run(folder), cfg)
     _make(folder)
-    held.enter_context(_locked(folder))
+    held.enter_context(locked(folder, "OUTPUT_DIR", "training"))
     if not resumes and (left := _left_by_run(folder)):
         aside = next(p for n in itertools.count(1) if not (p := folder / f"former_{n}").exists())
         aside.mkdir()
@@ -115,32 +113,3 @@ def _named_files(cfg: CfgNode) -> Mapping[str, str]:
         files = enumerate(cfg.DATASETS.PSEUDO_LABELS[kind])
         named |= {f"DATASETS.PSEUDO_LABELS.{kind}[{i}]": file for i, file in files}
     return {where: name for where, name in named.items() if name}
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, which the operating system gives back if this process dies.
-
-    A POSIX lock, unlike that of flock, is not inherited by processes that load data and may outlive
-    this one for some seconds.
-    """
-    with open(folder / LOCK, "ab+", buffering=0) as lock:
-        try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError):
-            lock.seek(0)
-            other = lock.read().decode(errors="replace").strip()
-            raise UserError(
-                f"OUTPUT_DIR {folder} is in use by another training, {other}. Wait for its end, or "
-                "choose another OUTPUT_DIR."
-            ) from None
-        except OSError as error:
-            logger.warning(
-                f"{folder} is on a file system without locks ({error.strerror}): make sure that no "
-                "other training writes there."
-            )
-        # If the disk is full, whatever is written next says so, and whole.
-        with suppress(OSError):
-            lock.truncate(0)
-            lock.write(f"process {os.getpid()} on {socket.gethostname()}\n".encode())
-        yield

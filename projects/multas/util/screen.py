@@ -232,18 +232,18 @@ def find_screen() -> Screen | None:
 
 
 @contextmanager
-def only_warnings() -> Iterator[None]:
-    """Nothing else is shown inside the block, but for bars."""
+def shown_from(level: int) -> Iterator[None]:
+    """Messages below a level of logging are not shown inside the block, but bars are."""
     screen = find_screen()
     if screen is None:
         yield
         return
-    level = screen.level
-    screen.setLevel(logging.WARNING)
+    before = screen.level
+    screen.setLevel(level)
     try:
         yield
     finally:
-        screen.setLevel(level)
+        screen.setLevel(before)
 
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> Table:
