@@ -39,14 +39,16 @@ from multas.util.screen import Screen
 from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
 from reproduction.hours import describe_all, describe_work
+from reproduction.kept import keep, restore
 from reproduction.progress import Watch
 from reproduction.rehearsal import WEIGHTS, Rehearsal, changes_for, prepare
 from reproduction.rehearsal_report import write_rehearsal
 from reproduction.report import Setting, write_report
 from reproduction.results import read_result
 from reproduction.rows import Row, choose, rows_of
+from reproduction.run import Run
 from reproduction.runners import REPOSITORY, Cluster, Local, Runner
-from reproduction.runs import Planner, Run, in_order
+from reproduction.runs import Planner, in_order
 from reproduction.tables import read_tables
 
 # The keys that this script sets itself, and the arguments for them.
@@ -86,6 +88,9 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
                         "its batches equally")  # fmt: skip
     parser.add_argument("--output", help="the folder of runs and reports (default: "
                         "output/reproduce, or output/rehearsal with --rehearse)")  # fmt: skip
+    parser.add_argument("--results", type=Path, metavar="FILE",
+                        help="keeps the results of finished trainings in a file, and does not "
+                        "train again what it has there")  # fmt: skip
     parser.add_argument(
         "--rehearse",
         action="store_true",
@@ -232,9 +237,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.data = os.path.abspath(start / args.data) if args.data else ""
     output = start / args.output
     args.output = output.relative_to(REPOSITORY) if output.is_relative_to(REPOSITORY) else output
+    args.results = args.results and start / args.results
     args.real, args.data = (args.data, "") if args.rehearse else ("", args.data)
     plans = make_plans(tables, args, make_planner(args))
-    states, todo = states_of(runs_of(plans)), runs_of(plans, args.rows)
+    runs, todo = runs_of(plans), runs_of(plans, args.rows)
+    if args.results:
+        restore(args.results, runs)
+    states = states_of(runs, todo)
     if args.dry_run:
         print("\n".join(_dry_lines(todo, states, args.images_per_second)))
         return 0
@@ -248,6 +257,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         execute(todo, runner, args.jobs, states, screen.say, Watch(screen))
     finally:
+        if args.results:
+            keep(args.results, runs)
         for name, plan in plans.items():
             report_on(tables[name], plan, states, args)
         if args.rehearse:

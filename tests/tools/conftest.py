@@ -14,7 +14,7 @@ from detectron2.data.datasets import builtin
 
 from reproduction import data_sets, own_data
 from reproduction.miniatures import accept, make_miniatures
-from reproduction.runs import Run
+from reproduction.run import Run
 
 
 @pytest.fixture(autouse=True)

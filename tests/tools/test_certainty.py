@@ -16,7 +16,7 @@ from reproduction.execution import states_of
 from reproduction.report import Setting, write_report
 from reproduction.results import Result, read_result
 from reproduction.rows import rows_of
-from reproduction.runs import Run
+from reproduction.run import Run
 from reproduction.tables import read_tables
 
 SEEDS = (1, 2, 3)
@@ -191,7 +191,7 @@ def test_as_many_detections_of_an_image_count_as_the_model_keeps_and_at_least_10
 def test_the_report_tells_intervals_probabilities_and_what_is_not_decided(results, tmp_path):
     own = {"student": [20, 22, 21], "adaptive_feats_p": [22, 24, 23], "single_box": [19, 23, 21]}
     found = list(results("B5", "bbox__AP", own).values())
-    states = states_of(run for result in found for run in result.runs)
+    states = states_of([run for result in found for run in result.runs])
     report = write_report(
         read_tables()["B5"], found, states, Setting("small", 3), tmp_path / "report"
     )

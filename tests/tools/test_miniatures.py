@@ -1,6 +1,9 @@
 """The miniatures of the papers' data sets, as the loaders of the real ones read them."""
 
 import json
+import math
+import pickle
+import re
 from importlib.util import find_spec
 
 import numpy as np
@@ -12,7 +15,7 @@ from multas.data import register_card
 from multas.data.formats.mask_files import read_mask
 from multas.data.image_files import read_image
 from multas.util.voc_xml import read_voc_xml
-from reproduction.miniatures import is_miniature, make_miniatures, voc
+from reproduction.miniatures import is_miniature, make_miniatures, vedai, voc
 
 CARDS = ("voc2007", "voc2012", "vedai", "cifar10", "cifar100", "imagenet200", "imagenet1k")
 CLASSES = {"voc2007": 20, "voc2012": 20, "vedai": 8, "cifar10": 10, "cifar100": 100,
@@ -49,8 +52,9 @@ def test_lists_of_voc_have_the_quirks_of_the_authors(miniature_sets):
 def test_annotations_of_voc_have_parts_fractions_and_encodings(miniature_sets):
     files = sorted((miniature_sets / "VOC2012/Annotations").iterdir())
     texts = [file.read_bytes() for file in files]
-    for mark in (b"<part>", b"</part>", b"70000076293945", b"<xmax>", b"<point>", b"\xef\xbb\xbf"):
+    for mark in (b"<part>", b"</part>", b"<xmax>", b"<point>", b"\xef\xbb\xbf"):
         assert any(mark in text for text in texts), mark
+    assert any(re.search(rb"<ymin>\d+\.700000762\d+</ymin>", text) for text in texts)
     starts = {text[:6] for text in texts}
     assert b"<annot" in starts and b"<?xml " in starts
     assert any(b"ISO-8859-1" in text and b"Ren\xe9" in text for text in texts)
@@ -64,6 +68,18 @@ def test_masks_of_sbd_take_the_place_of_those_that_voc_lacks(miniature_sets):
     assert 255 not in values(records), "SBD has no void"
     valid = DatasetCatalog.get("voc2012_both_val")
     assert len(valid) == len(voc.VALIDATED) and 255 in values(valid)
+
+
+def test_orientations_of_vedai_are_radians_and_an_image_lacks_corners(miniature_sets):
+    folder = miniature_sets / "VEDAI/Annotations512"
+    whole = (folder / "annotation512.txt").read_text().splitlines()
+    angles = [float(line.split()[3]) for line in whole]
+    assert max(map(abs, angles)) <= math.pi and any(angles)
+    lines = (folder / f"{vedai.WITHOUT_CORNERS}.txt").read_text().splitlines()
+    assert lines and {len(line.split()) for line in lines} == {5}
+    register_card("datasets/cards/vedai.yaml")
+    ids = {record["image_id"] for record in DatasetCatalog.get("vedai_trainval")}
+    assert ids == {*vedai.LEARNED} - {vedai.WITHOUT_CORNERS}, "such an image is left out"
 
 
 def test_coco_has_crowds_grey_images_and_images_without_objects(miniature_sets):
@@ -96,10 +112,19 @@ def test_label_maps_of_cityscapes_have_nineteen_classes_and_the_rest(miniature_s
     maps = miniature_sets.glob("cityscapes/gtFine/*/*/*_instanceIds.png")
     numbers = {int(v) for file in maps for v in np.unique(np.array(Image.open(file)))}
     assert any(v >= 24_000 for v in numbers) and max(v for v in numbers if v < 1000) <= 33
+    colours = next(miniature_sets.glob("cityscapes/gtFine/*/*/*_color.png"))
+    assert Image.open(colours).getextrema()[3] == (255, 255), "opaque, of four channels"
 
 
 def test_label_maps_of_ade20k_have_150_classes(miniature_sets):
     assert values(DatasetCatalog.get("ade20k_sem_seg_train")) == {*range(150), 255}
+
+
+def test_batches_of_cifar_are_named_as_the_original_ones(miniatures):
+    files = {"data_batch_1": "training batch 1 of 5", "test_batch": "testing batch 1 of 1"}
+    for file, name in files.items():
+        content = pickle.loads((miniatures / "cifar-10-batches-py" / file).read_bytes())
+        assert content["batch_label"] == name
 
 
 def test_images_of_imagenet_are_not_what_their_names_say(miniature_sets):

@@ -9,7 +9,7 @@ import pytest
 from multas.util.screen import Screen
 from reproduction.execution import execute, states_of
 from reproduction.progress import Progress, Watch, progress_of
-from reproduction.runs import Run
+from reproduction.run import Run
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from multas.util.errors import UserError
 from reproduction import runners
-from reproduction.runs import Run
+from reproduction.run import Run
 
 SCRIPT = """
 import os, sys, time

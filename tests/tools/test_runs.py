@@ -12,7 +12,8 @@ from PIL import Image
 from multas.data import make_toy, register_card
 from reproduction import data_sets
 from reproduction.rows import rows_of
-from reproduction.runs import Planner, Run, in_order, iterations_of
+from reproduction.run import Run
+from reproduction.runs import Planner, in_order, iterations_of
 from reproduction.tables import read_tables
 
 TABLE = "configs/limited-data/table1.yaml"

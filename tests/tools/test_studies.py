@@ -3,14 +3,20 @@
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from detectron2.structures import BoxMode
 
 from multas.data import make_toy
+from multas.data.looking.find import find_cards
 from multas.util.errors import UserError
+from own_data.data import prepare
 from studies import page as page_module
 from studies import results, study
+from studies.neighbour import write_data
 from studies.study import Cell, names, read_study
 
 SMALL = """
@@ -50,6 +56,21 @@ def test_cells_of_the_first_seed_come_first(small):
     assert list(small.rows_of(Cell("toy", Fraction(1, 2), 1)))[-1] == "+ pseudo-labels"
 
 
+def test_a_row_may_be_for_some_data_or_shares_only(small):
+    file = study.FOLDER / "small.yaml"
+    for only, half, whole in (
+        ("{data: [toy], labels: [1]}", False, True),
+        ("{labels: [1/2]}", True, False),
+        ("{data: [cells]}", False, False),
+    ):
+        file.write_text(f"{SMALL}  other: {{config: yolo, only: {only}}}\n")
+        rows = [
+            read_study("small").rows_of(Cell("toy", share, 1))
+            for share in (Fraction(1, 2), Fraction(1))
+        ]
+        assert ["other" in own for own in rows] == [half, whole]
+
+
 @pytest.mark.parametrize(
     ("wrong", "right", "message"),
     [
@@ -57,6 +78,7 @@ def test_cells_of_the_first_seed_come_first(small):
         ("config: supervised", "config: choice", "choose_from are two rows of a choice"),
         ("versus: student", "choose_from: [teacher, student]", "are two rows of a choice"),
         ("versus: student", "versus: pupil", "versus names no row, but 'pupil'"),
+        ("versus: student", "only: {label: [1]}", "only names data and labels, not label"),
         ("seeds: 2", "seed: 2", "seed"),
         ("seeds: 2", "seeds: 2\nsplit: train", "split is test or val, not 'train'"),
         ("labels: [1/2, 1]", "labels: [half]", "half"),
@@ -104,6 +126,28 @@ def test_the_page_is_that_of_the_results():
         rows = {r["row"] for r in results.read_results(own)}
         assert rows <= set(own.rows)
         assert {r["iterations"] for r in results.read_results(own)} <= {own.iterations}
+
+
+def test_yolo_is_given_the_boxes_that_ours_learn_from(tmp_path, forget_registered):
+    root = make_toy(tmp_path / "toy", train=6, val=1, test=1)
+    card = yaml.safe_load(Path("datasets/cards/toy.yaml").read_text())
+    content = {"name": "study_toy", "format": "voc", "root": str(root), "annotates": ["det"],
+               "splits": {"train": "Main/train", "test": "Main/test"},
+               "classes": card["classes"]}  # fmt: skip
+    (task,) = prepare([content], tmp_path / "job", Fraction(1, 2), seed=1)
+    cards, _ = find_cards(write_data(task, tmp_path / "yolo"))
+    (written,) = prepare([cards[0] | {"name": "study_yolo"}], tmp_path / "back")
+    assert written.classes == task.classes
+
+    def boxes(records):
+        return [
+            [(a["category_id"], *np.round(BoxMode.convert(a["bbox"], a["bbox_mode"],
+              BoxMode.XYXY_ABS), 3)) for a in record["annotations"]]
+            for record in records
+        ]  # fmt: skip
+
+    given = sorted(boxes(r for name in written.records for r in written.records[name]))
+    assert given == sorted(boxes(task.annotated)) and len(given) == 3
 
 
 @pytest.mark.slow

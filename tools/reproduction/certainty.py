@@ -21,13 +21,14 @@ from multas.evaluation.resampling import (
 )
 from multas.util.files import write_text
 from reproduction.results import Result
-from reproduction.runs import Run
+from reproduction.run import Run
 from reproduction.tables import METRICS
 
 UNDECIDED = "not decided"
 MIN_SEEDS = 3  # with fewer, the spread between seeds is not known
 # The thresholds of IoU of each metric that COCO's files tell for resampled images; None: all ten.
-_OF_COCO = {"bbox/AP": None, "bbox/AP50": (0.5,), "bbox/AP75": (0.75,)}
+BY_IMAGE = "bbox/AP"
+_OF_COCO = {BY_IMAGE: None, "bbox/AP50": (0.5,), "bbox/AP75": (0.75,)}
 _KEPT = "resampled.json"
 
 
@@ -118,7 +119,22 @@ def samples_of(result: Result, metric: str, seeds: Sequence[int]) -> np.ndarray:
 def is_by_image(result: Result, metric: str) -> bool:
     """Whether the figures of a row are known on resampled test images."""
     key, seeds = METRICS[metric].key, _values(result, metric)
-    return all(key in _OF_COCO and _evaluated(r) for r in result.runs if r.seed in seeds)
+    return all(resampled_of(run, key) is not None for run in result.runs if run.seed in seeds)
+
+
+def resampled_of(run: Run, key: str) -> list[float] | None:
+    """A figure of a run on resampled test images; None where its evaluation tells none by image."""
+    if run.kept is not None:
+        return run.kept["resampled"].get(key)
+    source = _evaluated(run) if key in _OF_COCO else None
+    if source is None:
+        return None
+    kept = run.folder / _KEPT
+    known = json.loads(kept.read_text()) if kept.is_file() else {}
+    if key not in known or kept.stat().st_mtime_ns < source.stat().st_mtime_ns:
+        known = {**known, key: _resampled(run, source, key)}
+        write_text(kept, json.dumps(known) + "\n")
+    return known[key]
 
 
 def _common(results: Iterable[Result], metric: str) -> list[int]:
@@ -134,15 +150,8 @@ def _values(result: Result, metric: str) -> dict[int, float]:
 
 
 def _samples(run: Run, key: str, value: float) -> np.ndarray:
-    source = _evaluated(run) if key in _OF_COCO else None
-    if source is None:
-        return np.full(SAMPLES, value)
-    kept = run.folder / _KEPT
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    if key not in known or kept.stat().st_mtime_ns < source.stat().st_mtime_ns:
-        known = {**known, key: _resampled(run, source, key)}
-        write_text(kept, json.dumps(known) + "\n")
-    return np.array(known[key])
+    known = resampled_of(run, key)
+    return np.full(SAMPLES, value) if known is None else np.array(known)
 
 
 def _resampled(run: Run, source: Path, key: str) -> list[float]:

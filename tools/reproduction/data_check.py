@@ -10,7 +10,8 @@ from detectron2.data import MetadataCatalog
 
 from multas.data.image_checks import TRAIN_IDS, TRAIN_IDS_CURE
 from reproduction.data_sets import EMBEDDED, fault_of, names_of, names_on_cards
-from reproduction.runs import Run, merged
+from reproduction.run import Run
+from reproduction.runs import merged
 
 _LAYOUT = "datasets/README.md shows how the data lies"
 # What tools/convert_weights.py makes.

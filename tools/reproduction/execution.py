@@ -1,13 +1,13 @@
 """Runs in the order of their needs, several at a time; one that fails stops only what needs it."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from enum import Enum
 
-from multas.engine.report import training_seconds
+from reproduction.run import Run
 from reproduction.runners import Runner
-from reproduction.runs import Run, iterations_of
+from reproduction.runs import iterations_of
 
 _SECONDS = 1.0  # between two looks at the runs in progress
 
@@ -29,9 +29,21 @@ class State(Enum):
 States = dict[str, State]
 
 
-def states_of(runs: Iterable[Run]) -> States:
-    """The states of runs before anything starts, by their hashes."""
-    return {run.digest: State.KEPT if run.is_finished else State.WAITING for run in runs}
+def states_of(runs: Sequence[Run], todo: Sequence[Run] | None = None) -> States:
+    """The states of runs, each behind all that it needs, before anything starts; by their hashes.
+
+    A result without weights counts as long as no run that has to be trained needs the weights.
+    Trained are those of ``todo`` (default: all) that are not there.
+    """
+    states: States = {}
+    ours = {run.digest for run in (runs if todo is None else todo)}
+    wanted: set[str] = set()
+    for run in reversed(runs):
+        there = run.is_finished or (run.kept is not None and run.digest not in wanted)
+        states[run.digest] = State.KEPT if there else State.WAITING
+        if not there and run.digest in ours:
+            wanted |= {need.digest for need in run.needs}
+    return states
 
 
 def execute(
@@ -143,7 +155,7 @@ def _remaining(runs: Sequence[Run], states: Mapping[str, State], jobs: int) -> s
     """A sentence on the time left, by the time per iteration so far; "" where it is not known."""
     good = [run for run in runs if states[run.digest].is_good]
     waiting = [run for run in runs if states[run.digest] is State.WAITING]
-    seconds = sum(training_seconds(str(run.folder)) for run in good)
+    seconds = sum(run.seconds for run in good)
     if not waiting or not seconds or not all(map(iterations_of, [*good, *waiting])):
         return ""
     iterations = sum(map(iterations_of, good))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 from detectron2.config import CfgNode
 
 from multas.engine.epochs import resolve_epochs
-from reproduction.runs import Run, batch_sizes, images_per_iteration, iterations_of, merged
+from reproduction.run import Run
+from reproduction.runs import batch_sizes, images_per_iteration, iterations_of, merged
 
 # The images that rows train on, by data set and split: of VOC those of both years, by the authors'
 # lists; of COCO those with objects.

@@ -58,11 +58,11 @@ def labels_picture(results: Sequence[Result], metric: str, folder: Path) -> list
 
 
 def path_pictures(results: Sequence[Result], folder: Path) -> list[tuple[str, Picture]]:
-    """Plot learned path weights over the iterations, of each row's first finished run."""
+    """Plot learned path weights over the iterations, of each row's first run that has a log."""
     pictures = []
     for number, result in enumerate(results):
         pairs = zip(result.runs, result.states, strict=True)
-        run = next((run for run, state in pairs if state.is_good), None)
+        run = next((run for run, state in pairs if state.is_good and not run.kept), None)
         if run is None or not result.row.name.startswith(_LEARNED):
             continue
         records = read_metrics(str(run.folder)).values()

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from multas.util.screen import Bar, Screen, clock
-from reproduction.runs import Run, iterations_of
+from reproduction.run import Run
+from reproduction.runs import iterations_of
 
 _TAIL = 1 << 16  # bytes at the end of a file of metrics, which hold its last lines
 

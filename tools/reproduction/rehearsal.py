@@ -19,8 +19,8 @@ from multas.util.errors import UserError
 from reproduction.miniatures import accept, is_miniature, make_miniatures
 from reproduction.miniatures.weights import make_weights
 from reproduction.rehearsal_record import INTERRUPT_AFTER, ITERATIONS, note, read_record
+from reproduction.run import Run
 from reproduction.runners import REPOSITORY, Local, resources
-from reproduction.runs import Run
 
 WEIGHTS = "weights"  # the folder of start weights in that of a rehearsal
 _BATCH = 2

@@ -13,7 +13,8 @@ from reproduction.execution import State, States
 from reproduction.hours import IMAGES
 from reproduction.rehearsal_record import INTERRUPT_AFTER, ITERATIONS, read_record
 from reproduction.rows import Row
-from reproduction.runs import Run, merged
+from reproduction.run import Run
+from reproduction.runs import merged
 
 _ERROR_LENGTH = 160  # characters
 

@@ -20,9 +20,9 @@ from reproduction.results import (
     log_of,
     metrics_of,
     order_of,
-    seconds_of,
 )
-from reproduction.runs import Run, in_order
+from reproduction.run import Run
+from reproduction.runs import in_order
 from reproduction.tables import METRICS
 
 # What the rows of a scale are, and what can be said of them beside the paper's.
@@ -206,7 +206,7 @@ def _runs(results: Sequence[Result], states: Mapping[str, State]) -> list[Block]
         [
             run.title,
             states[run.digest].value,
-            duration(seconds_of(run)),
+            duration(run.seconds),
             _hours([run]),
             Link("config", Path(run.config_file.partition("#")[0])),
             Link("log", log_of(run)) if log_of(run).is_file() else NOTHING,

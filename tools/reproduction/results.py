@@ -11,11 +11,10 @@ import yaml
 from scipy.stats import kendalltau
 
 from multas.config.tables import Table
-from multas.engine.report import last_values, training_seconds
 from reproduction.execution import State, States
 from reproduction.rows import Row
+from reproduction.run import Run
 from reproduction.runners import read_resources
-from reproduction.runs import Run
 from reproduction.tables import METRICS
 
 
@@ -43,7 +42,7 @@ def read_result(row: Row, runs: Sequence[Run], states: States) -> Result:
     """Read what the runs of a row have written."""
     own = tuple(states[run.digest] for run in runs)
     pairs = zip(runs, own, strict=True)
-    metrics = (last_values(str(run.folder)) if state.is_good else {} for run, state in pairs)
+    metrics = (run.metrics if state.is_good else {} for run, state in pairs)
     return Result(row, tuple(runs), own, tuple(metrics))
 
 
@@ -110,12 +109,6 @@ def differences(results: Sequence[Result], metric: str) -> list[tuple[float, flo
     return found
 
 
-def seconds_of(run: Run) -> float:
-    """The training time in seconds by the log of a run, however it ended."""
-    has_log = (run.folder / "metrics.json").is_file()
-    return training_seconds(str(run.folder)) if has_log else 0.0
-
-
 def device_of(run: Run) -> str:
     """The kind of device in the config that a run has written; "" where it has not."""
     written = run.folder / "config.yaml"
@@ -136,7 +129,7 @@ def cost_of(runs: Sequence[Run]) -> dict[str, float]:
             text = run.console.read_text() if run.console.is_file() else ""
             threads, gpus = read_resources(text)
             kind, count = ("CPU", threads) if device == "cpu" else ("GPU", gpus)
-            hours[kind] = hours.get(kind, 0.0) + seconds_of(run) * count / 3600
+            hours[kind] = hours.get(kind, 0.0) + run.seconds * count / 3600
     return hours
 
 

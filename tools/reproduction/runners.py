@@ -18,7 +18,7 @@ from multas.util.errors import UserError
 from multas.util.signals import PASSED_ON, not_orphaned
 from reproduction import job as jobs_module
 from reproduction.job import Job
-from reproduction.runs import Run
+from reproduction.run import Run
 
 THREADS = "OMP_NUM_THREADS"
 _POLL_SECONDS = 1.0

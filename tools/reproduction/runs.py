@@ -2,7 +2,6 @@
 
 import hashlib
 import os
-import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -14,75 +13,15 @@ from multas.config import add_multas_config, merge_config, merge_opts
 from multas.data import register_cards
 from multas.data.pseudo_mask_files import INDEX
 from multas.engine.epochs import resolve_epochs
-from multas.engine.report import final_values
 from multas.util.yaml_files import read_yaml
 from reproduction.data_sets import content_hash, file_hash, names_on_cards
 from reproduction.own_data import opts_on_card
-from reproduction.tables import METRICS, rows_by_weights
+from reproduction.run import Run
+from reproduction.tables import rows_by_weights
 
 _DISTILLATION = "MODEL.DISTILLATION"
 # A teacher's network is what its own training was told, too; these say what a student is.
 _STUDENTS_OWN = ("MODEL.DISTILLATION.", "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS")
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training.
-
-    Args:
-        config_file: its config, a row's address or a file.
-        seed: the seed of weights and batches.
-        opts: KEY VALUE pairs, without OUTPUT_DIR.
-        folder: the folder of its own, named by the hash.
-        needs: trainings whose weights it starts from or is taught by.
-        iterations: how many it has, if it is not stopped early; 0 = its schedule is in epochs.
-        selects_on_test: whether its weights are the best on a set on which they are tested.
-        gpus: how many GPUs share its batches.
-    """
-
-    config_file: str
-    seed: int
-    opts: tuple[str, ...]
-    folder: Path
-    needs: tuple["Run", ...]
-    iterations: int
-    selects_on_test: bool = False
-    gpus: int = 1
-
-    @property
-    def digest(self) -> str:
-        return self.folder.name
-
-    @property
-    def title(self) -> str:
-        name = self.config_file.removeprefix("configs/").replace(".yaml#", "/")
-        return f"{name}, seed {self.seed}"
-
-    @property
-    def weights(self) -> Path:
-        return self.folder / "student.pth"
-
-    @property
-    def console(self) -> Path:
-        """The file with all that the training prints."""
-        return self.folder / "console.txt"
-
-    @property
-    def arguments(self) -> list[str]:
-        """The arguments of the Python interpreter, in the root of the repository."""
-        start = ["train_net.py", "--resume", "--config-file", self.config_file]
-        start += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
-        return [*start, *self.opts, "OUTPUT_DIR", str(self.folder)]
-
-    @property
-    def command_line(self) -> str:
-        return shlex.join(["python", *self.arguments])
-
-    @property
-    def is_finished(self) -> bool:
-        """Whether its weights are there and have been evaluated."""
-        measured = final_values(str(self.folder)).keys()
-        return self.weights.is_file() and bool({m.key for m in METRICS.values()} & measured)
 
 
 @dataclass

@@ -1,9 +1,12 @@
 """The trainings of one cell of a study, one after the other, and what they gave."""
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from detectron2.config import CfgNode
 
 from multas.data.looking.find import find_cards
 from multas.engine import load_config
@@ -20,7 +23,8 @@ from own_data.networks import pretrained_weights
 from own_data.recipe import write_configs
 from own_data.scripts import call
 from reproduction.runs import digest, merged
-from studies.study import CHOICE, Cell, RowSpec, Study
+from studies.neighbour import train_yolo
+from studies.study import CHOICE, NEIGHBOUR, Cell, RowSpec, Study
 
 # What a result has of the evaluation, by the name of the metric.
 FIGURES = ("AP", "AP50", "AP75")
@@ -51,9 +55,12 @@ def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Seq
         folder = folder_of(output, name)
         if row.config == CHOICE:
             result = _chosen(output, row.choose_from, tasks[0].test)
+        elif row.config == NEIGHBOUR:
+            result = _neighbour(study, row, job, folder, tasks[0], judged)
         else:
             opts = _opts(study, row, job, folder, judged)
             result = _trained(row, job, folder, opts) | _measured(folder, judged)
+        if row.config != CHOICE:
             result |= {"images": len(tasks[0].annotated), "iterations": study.iterations}
         named = {"data": cell.data, "labels": str(cell.labels), "seed": cell.seed, "row": name}
         folder.mkdir(exist_ok=True)
@@ -68,6 +75,23 @@ def _trained(row: RowSpec, job: Job, folder: Path, opts: Sequence[str]) -> dict[
     if not (folder / "student.pth").is_file() or not final_values(str(folder)):
         call("train_net.py", "--resume", "--config-file", config, *opts)
     return {"config": digest(merged(config, opts))}
+
+
+def _neighbour(
+    study: Study, row: RowSpec, job: Job, folder: Path, task: TaskData, judged: str
+) -> dict[str, Any]:
+    """Train another library's network, unless it is finished, and measure it as ours."""
+    if (folder / RESULT).is_file():
+        return json.loads((folder / RESULT).read_text())
+    opts = _opts(study, RowSpec("supervised"), job, folder, judged)
+    cfg = load_config(job.config_file("supervised"), opts)
+    since = time.monotonic()
+    figures = train_yolo(task, cfg, folder, judged, row.opts)
+    return {
+        **{name: round(figures[name], 3) for name in FIGURES},
+        "seconds": round(time.monotonic() - since),
+        "resampled": _resampled(cfg, folder, judged),
+    }
 
 
 def _chosen(output: Path, rows: Sequence[str], test: str) -> dict[str, Any]:
@@ -109,11 +133,15 @@ def _opts(study: Study, row: RowSpec, job: Job, folder: Path, judged: str) -> li
 def _measured(folder: Path, test: str) -> dict[str, Any]:
     """The figures of a finished training, and its AP on resampled test images."""
     values = final_values(str(folder))
-    detections = max_detections(load_config(str(folder / "config.yaml")))
-    evaluated = read_evaluation(folder / "inference" / test, test, detections)
-    resampled = resampled_ap(evaluated, image_counts(len(evaluated.params.imgIds)))
     return {
         **{name: round(values[f"bbox/{name}"], 3) for name in FIGURES},
         "seconds": round(training_seconds(str(folder))),
-        "resampled": resampled.round(2).tolist(),
+        "resampled": _resampled(load_config(str(folder / "config.yaml")), folder, test),
     }
+
+
+def _resampled(cfg: CfgNode, folder: Path, test: str) -> list[float]:
+    """AP on resampled test images."""
+    evaluated = read_evaluation(folder / "inference" / test, test, max_detections(cfg))
+    counts = image_counts(len(evaluated.params.imgIds))
+    return resampled_ap(evaluated, counts).round(2).tolist()

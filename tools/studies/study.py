@@ -13,6 +13,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent.parent
 FOLDER = REPOSITORY / "evidence"
 BASES = ("teacher", "supervised", "distilled")
 CHOICE = "choice"
+NEIGHBOUR = "yolo"
+CONFIGS = (*BASES, CHOICE, NEIGHBOUR)
 
 
 @dataclass(frozen=True)
@@ -36,11 +38,13 @@ class RowSpec:
 
     Attributes:
         config: which of a job's configs it begins with, "teacher", "supervised" or "distilled"; or
-            "choice".
-        opts: the keys that differ, by their full names.
+            "choice"; or "yolo", see :func:`studies.neighbour.train_yolo`.
+        opts: the keys that differ, by their full names; of "yolo" arguments of its training.
         versus: the row that it is compared with; "" = none.
         needs_unlabeled: whether it makes sense only where there are images without labels.
         choose_from: of a choice the two rows, of which it is the one that is better on val.
+        only: the data sets and shares of labels that it is trained on, as the study names them;
+            what is not named is not restricted.
     """
 
     config: str
@@ -48,6 +52,14 @@ class RowSpec:
     versus: str = ""
     needs_unlabeled: bool = False
     choose_from: tuple[str, ...] = ()
+    only: Mapping[str, list[str]] = field(default_factory=dict)
+
+    def is_for(self, cell: Cell) -> bool:
+        """Whether it makes sense on the data of a cell."""
+        own = {"data": cell.data, "labels": str(cell.labels)}
+        if any(own[name] not in map(str, allowed) for name, allowed in self.only.items()):
+            return False
+        return cell.labels < 1 or not self.needs_unlabeled
 
 
 @dataclass(frozen=True)
@@ -96,11 +108,7 @@ class Study:
 
     def rows_of(self, cell: Cell) -> dict[str, RowSpec]:
         """The rows that make sense on the data of a cell."""
-        return {
-            name: row
-            for name, row in self.rows.items()
-            if cell.labels < 1 or not row.needs_unlabeled
-        }
+        return {name: row for name, row in self.rows.items() if row.is_for(cell)}
 
 
 def names() -> list[str]:
@@ -130,8 +138,12 @@ def read_study(name: str) -> Study:
     if study.split not in ("test", "val"):
         raise UserError(f"{file}: split is test or val, not {study.split!r}.")
     for row, spec in rows.items():
-        if spec.config not in (*BASES, CHOICE):
-            raise UserError(f"{file}, row {row}: config is one of {', '.join((*BASES, CHOICE))}.")
+        if spec.config not in CONFIGS:
+            raise UserError(f"{file}, row {row}: config is one of {', '.join(CONFIGS)}.")
+        if unknown := spec.only.keys() - {"data", "labels"}:
+            raise UserError(
+                f"{file}, row {row}: only names data and labels, not {', '.join(unknown)}."
+            )
         if len(rows.keys() & set(spec.choose_from)) != 2 * (spec.config == CHOICE):
             raise UserError(f"{file}, row {row}: choose_from are two rows of a choice.")
         if spec.versus and spec.versus not in rows:

@@ -1,10 +1,19 @@
 """A miniature of ADE20K as the scene parsing benchmark has it (ADEChallengeData2016).
 
-The format: README.md of the benchmark (sceneparsing.csail.mit.edu): images/{training,
-validation}/ADE_{train,val}_<8 digits>.jpg, annotations/… as PNG of 8 bits with 1 to 150, 0 = none
-of these; objectInfo150.txt and sceneCategories.txt; and datasets/prepare_ade20k_sem_seg.py of
-Detectron2, which writes annotations_detectron2 with 1 subtracted, so that 0 becomes 255. Sizes
-differ; some images are narrower than the paper's crop.
+- README.md of CSAILVision/sceneparsing, the benchmark's development kit, has the paths
+  "images/training/ADE_train_00000001.jpg", "annotations/validation/ADE_val_00000001.png" and so on.
+  "Note: annotations masks contain labels ranging from 0 to 150, where 0 refers to "other objects".
+  We do not consider those pixels in our evaluation." "objectInfo150.txt contains the information
+  about the labels of the 150 semantic categories, including indices, pixel ratios and names"; the
+  file there starts with the columns Idx, Ratio, Train, Val and Name, with tabs between them.
+- datasets/prepare_ade20k_sem_seg.py of Detectron2 writes annotations_detectron2: "img = img - 1
+  # 0 (ignore) becomes 255. others are shifted by 1", and asserts masks of uint8.
+- Sizes differ: "those large-sized images were rescaled to make their minimum heights or widths as
+  512" (the card of the data set scene_parse_150, after Zhou et al., Semantic Understanding of
+  Scenes through the ADE20K Dataset); so smaller ones remain, some narrower than the paper's crop.
+
+Not checked against a document: sceneCategories.txt, which nothing here reads, with the name of an
+image and its scene on each line, as others read it.
 """
 
 from pathlib import Path

@@ -1,13 +1,25 @@
 """A miniature of Cityscapes, fine annotations.
 
-The format: README.md of cityscapesScripts
-(leftImg8bit/<split>/<city>/<city>_<seq>_<frame>_ leftImg8bit.png, gtFine/… with _gtFine_color,
-_instanceIds, _labelIds and _polygons.json), its helpers/labels.py (numbers, train ids, 255 where a
-label has none, "license plate" of number -1), helpers/annotation.py (imgHeight, imgWidth, objects
-with label, polygon and, where removed, deleted), preparation/json2labelImg.py (later polygons
-cover earlier ones), json2instanceImg.py (16-bit PNG, 1000 · number + count, and the bare number
-for groups, whose labels end in "group") and createTrainIdLabelImgs.py (_labelTrainIds.png, which
-the archives lack). Images have 2048 x 1024 pixels.
+What cityscapesScripts (mcordts/cityscapesScripts) says:
+
+- README.md: "{root}/{type}{video}/{split}/{city}/{city}_{seq:0>6}_{frame:0>6}_{type}{ext}", of the
+  types gtFine and leftImg8bit; "Annotations are encoded using `json` files containing the
+  individual polygons. Additionally, we provide `png` images, where pixel values encode labels."
+- helpers/labels.py, with the numbers, train ids and colours: "An ID of -1 means that this label
+  does not have an ID and thus is ignored when creating ground truth images (e.g. license plate)."
+  The train id of what has no class is 255.
+- helpers/annotation.py reads imgWidth, imgHeight and objects, each with label and polygon, perhaps
+  with deleted, user and date. preparation/json2labelImg.py: "If the object is deleted, skip it";
+  it paints one object after the other, ids in 8 bits and colours as RGBA.
+- preparation/json2instanceImg.py: "The integer part of a division by 1000 of each ID provides the
+  class ID, as described in labels.py. The remainder is the instance ID." "A group of cars, where
+  our annotators could not identify the individual instances anymore, is assigned to the ID 26."
+  Labels of groups end in "group". Pillow writes such images as PNG files of 16 bits.
+- preparation/createTrainIdLabelImgs.py: "The Cityscapes downloads already include such images" as
+  color, labelIds and instanceIds; "With this tool, you can generate option d) *labelTrainIds.png".
+
+Not checked against a document: that images have 2048 x 1024 pixels, and whether the published files
+have any deleted objects.
 """
 
 import json
@@ -103,9 +115,10 @@ def _make_labels(folder: Path, name: str, objects: list[dict]) -> None:
     for entry in objects:
         if "deleted" not in entry:
             maps.paint(entry["label"], entry["polygon"])
-    train_ids, colours = np.full(256, 255, np.uint8), np.zeros((256, 3), np.uint8)
+    train_ids, colours = np.full(256, 255, np.uint8), np.zeros((256, 4), np.uint8)
+    colours[:, 3] = 255  # opaque
     for entry in CITYSCAPES_CATEGORIES:
-        train_ids[entry["id"]], colours[entry["id"]] = entry["trainId"], entry["color"]
+        train_ids[entry["id"]], colours[entry["id"], :3] = entry["trainId"], entry["color"]
     save(folder / f"{name}_labelIds.png", maps.ids)
     save(folder / f"{name}_labelTrainIds.png", train_ids[maps.ids])
     save(folder / f"{name}_color.png", colours[maps.ids])

@@ -1,15 +1,24 @@
 """Miniatures of ImageNet (ILSVRC 2012) and of Tiny ImageNet.
 
-What describes the formats:
+ImageNet:
 
-- ImageNet: readme.txt of the ILSVRC 2012 devkit: train/<wnid>/<wnid>_<number>.JPEG and validation
-  images ILSVRC2012_val_<8 digits>.JPEG, which the usual script (valprep.sh) moves into folders by
-  class. Not all are what their names say: many are grey, 22 of the training images have four
-  channels (CMYK), and n02105855_2933.JPEG is a PNG file (the lists of such images in
-  tensorflow/models/…/build_imagenet_data.py).
-- Tiny ImageNet: the archive of cs231n.stanford.edu: wnids.txt, words.txt, train/<wnid>/images/
-  <wnid>_<number>.JPEG and <wnid>_boxes.txt, val/images/val_<number>.JPEG, val/val_annotations.txt
-  (file, class, box, by tabs), test/images. 64 x 64 pixels; some are grey.
+- readme.txt of the ILSVRC2012 development kit: "There is a tar file for each synset, named by its
+  WNID. The image files are named as x_y.JPEG, where x is WNID of the synset and y is an integer
+  (not fixed width and not necessarily consecutive). All images are in JPEG format." Validation
+  images "are named as ILSVRC2012_val_00000001.JPEG" and so on; the usual script, valprep.sh of
+  soumith/imagenetloader.torch, moves them into folders by class.
+- research/inception/inception/data/build_imagenet_data.py of tensorflow/models lists those that are
+  not what their names say: "1 image is a PNG" (n02105855_2933.JPEG) and "22 JPEG images are in CMYK
+  colorspace". A later version of the list has an image of the validation set, too.
+
+Tiny ImageNet: no document that describes its files was found. A copy of val/val_annotations.txt
+has lines like "val_0.JPEG n03444034 0 32 44 62", by tabs: the file, its class and a box; a copy of
+wnids.txt has 200 classes, not sorted. Readers describe words.txt (all ids of ImageNet, with names),
+train/<wnid>/images/<wnid>_<number>.JPEG beside <wnid>_boxes.txt, and
+test/images/test_<number>.JPEG, all of 64 x 64 pixels.
+
+Not checked against a document: that some images of both sets are grey, and the columns of
+<wnid>_boxes.txt, which nothing here reads.
 """
 
 from pathlib import Path

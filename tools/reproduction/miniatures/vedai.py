@@ -1,12 +1,24 @@
 """A miniature of VEDAI, Vehicle Detection in Aerial Imagery.
 
-The format: Razakarivony and Jurie, 2016, and the files of the archive: Vehicules512 has
-<id>_co.png (colour) and <id>_ir.png (infrared); Annotations512 has one file per image,
-annotation512.txt with the objects of all images in another order of columns, and the lists of ten
-folds, fold01.txt and fold01test.txt to fold10test.txt. Numbers of classes have gaps; classes of
-the card are eight of the eleven. A few lines lack their corners.
+- Razakarivony and Jurie, Vehicle Detection in Aerial Imagery: A small target detection benchmark,
+  Table 4, on annotation512.txt: "This file contains, for each target and from left to right (one
+  target per line), the image ID, the coordinates of the center in the image, the orientation of the
+  vehicle, the 4 coordinates of the 4 corners, the class name, a flag stating if the target is
+  entirely contained in the image, a flag stating if the vehicle is occluded."
+- The development kit was not at hand. Those who convert the files agree on the columns of an
+  image's own file (x and y of the center, orientation, class, contained, occluded, four x, four y),
+  on the numbers of the classes, and on fold01.txt and fold01test.txt to fold10test.txt beside them.
+  A copy of one (mr8bit/vedai, annotations/00000000.txt, of the larger images) reads "580.697942
+  1009.223279 3.012318 2 1 0 554 605 607 558 1004 996 1016 1021": orientations are radians.
+- Vehicules512 has <id>_co.png (colour) and <id>_ir.png (infrared). Ids have gaps. A converter
+  counts four images whose own files have lines of five numbers: center, class and flags, without
+  orientation and corners.
+
+Classes of the card are eight of the eleven. Not checked against a document: how annotation512.txt
+writes the classes (here 001), and whether it has the corners of those four images.
 """
 
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -19,6 +31,7 @@ from reproduction.miniatures.pictures import draw, save, write_lines
 SIZE = (512, 512)
 LEARNED = [f"{number:08d}" for number in range(0, 24, 2)]
 TESTED = [f"{number:08d}" for number in range(1, 9, 2)]
+WITHOUT_CORNERS = LEARNED[3]
 
 
 def make_vedai(root: Path) -> None:
@@ -37,13 +50,14 @@ def make_vedai(root: Path) -> None:
             (x, y), (w, h), degrees = cv2.minAreaRect(max(thing.polygons, key=len))
             corners = cv2.boxPoints(((x, y), (w, h), degrees))
             outline = [f"{value:.0f}" for column in corners.T for value in column]
-            start = [f"{x:.6f}", f"{y:.6f}", f"{degrees:.6f}"]
+            start = [f"{x:.6f}", f"{y:.6f}", f"{math.radians(degrees):.6f}"]
             flags = [str(int(not thing.truncated)), str(int(thing.difficult))]
             kind = numbers[thing.label]
-            lines.append(" ".join([*start, f"{kind}", *flags, *outline]))
+            words = [*start, f"{kind}", *flags, *outline]
+            if image_id == WITHOUT_CORNERS:
+                words = [*start[:2], f"{kind}", *flags]
+            lines.append(" ".join(words))
             whole.append(" ".join([image_id, *start, *outline, f"{kind:03d}", *flags]))
-        if number == 3:
-            lines.append("12.5 14.5 0.1 1 1 0")  # without corners
         write_lines(own / f"{image_id}.txt", lines)
     write_lines(own / "annotation512.txt", whole)
     for fold in range(1, 11):

@@ -1,22 +1,43 @@
 """Miniatures of Pascal VOC 2007 and 2012, of the authors' lists, and of SBD.
 
-What describes the formats:
+The development kits of VOC (devkit_doc.pdf and htmldoc/devkit_doc.html of VOC2007 and VOC2012):
 
-- devkit_doc.pdf of VOC2007 and VOC2012: folders, ``ImageSets/Main/<class>_<set>.txt`` with 1, -1
-  and 0, boxes that are 1-based and inclusive, ``difficult``, ``truncated``, ``occluded``, masks as
-  PNG with a palette whose value 255 is the void label at borders.
-- the annotation files themselves have no XML declaration; those of the person layout task have
-  ``<part>`` elements with a name and a box of their own; some of VOC2012 have fractions in boxes
-  (2011_003353: <xmin>45.70000076293945</xmin>), another order of corners, ``<actions>`` and
-  ``<point>``. What tools write that save files anew, a declaration of another encoding or a byte
-  order mark, is here, too.
-- SBD (the Semantic Contours dataset of Berkeley, README in its archive): cls/<id>.mat with the
-  struct GTcls of Boundaries (sparse, a cell for each of 20 classes), Segmentation (uint8, 0 … 20,
-  without void) and CategoriesPresent.
-- the lists of the limited-data experiments, as published beside their authors' code (folder
-  imgsetVOC): names, an id on each line, most without a newline at the end, not sorted; images of
-  the test set among the lists to learn from, and pictures under two names (2007_000032 of 2012 is
-  000032 of 2007).
+- On ImageSets/Main/<class>_<imgset>.txt: "-1: Negative: The image contains no objects of the class
+  of interest." "1: Positive: The image contains at least one object of the class of interest."
+  "0: "Difficult": The image contains only objects of the class of interest marked as 'difficult'."
+- "an object marked as 'truncated' indicates that the bounding box specified for the object does not
+  correspond to the full extent of the object"; "an object marked as 'difficult' indicates that the
+  object is considered difficult to recognize".
+- On masks: "pixel indices correspond to classes in alphabetical order (1=aeroplane, 2=bicycle,
+  3=bird, ...)"; "The VOClabelcolormap function creates the color map which has been used for all
+  provided indexed images"; its size "should generally be set to 256 to include a color for the
+  'void' label". Readers add that void, 255, is used in border regions and masks difficult objects;
+  here only borders have it.
+- VOCcode/VOCreadrecxml.m reads the elements <part> of an object like objects, with a name and a
+  <bndbox>, and <actions>, <truncated>, <occluded> and <difficult> as 1 or not; VOCcode/VOCevaldet.m
+  takes xmax - xmin + 1 as the width of a box. It is Detectron2 that counts pixels from 1: "Original
+  annotations are integers in the range [1, W or H]" (data/datasets/pascal_voc.py). <point> is of
+  the action task, where a person "is indicated only by a single point lying somewhere on their
+  body".
+
+What readers of the annotation files report: "<ymin>45.70000076293945</ymin>" in 2011_003353 and a
+similar one in 2011_006777. Not checked against a document: that the files have no XML declaration,
+and that those since 2008 have another order of corners. What tools write that save files anew, a
+declaration of another encoding or a byte order mark, is here, too.
+
+SBD (README of its archive benchmark_RELEASE): "The dataset is bundled together in the directory
+'dataset'", with img, cls and inst, of which only cls is here. "Each mat file contains a struct
+called GTcls with 3 fields": Segmentation, where "Pixels that belong to category k have value k,
+pixels that do not belong to any category have value 0", so there is no void; Boundaries, "a cell
+array", "stored as sparse arrays"; and CategoriesPresent. "There are in addition two text files,
+train.txt and val.txt, containing the names (without the extension)". Not checked against a
+document: that Segmentation is uint8, which the reader here asks for.
+
+The lists (datasets/imgsetVOC of lhoangan/multas, the authors' code) "are to replace the original
+`ImageSets`": `Main`, `Half`, `Quarter`, `Eighth` are "the overlapping training sets", `Half2`,
+`3Quarter`, `7Eighth` "the complementary sets" (its README.md). They have an id on each line, most
+without a newline at the end, not sorted; images of the test set are among the lists to learn from,
+and pictures have two names (2007_000032 of 2012 is 000032 of 2007).
 """
 
 from collections.abc import Sequence
@@ -129,8 +150,8 @@ def _object(devkit: str, number: int, thing: Thing) -> str:
     corners = {"xmin": f"{x0 + 1}", "ymin": f"{y0 + 1}", "xmax": f"{x1}", "ymax": f"{y1}"}
     if devkit == "VOC2012":
         corners = {key: corners[key] for key in ("xmax", "xmin", "ymax", "ymin")}
-        if number == 1 and x1 - x0 > 2:
-            corners["xmin"] = f"{x0 + 1.70000076293945}"
+        if number == 1 and y1 - y0 > 2:
+            corners["ymin"] = f"{y0 + 1.70000076293945}"
     box = "".join(f"\t\t\t<{key}>{value}</{key}>\n" for key, value in corners.items())
     name, more = CLASSES[thing.label], ""
     if number == 0:  # the parts of a person have a name and a box, too

@@ -1,0 +1,92 @@
+"""A training, and what it has left in its folder."""
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from multas.engine.report import final_values, last_values, training_seconds
+from reproduction.tables import METRICS
+
+KEPT = "result.json"  # what is left of a run whose weights are not here
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training.
+
+    Args:
+        config_file: its config, a row's address or a file.
+        seed: the seed of weights and batches.
+        opts: KEY VALUE pairs, without OUTPUT_DIR.
+        folder: the folder of its own, named by the hash.
+        needs: trainings whose weights it starts from or is taught by.
+        iterations: how many it has, if it is not stopped early; 0 = its schedule is in epochs.
+        selects_on_test: whether its weights are the best on a set on which they are tested.
+        gpus: how many GPUs share its batches.
+    """
+
+    config_file: str
+    seed: int
+    opts: tuple[str, ...]
+    folder: Path
+    needs: tuple["Run", ...]
+    iterations: int
+    selects_on_test: bool = False
+    gpus: int = 1
+
+    @property
+    def digest(self) -> str:
+        return self.folder.name
+
+    @property
+    def title(self) -> str:
+        name = self.config_file.removeprefix("configs/").replace(".yaml#", "/")
+        return f"{name}, seed {self.seed}"
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "student.pth"
+
+    @property
+    def console(self) -> Path:
+        """The file with all that the training prints."""
+        return self.folder / "console.txt"
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of the Python interpreter, in the root of the repository."""
+        start = ["train_net.py", "--resume", "--config-file", self.config_file]
+        start += ["--num-gpus", str(self.gpus)] if self.gpus > 1 else []
+        return [*start, *self.opts, "OUTPUT_DIR", str(self.folder)]
+
+    @property
+    def command_line(self) -> str:
+        return shlex.join(["python", *self.arguments])
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its weights are there and have been evaluated."""
+        measured = final_values(str(self.folder)).keys()
+        return self.weights.is_file() and bool({m.key for m in METRICS.values()} & measured)
+
+    @property
+    def kept(self) -> Mapping[str, Any] | None:
+        """What :mod:`reproduction.kept` has laid into the folder, as long as it is not finished."""
+        file = self.folder / KEPT
+        return None if self.is_finished or not file.is_file() else json.loads(file.read_text())
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The last value of each metric."""
+        return last_values(str(self.folder)) if self.kept is None else self.kept["metrics"]
+
+    @property
+    def seconds(self) -> float:
+        """The training time by the log, however it ended; 0 where there is none."""
+        if self.kept is not None:
+            return self.kept["seconds"]
+        has_log = (self.folder / "metrics.json").is_file()
+        return training_seconds(str(self.folder)) if has_log else 0.0
