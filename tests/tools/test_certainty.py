@@ -11,8 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from multas.evaluation.resampling import SAMPLES
-from reproduction.certainty import Difference, agreement, difference, is_by_image, samples_of
+from reproduction.certainty import (
+    Difference,
+    agreement,
+    difference,
+    is_by_image,
+    resampled_of,
+    samples_of,
+)
 from reproduction.execution import states_of
+from reproduction.kept import keep, restore
 from reproduction.report import Setting, write_report
 from reproduction.results import Result, read_result
 from reproduction.rows import rows_of
@@ -166,6 +174,14 @@ def test_boxes_are_resampled_by_image_and_kept(results):
     before = kept.stat().st_mtime_ns
     assert np.array_equal(samples_of(rows["student"], "mAP", SEEDS), student)
     assert kept.stat().st_mtime_ns == before
+    # The same from a file, after the folders are gone.
+    runs = list(rows["student"].runs)
+    keep(runs[0].folder.parent / "results.json", runs)
+    without = [replace(run, folder=run.folder.parent / "new" / run.folder.name) for run in runs]
+    restore(runs[0].folder.parent / "results.json", without)
+    again = replace(rows["student"], runs=tuple(without))
+    assert is_by_image(again, "mAP") and resampled_of(without[0], "bbox/AP50") is None
+    assert np.abs(samples_of(again, "mAP", SEEDS) - student).max() <= 0.005 + 1e-9
     one = replace(rows["student"], metrics=({"bbox/AP": 50.0, "bbox/AP50": 70.0},) * 3)
     assert not np.array_equal(samples_of(one, "mAP50", SEEDS), student)
     os.utime(kept, ns=(0, 0))

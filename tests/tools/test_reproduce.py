@@ -61,6 +61,30 @@ def test_dry_run_shows_what_is_finished(call, no_runner, capsys, tmp_path, fabri
     assert second.startswith("python") and "half/supervised" in second
 
 
+def test_kept_results_are_not_computed_again(call, tmp_path, fabricate, monkeypatch, capsys):
+    rows = ("A1", "--rows", "half/supervised", "--results", tmp_path / "results.json")
+    monkeypatch.setattr(reproduce, "make_embedded", lambda todo: None)
+    monkeypatch.setattr(reproduce, "missing", lambda todo: [])
+    trained = []
+
+    class Trainer:
+        def __init__(self, *args):
+            pass
+
+        def train(self, run):
+            trained.append(run)
+            fabricate(run, bbox__AP=12.5)
+            return True
+
+    monkeypatch.setattr(reproduce, "Local", Trainer)
+    assert call(*rows, "SOLVER.MAX_ITER", 7) == 0 and len(trained) == 1
+    shutil.rmtree(tmp_path / "out")
+    assert call(*rows, "SOLVER.MAX_ITER", 7) == 0 and len(trained) == 1
+    (report,) = (tmp_path / "out").glob("A1-tiny*/report.md")
+    assert "12.50" in report.read_text()
+    assert "1 trainings, 1 of them finished before" in capsys.readouterr().out
+
+
 def test_gpus_share_the_batches_of_the_recipes(call, no_runner, capsys):
     """The command lines differ in the number of GPUs alone, which divides every batch."""
 
