@@ -9,13 +9,18 @@ from detectron2.config import get_cfg
 from detectron2.layers import CycleBatchNormList, ShapeSpec
 from detectron2.modeling.anchor_generator import build_anchor_generator
 from detectron2.structures import Boxes, Instances
+from fvcore.nn import giou_loss
+from hypothesis import given
+from hypothesis import strategies as st
 
 from multas.config.modeling import add_modeling_config
+from multas.modeling.box_coding import decode_boxes, encode_boxes
 from multas.modeling.heads import build_task_head
 from multas.modeling.heads.dense_inference import DenseInference
 from multas.modeling.heads.dense_loss import DenseLoss
 from multas.modeling.heads.dense_predictor import LevelwisePredictor, shared_predictor
 from multas.modeling.layers import BatchNorm2d, LevelNorms
+from multas.modeling.matcher import pad_objects
 from no_transfer import NoTransfer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "multas"
@@ -226,7 +231,7 @@ def test_flattened_rows_belong_to_the_anchors_of_the_same_row():
 
 @pytest.mark.parametrize("assignment", ["iou", "mutual_guidance"])
 @pytest.mark.parametrize("cls_loss", ["focal", "quality_focal"])
-@pytest.mark.parametrize("box_loss", ["balanced_l1", "smooth_l1"])
+@pytest.mark.parametrize("box_loss", ["balanced_l1", "smooth_l1", "giou"])
 @pytest.mark.parametrize("shared", [False, True])
 def test_every_choice_trains_all_parameters(assignment, cls_loss, box_loss, shared):
     torch.manual_seed(0)
@@ -246,7 +251,7 @@ def test_every_choice_trains_all_parameters(assignment, cls_loss, box_loss, shar
 
 
 @pytest.mark.parametrize("assignment", ["iou", "mutual_guidance"])
-@pytest.mark.parametrize("box_loss", ["balanced_l1", "smooth_l1"])
+@pytest.mark.parametrize("box_loss", ["balanced_l1", "smooth_l1", "giou"])
 def test_no_loss_waits_for_the_device(assignment, box_loss):
     cfg = make_cfg(ASSIGNMENT=assignment, BOX_LOSS=box_loss, WEIGHT_BY_SCORE=True)
     head, features = build_task_head("DenseDetectionHead", cfg, SHAPES), make_features(2)
@@ -254,6 +259,31 @@ def test_no_loss_waits_for_the_device(assignment, box_loss):
     with NoTransfer():
         losses = head.losses(head(features), features, annotations, (64, 64))
         sum(losses.values()).backward()
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 10))
+def test_giou_is_of_the_decoded_boxes_and_knows_no_unit(seed, scale):
+    """Boxes that fit cost nothing; others what fvcore says, whatever the unit of pixels is."""
+    random = torch.Generator().manual_seed(seed)
+    low = 40 * torch.rand(6, 2, generator=random, dtype=torch.float64)
+    size = 4 + 40 * torch.rand(6, 2, generator=random, dtype=torch.float64)
+    anchors, boxes = torch.cat([low, low + size], dim=1), torch.cat([low, low + 1.2 * size], dim=1)
+    loss = DenseLoss(num_classes=1, box_loss="giou", box_loss_weight=2.0)
+    logits = torch.zeros(1, 6, 1, dtype=torch.float64)
+
+    def of(deltas, scale=1.0):
+        objects = make_instances(scale * boxes, [0] * 6, size=(100, 100))
+        return loss(logits, deltas[None], scale * anchors, [objects])["loss_box_reg"]
+
+    objects = pad_objects([make_instances(boxes, [0] * 6)])
+    targets = loss.assign(objects, anchors, logits, torch.zeros(1, 6, 4))
+    exact = encode_boxes(targets.boxes[0], anchors)
+    assert of(exact) == pytest.approx(0, abs=1e-6)
+    deltas = torch.randn(6, 4, generator=random, dtype=torch.float64)
+    weights, found = targets.box_weights[0], decode_boxes(deltas, anchors)
+    wanted = weights @ giou_loss(found, targets.boxes[0]) / weights.sum()
+    assert of(deltas) == pytest.approx(2 * float(wanted), abs=1e-6)
+    assert of(deltas, scale) == pytest.approx(float(of(deltas)), abs=1e-5)
 
 
 @pytest.mark.parametrize("assignment", ["iou", "mutual_guidance"])

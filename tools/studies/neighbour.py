@@ -44,7 +44,8 @@ def train_yolo(
         from ultralytics import YOLO
     except ImportError as error:
         raise UserError(f"This row needs ultralytics ({error}): pip install ultralytics") from error
-    batch, size = cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.MIN_SIZE_TEST
+    # Its size is that of the longer edge; the other follows.
+    batch, size = cfg.SOLVER.IMS_PER_BATCH, cfg.INPUT.MAX_SIZE_TEST
     epochs = math.ceil(cfg.SOLVER.MAX_ITER / math.ceil(len(task.annotated) / batch))
     given = {"epochs": epochs, "batch": batch, "imgsz": size, "seed": cfg.SEED, "workers": 0,
              "device": "cpu", "val": False, "plots": False, "verbose": False, "exist_ok": True,

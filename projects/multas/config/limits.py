@@ -177,6 +177,7 @@ LIMITS: Mapping[str, Limit] = {
     "MODEL.CLASSES.DET": _NAMES,
     "MODEL.CLASSES.SEG": _NAMES,
     "MODEL.DENSE_HEAD.BBOX_REG_WEIGHTS": each(above(0), length=4),
+    "MODEL.DENSE_HEAD.BOX_LOSS_WEIGHT": at_least(0),
     "MODEL.DENSE_HEAD.FOCAL_ALPHA": from_to(-1, 1),
     "MODEL.DENSE_HEAD.FOCAL_GAMMA": at_least(0),
     "MODEL.DENSE_HEAD.IOU_THRESHOLDS": ascending(_SHARE, length=2),

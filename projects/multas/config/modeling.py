@@ -166,9 +166,10 @@ def _add_dense_head_config(cfg: CN) -> None:
     # "focal": its alpha and gamma, which is 1 in the code of the paper and 2 in RetinaNet.
     head.FOCAL_ALPHA = 0.25
     head.FOCAL_GAMMA = 1.0
-    # The loss of box deltas: "balanced_l1" (the paper), or "smooth_l1", which is linear above the
-    # error SMOOTH_L1_BETA.
+    # The loss of the boxes: "balanced_l1" (the paper) or "smooth_l1" of their deltas, of which the
+    # latter is linear above the error SMOOTH_L1_BETA; or "giou" = 1 - generalised IoU.
     head.BOX_LOSS = "balanced_l1"
+    head.BOX_LOSS_WEIGHT = 1.0
     head.SMOOTH_L1_BETA = 0.1
     # Whether positives are weighted by the score of their pseudo-label (field gt_scores).
     head.WEIGHT_BY_SCORE = False

@@ -91,6 +91,7 @@ class DenseDetectionHead(TaskHead):
                 focal_gamma=head.FOCAL_GAMMA,
                 quality_gamma=head.QUALITY_FOCAL_GAMMA,
                 box_loss=head.BOX_LOSS,
+                box_loss_weight=head.BOX_LOSS_WEIGHT,
                 smooth_l1_beta=head.SMOOTH_L1_BETA,
                 box_weights=tuple(head.BBOX_REG_WEIGHTS),
                 use_scores=head.WEIGHT_BY_SCORE,

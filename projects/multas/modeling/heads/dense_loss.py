@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from detectron2.structures import Instances
 from torch import Tensor
 
-from multas.modeling.box_coding import BOX_WEIGHTS, encode_boxes
+from multas.modeling.box_coding import BOX_WEIGHTS, decode_boxes, encode_boxes
+from multas.modeling.generalized_focal import iou_and_giou
 from multas.modeling.label_assignment import (
     DenseTargets,
     assign_iou,
@@ -26,7 +27,7 @@ from multas.util.names import check_choice
 CHOICES = {
     "assignment": ("iou", "mutual_guidance"),
     "cls_loss": ("focal", "quality_focal"),
-    "box_loss": ("balanced_l1", "smooth_l1"),
+    "box_loss": ("balanced_l1", "smooth_l1", "giou"),
 }
 
 
@@ -43,7 +44,8 @@ class DenseLoss:
         cls_loss: "focal" or "quality_focal"; the qualities of the latter are 0 or 1 with "iou".
         focal_alpha, focal_gamma: parameters of "focal".
         quality_gamma: parameter of "quality_focal".
-        box_loss: "balanced_l1" or "smooth_l1", on deltas.
+        box_loss: "balanced_l1" or "smooth_l1", on deltas, or "giou", on boxes: 1 - GIoU.
+        box_loss_weight: factor of the box loss.
         smooth_l1_beta: error at which "smooth_l1" becomes linear.
         box_weights: factors of dx, dy, dw, dh.
         use_scores: whether positives count in proportion to the field ``gt_scores`` of their object
@@ -63,6 +65,7 @@ class DenseLoss:
     focal_gamma: float = 1.0
     quality_gamma: float = 2.0
     box_loss: str = "balanced_l1"
+    box_loss_weight: float = 1.0
     smooth_l1_beta: float = 0.1
     box_weights: tuple[float, float, float, float] = BOX_WEIGHTS
     use_scores: bool = False
@@ -83,20 +86,22 @@ class DenseLoss:
 
         Returns:
             "loss_cls", divided by the number of positive entries, and "loss_box_reg", the mean
-            over the coordinates of the positives, weighted by their quality under mutual guidance.
+            over the positives (and their coordinates), weighted by their quality under mutual
+            guidance.
         """
         objects = pad_objects(instances)
         targets = self.assign(objects, anchors, logits, deltas)
         cls_weights, box_weights = None, targets.box_weights
         # The divisor is the sum without the scores, so that uncertain labels shrink the loss.
-        total = 4.0 * box_weights.sum()
+        total = box_weights.sum()
         if self.use_scores:
             cls_weights, scores = score_weights(targets, objects, instances)
             box_weights = box_weights * scores
         box_weights = box_weights / torch.where(total > 0, total, 1.0)
         return {
             "loss_cls": self._classification(logits, targets, cls_weights),
-            "loss_box_reg": self._regression(deltas, anchors, targets, box_weights[..., None]),
+            "loss_box_reg": self.box_loss_weight
+            * self._regression(deltas, anchors, targets, box_weights),
         }
 
     def assign(
@@ -127,9 +132,15 @@ class DenseLoss:
     def _regression(
         self, deltas: Tensor, anchors: Tensor, targets: DenseTargets, weights: Tensor
     ) -> Tensor:
-        wanted = encode_boxes(targets.boxes, full_precision(anchors), self.box_weights)
+        """``weights`` (n, R) of the anchors add up to 1."""
+        anchors = full_precision(anchors)
+        if self.box_loss == "giou":
+            boxes = decode_boxes(full_precision(deltas), anchors, self.box_weights)
+            _, giou = iou_and_giou(boxes, targets.boxes)
+            return (weights * (1.0 - giou)).sum()
+        wanted, weights = encode_boxes(targets.boxes, anchors, self.box_weights), weights / 4.0
         if self.box_loss == "balanced_l1":
-            return balanced_l1_loss(deltas, wanted, weights=weights)
+            return balanced_l1_loss(deltas, wanted, weights=weights[..., None])
         deltas = full_precision(deltas)
         errors = F.smooth_l1_loss(deltas, wanted, reduction="none", beta=self.smooth_l1_beta)
-        return (errors * weights).sum()
+        return (errors * weights[..., None]).sum()
