@@ -33,7 +33,7 @@ from timing import take_turns
 Call = Callable[[], Any]
 Make = Callable[[], Call]
 SIZE, CLASSES, CALIBRATION = 320, 20, 20
-UNREGISTERED = ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()"]
+OPTS = ["MODEL.WEIGHTS", "", "DATASETS.CARDS", "()", "MODEL.GFL_HEAD.NUM_CLASSES", CLASSES]
 _FILES = {
     "student of Lê and Pham": "configs/limited-data/table1.yaml#voc/half/supervised",
     "student of the quickstart": "configs/quickstart/supervised.yaml",
@@ -47,7 +47,7 @@ TORCH = "PyTorch fp32"
 def configs() -> dict[str, CfgNode]:
     """The networks by name."""
     stock = retinanet_config(18, CLASSES, ["MODEL.RESNETS.NORM", "BN"])
-    return {name: load_config(file, UNREGISTERED) for name, file in _FILES.items()} | {STOCK: stock}
+    return {name: load_config(file, OPTS) for name, file in _FILES.items()} | {STOCK: stock}
 
 
 def of_network(cfg: CfgNode, folder: Path) -> dict[str, Make]:

@@ -56,7 +56,7 @@ def test_a_rare_class_of_small_objects_counts_as_much_as_others():
     alone = measures([image], objects)
     assert input_size(alone) == (128, 192), "the few small ones are lost among the many"
     by_class = measures([image], objects, classes=[0] * 95 + [1] * 5)
-    assert input_size(by_class) == (256, 352)  # 480 px * 12 / 24, in steps of 32
+    assert input_size(by_class) == (384, 512)  # 480 px * 18 / 24, in steps of 32
     assert by_class.class_weights.sum() == pytest.approx(1)
 
 
@@ -105,10 +105,10 @@ def test_boxes_of_few_kinds_are_met_exactly():
     assert suggest_anchors(tall_and_wide).aspect_ratios == [[0.5, 1.0, 2.0]]
 
 
-def test_the_input_shows_nine_of_ten_objects_at_twelve_pixels():
-    # At 640x480, 30 px need a shortest edge of 192 and 10 px one of 576.
-    large, small = [(30, 30, 640, 480)], [(10, 10, 640, 480)]
-    assert input_size(measures([(640, 480)], 95 * large + 5 * small)) == (192, 256)
+def test_the_input_shows_nine_of_ten_objects_at_eighteen_pixels():
+    # At 640x480, 30 px need a shortest edge of 288 and 15 px one of 576.
+    large, small = [(30, 30, 640, 480)], [(15, 15, 640, 480)]
+    assert input_size(measures([(640, 480)], 95 * large + 5 * small)) == (288, 384)
     assert input_size(measures([(640, 480)], 85 * large + 15 * small))[0] == 480, "as the images"
     assert input_size(measures([(4000, 3000)], small))[0] == 576
     assert input_size(measures([(4000, 3000)], [(10, 10, 4000, 3000)]))[0] == 640
@@ -182,7 +182,7 @@ def test_a_sample_is_spread_evenly():
 def test_suggestions_are_values_that_a_config_may_have(tmp_path):
     Image.new("RGB", (640, 480), (9, 9, 9)).save(tmp_path / "a.png")
     file = {"file_name": str(tmp_path / "a.png")}
-    found = suggest([record(640, 480, [(60, 50)] * 60, **file)], num_classes=3)
+    found = suggest([record(640, 480, [(80, 70)] * 60, **file)], num_classes=3)
     assert found["TEST.DETECTIONS_PER_IMAGE"].value == 120
     assert found["MODEL.DENSE_HEAD.NUM_CLASSES"].value == 3
     assert found["INPUT.MIN_SIZE_TRAIN"].value == [112, 128, 144]

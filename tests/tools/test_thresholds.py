@@ -27,8 +27,8 @@ from own_data.thresholds import FIXED, PRIOR, pseudo_label_thresholds
 KEY = "DATASETS.PSEUDO_LABELS.SCORE_THRESH"
 # So that a network that has learned nothing finds boxes everywhere, some of which are right.
 EVERYTHING = (
-    "MODEL.DENSE_HEAD.SCORE_THRESH_TEST", "0.0", "MODEL.DENSE_HEAD.NMS_THRESH_TEST", "0.95",
-    "MODEL.DENSE_HEAD.TOPK_CANDIDATES_TEST", "0", "TEST.DETECTIONS_PER_IMAGE", "2000",
+    "MODEL.GFL_HEAD.SCORE_THRESH_TEST", "0.0", "MODEL.GFL_HEAD.NMS_THRESH_TEST", "0.95",
+    "MODEL.GFL_HEAD.TOPK_CANDIDATES_TEST", "0", "TEST.DETECTIONS_PER_IMAGE", "2000",
 )  # fmt: skip
 
 

@@ -22,9 +22,11 @@ PIXELS = ("PIXEL_MEAN", "PIXEL_STD")
 
 
 def network_of(size: str, weights: str = HUB) -> Config:
-    """The keys of a network; without pretrained weights one that is quick to learn from random."""
+    """The keys of a network for any tasks; without weights one that learns quickly from random."""
     folder = SIZES if weights else SIZES / "from_scratch"
-    return read_file(str(folder / f"{size}.yaml"))
+    config = read_file(str(folder / f"{size}.yaml"))
+    del config["MODEL"]["MULTITASK"]
+    return config
 
 
 def pretrained_weights(size: str, given: Sequence[str]) -> tuple[str, str]:

@@ -15,7 +15,7 @@ from own_data.data import TaskData
 logger = logging.getLogger("multas.own_data")
 
 _PATHS: Mapping[Annotation, Config] = {
-    BOXES: {"TYPE": "SoftDetection", "STUDENT": "heads.det", "LAYERWISE": True},
+    BOXES: {"TYPE": "CrossKD", "STUDENT": "heads.det", "LAYERWISE": True},
     MASKS: {"TYPE": "SoftTarget", "STUDENT": "heads.seg", "NAME": "st_seg"},
     LABELS: {"TYPE": "SoftTarget", "STUDENT": "heads.cls", "NAME": "st_cls"},
 }

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from multas.data.suggestions import STRIDES, Suggestion, suggest
-from multas.util.annotation import BOXES, LABELS, Annotation
+from multas.util.annotation import LABELS, Annotation
 
 LARGEST_CLASSIFIED = 224  # px, the side of what a classifier sees
 
@@ -12,20 +12,18 @@ LARGEST_CLASSIFIED = 224  # px, the side of what a classifier sees
 def settings_of(
     records: Sequence[Mapping[str, Any]],
     annotation: Annotation,
-    num_classes: int,
     strides: Sequence[int] = STRIDES,
     image_format: str = "BGR",
     most: int = 0,
+    one_anchor: bool = False,
 ) -> dict[str, Suggestion]:
     """What a config should have for annotated images, by key; see :func:`suggest`.
 
     A classifier sees squares of the size of the images, of at most 224 px.
     """
-    boxes = annotation is BOXES
     found = suggest(
-        records, num_classes=num_classes if boxes else 0, image_format=image_format,
-        strides=strides, most=most,
-    )  # fmt: skip
+        records, image_format=image_format, strides=strides, most=most, one_anchor=one_anchor
+    )
     if annotation is not LABELS:
         return found
     side = min(found["INPUT.MIN_SIZE_TEST"].value, LARGEST_CLASSIFIED)

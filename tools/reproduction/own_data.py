@@ -71,7 +71,7 @@ def _settings(card: str, cfg: CfgNode) -> list[str]:
         return []  # which the check of the data tells, for all splits at once
     kinds = [kind for kind in STANDARD if any(kind.dataset_key in r for r in records)]
     strides = tuple(STRIDES[0] * 2**i for i in range(len(cfg.MODEL.ANCHOR_GENERATOR.SIZES)))
-    settings = settings_of(records, kinds[0], 0, strides, cfg.INPUT.FORMAT)
+    settings = settings_of(records, kinds[0], strides, cfg.INPUT.FORMAT)
     return [word for key, found in settings.items() for word in (key, repr(found.value))]
 
 
