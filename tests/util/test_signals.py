@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from multas.util.signals import PASSED_ON, load_on, not_orphaned, sigterm_unwinds
+from multas.engine.interruption import Interruption
+from multas.util.signals import ASKING, PASSED_ON, load_on, not_orphaned, sigterm_unwinds
 
 
 def test_sigterm_unwinds_the_stack():
@@ -99,3 +100,40 @@ def test_whoever_starts_processes_passes_signals_on_and_waits(tmp_path):
         assert len(list(tmp_path.glob("checkpoint*"))) == 2
     finally:
         process.kill()
+
+
+def _wait_for(lock, ready) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    ready.set()
+    time.sleep(0.5)  # SIGTERM comes meanwhile, as just before the process waits
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
+    lock.acquire()
+
+
+@pytest.mark.parametrize("around", [sigterm_unwinds, lambda: Interruption().noting()])
+def test_a_forked_process_ends_by_sigterm_whatever_it_waits_for(around):
+    """A handler in Python would run once the lock is there, which a pool has in its hands."""
+    context = multiprocessing.get_context("fork")
+    lock, ready = context.Lock(), context.Event()
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, *ASKING)]
+    with lock, around():
+        process = context.Process(target=_wait_for, args=[lock, ready])
+        process.start()
+        ready.wait()
+        process.terminate()
+        process.join(10)
+        assert process.exitcode == -signal.SIGTERM
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, *ASKING)] == before
+
+
+def test_a_forked_process_leaves_what_is_asked_to_the_one_that_started_it():
+    context = multiprocessing.get_context("fork")
+    with Interruption().noting():
+        process = context.Process(target=time.sleep, args=[60])
+        process.start()
+        for number in (signal.SIGINT, *ASKING):
+            os.kill(process.pid, number)
+            process.join(0.2)
+            assert process.is_alive()
+        process.kill()
+        process.join()

@@ -3,14 +3,13 @@
 import logging
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 from detectron2.utils import comm
 
-from multas.util.signals import ASKING
+from multas.util.signals import ASKING, handled
 
 logger = logging.getLogger(__name__)
 
@@ -30,21 +29,11 @@ class Interruption:
 
     @contextmanager
     def noting(self) -> Iterator[None]:
-        """Signals are noted inside the block; after it they do what they did before.
-
-        Threads other than the main one cannot receive signals, and ignored ones stay ignored.
-        """
-        before = {}
-        if threading.current_thread() is threading.main_thread():
-            before = {number: signal.getsignal(number) for number in (*_ENDING, *ASKING)}
-            for number, handler in before.items():
-                if handler is not signal.SIG_IGN:
-                    signal.signal(number, self._note)
-        try:
+        """Signals are noted inside the block; ignored ones stay ignored."""
+        asking = (*_ENDING, *ASKING)
+        own = [number for number in asking if signal.getsignal(number) is not signal.SIG_IGN]
+        with handled(own, self._note):
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler or signal.SIG_DFL)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self._signal and number in _ENDING:

@@ -16,6 +16,8 @@ from types import FrameType
 PASSED_ON = signal.SIGUSR2
 # Clusters send these some time before they take a node away.
 ASKING = (signal.SIGUSR1, PASSED_ON)
+# Signals that have a handler of :func:`handled` now.
+_held: list[int] = []
 # How long a process that loads data goes on after SIGTERM, in seconds. A training needs it to
 # finish its step.
 _LOADS_ON = 30
@@ -24,23 +26,44 @@ _LOADS_ON = 30
 @contextmanager
 def sigterm_unwinds() -> Iterator[None]:
     """SIGTERM raises SystemExit inside the block, so that what is open is closed and cleaned up."""
-    with _handled([signal.SIGTERM], _unwind):
+    with handled(without_handler(signal.SIGTERM), _unwind):
         yield
 
 
 @contextmanager
-def _handled(numbers: Iterable[int], handler: Callable | signal.Handlers) -> Iterator[None]:
-    """Signals that have no handler yet have this one inside the block, in the main thread."""
-    changed = []
+def handled(numbers: Iterable[int], handler: Callable | signal.Handlers) -> Iterator[None]:
+    """Signals have this handler inside the block, and the former one after it.
+
+    Threads other than the main one cannot receive signals. A process that is forked inside the
+    block ends by SIGTERM at once: a pool relies on that when it ends its processes, and a handler
+    in Python would not run as long as one waits for a lock. It ignores the other signals, which the
+    process that has started it acts upon.
+    """
+    before = {}
     if threading.current_thread() is threading.main_thread():
-        changed = [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
-    for number in changed:
+        before = {number: signal.getsignal(number) for number in numbers}
+    for number in before:
         signal.signal(number, handler)
+        _held.append(number)
     try:
         yield
     finally:
-        for number in changed:
-            signal.signal(number, signal.SIG_DFL)
+        for number, former in before.items():
+            _held.remove(number)
+            signal.signal(number, former or signal.SIG_DFL)
+
+
+def _after_fork() -> None:
+    for number in _held:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def without_handler(*numbers: int) -> list[int]:
+    """Those of the signals that do what they do by default."""
+    return [number for number in numbers if signal.getsignal(number) is signal.SIG_DFL]
 
 
 @contextmanager
@@ -69,12 +92,12 @@ def children_not_orphaned() -> Iterator[None]:
     signals take the end of this process for the end of them all.
     """
     try:
-        with _handled(ASKING, _unwind):
+        with handled(without_handler(*ASKING), _unwind):
             yield
     except (KeyboardInterrupt, SystemExit):
         children = [child for child in multiprocessing.active_children() if not child.daemon]
         # A cluster signals all processes, and submitit this one once more.
-        with _handled(ASKING, signal.SIG_IGN):
+        with handled(without_handler(*ASKING), signal.SIG_IGN):
             for child in children:
                 if child.pid:
                     os.kill(child.pid, PASSED_ON)
