@@ -70,6 +70,8 @@ def changes_for(cfg: CfgNode, weights: Path) -> list[str]:
     changes: dict[str, object] = {
         "SOLVER.MAX_ITER": ITERATIONS,
         "SOLVER.STEPS": (ITERATIONS - 1,),
+        # Under a teacher that has had three iterations, a whole rate may make weights infinite.
+        "SOLVER.BASE_LR": cfg.SOLVER.BASE_LR / 100,
         "SOLVER.CHECKPOINT_PERIOD": INTERRUPT_AFTER,
         "SOLVER.IMS_PER_BATCH": min(batch, cfg.SOLVER.IMS_PER_BATCH),
         "DATALOADER.NUM_WORKERS": min(1, cfg.DATALOADER.NUM_WORKERS),
