@@ -120,7 +120,7 @@ def test_own_data_by_hand(tmp_path, monkeypatch):
 
     own = yaml.safe_load(block("yaml", "_BASE_", OWN_DATA))
     # In place of the size that needs timm.
-    base = REPOSITORY / "configs" / "quickstart" / "base.yaml"
+    base = REPOSITORY / "configs" / "sizes" / "from_scratch" / "nano.yaml"
     Path("student.yaml").write_text(yaml.safe_dump(own | {"_BASE_": str(base)}))
     args = train_net.parse_args(command("train_net.py", "DATASETS.PSEUDO_LABELS.FILES", OWN_DATA))
     opts = [*args.opts, "MODEL.DEVICE", "cpu", "DATASETS.PSEUDO_LABELS.FILES", "()"]

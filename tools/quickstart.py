@@ -21,7 +21,7 @@ from multas.data import make_toy
 from multas.util.command_line import argument_parser, run
 from own_data.job import Job
 from own_data.scripts import REPOSITORY
-from own_data.stamp import claim, held
+from own_data.stamp import claim, held, refuse_other
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,8 +41,10 @@ def main() -> None:
     job = Job(Path(args.configs), Path(args.output), opts, formats=("onnx", "openvino"))
     for stage in job.stages:
         job.config(stage)  # or a mistake in --seed or a key would stay in the stamp
+    settings = {"configs": args.configs, "opts": opts}
+    refuse_other(job.output, settings)
     with held(job.output):
-        claim(job.output, {"configs": args.configs, "opts": opts})
+        claim(job.output, settings)
         if args.configs == "configs/quickstart":
             print("[data] making the embedded data set: datasets/toy", flush=True)
             make_toy("datasets/toy")
