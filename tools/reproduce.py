@@ -39,7 +39,7 @@ from multas.util.screen import Screen
 from reproduction.data_check import make_embedded, missing
 from reproduction.execution import States, execute, states_of
 from reproduction.hours import describe_all, describe_work
-from reproduction.kept import keep, restore
+from reproduction.kept import keep, read_kept
 from reproduction.progress import Watch
 from reproduction.rehearsal import WEIGHTS, Rehearsal, changes_for, prepare
 from reproduction.rehearsal_report import write_rehearsal
@@ -111,8 +111,8 @@ def parse_args(tables: Sequence[str] = (), argv: Sequence[str] | None = None) ->
     for key in args.opts[::2]:
         if key in _OWN_KEYS:
             parser.error(f"{key} is set by {_OWN_KEYS[key]}")
-    if args.rehearse and (args.scale != "full" or args.submit or args.gpus > 1):
-        parser.error("--rehearse needs --scale full, and runs without --submit and --gpus")
+    if args.rehearse and (args.scale != "full" or args.submit or args.gpus > 1 or args.results):
+        parser.error("--rehearse needs --scale full, and has no --submit, --gpus and --results")
     default = "rehearsal" if args.rehearse else "reproduce"
     args.output = args.output or REPOSITORY / "output" / default
     if min(args.seeds, args.gpus, 1 if args.jobs is None else args.jobs) < 1:
@@ -212,7 +212,8 @@ def make_planner(args: argparse.Namespace) -> Planner:
     """What turns rows into trainings; for a rehearsal, their data and start weights are made."""
     runs = args.output / "runs"
     if not args.rehearse:
-        return Planner(runs, args.opts, args.data, args.gpus)
+        results = read_kept(args.results) if args.results else {}
+        return Planner(runs, args.opts, args.data, args.gpus, results)
     prepare(args.real, args.output)
     changes = partial(changes_for, weights=args.output / WEIGHTS)
     return Planner(runs, args.opts, changes_for=changes)
@@ -241,8 +242,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args.real, args.data = (args.data, "") if args.rehearse else ("", args.data)
     plans = make_plans(tables, args, make_planner(args))
     runs, todo = runs_of(plans), runs_of(plans, args.rows)
-    if args.results:
-        restore(args.results, runs)
     states = states_of(runs, todo)
     if args.dry_run:
         print("\n".join(_dry_lines(todo, states, args.images_per_second)))

@@ -20,7 +20,7 @@ from reproduction.certainty import (
     samples_of,
 )
 from reproduction.execution import states_of
-from reproduction.kept import keep, restore
+from reproduction.kept import keep, read_kept
 from reproduction.report import Setting, write_report
 from reproduction.results import Result, read_result
 from reproduction.rows import rows_of
@@ -176,9 +176,10 @@ def test_boxes_are_resampled_by_image_and_kept(results):
     assert kept.stat().st_mtime_ns == before
     # The same from a file, after the folders are gone.
     runs = list(rows["student"].runs)
-    keep(runs[0].folder.parent / "results.json", runs)
-    without = [replace(run, folder=run.folder.parent / "new" / run.folder.name) for run in runs]
-    restore(runs[0].folder.parent / "results.json", without)
+    file = runs[0].folder.parent / "results.json"
+    keep(file, runs)
+    new, kept_results = file.parent / "new", read_kept(file)
+    without = [replace(r, folder=new / r.digest, kept=kept_results[r.digest]) for r in runs]
     again = replace(rows["student"], runs=tuple(without))
     assert is_by_image(again, "mAP") and resampled_of(without[0], "bbox/AP50") is None
     assert np.abs(samples_of(again, "mAP", SEEDS) - student).max() <= 0.005 + 1e-9

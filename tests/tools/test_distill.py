@@ -124,6 +124,8 @@ def test_configs_fit_the_data_and_each_other(cards, tmp_path, tasks):
     assert all(name in trained for name in data[0].unlabeled)
     assert trained.count("_unlabeled") == len(data[0].unlabeled), "once for all tasks"
     assert not any(name in repr(cfgs["supervised"].DATASETS) for name in data[0].unlabeled)
+    anchors = distilled.MODEL.ANCHOR_GENERATOR
+    assert "det" not in tasks or {len(x) for x in (*anchors.SIZES, *anchors.ASPECT_RATIOS)} == {1}
     assert ("det" in tasks) == distilled.MODEL.GFL_HEAD.WEIGHT_BY_SCORE
     assert not cfgs["supervised"].MODEL.GFL_HEAD.WEIGHT_BY_SCORE
 

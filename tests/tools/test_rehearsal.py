@@ -74,6 +74,7 @@ def test_a_row_keeps_its_network_classes_and_paths(tmp_path):
         assert changed.MODEL == shipped.MODEL and changed.DATASETS == shipped.DATASETS, address
         assert changed.SOLVER.MAX_ITER == ITERATIONS and not changed.SOLVER.EPOCHS, address
         assert changed.INPUT.CROP == shipped.INPUT.CROP, address
+        assert 0 < changed.SOLVER.BASE_LR < shipped.SOLVER.BASE_LR, address
 
 
 def test_start_weights_that_are_not_there_have_stand_ins(tmp_path, monkeypatch):

@@ -36,7 +36,7 @@ rows:
     config: distilled
     opts: {MODEL.META_ARCHITECTURE: MultiTaskNetwork}
     versus: student
-    needs_unlabeled: true
+    only: {labels: [1/2]}
 """
 
 
@@ -78,7 +78,7 @@ def test_a_row_may_be_for_some_data_or_shares_only(small):
         ("config: supervised", "config: choice", "choose_from are two rows of a choice"),
         ("versus: student", "choose_from: [teacher, student]", "are two rows of a choice"),
         ("versus: student", "versus: pupil", "versus names no row, but 'pupil'"),
-        ("versus: student", "only: {label: [1]}", "only names data and labels, not label"),
+        ("only: {labels: [1/2]}", "only: {label: [1]}", "only names data and labels, not label"),
         ("seeds: 2", "seed: 2", "seed"),
         ("seeds: 2", "seeds: 2\nsplit: train", "split is test or val, not 'train'"),
         ("labels: [1/2, 1]", "labels: [half]", "half"),

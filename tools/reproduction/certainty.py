@@ -29,7 +29,7 @@ MIN_SEEDS = 3  # with fewer, the spread between seeds is not known
 # The thresholds of IoU of each metric that COCO's files tell for resampled images; None: all ten.
 BY_IMAGE = "bbox/AP"
 _OF_COCO = {BY_IMAGE: None, "bbox/AP50": (0.5,), "bbox/AP75": (0.75,)}
-_KEPT = "resampled.json"
+_CACHE = "resampled.json"
 
 
 @dataclass(frozen=True)
@@ -124,16 +124,16 @@ def is_by_image(result: Result, metric: str) -> bool:
 
 def resampled_of(run: Run, key: str) -> list[float] | None:
     """A figure of a run on resampled test images; None where its evaluation tells none by image."""
-    if run.kept is not None:
-        return run.kept["resampled"].get(key)
+    if (result := run.result) is not None:
+        return result["resampled"].get(key)
     source = _evaluated(run) if key in _OF_COCO else None
     if source is None:
         return None
-    kept = run.folder / _KEPT
-    known = json.loads(kept.read_text()) if kept.is_file() else {}
-    if key not in known or kept.stat().st_mtime_ns < source.stat().st_mtime_ns:
+    cache = run.folder / _CACHE
+    known = json.loads(cache.read_text()) if cache.is_file() else {}
+    if key not in known or cache.stat().st_mtime_ns < source.stat().st_mtime_ns:
         known = {**known, key: _resampled(run, source, key)}
-        write_text(kept, json.dumps(known) + "\n")
+        write_text(cache, json.dumps(known) + "\n")
     return known[key]
 
 

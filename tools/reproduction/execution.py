@@ -39,7 +39,7 @@ def states_of(runs: Sequence[Run], todo: Sequence[Run] | None = None) -> States:
     ours = {run.digest for run in (runs if todo is None else todo)}
     wanted: set[str] = set()
     for run in reversed(runs):
-        there = run.is_finished or (run.kept is not None and run.digest not in wanted)
+        there = run.is_finished or (run.result is not None and run.digest not in wanted)
         states[run.digest] = State.KEPT if there else State.WAITING
         if not there and run.digest in ours:
             wanted |= {need.digest for need in run.needs}

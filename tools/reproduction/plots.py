@@ -62,7 +62,7 @@ def path_pictures(results: Sequence[Result], folder: Path) -> list[tuple[str, Pi
     pictures = []
     for number, result in enumerate(results):
         pairs = zip(result.runs, result.states, strict=True)
-        run = next((run for run, state in pairs if state.is_good and not run.kept), None)
+        run = next((run for run, state in pairs if state.is_good and not run.result), None)
         if run is None or not result.row.name.startswith(_LEARNED):
             continue
         records = read_metrics(str(run.folder)).values()

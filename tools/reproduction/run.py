@@ -1,16 +1,13 @@
 """A training, and what it has left in its folder."""
 
-import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from multas.engine.report import final_values, last_values, training_seconds
 from reproduction.tables import METRICS
-
-KEPT = "result.json"  # what is left of a run whose weights are not here
 
 
 @dataclass(frozen=True)
@@ -26,6 +23,7 @@ class Run:
         iterations: how many it has, if it is not stopped early; 0 = its schedule is in epochs.
         selects_on_test: whether its weights are the best on a set on which they are tested.
         gpus: how many GPUs share its batches.
+        kept: what a file of results has of it, see :mod:`reproduction.kept`.
     """
 
     config_file: str
@@ -36,6 +34,7 @@ class Run:
     iterations: int
     selects_on_test: bool = False
     gpus: int = 1
+    kept: Mapping[str, Any] | None = field(default=None, compare=False)
 
     @property
     def digest(self) -> str:
@@ -73,20 +72,20 @@ class Run:
         return self.weights.is_file() and bool({m.key for m in METRICS.values()} & measured)
 
     @property
-    def kept(self) -> Mapping[str, Any] | None:
-        """What :mod:`reproduction.kept` has laid into the folder, as long as it is not finished."""
-        file = self.folder / KEPT
-        return None if self.is_finished or not file.is_file() else json.loads(file.read_text())
+    def result(self) -> Mapping[str, Any] | None:
+        """What is kept of it, as long as it is not finished here."""
+        return None if self.is_finished else self.kept
 
     @property
     def metrics(self) -> Mapping[str, float]:
         """The last value of each metric."""
-        return last_values(str(self.folder)) if self.kept is None else self.kept["metrics"]
+        known = self.result
+        return last_values(str(self.folder)) if known is None else known["metrics"]
 
     @property
     def seconds(self) -> float:
         """The training time by the log, however it ended; 0 where there is none."""
-        if self.kept is not None:
-            return self.kept["seconds"]
+        if (known := self.result) is not None:
+            return known["seconds"]
         has_log = (self.folder / "metrics.json").is_file()
         return training_seconds(str(self.folder)) if has_log else 0.0

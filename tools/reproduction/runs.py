@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -35,6 +35,7 @@ class Planner:
         card: the data card to train and test on in place of the rows' data; "" = none.
         gpus: how many GPUs a training may have. It has as many of them as can share its batches
             equally, so that batch and learning rate are those of the recipe.
+        results: what is kept of runs, by their hashes.
         changes_for: KEY VALUE pairs for a run, by its config; ``opts`` prevail over them.
     """
 
@@ -42,6 +43,7 @@ class Planner:
     opts: Sequence[str] = ()
     card: str = ""
     gpus: int = 1
+    results: Mapping[str, Mapping] = field(default_factory=dict)
     changes_for: Callable[[CfgNode], list[str]] = lambda cfg: []
     _known: dict[tuple[str, int], Run] = field(default_factory=dict)
     _rows: Mapping[str, str] = field(default_factory=rows_by_weights)
@@ -71,22 +73,23 @@ class Planner:
         }
         opts += [*told, *_weights_opts(cfg, made, lambda run: str(run.weights))]
         merge_opts(cfg, _weights_opts(cfg, made, lambda run: f"run {run.digest}"))
-        early = cfg.SOLVER.EARLY_STOPPING
+        early, name = cfg.SOLVER.EARLY_STOPPING, digest(cfg)
         return Run(
             config_file,
             seed,
             tuple(opts),
-            self.folder / digest(cfg),
+            self.folder / name,
             tuple(made.values()),
             0 if cfg.SOLVER.EPOCHS else cfg.SOLVER.MAX_ITER,
             early.ENABLED and early.DATASET in cfg.DATASETS.TEST,
             max(n for n in range(1, self.gpus + 1) if not any(x % n for x in batch_sizes(cfg))),
+            self.results.get(name),
         )
 
     def _on_data_of(self, row: str, tests: Sequence[str]) -> "Planner":
         """The planner of what a row with these test sets needs: pretraining keeps its own data."""
         same = list(merged(row, []).DATASETS.TEST) == list(tests)
-        return self if same or not self.card else Planner(self.folder, self.opts, gpus=self.gpus)
+        return self if same or not self.card else replace(self, card="", _known={})
 
 
 def _opts_for(cfg: CfgNode, opts: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Seq
             result = _neighbour(study, row, job, folder, tasks[0], judged)
         else:
             opts = _opts(study, row, job, folder, judged)
-            result = _trained(row, job, folder, opts) | _measured(folder, judged)
+            result = _trained(row, job, folder, opts, judged)
         if row.config != CHOICE:
             result |= {"images": len(tasks[0].annotated), "iterations": study.iterations}
         named = {"data": cell.data, "labels": str(cell.labels), "seed": cell.seed, "row": name}
@@ -67,14 +67,19 @@ def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Seq
         write_text(folder / RESULT, json.dumps(named | result) + "\n")
 
 
-def _trained(row: RowSpec, job: Job, folder: Path, opts: Sequence[str]) -> dict[str, Any]:
-    """Train a row, unless it is finished."""
+def _trained(
+    row: RowSpec, job: Job, folder: Path, opts: Sequence[str], judged: str
+) -> dict[str, Any]:
+    """Train a row, unless it is finished, and measure it."""
     if row.config == "distilled":
         job.label()
     config = job.config_file(row.config)
     if not (folder / "student.pth").is_file() or not final_values(str(folder)):
         call("train_net.py", "--resume", "--config-file", config, *opts)
-    return {"config": digest(merged(config, opts))}
+    values, cfg = final_values(str(folder)), load_config(str(folder / "config.yaml"))
+    figures = {name: values[f"bbox/{name}"] for name in FIGURES}
+    measured = _measured(cfg, folder, judged, figures, training_seconds(str(folder)))
+    return {"config": digest(merged(config, opts)), **measured}
 
 
 def _neighbour(
@@ -87,11 +92,7 @@ def _neighbour(
     cfg = load_config(job.config_file("supervised"), opts)
     since = time.monotonic()
     figures = train_yolo(task, cfg, folder, judged, row.opts)
-    return {
-        **{name: round(figures[name], 3) for name in FIGURES},
-        "seconds": round(time.monotonic() - since),
-        "resampled": _resampled(cfg, folder, judged),
-    }
+    return _measured(cfg, folder, judged, figures, time.monotonic() - since)
 
 
 def _chosen(output: Path, rows: Sequence[str], test: str) -> dict[str, Any]:
@@ -130,18 +131,14 @@ def _opts(study: Study, row: RowSpec, job: Job, folder: Path, judged: str) -> li
     ]
 
 
-def _measured(folder: Path, test: str) -> dict[str, Any]:
-    """The figures of a finished training, and its AP on resampled test images."""
-    values = final_values(str(folder))
-    return {
-        **{name: round(values[f"bbox/{name}"], 3) for name in FIGURES},
-        "seconds": round(training_seconds(str(folder))),
-        "resampled": _resampled(load_config(str(folder / "config.yaml")), folder, test),
-    }
-
-
-def _resampled(cfg: CfgNode, folder: Path, test: str) -> list[float]:
-    """AP on resampled test images."""
+def _measured(
+    cfg: CfgNode, folder: Path, test: str, figures: Mapping[str, float], seconds: float
+) -> dict[str, Any]:
+    """The figures of a finished training, its time, and its AP on resampled test images."""
     evaluated = read_evaluation(folder / "inference" / test, test, max_detections(cfg))
-    counts = image_counts(len(evaluated.params.imgIds))
-    return resampled_ap(evaluated, counts).round(2).tolist()
+    resampled = resampled_ap(evaluated, image_counts(len(evaluated.params.imgIds)))
+    return {
+        **{name: round(figures[name], 3) for name in FIGURES},
+        "seconds": round(seconds),
+        "resampled": resampled.round(2).tolist(),
+    }

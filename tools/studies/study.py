@@ -41,7 +41,6 @@ class RowSpec:
             "choice"; or "yolo", see :func:`studies.neighbour.train_yolo`.
         opts: the keys that differ, by their full names; of "yolo" arguments of its training.
         versus: the row that it is compared with; "" = none.
-        needs_unlabeled: whether it makes sense only where there are images without labels.
         choose_from: of a choice the two rows, of which it is the one that is better on val.
         only: the data sets and shares of labels that it is trained on, as the study names them;
             what is not named is not restricted.
@@ -50,16 +49,13 @@ class RowSpec:
     config: str
     opts: Mapping[str, Any] = field(default_factory=dict)
     versus: str = ""
-    needs_unlabeled: bool = False
     choose_from: tuple[str, ...] = ()
     only: Mapping[str, list[str]] = field(default_factory=dict)
 
     def is_for(self, cell: Cell) -> bool:
-        """Whether it makes sense on the data of a cell."""
+        """Whether it is trained on the data of a cell."""
         own = {"data": cell.data, "labels": str(cell.labels)}
-        if any(own[name] not in map(str, allowed) for name, allowed in self.only.items()):
-            return False
-        return cell.labels < 1 or not self.needs_unlabeled
+        return all(own[name] in map(str, allowed) for name, allowed in self.only.items())
 
 
 @dataclass(frozen=True)
