@@ -133,6 +133,9 @@ def test_an_evaluation_is_read_back_at_any_threshold(tmp_path):
     ap50 = resampled_ap(read_evaluation(tmp_path, "boxes", 100, [0.5]), ones)[0]
     assert ap == pytest.approx(ap_of(own), abs=1e-9)
     assert ap50 == pytest.approx(100 * own.stats[1], abs=1e-9)
+    # A network that has not learned yet finds nothing.
+    (tmp_path / "coco_instances_results.json").write_text("[]")
+    assert resampled_ap(read_evaluation(tmp_path, "boxes", 100), ones).tolist() == [0.0]
 
 
 @given(st.integers(1, 4), st.integers(1, 5))

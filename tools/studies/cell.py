@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from detectron2.config import CfgNode
 
 from multas.data.looking.find import find_cards
@@ -138,7 +139,8 @@ def _measured(
     evaluated = read_evaluation(folder / "inference" / test, test, max_detections(cfg))
     resampled = resampled_ap(evaluated, image_counts(len(evaluated.params.imgIds)))
     return {
-        **{name: round(figures[name], 3) for name in FIGURES},
+        # Detectron2 calls the AP without any detection NaN.
+        **{name: round(float(np.nan_to_num(figures[name])), 3) for name in FIGURES},
         "seconds": round(seconds),
         "resampled": resampled.round(2).tolist(),
     }

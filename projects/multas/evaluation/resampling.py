@@ -10,6 +10,7 @@ Teachers Should Know About the Bootstrap", The American Statistician, 2015).
 
 import contextlib
 import io
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,13 +44,22 @@ def read_evaluation(
     truth = MetadataCatalog.get(dataset).get("json_file", str(written))
     with contextlib.redirect_stdout(io.StringIO()):
         objects = COCO(truth)
-        found = objects.loadRes(str(folder / "coco_instances_results.json"))
+        detected = json.loads((folder / "coco_instances_results.json").read_text())
+        found = objects.loadRes(detected) if detected else _without_objects(objects)
         evaluation = COCOeval(objects, found, "bbox")
         evaluation.params.maxDets = [detections]
         if thresholds is not None:
             evaluation.params.iouThrs = np.array(thresholds)
         evaluation.evaluate()
     return evaluation
+
+
+def _without_objects(coco: COCO) -> COCO:
+    """The same images and classes; COCO itself refuses a list of results that is empty."""
+    empty = COCO()
+    empty.dataset = {**coco.dataset, "annotations": []}
+    empty.createIndex()
+    return empty
 
 
 def image_counts(images: int, samples: int = SAMPLES) -> np.ndarray:
