@@ -53,6 +53,7 @@ from multas.modeling import MultiTaskNetwork
 from multas.modeling.building import building
 from multas.modeling.layers import channels_last_
 from multas.modeling.strict_loading import SafeCheckpointer
+from multas.util.allocator import keep_freed_memory
 from multas.util.errors import UserError
 from multas.util.messages import Message
 from multas.util.screen import Counted
@@ -185,6 +186,7 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def train(self) -> Mapping[str, Any] | None:
+        keep_freed_memory()
         with (
             claimed_folder(self._given, self._resumes),
             self._interruption.noting(),
