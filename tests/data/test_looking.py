@@ -270,8 +270,16 @@ def test_boxes_and_masks_take_two_cards_with_the_same_splits(lay):
          {"all": (2, 2)}),
         ({f"{s}/{c}/1.png": mask(*range(1, c + 1)) for s in ("train", "test") for c in range(9)},
          [*map(str, range(9))], {"train": (9, 9), "test": (9, 9)}),
+        (photos("{}/1.jpg", "bus", "car", "train"),
+         ["bus", "car", "train"], {"all": (3, 3)}),
+        ({**photos("train/{}/1.jpg", "flask", "test_tube"),
+          **photos("val/{}/1.jpg", "flask", "test_tube")},
+         ["flask", "test_tube"], {"train": (2, 2), "val": (2, 2)}),
+        ({**photos("train/{}/1.jpg", "cat", "dog"), **photos("test/{}.jpg", "1", "2")},
+         ["cat", "dog"], {"train": (2, 2)}),
     ],
-    ids=["flat", "splits", "masks in faces", "drawings"],
+    ids=["flat", "splits", "masks in faces", "drawings", "a class called train",
+         "a class called test tube", "a test split without classes"],
 )  # fmt: skip
 def test_class_folders(lay, files, classes, numbers):
     card = find_card(lay(files))
@@ -279,10 +287,86 @@ def test_class_folders(lay, files, classes, numbers):
     assert sizes(card) == numbers
 
 
+NO_CLASSES = {
+    "a JSON file for each": (
+        {**photos("{}/1.jpg", "day1", "day2"), "day1/1.json": "{}", "day2/1.json": "{}"}, ""),
+    "labels of KITTI": ({**photos("image_{}/1.jpg", "2", "3"), "label_2/1.txt": "Car 0 0"}, ""),
+    "a table": (
+        {**photos("train/{}/1.jpg", "a", "b"), "train/_annotations.csv": "1.jpg,9,9"},
+        "train/_annotations.csv: not read"),
+    "other cities in each split": (
+        {**photos("photos/{}/1.jpg", "train/aachen", "train/ulm", "val/jena")},
+        "nothing annotates them"),
+    "masks in folders": ({**photos("{}Fine/train/a/1.png", "gt", "photos")}, ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "told"), NO_CLASSES.values(), ids=NO_CLASSES)
+def test_folders_that_are_no_classes(lay, files, told):
+    if not told:
+        with pytest.raises(UserError, match="has no data set"):
+            find_cards(lay(files))
+        return
+    (card,), notes = find_cards(lay(files))
+    assert card["format"] == "images"
+    assert any(told in note for note in notes)
+
+
+def test_why_a_json_file_is_not_read_is_told(lay):
+    content = coco(["a.jpg"])
+    del content["annotations"][0]["bbox"]
+    (card,), notes = find_cards(lay({**photos("{}.jpg", "a"), "all.json": content}))
+    assert card["format"] == "images"
+    assert any("all.json is passed over" in n and "no boxes of classes" in n for n in notes)
+
+
 def test_images_alone_are_unlabelled(lay):
     card = find_card(lay(photos("train/{}.jpg", "a", "b")))
     assert (card["format"], sizes(card)) == ("images", {"unlabeled": (2, 0)})
     assert roles(card) == {"train": [], "val": [], "test": [], "unlabeled": ["unlabeled"]}
+
+
+def test_a_group_of_the_name_of_its_class_does_not_count(lay):
+    content = coco(["a.jpg"])  # as Roboflow writes it for a project called cat
+    content["categories"] = [{"id": 0, "name": "cat", "supercategory": "none"},
+                             {"id": 1, "name": "cat", "supercategory": "cat"}]  # fmt: skip
+    card = find_card(lay({**photos("{}.jpg", "a"), "all.json": content}))
+    assert (card["classes"], "only" in card) == (["cat"], False)
+    assert sizes(card) == {"all": (1, 1)}
+    assert not hasattr(MetadataCatalog.get(f"{card['name']}_all"), "json_file")
+
+
+def test_a_data_yaml_whose_lists_lead_nowhere_is_looked_beside(lay):
+    files = {**photos("images/train/{}.jpg", "a", "b"), **texts("labels/train/{}.txt", "a", "b"),
+             "train.txt": "data/images/train/a.jpg\ndata/images/train/b.jpg\n",
+             "data.yaml": {"train": "train.txt", "names": {0: "cat"}, "path": "."}}  # fmt: skip
+    (card,), notes = find_cards(lay(files))
+    assert (card["classes"], sizes(card)) == (["cat"], {"train": (2, 2)})
+    assert any("data/images/train/a.jpg are not there" in note for note in notes)
+
+
+def test_names_of_classes_that_come_twice_are_told(lay):
+    files = {**photos("{}.jpg", "a"), **texts("{}.txt", "a"), "classes.txt": "cat\ncat\n"}
+    (card,), notes = find_cards(lay(files))
+    assert card["classes"] == ["class_0"]
+    assert any(
+        "classes.txt is passed over: it has the class cat more than once" in n for n in notes
+    )
+
+
+def test_names_of_classes_by_darknet(lay):
+    files = {**photos("train/{}.jpg", "a"), **texts("train/{}.txt", "a"),
+             "train/_darknet.labels": "cat\ndog\n"}  # fmt: skip
+    assert find_card(lay(files))["classes"] == ["cat", "dog"]
+
+
+def test_links_that_are_not_followed_are_named(lay, tmp_path):
+    lay({**photos("images/{}.jpg", "a"), **texts("labels/{}.txt", "a")}, "elsewhere")
+    folder = lay({"classes.txt": "cat\n"})
+    for name in ("images", "labels"):
+        (folder / name).symlink_to(tmp_path / "elsewhere" / name)
+    with pytest.raises(UserError, match=r"it has no images.*not followed: images, labels"):
+        find_cards(folder)
 
 
 def test_other_images_are_named_not_taken(lay):

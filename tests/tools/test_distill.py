@@ -15,7 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from layouts import PHOTO, coco, lay_out
 from multas.data import make_toy
+from multas.data.looking.find import find_cards
 from multas.distillation.aggregation.build import build_aggregator
 from multas.engine import load_config
 from multas.util.errors import UserError
@@ -85,6 +87,57 @@ def test_splits_that_are_there_are_used(cards, tmp_path, splits, val, test):
     name = task.card.stem
     assert task.labeled == (f"{name}_train",) and task.unlabeled == ()
     assert task.val == (f"{name}{val}" if val else "") and task.test == f"{name}{test}"
+
+
+def test_all_splits_to_train_on_are_used(cards, root, tmp_path):
+    (card,) = cards("det", splits=())
+    card["splits"] = _lists(root, tmp_path, day=range(8), night=range(8, 14), dawn=range(14, 18))
+    (data,) = prepare([card], tmp_path)
+    assert [name.rpartition("_")[2] for name in data.labeled] == ["day", "night", "dawn"]
+    assert data.test.endswith("_test_day")
+    sizes = {name: len(data.records[name]) for name in (*data.labeled, data.test)}
+    assert list(sizes.values()) == [4, 6, 4, 4]  # a fifth of all, from the largest
+    every = [record["file_name"] for records in data.records.values() for record in records]
+    assert len(every) == len(set(every)) == 18
+
+
+def test_a_share_of_the_labels_is_one_of_each_split_to_train_on(cards, root, tmp_path):
+    (card,) = cards("det", splits=())
+    card["splits"] = _lists(root, tmp_path, day=range(8), night=range(8, 16), val=range(16, 18))
+    (data,) = prepare([card], tmp_path, Fraction(1, 4))
+    assert [len(data.records[name]) for name in data.labeled] == [2, 2]
+    assert [len(data.records[name]) for name in data.unlabeled] == [6, 6]
+    assert data.test.endswith("_val")
+
+
+def test_splits_with_images_of_others_are_not_learned_from(cards, root, tmp_path, caplog):
+    (card,) = cards("det", splits=())
+    card["splits"] = _lists(
+        root, tmp_path, fold1_train=range(4), fold2_train=range(2, 8), leak_train=[9, 10], val=[9]
+    )
+    (data,) = prepare([card], tmp_path)
+    assert [name.removeprefix(f"{card['name']}_") for name in data.labeled] == ["fold2_train"]
+    assert "fold1_train is not learned from: 2 of its images" in caplog.text
+    assert "leak_train is not learned from: 1 of its images" in caplog.text
+
+
+def _lists(root, folder, **splits):
+    """Lists of images of the toy, by the numbers of its training images."""
+    ids = (root / "ImageSets/Main/train.txt").read_text().split()
+    for name, numbers in splits.items():
+        (folder / f"{name}.txt").write_text("".join(f"{ids[number]}\n" for number in numbers))
+    return {name: str(folder / name) for name in splits}
+
+
+def test_unlabelled_images_beside_those_of_a_coco_file(tmp_path):
+    images = {f"images/{name}.jpg": PHOTO for name in "abcdefghijkl"}
+    content = coco([f"{name}.jpg" for name in "abcdefghij"])
+    folder = lay_out(tmp_path / "beside_coco", {**images, "boxes.json": content})
+    (data,) = prepare(find_cards(folder).cards, tmp_path / "data")
+    assert [len(data.records[name]) for name in data.labeled] == [8]
+    assert len(data.records[data.test]) == 2
+    (unlabeled,) = data.unlabeled
+    assert sorted(Path(r["file_name"]).stem for r in data.records[unlabeled]) == ["k", "l"]
 
 
 def test_nothing_to_train_on_is_said(cards, tmp_path):

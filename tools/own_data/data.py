@@ -1,23 +1,26 @@
 """What a job learns from: cards and lists of images in its own folder, by task."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from multas.data import register_card
 from multas.data.card import UNLABELED, Card, read_card
 from multas.data.looking.roles import roles
-from multas.data.splits.make import class_counts, make_splits, mask_counts, write_splits
+from multas.data.splits.make import class_counts, mask_counts, write_splits
 from multas.util.annotation import MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
+from own_data.parts import Parts, draw
 
-HELD_OUT = Fraction(1, 5)  # of the images, where a data set comes without a split to test on
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -65,8 +68,9 @@ def prepare(
 ) -> list[TaskData]:
     """Register cards as the data of a job, with the splits that they lack.
 
-    A card without a split to test on gives a fifth of its annotated images for that. Parts are
-    balanced by class, and the same for all cards.
+    All splits to train on are used, except those that have images of another one. Where there is no
+    split to test on, the largest of them gives images for that, a fifth of all that are annotated.
+    Parts are balanced by class, and the same for all cards.
 
     Args:
         cards: contents of cards, one for each task, of the same images.
@@ -78,7 +82,7 @@ def prepare(
     Raises:
         UserError: a card is wrong, or has no or too few annotated images.
     """
-    parts: dict[str, list[str]] = {}
+    parts: Parts = {}
     folder.mkdir(parents=True, exist_ok=True)
     return [_prepare(dict(content), folder, labels, seed, parts) for content in cards]
 
@@ -92,7 +96,10 @@ def by_task(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     card = read_card(dict(content))
     tasks = [kind.task for kind in STANDARD if any(kind.task in s.annotates for s in card.splits)]
     if not tasks:
-        raise UserError(f"{card.name}: none of its images are annotated; name some that are.")
+        raise UserError(
+            f"{card.name}: none of its images are annotated in a way that can be read; "
+            "docs/own_data.md lists the layouts that can."
+        )
     if len(tasks) == 1:
         return {tasks[0]: dict(content)}
     given = {split.name: split.annotates for split in card.splits}
@@ -108,13 +115,9 @@ def by_task(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _prepare(
-    content: dict[str, Any],
-    folder: Path,
-    labels: Fraction,
-    seed: int,
-    parts: dict[str, list[str]],
+    content: dict[str, Any], folder: Path, labels: Fraction, seed: int, parts: Parts
 ) -> TaskData:
-    """The data of one card. ``parts`` has the ids of each new split, once they are drawn."""
+    """The data of one card. ``parts`` is what was drawn for a card before it, and is added to."""
     card = read_card(content)
     name, annotation = card.name, _annotation(card)
     content["root"] = str(card.find_root().absolute())
@@ -125,36 +128,97 @@ def _prepare(
             f"{name}: none of its splits ({have}) is one to train on. Call one of them train in a "
             "data card, and give the card instead."
         )
-    base = use["train"][0]
-    if labels < 1 or not (use["test"] or use["val"]):
-        register_card(content | {"name": f"{name}_whole"})
-        counts = _counts(f"{name}_whole_{base}", annotation)
-        if not parts:
-            parts.update(
-                _divide(counts, labels, held_out=not (use["test"] or use["val"]), seed=seed)
-            )
-        splits = dict(content["splits"])
-        table = _table(card, splits[base])
-        for part, ids in parts.items():
-            own = [image_id for image_id in ids if image_id in counts]
-            write_splits({part: own}, folder, name)
-            splits[part] = table | {"ids": str((folder / part / name).absolute())}
-        content["splits"] = splits
+    held_out = not (use["test"] or use["val"])
+    whole, bases = f"{name}_whole", use["train"]
+    if len(bases) > 1 or labels < 1 or held_out:
+        register_card(content | {"name": whole})
+    if len(bases) > 1:
+        bases = _without_common_images(whole, bases, [*use["val"], *use["test"]])
+    divided: dict[str, dict[str, str]] = {}  # of each base the new splits by part
+    if labels < 1 or held_out:
+        counts = {base: _counts(f"{whole}_{base}", annotation) for base in bases}
+        draw(counts, labels, held_out, seed, parts)
+        for base in bases:
+            tail = "" if len(bases) == 1 else f"_{base}"
+            divided[base] = {part: part + tail for part in parts[base]}
+            for part, split in divided[base].items():
+                own = [image_id for image_id in parts[base][part] if image_id in counts[base]]
+                write_splits({split: own}, folder, name)
+        content["splits"] = _divided(card, content["splits"], divided, folder)
     file = folder / f"{name}.yaml"
     write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     register_card(file)
-    tests = ["test"] if "test" in parts else use["test"] or use["val"]
+    new = {part: [n[part] for n in divided.values() if part in n] for part in ("rest", "test")}
+    tests = new["test"] or use["test"] or use["val"]
+    if not tests:
+        giving = ", ".join(base for base, own in parts.items() if "test" in own)
+        raise UserError(
+            f"{name}: it has no images of {giving}, from which those to test on are taken. Give "
+            "cards with a split test."
+        )
     vals = use["val"] if tests != use["val"] else []
-    unlabeled = [*use["unlabeled"], *(["rest"] if "rest" in parts else [])]
+    labeled = [divided.get(base, {}).get("labeled", base) for base in bases]
     names: dict[str, Any] = {
-        "labeled": (f"{name}_{'labeled' if parts else base}",),
-        "unlabeled": tuple(f"{name}_{split}{UNLABELED}" for split in unlabeled),
+        "labeled": tuple(f"{name}_{split}" for split in labeled),
+        "unlabeled": tuple(
+            f"{name}_{split}{UNLABELED}" for split in use["unlabeled"] + new["rest"]
+        ),
         "val": f"{name}_{vals[0]}" if vals else "",
         "test": f"{name}_{tests[0]}",
     }
     every = [*names["labeled"], *names["unlabeled"], names["val"], names["test"]]
     records = {own: DatasetCatalog.get(own) for own in every if own}
     return TaskData(annotation=annotation, card=file, records=records, **names)
+
+
+def _without_common_images(whole: str, bases: Sequence[str], others: Sequence[str]) -> list[str]:
+    """Those of some splits, the larger ones first, that have no image of another one or of others.
+
+    Args:
+        whole: the name of the registered card.
+        bases: splits to train on.
+        others: splits to choose and to test on.
+    """
+    images = {
+        split: {record["file_name"] for record in DatasetCatalog.get(f"{whole}_{split}")}
+        for split in (*bases, *others)
+    }
+    used: set[str] = set().union(*(images[split] for split in others))
+    kept = []
+    for base in sorted(bases, key=lambda base: len(images[base]), reverse=True):
+        if common := images[base] & used:
+            logger.warning(
+                "Split %s is not learned from: %d of its images are in other splits, such as %s.",
+                base, len(common), min(common),
+            )  # fmt: skip
+            continue
+        kept.append(base)
+        used |= images[base]
+    if not kept:
+        raise UserError(
+            f"Every split to train on ({', '.join(bases)}) has images of the splits to test on "
+            f"({', '.join(others)}): give a data card whose splits have no image in common."
+        )
+    return [base for base in bases if base in kept]
+
+
+def _divided(
+    card: Card, splits: Mapping[str, Any], divided: Mapping[str, Mapping[str, str]], folder: Path
+) -> dict[str, Any]:
+    """The splits of a card, and those that ``divided`` made of some, by their lists in a folder."""
+    new = {
+        split: _table(card, splits[base]) | {"ids": str((folder / split / card.name).absolute())}
+        for base, names in divided.items()
+        for split in names.values()
+    }
+    found = dict(splits)
+    for split, value in splits.items():
+        table = _table(card, value)
+        # One name may stand without a list.
+        without = {str(base) for base in np.atleast_1d(table.get("without", []))}
+        if more := [name for base in without for name in divided.get(base, {}).values()]:
+            found[split] = table | {"without": sorted({*without, *more})}
+    return found | new
 
 
 def _table(card: Card, split: Any) -> dict[str, Any]:
@@ -186,18 +250,3 @@ def _counts(name: str, annotation: Annotation) -> dict[str, dict[str, int]]:
     if annotation is MASKS:
         return mask_counts(records, classes, root, metadata.get("ignore_label"))
     return class_counts(records, classes, root)
-
-
-def _divide(
-    counts: Mapping[str, Mapping[str, int]], labels: Fraction, held_out: bool, seed: int
-) -> dict[str, list[str]]:
-    """Ids of the images to test on, to learn from, and whose annotations are withheld."""
-    parts = {}
-    if held_out:
-        parts["test"], rest = make_splits(counts, [HELD_OUT], seed).values()
-        counts = {image_id: counts[image_id] for image_id in rest}
-    if labels < 1:
-        parts["labeled"], parts["rest"] = make_splits(counts, [labels], seed).values()
-    else:
-        parts["labeled"] = sorted(counts)
-    return parts

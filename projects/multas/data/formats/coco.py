@@ -56,7 +56,7 @@ class Coco(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         file, issues = str(source.root / self.json), source.issues
-        content, faulty_images = read_coco_file(file, issues)
+        content, faulty_images, counts_all = read_coco_file(file, issues)
         if are_fractions(entry["bbox"] for entry in content["annotations"]):
             raise DatasetError(
                 f"{file}: all boxes lie in the first pixel, as fractions of the image's size do; "
@@ -88,7 +88,7 @@ class Coco(DataFormat):
         # or the records are fewer, or pycocotools would miss a key, it must write a file from the
         # records.
         is_whole = not issues.faults and len(records) == len(content["images"])
-        is_whole = is_whole and _can_be_evaluated(content)
+        is_whole = is_whole and counts_all and _can_be_evaluated(content)
         if is_whole and list(classes) == list(names.values()):
             metadata["json_file"] = file
             metadata["thing_dataset_id_to_contiguous_id"] = class_ids

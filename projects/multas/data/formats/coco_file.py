@@ -23,20 +23,37 @@ _UNIQUE = {"annotations": ("id",), "categories": ("id", "name")}  # images: see 
 Tables = dict[str, list[dict]]
 
 
-def read_coco_file(file: str, issues: DatasetIssues) -> tuple[Tables, set]:
+def read_coco_file(file: str, issues: DatasetIssues) -> tuple[Tables, set, bool]:
     """The sound entries of ``images``, ``annotations`` and ``categories``; others are reported.
 
+    A category without objects that has the name of one with objects does not count: Roboflow puts
+    all categories into one that is named by the project.
+
     Returns:
-        The tables, and the ids of the images that have annotations which are left out.
+        The tables, the ids of the images that have annotations which are left out, and whether all
+        categories count.
 
     Raises:
         DatasetError: if the file is missing, or no COCO annotation file.
     """
     content = _read_tables(file)
+    categories = _without_groups(content["categories"], content["annotations"])
+    counts_all = len(categories) == len(content["categories"])
+    content = {**content, "categories": categories}
     tables = {name: _sound_entries(name, content[name], file, issues) for name in _TABLES}
     kept = {id(entry) for entry in tables["annotations"]}
     lost = [e for e in content["annotations"] if isinstance(e, dict) and id(e) not in kept]
-    return tables, {e["image_id"] for e in lost if ID.fits(e.get("image_id"))}
+    return tables, {e["image_id"] for e in lost if ID.fits(e.get("image_id"))}, counts_all
+
+
+def _without_groups(categories: list, annotations: list) -> list:
+    """The categories, less those without objects that have the name of one with objects."""
+    used = [e.get("category_id") for e in annotations if isinstance(e, dict)]
+    ids = {number for number in used if ID.fits(number)}
+    told = [e for e in categories if isinstance(e, dict) and ID.fits(e.get("id"))]
+    names = [e.get("name") for e in told if e["id"] in ids]
+    groups = [e for e in told if e["id"] not in ids and e.get("name") in names]
+    return [entry for entry in categories if all(entry is not group for group in groups)]
 
 
 def _read_tables(file: str) -> Mapping[str, list]:

@@ -62,6 +62,11 @@ def look_for_coco(found: Inventory) -> Reading | None:
     return Reading("COCO", card, notes, images)
 
 
+def unread_files(found: Inventory) -> list[str]:
+    """Why JSON files, of COCO or not, are passed over."""
+    return _read_files(found)[1]
+
+
 def _read_files(found: Inventory) -> tuple[dict[str, dict[str, list]], list[str]]:
     """The sound entries of each COCO file, and notes about other JSON files.
 
@@ -159,9 +164,8 @@ def _classes(files: Sequence[Mapping], notes: list[str]) -> dict[str, list[str]]
     used, supers, tables = set(), set(), []
     for content in files:
         own = {entry["id"]: entry["name"] for entry in content["categories"]}
-        tables.append(
-            [own[number] for number in sorted(own, key=lambda n: (isinstance(n, str), n))]
-        )
+        ordered = sorted(own, key=lambda n: (isinstance(n, str), n))
+        tables.append(list(dict.fromkeys(own[number] for number in ordered)))
         names |= dict.fromkeys(tables[-1])
         used |= {own.get(entry["category_id"]) for entry in content["annotations"]}
         supers |= {entry.get("supercategory") for entry in content["categories"]}

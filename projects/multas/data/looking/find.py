@@ -2,13 +2,15 @@
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from multas.data.card import read_card
 from multas.data.formats import DATA_FORMAT_REGISTRY
-from multas.data.looking.coco import look_for_coco
-from multas.data.looking.folders import add_unlabeled, look_for_class_folders, look_for_images
+from multas.data.looking.class_folders import look_for_class_folders
+from multas.data.looking.coco import look_for_coco, unread_files
+from multas.data.looking.folders import add_unlabeled, look_for_images
 from multas.data.looking.inventory import Inventory, Reading, read_tables, take_inventory
 from multas.data.looking.masks import look_for_masks
 from multas.data.looking.roles import role_of
@@ -121,9 +123,10 @@ def _of_folder(folder: Path, name: str) -> Found:
         )
     boxes = readings[0] if readings else None
     seg, masks = look_for_masks(found, boxes)
-    first = boxes or seg or look_for_class_folders(found) or look_for_images(found)
-    second = seg if boxes else None
-    return _finish(found, first, masks, name, second)
+    first = boxes or seg or look_for_class_folders(found)
+    if first is None and (first := look_for_images(found)) is not None:
+        first = replace(first, notes=[*first.notes, *unread_files(found)])
+    return _finish(found, first, masks, name, seg if boxes else None)
 
 
 def _finish(
@@ -188,4 +191,7 @@ def _seen(found: Inventory) -> str:
         + (" …" if len(files) > 4 else "")
         for files, what in kinds if files
     ]  # fmt: skip
-    return "; ".join(parts) or "it has no images"
+    parts = parts if found.images else ["it has no images", *parts]
+    if links := sorted(p.name for p in found.root.iterdir() if p.is_symlink() and p.is_dir()):
+        parts.append(f"links to folders, which are not followed: {', '.join(links)}")
+    return "; ".join(parts)

@@ -1,48 +1,19 @@
-"""Looks for images without files of annotations: folders named by classes, and plain images."""
+"""Looks for images without annotations: all that there is, or beside those that have some."""
 
-import os
 from collections.abc import Collection
 
 from multas.data.looking.inventory import (
     Inventory,
     Reading,
+    annotation_stems,
+    is_named_mask,
     join,
-    split_names,
     top_of,
 )
 from multas.data.looking.roles import role_of
 
-_PLAIN = ("images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "data")
-_OTHERS = ("mask", "masks", "label", "labels", "annotation", "annotations", "ann", "gt")
-
-
-def look_for_class_folders(found: Inventory) -> Reading | None:
-    """The card of folders named by classes, or None: train/<class>/…, or <class>/… alone."""
-    tops: dict[str, dict[str, None]] = {}  # the folders of classes, and the classes
-    for folder in found.images:
-        parts = folder.split("/")
-        if parts[-1].lower() in (*_PLAIN, *_OTHERS):
-            return None  # such as <image>/images and <image>/masks
-        told = [i for i, part in enumerate(parts) if role_of(part)]
-        depth = told[-1] + 1 if told else 0
-        if len(parts) <= depth or folder == ".":
-            if role_of(folder) != "unlabeled":
-                return None  # images that lie in no folder of a class
-            continue
-        top = "/".join(parts[:depth]) or "."
-        tops.setdefault(top, {})[parts[depth]] = None
-    classes = sorted({name for own in tops.values() for name in own})
-    if len(classes) < 2:
-        return None
-    splits, images, notes = {}, {}, []
-    for top, name in split_names(tops).items():
-        if role_of(top) == "unlabeled":
-            continue
-        splits[name] = {"images": top}
-        images[name] = {path for c in tops[top] for path in found.below(join(top, c))}
-        notes.append(f"{top} has a folder for each of {len(tops[top])} classes: split {name}")
-    card = {"format": "folders", "classes": classes, "splits": splits}
-    return Reading("class folders", card, notes, images)
+_UNREAD = (".csv", ".xml", ".gif")  # files that could annotate images, but have no format here
+_TOLD = 4  # of such files
 
 
 def add_unlabeled(found: Inventory, reading: Reading, masks: Collection[str]) -> list[str]:
@@ -97,20 +68,18 @@ def add_unlabeled(found: Inventory, reading: Reading, masks: Collection[str]) ->
 def look_for_images(found: Inventory) -> Reading | None:
     """The card of images without any annotation.
 
-    None if there are no images, or other files, such as a text beside each, might annotate them.
+    None if there are no images, some are called masks, or other files, such as a text beside each,
+    might annotate them.
     """
+    named = annotation_stems(found)
     stems = {stem for folder in found.images for stem in found.stems(folder)}
-    others = [
-        stem
-        for suffix in (".json", ".xml", ".txt")
-        for folder in found.texts[suffix]
-        for name in found.stems(folder, suffix)
-        for stem in (name, os.path.splitext(name)[0])
-    ]
-    parts = {part.lower() for folder in found.images for part in folder.split("/")}
-    if not found.images or not parts.isdisjoint(_OTHERS) or not stems.isdisjoint(others):
+    if not found.images or any(map(is_named_mask, found.images)) or not stems.isdisjoint(named):
         return None
     folder = next(iter(found.images)) if len(found.images) == 1 else "."
     notes = [f"{folder} has {len(found.below(folder))} images, and nothing annotates them"]
+    others = [join(f, n) for kind in _UNREAD for f, own in found.texts[kind].items() for n in own]
+    if others:
+        more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+        notes.append(f"{', '.join(others[:_TOLD])}{more}: not read")
     card = {"format": "images", "splits": {"unlabeled": {"images": folder}}}
     return Reading("images", card, notes, {})

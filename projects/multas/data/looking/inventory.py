@@ -15,7 +15,7 @@ from multas.util.files import read_text
 from multas.util.id_lists import read_id_list
 from multas.util.yaml_files import parse_yaml
 
-_TEXTS = (".json", ".xml", ".txt", ".names", ".yaml", ".yml")
+_TEXTS = (".json", ".xml", ".txt", ".csv", ".names", ".labels", ".yaml", ".yml", ".gif")
 _VOC_TASKS = {"Main", "Segmentation", "Layout", "Action", "Person"}
 _OF_MASKS = re.compile(r"mask|label(?!l?ed)|annot(?!ated)|segm|semantic|trimap|\bann\b|(\b|_)gt")
 _NO_DATA = ("__MACOSX", "__pycache__", "node_modules")
@@ -117,6 +117,17 @@ def inside(folder: str, top: str) -> bool:
 def is_named_mask(folder: str) -> bool:
     """Whether a folder is called as those of masks are."""
     return _OF_MASKS.search(folder.lower()) is not None
+
+
+def annotation_stems(found: Inventory) -> set[str]:
+    """The names, without extensions, of files that annotate images of these names, if any do."""
+    names = {
+        os.path.splitext(name)[0]
+        for suffix in (".json", ".xml", ".txt")
+        for own in found.texts[suffix].values()
+        for name in own
+    }
+    return names | {os.path.splitext(name)[0] for name in names}  # a.txt, and a.jpg.json
 
 
 def top_of(folder: str) -> str:

@@ -26,6 +26,11 @@ def role_of(name: str) -> str:
     return "train" if {"train", "training", "trainval"} & set(words) else ""
 
 
+def is_plain_role(name: str) -> bool:
+    """Whether a name says its role and nothing else, unlike test_tube."""
+    return name.lower() in (*_TRAIN[0], *_VAL, *_TEST, *_UNLABELED)
+
+
 def roles(card: Mapping[str, Any]) -> dict[str, list[str]]:
     """The splits of a card by what they are for: "train", "val", "test" and "unlabeled".
 

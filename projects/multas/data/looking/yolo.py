@@ -1,6 +1,7 @@
 """Looks for YOLO: a data.yaml, or label files beside the images or in folders called labels."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,12 @@ def look_for_yolo(found: Inventory, file: Path | None = None) -> Reading | None:
             notes.append(f"the splits of {file.name} are looked for: {error}")
             names = yolo_names(content, file)
         else:
-            return _of_yaml(found, file, card, [*notes, f"{file.name} is YOLO's, with its splits"])
+            reading = _of_yaml(
+                found, file, card, [f"{file.name} is YOLO's, with its splits"], notes
+            )
+            if reading is not None:
+                return reading
+            names = card["classes"]
     return _of_folders(found, names, notes)
 
 
@@ -59,8 +65,13 @@ def _read_yaml(found: Inventory, file: Path | None) -> tuple[Path | None, Mappin
     return next(iter(contents.items()), (None, {}))
 
 
-def _of_yaml(found: Inventory, file: Path, card: dict[str, Any], notes: list[str]) -> Reading:
-    """The card of a data.yaml, without the splits that are not there."""
+def _of_yaml(
+    found: Inventory, file: Path, card: dict[str, Any], notes: list[str], faults: list[str]
+) -> Reading | None:
+    """The card of a data.yaml, without the splits that are not there.
+
+    None if it lists images that do not exist; ``faults`` gets a line about them.
+    """
     root, covered = Path(card["root"]), {}
     all_images: dict[str, set[str]] = {}
     for name, files in list(card["splits"].items()):
@@ -73,6 +84,13 @@ def _of_yaml(found: Inventory, file: Path, card: dict[str, Any], notes: list[str
             del card["splits"][name]
             continue
         images = [image for place in places for image in _images_of(root, place)]
+        if images and not any(map(os.path.isfile, images[:_TRIED])):
+            first = os.path.relpath(images[0], root)
+            faults.append(
+                f"the splits of {file.name} are looked for: images of {name} such as {first} are "
+                "not there"
+            )
+            return None
         if same := [other for other, own in all_images.items() if own == set(images)]:
             notes.append(f"split {name} is passed over: it has the images of {same[0]}")
             del card["splits"][name]
@@ -166,10 +184,10 @@ def _class_names(found: Inventory, files: list[str], notes: list[str]) -> list[s
     near = {os.path.dirname(file) for file in files}
     places = [
         join(folder, name)
-        for suffix in (".txt", ".names")
+        for suffix in (".txt", ".names", ".labels")
         for folder, listed in found.texts[suffix].items()
         for name in listed
-        if (name.lower() in CLASS_FILES or suffix == ".names")
+        if (name.lower() in CLASS_FILES or suffix != ".txt")
         and (folder == "." or str(found.root / folder) in near)
     ]
     for place in sorted(places, key=lambda place: place.count("/")):
@@ -177,6 +195,8 @@ def _class_names(found: Inventory, files: list[str], notes: list[str]) -> list[s
         if names and len(set(names)) == len(names):
             notes.append(f"{place} names the classes")
             return names
+        if twice := [name for name, times in Counter(names).items() if times > 1]:
+            notes.append(f"{place} is passed over: it has the class {twice[0]} more than once")
     numbers = {number for file in files for number in _numbers(file)}
     notes.append("nothing names the classes: write their names into classes.txt, one on each line")
     return [f"class_{number}" for number in range(1 + max(numbers, default=0))]
