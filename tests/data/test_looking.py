@@ -312,6 +312,46 @@ def test_folders_that_are_no_classes(lay, files, told):
     assert any(told in note for note in notes)
 
 
+BESIDE = {
+    "of Roboflow": (
+        {**photos("train/{}.jpg", "a", "b"), **photos("valid/{}.jpg", "c"),
+         **{f"{name}_mask.png": mask(1, 2) for name in ("train/a", "train/b", "valid/c")},
+         "train/_classes.csv": "Pixel Value, Class\n0, background\n1, car\n2, dog\n"},
+        {"classes": ["background", "car", "dog"], "mask_suffix": "_mask"},
+        {"train": (2, 2), "val": (1, 1)}),
+    "black and white, some": (
+        {**photos("{}.jpg", "a", "b", "c"),
+         **{f"{name}-seg.png": 255 * mask(1) for name in ("a", "b")}},
+        {"classes": ["background", "object"], "mask_suffix": "-seg", "threshold": 128},
+        {"all": (2, 2)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "keys", "numbers"), BESIDE.values(), ids=BESIDE)
+def test_masks_beside_their_images(lay, files, keys, numbers):
+    card = find_card(lay(files))
+    assert card["format"] == "masks"
+    assert keys.items() <= card.items()
+    assert sizes(card) == numbers
+    for split in numbers:
+        for record in DatasetCatalog.get(f"{card['name']}_{split}"):
+            assert record["sem_seg_file_name"] != record["file_name"]
+
+
+def test_unlabelled_images_are_no_masks_beside_others(lay):
+    card = find_card(
+        lay({**photos("{}.jpg", "a", "b"), "a_mask.png": mask(1), "b_mask.png": mask(1)})
+    )
+    register_card(card)
+    unlabeled = DatasetCatalog.get(f"{card['name']}_all_unlabeled")
+    assert [record["image_id"] for record in unlabeled] == ["a", "b"]
+
+
+@pytest.mark.parametrize("names", [("cat_mask",), ("a", "a_mask")], ids=["names", "photographs"])
+def test_photographs_called_masks_are_none(lay, names):
+    assert find_card(lay(photos("{}.jpg", *names)))["format"] == "images"
+
+
 def test_why_a_json_file_is_not_read_is_told(lay):
     content = coco(["a.jpg"])
     del content["annotations"][0]["bbox"]

@@ -121,6 +121,13 @@ def test_splits_with_images_of_others_are_not_learned_from(cards, root, tmp_path
     assert "leak_train is not learned from: 1 of its images" in caplog.text
 
 
+def test_splits_of_one_image_are_not_divided(cards, root, tmp_path):
+    (card,) = cards("det", splits=())
+    card["splits"] = _lists(root, tmp_path, one=[1], two=[2])
+    with pytest.raises(UserError, match=r"none of its splits to train on \(2\) has two images"):
+        prepare([card], tmp_path)
+
+
 def _lists(root, folder, **splits):
     """Lists of images of the toy, by the numbers of its training images."""
     ids = (root / "ImageSets/Main/train.txt").read_text().split()

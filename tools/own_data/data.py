@@ -137,6 +137,11 @@ def _prepare(
     divided: dict[str, dict[str, str]] = {}  # of each base the new splits by part
     if labels < 1 or held_out:
         counts = {base: _counts(f"{whole}_{base}", annotation) for base in bases}
+        if max(map(len, counts.values())) < 2:
+            raise UserError(
+                f"{name}: none of its splits to train on ({len(bases)}) has two images, so that "
+                "none can be divided; put the images of all into one folder, or give a data card."
+            )
         draw(counts, labels, held_out, seed, parts)
         for base in bases:
             tail = "" if len(bases) == 1 else f"_{base}"

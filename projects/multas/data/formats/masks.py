@@ -31,8 +31,8 @@ class Masks(DataFormat):
     """Images with a mask each, whose values are indices into the classes of the card.
 
     ``masks`` are folders: the first that has a mask of an image counts. ``suffix`` and
-    ``mask_suffix`` stand between id and extension of the images and of the masks. With
-    ``only_complete``, an image without a mask is left out and not a fault.
+    ``mask_suffix`` stand between id and extension of the images and of the masks, which may lie in
+    the same folder. With ``only_complete``, an image without a mask is left out and not a fault.
 
     With ``threshold``, masks are black and white: of two classes, the second is where a pixel is at
     least so bright, 1 to 255. Files may then have colours or be JPEG.
@@ -85,7 +85,10 @@ class Masks(DataFormat):
         return records, {}
 
     def load_unlabeled(self, source: Source) -> Loaded:
-        return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
+        records = load_images(source.root / self.images, source.ids, source.issues, self.suffix)
+        if self.mask_suffix and self.images in self.masks:
+            records = [r for r in records if not r["image_id"].endswith(self.mask_suffix)]
+        return records, {}
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
         found = super().evaluation_metadata(root, id_file)

@@ -13,6 +13,7 @@ from multas.data.looking.coco import look_for_coco, unread_files
 from multas.data.looking.folders import add_unlabeled, look_for_images
 from multas.data.looking.inventory import Inventory, Reading, read_tables, take_inventory
 from multas.data.looking.masks import look_for_masks
+from multas.data.looking.masks_beside import look_for_masks_beside
 from multas.data.looking.roles import role_of
 from multas.data.looking.voc import look_for_voc
 from multas.data.looking.yolo import look_for_yolo
@@ -24,7 +25,8 @@ What is found by looking:
   VOC: JPEGImages/*.jpg, Annotations/*.xml, ImageSets/Main/*.txt; or images and XML files together
   COCO: annotations/*.json and folders of images, or _annotations.coco.json beside the images
   YOLO: data.yaml, or images/ and labels/, or images and .txt files together
-  masks: a folder of images, and one of PNG files of the same names with the numbers of classes
+  masks: PNG files with the numbers of classes, named like the images of another folder, or beside
+  them with an ending such as _mask
   classification: a folder for each class, below train/ and val/ or not
 Anything else is described by a card, a few lines of YAML (datasets/README.md):
   name: cells
@@ -123,6 +125,8 @@ def _of_folder(folder: Path, name: str) -> Found:
         )
     boxes = readings[0] if readings else None
     seg, masks = look_for_masks(found, boxes)
+    if boxes is None and seg is None:
+        seg, masks = look_for_masks_beside(found)
     first = boxes or seg or look_for_class_folders(found)
     if first is None and (first := look_for_images(found)) is not None:
         first = replace(first, notes=[*first.notes, *unread_files(found)])

@@ -17,7 +17,7 @@ from multas.util.yaml_files import parse_yaml
 
 _TEXTS = (".json", ".xml", ".txt", ".csv", ".names", ".labels", ".yaml", ".yml", ".gif")
 _VOC_TASKS = {"Main", "Segmentation", "Layout", "Action", "Person"}
-_OF_MASKS = re.compile(r"mask|label(?!l?ed)|annot(?!ated)|segm|semantic|trimap|\bann\b|(\b|_)gt")
+_OF_MASKS = re.compile(r"mask|label(?!l?ed)|annot(?!ated)|segm|semantic|trimap|\bann\b|(\b|_)(gt|seg\b)")
 _NO_DATA = ("__MACOSX", "__pycache__", "node_modules")
 
 

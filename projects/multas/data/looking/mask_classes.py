@@ -1,5 +1,6 @@
 """The classes of masks, from a file that names them, from the boxes, or from the values alone."""
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from multas.util.files import read_text
 
 _READ = 2000  # masks of which the values are taken
 _FILES = ("classes.txt", "labelmap.txt", "class_names.txt", "label_names.txt", "labels.txt")
-_TABLES = ("categories.json", "classes.json", "labels.json")
+_TABLES = ("categories.json", "classes.json", "labels.json", "_classes.csv")
 _BACKGROUND = "background"
 _UNKNOWN = ("unlabeled", "unlabelled", "void", "ignore", "ignored", "unknown")
 
@@ -87,7 +88,7 @@ def _named(
             if name not in found.texts[suffix].get(folder, ()):
                 continue
             place = join(folder, name)
-            read = _read_table if suffix == ".json" else _read_names
+            read = {".json": _read_table, ".csv": _read_csv}.get(suffix, _read_names)
             try:
                 names = read(found.root / place)
             except (OSError, UserError):
@@ -107,6 +108,12 @@ def _read_names(file: Path) -> dict[int, str]:
     """The names of a text file, one on each line; CVAT's have colours behind a colon."""
     lines = (line.split("#")[0].split(":")[0].strip() for line in read_text(file).split("\n"))
     return dict(enumerate(filter(None, lines)))
+
+
+def _read_csv(file: Path) -> dict[int, str]:
+    """The names of Roboflow's table of values and names."""
+    rows = [row for row in csv.reader(read_text(file).splitlines()) if len(row) == 2]
+    return {int(v): name.strip() for v, name in rows if v.strip().isdecimal() and int(v) < 256}
 
 
 def _read_table(file: Path) -> dict[int, str]:
