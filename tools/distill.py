@@ -176,7 +176,9 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
     rows = [[stage, job.data_of(stage), iterations, f"{s:.3f}", f"{s * iterations / 60:.1f}"]
             for stage, s in seconds.items()]  # fmt: skip
     header = ["training", "learns from", "iterations", "seconds each", "minutes"]
-    print(f"{tabulate(rows, header, tablefmt='github')}\n\nConfigs: {job.configs}\n", flush=True)
+    print(tabulate(rows, header, tablefmt="github") + "\n", flush=True)
+    if not args.dry_run:
+        print(f"Configs: {job.configs}\n", flush=True)
 
 
 if __name__ == "__main__":

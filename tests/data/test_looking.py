@@ -376,6 +376,19 @@ def test_a_group_of_the_name_of_its_class_does_not_count(lay):
     assert not hasattr(MetadataCatalog.get(f"{card['name']}_all"), "json_file")
 
 
+def test_file_names_of_windows(lay):
+    content = coco(["images\\a.jpg", "images\\sub\\b.jpg"])
+    files = {**photos("images/{}.jpg", "a", "sub/b"), "result.json": content}
+    card = find_card(lay(files))
+    assert sizes(card) == {"all": (2, 2)}
+
+
+def test_folders_with_capitals(lay):
+    files = {**photos("Images/train/{}.jpg", "a"), **texts("Labels/train/{}.txt", "a")}
+    card = find_card(lay(files))
+    assert (card["format"], sizes(card)) == ("yolo", {"train": (1, 1)})
+
+
 def test_a_data_yaml_whose_lists_lead_nowhere_is_looked_beside(lay):
     files = {**photos("images/train/{}.jpg", "a", "b"), **texts("labels/train/{}.txt", "a", "b"),
              "train.txt": "data/images/train/a.jpg\ndata/images/train/b.jpg\n",

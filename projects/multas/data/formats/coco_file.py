@@ -39,11 +39,23 @@ def read_coco_file(file: str, issues: DatasetIssues) -> tuple[Tables, set, bool]
     content = _read_tables(file)
     categories = _without_groups(content["categories"], content["annotations"])
     counts_all = len(categories) == len(content["categories"])
-    content = {**content, "categories": categories}
+    content = {**content, "categories": categories, "images": with_slashes(content["images"])}
     tables = {name: _sound_entries(name, content[name], file, issues) for name in _TABLES}
     kept = {id(entry) for entry in tables["annotations"]}
     lost = [e for e in content["annotations"] if isinstance(e, dict) and id(e) not in kept]
     return tables, {e["image_id"] for e in lost if ID.fits(e.get("image_id"))}, counts_all
+
+
+def with_slashes(images: Any) -> Any:
+    """Entries of images whose file names have "/" where programs on Windows wrote "\\"."""
+    if not isinstance(images, list):
+        return images
+    return [
+        {**entry, "file_name": name.replace("\\", "/")}
+        if isinstance(entry, dict) and isinstance(name := entry.get("file_name"), str)
+        else entry
+        for entry in images
+    ]
 
 
 def _without_groups(categories: list, annotations: list) -> list:

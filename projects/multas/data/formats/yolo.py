@@ -18,6 +18,7 @@ from multas.util.errors import UserError
 from multas.util.files import read_text
 
 _NO_LABELS = "no label file"
+_LABELS = {"images": "labels", "Images": "Labels"}  # the folder of labels for one of images
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -28,8 +29,8 @@ class Yolo(DataFormat):
     ``files`` are folders, which are searched with their sub-folders, or text files that list
     images; both lie below ``images``, which lies below the root. Ids are paths below ``images``
     without extension. The label file of .../images/a/1.jpg is .../labels/a/1.txt (the last folder
-    called images counts); without such a folder it lies beside the image. ``labels`` names another
-    folder below the root, with the paths of the ids.
+    called images counts, or Images, with Labels); without such a folder it lies beside the image.
+    ``labels`` names another folder below the root, with the paths of the ids.
 
     An image without a label file has no object, as everywhere with YOLO; with ``only_complete`` it
     is left out. ``extra_columns`` are passed over behind each box: key points, or a confidence.
@@ -107,8 +108,9 @@ def _label_folder(folder: str) -> str:
 
 def _folder_called_labels(folder: str) -> str:
     parts = Path(folder).parts
-    last = max((i for i, part in enumerate(parts) if part == "images"), default=len(parts))
-    return str(Path(*parts[:last], *(["labels"] if last < len(parts) else []), *parts[last + 1 :]))
+    last = max((i for i, part in enumerate(parts) if part in _LABELS), default=len(parts))
+    called = [_LABELS[part] for part in parts[last : last + 1]]
+    return str(Path(*parts[:last], *called, *parts[last + 1 :]))
 
 
 def _image_id(file: str, base: Path) -> str:

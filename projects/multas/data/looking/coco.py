@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import PurePath
 
+from multas.data.formats.coco_file import with_slashes
 from multas.data.json_files import BOX, ID, Kind, entry_fault, read_json
 from multas.data.looking.inventory import Inventory, Reading, join, parent, split_names
 from multas.util.errors import UserError
@@ -81,7 +82,10 @@ def _read_files(found: Inventory) -> tuple[dict[str, dict[str, list]], list[str]
             except (OSError, UserError) as error:
                 notes.append(f"{place} is passed over: {error}")
                 continue
-            if not isinstance(content, dict) or not (images := _sound(content, "images")):
+            if not isinstance(content, dict):
+                continue
+            content = content | {"images": with_slashes(content.get("images"))}
+            if not (images := _sound(content, "images")):
                 continue
             if "annotations" not in content:
                 files[place] = {"images": images}

@@ -17,7 +17,9 @@ from multas.util.yaml_files import parse_yaml
 
 _TEXTS = (".json", ".xml", ".txt", ".csv", ".names", ".labels", ".yaml", ".yml", ".gif")
 _VOC_TASKS = {"Main", "Segmentation", "Layout", "Action", "Person"}
-_OF_MASKS = re.compile(r"mask|label(?!l?ed)|annot(?!ated)|segm|semantic|trimap|\bann\b|(\b|_)(gt|seg\b)")
+_OF_MASKS = re.compile(
+    r"mask|label(?!l?ed)|annot(?!ated)|segm|semantic|trimap|\bann\b|(\b|_)(gt|seg\b)"
+)
 _NO_DATA = ("__MACOSX", "__pycache__", "node_modules")
 
 
@@ -137,7 +139,7 @@ def top_of(folder: str) -> str:
     or the whole path.
     """
     parts = folder.split("/")
-    marks = [i for i, part in enumerate(parts) if role_of(part) or part == "images"]
+    marks = [i for i, part in enumerate(parts) if role_of(part) or part.lower() == "images"]
     return "/".join(parts[: marks[-1] + 1]) if marks else folder
 
 
