@@ -22,19 +22,20 @@ FIXED = 0.45  # where there is nothing to choose on
 PRIOR = 10  # objects that speak for the threshold of all classes, or for the fixed one
 
 
-def chosen_on(name: str, teacher: Run) -> tuple[list[float], list[str]]:
+def chosen_on(name: str, teacher: Run, *, flip: bool) -> tuple[list[float], list[str]]:
     """The thresholds of a teacher's classes, and lines that say why.
 
     Args:
         name: a data set with boxes that the teacher has not learned from.
         teacher: a finished training, whose folder keeps what it finds.
+        flip: whether it labels each image together with its mirror image.
 
     Raises:
         UserError: The teacher has other classes, or its weights or the images cannot be used.
     """
     with checked_images(teacher.cfg, [name]):
         data = load_data(name)
-        found = predictions_of(teacher, name, data.records)
+        found = predictions_of(teacher, name, data.records, flip=flip)
     classes = data.classes(BOXES)
     matches = match(data, found, len(classes))
     thresholds = pseudo_label_thresholds(matches)

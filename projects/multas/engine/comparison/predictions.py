@@ -27,6 +27,7 @@ from multas.data.loader import build_test_loader
 from multas.data.pseudo_label_files import file_sha256
 from multas.engine.checks.classes import check_classes
 from multas.engine.comparison.runs import Run
+from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
 from multas.util.files import write_text, written_whole
 
@@ -76,8 +77,16 @@ class Predictions:
         return found
 
 
-def predictions_of(run: Run, dataset: str, records: Sequence[dict[str, Any]]) -> Predictions:
+def predictions_of(
+    run: Run, dataset: str, records: Sequence[dict[str, Any]], *, flip: bool = False
+) -> Predictions:
     """The predictions of a finished run on images of a registered data set.
+
+    Args:
+        run: whose model predicts.
+        dataset: the name of the data set.
+        records: dataset dicts.
+        flip: whether boxes and masks are those of the image and of its mirror image together.
 
     Raises:
         UserError: The model does not have the classes of the data set, or its weights or the
@@ -85,17 +94,22 @@ def predictions_of(run: Run, dataset: str, records: Sequence[dict[str, Any]]) ->
     """
     weights = str(run.weights)
     stem = file_sha256(weights)[:16]
-    file = run.folder / "inference" / "predictions" / f"{stem}-{_digest(run, records)[:16]}.npz"
+    file = (
+        run.folder / "inference" / "predictions" / f"{stem}-{_digest(run, records, flip)[:16]}.npz"
+    )
     if (kept := _read(file)) is not None:
         return replace(kept, file=file)
     model = load_model(run.cfg, weights)
     check_classes(model, [dataset])
+    parameters = sum(p.numel() for p in model.parameters())
+    if flip:
+        model = FlipScaleEnsemble(model, topk=run.cfg.TEST.DETECTIONS_PER_IMAGE)
     outputs = []
     with torch.no_grad():
         loader = build_test_loader(run.cfg, records)
         for batch in tqdm(loader, desc=f"{run.name} on {dataset}", unit="batch", disable=None):
             outputs += [_on_cpu(output) for output in model(batch)]
-    found = _collect(outputs, sum(p.numel() for p in model.parameters()))
+    found = _collect(outputs, parameters)
     try:
         _write(file, found)
         for other in file.parent.iterdir():
@@ -134,7 +148,7 @@ def figures_of(
     return known[key]
 
 
-def _digest(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
+def _digest(run: Run, records: Sequence[Mapping[str, Any]], flip: bool) -> str:
     """SHA-256 of all but the weights that predictions depend on."""
     files = [str(record["file_name"]) for record in records]
     images = [(name, os.path.getsize(name) if os.path.isfile(name) else 0) for name in files]
@@ -142,6 +156,7 @@ def _digest(run: Run, records: Sequence[Mapping[str, Any]]) -> str:
     cfg.defrost()
     cfg.MODEL.DEVICE = ""
     parts = [str(cfg.MODEL), str(cfg.INPUT), cfg.TEST.DETECTIONS_PER_IMAGE]
+    parts += ["flip"] if flip else []
     return hashlib.sha256(json.dumps([_VERSION, parts, images]).encode()).hexdigest()
 
 
