@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from multas.config import add_multas_config
 from multas.data.class_names import with_class_names
+from multas.data.loader import build_test_loader
 from multas.engine import Trainer
 from multas.engine.comparison import detection
 from multas.engine.comparison import predictions as predicting
@@ -33,6 +34,7 @@ from multas.engine.comparison.matching import (
 from multas.engine.comparison.predictions import Predictions, predictions_of
 from multas.engine.comparison.runs import read_runs
 from multas.engine.comparison.segmentation import judge_masks
+from multas.engine.ensemble import FlipScaleEnsemble
 from multas.evaluation import ClassificationEvaluator, VOCDetectionEvaluator
 from multas.evaluation.average_precision import average_precision_area, precision_recall
 from multas.util.annotation import BOXES, LABELS
@@ -81,6 +83,23 @@ def test_both_tasks_have_the_figures_of_the_trainer(joint_cfg, run_of, monkeypat
     corrected = Data(data.name, [r | {"annotations": r["annotations"][1:]} for r in data.records])
     with pytest.raises(pytest.fail.Exception):
         judge_boxes(run.cfg, corrected, again, None)
+
+
+def test_predictions_on_mirror_images_are_those_of_the_labels(tiny_cfg, run_of):
+    run = run_of(tiny_cfg(*OPTS))
+    data = load_data(run.cfg.DATASETS.TEST[0])
+    both = predictions_of(run, data.name, data.records, flip=True)
+    model = predicting.load_model(run.cfg, str(run.weights))
+    labels = FlipScaleEnsemble(model, topk=run.cfg.TEST.DETECTIONS_PER_IMAGE)
+    batches = build_test_loader(run.cfg, data.records)
+    outputs = [output["instances"] for batch in batches for output in labels(batch)]
+    boxes = np.concatenate([output.pred_boxes.tensor.numpy() for output in outputs])
+    assert np.array_equal(both.boxes, boxes)
+    assert both.parameters == sum(p.numel() for p in model.parameters())
+    # Both are kept, each for itself.
+    alone = predictions_of(run, data.name, data.records)
+    assert not np.array_equal(alone.score, both.score)
+    assert predictions_of(run, data.name, data.records, flip=True).file == both.file != alone.file
 
 
 def test_predictions_are_computed_once(tiny_cfg, run_of, monkeypatch, caplog):

@@ -130,6 +130,15 @@ def test_they_are_chosen_once_and_can_be_read(job, capsys):
     assert file.read_bytes() == before and "as the config has them" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("flip", "is_told"), [("horizontal", True), ("none", False)])
+def test_a_teacher_labels_mirror_images_where_it_learns_from_them(job, flip, is_told, monkeypatch):
+    made, calls = job("INPUT.RANDOM_FLIP", flip), []
+    monkeypatch.setattr("own_data.job.call", lambda *words: calls.append(words))
+    monkeypatch.setattr("own_data.job.chosen_on", lambda *_, flip: calls.append(flip) or ([], []))
+    made.label()
+    assert calls[0] is is_told and ("--flip" in calls[1]) is is_told
+
+
 @pytest.mark.parametrize("value", ["0.7", str(FIXED)])
 def test_a_threshold_given_by_hand_wins(job, value):
     made = job(KEY, value)
@@ -175,6 +184,7 @@ def test_the_teacher_labels_once_and_from_the_lowest_threshold_on(job, monkeypat
     write_thresholds(made.configs / THRESHOLDS, {"CLASS_SCORE_THRESH": [0.3] * 7 + [0.2]}, [])
     made.label()
     ((_, *words),) = calls
+    words.remove("--flip")  # the one without a value
     given = dict(zip(words[::2], words[1::2], strict=True))
     assert float(given["--score-thresh"]) == 0.2
     of = {"teacher_sha256": file_sha256(made.weights("teacher"))}
