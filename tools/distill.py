@@ -97,7 +97,9 @@ def main() -> None:
     refuse_other(output, settings)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) if args.dry_run else output
-        job = Job(folder / "configs", output, args.opts, args.teacher, ("onnx", "openvino"))
+        job = Job(
+            folder / "configs", output, args.opts, args.teacher, ("onnx", "openvino"), flip=True
+        )
         with held(folder):
             with removed_if_refused(folder):
                 data = prepare(cards, folder / "data", args.labels, args.seed)

@@ -92,7 +92,7 @@ def job(root, tmp_path, repository):
         card = {"name": "cells", **keys, "splits": {split: f"Main/{split}" for split in splits}}
         data = prepare([card], tmp_path / "data", Fraction(1, 2))
         output = tmp_path / "out"
-        made = Job(output / "configs", output, [*EVERYTHING, *opts])
+        made = Job(output / "configs", output, [*EVERYTHING, *opts], flip=True)
         write_configs(data, made.configs, output, size="nano", seed=1, iterations=2)
         cfg = made.config("teacher")
         folder = Path(made.folder("teacher"))

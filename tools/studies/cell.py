@@ -43,7 +43,7 @@ def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Seq
     Raises:
         UserError: The data or weights cannot be had.
     """
-    job = Job(output / "configs", output)
+    job = Job(output / "configs", output, flip=True)
     tasks = _prepared(study, cell, data, output)
     write_configs(
         tasks, job.configs, output, size=study.size, seed=cell.seed, iterations=study.iterations,
