@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from multas.data.splits.make import class_counts, mask_counts, write_splits
 from multas.util.annotation import MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
+from multas.util.screen import shown_from
 from own_data.parts import Parts, draw
 
 logger = logging.getLogger(__name__)
@@ -172,7 +174,13 @@ def _prepare(
         "test": f"{name}_{tests[0]}",
     }
     every = [*names["labeled"], *names["unlabeled"], names["val"], names["test"]]
-    records = {own: DatasetCatalog.get(own) for own in every if own}
+    # The faults of what was divided were told when it was read as a whole.
+    told = {f"{name}_{split}" for own in divided.values() for split in own.values()}
+    records = {}
+    for own in filter(None, every):
+        is_told = own.removesuffix(UNLABELED) in told
+        with shown_from(logging.ERROR) if is_told else nullcontext():
+            records[own] = DatasetCatalog.get(own)
     return TaskData(annotation=annotation, card=file, records=records, **names)
 
 
