@@ -1,7 +1,7 @@
 """Networks in 8 bits, for ONNX Runtime and OpenVINO alike, by NNCF; and OpenVINO's files."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,14 @@ def quantise(
     options = {"ignored_scope": kept, "subset_size": len(inputs)}
     if gain is None:
         return nncf.quantize(network, dataset, **options)
+
+    def validate(compiled: Any, data: Iterable[Inputs]) -> tuple[float, list[float]]:
+        # A value for each image, or NNCF would ask for each image alone: the gain is that of all.
+        value = gain(compiled)
+        return value, [value for _ in data]
+
     return nncf.quantize_with_accuracy_control(
-        network, dataset, dataset, lambda compiled, _: (gain(compiled), None),
+        network, dataset, dataset, validate,
         max_drop=max_drop, drop_type=nncf.DropType.ABSOLUTE, **options,
     )  # fmt: skip
 
