@@ -16,7 +16,7 @@ def test_accuracy_control_asks_once_for_each_network(two_tasks, library):
 
     def gain(network):
         asked.append(network)
-        return 0.0
+        return 0.0 if len(asked) <= 2 else -0.1  # the whole network, asked twice, loses nothing
 
     quantise(
         read_network(library, str(two_tasks.file)),

@@ -89,8 +89,9 @@ def quantise(
         return nncf.quantize(network, dataset, **options)
 
     def validate(compiled: Any, data: Iterable[Inputs]) -> tuple[float, list[float]]:
-        # A value for each image, or NNCF would ask for each image alone: the gain is that of all.
-        value = gain(compiled)
+        # NNCF divides by the gain of the whole network, which may be 0. It gets a value for each
+        # image, or it would ask for each image alone: the gain is that of all.
+        value = 100.0 + gain(compiled)
         return value, [value for _ in data]
 
     return nncf.quantize_with_accuracy_control(
