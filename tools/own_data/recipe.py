@@ -39,6 +39,9 @@ TEACHER_RATE = 0.004
 # AdamW moves the logarithms of the path weights by the rate alone: they begin where they rest, and
 # have one of their own.
 AGGREGATION = {"NAME": "adaptive", "START": "rest", "Z_LR": 0.05}
+# With a tenth of the labels, the student of nuclei had AP 43.9 with 0.3 and 42.4 with 1, that of
+# chess pieces 61.4 and 61.8 (43.2 and 59.6 without a teacher; validation lists, one seed).
+ALPHA = 0.3
 THRESHOLDS = "thresholds.yaml"
 
 
@@ -206,6 +209,7 @@ def _distilled(
         model["DISTILLATION"] = {
             "TEACHER": {"CONFIG_FILE": teacher[0], "WEIGHTS": teacher[1], "PRECISION": "auto"},
             "PATHS": [dict(path) for path in paths],
+            "ALPHA": ALPHA,
             "AGGREGATION": dict(AGGREGATION),
         }
     return config | {"MODEL": model, "OUTPUT_DIR": str(output / "distilled")}
