@@ -26,8 +26,8 @@ Tables = dict[str, list[dict]]
 def read_coco_file(file: str, issues: DatasetIssues) -> tuple[Tables, set, bool]:
     """The sound entries of ``images``, ``annotations`` and ``categories``; others are reported.
 
-    A category without objects that has the name of one with objects does not count: Roboflow puts
-    all categories into one that is named by the project.
+    A category without objects does not count if it is the group (``supercategory``) of one of the
+    same name: Roboflow puts all categories into one that is named by the project.
 
     Returns:
         The tables, the ids of the images that have annotations which are left out, and whether all
@@ -59,11 +59,12 @@ def with_slashes(images: Any) -> Any:
 
 
 def _without_groups(categories: list, annotations: list) -> list:
-    """The categories, less those without objects that have the name of one with objects."""
+    """The categories, less those without objects that are the group of one of the same name."""
     used = [e.get("category_id") for e in annotations if isinstance(e, dict)]
     ids = {number for number in used if ID.fits(number)}
     told = [e for e in categories if isinstance(e, dict) and ID.fits(e.get("id"))]
-    names = [e.get("name") for e in told if e["id"] in ids]
+    grouped = [e for e in told if e["id"] in ids and e.get("supercategory") == e.get("name")]
+    names = [e.get("name") for e in grouped]
     groups = [e for e in told if e["id"] not in ids and e.get("name") in names]
     return [entry for entry in categories if all(entry is not group for group in groups)]
 
