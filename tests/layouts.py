@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import yaml
+from detectron2.data import DatasetCatalog
 from PIL import Image
 
 from image_files import HEIGHT, WIDTH
+from multas.data import register_card
 
 PHOTO = object()
 BOX = "0 0.5 0.5 0.5 0.5\n"
@@ -63,3 +65,14 @@ def lay_out(folder: Path, files: dict[str, Any]) -> Path:
             dump = json.dumps if path.endswith(".json") else yaml.safe_dump
             file.write_text(dump(content))
     return folder
+
+
+def sizes(card):
+    """The number of images of each split of a card, and of annotated ones among them."""
+    register_card(card)
+    found = {}
+    for split in card["splits"]:
+        records = DatasetCatalog.get(f"{card['name']}_{split}")
+        keys = ("annotations", "sem_seg_file_name", "label")
+        found[split] = (len(records), sum(any(k in r for k in keys) for r in records))
+    return found

@@ -65,6 +65,15 @@ def after_student(cfg) -> float:
     return float(torch.rand(()))
 
 
+def test_a_training_keeps_the_memory_of_freed_tensors(tiny_cfg, monkeypatch):
+    calls = []
+    monkeypatch.setattr("multas.engine.trainer.keep_freed_memory", lambda: calls.append("told"))
+    trainer = Trainer(tiny_cfg("SOLVER.MAX_ITER", 1, "DATASETS.TEST", []))
+    assert calls == []
+    trainer.train()
+    assert calls == ["told"]
+
+
 def test_a_distillation_step_changes_student_adapters_and_z(distilled_cfg):
     trainer = start(distilled_cfg("SOLVER.MAX_ITER", 1))
     before = learned(trainer)

@@ -1,6 +1,8 @@
 """Own data in one command: parts of the data, configs that fit them, and a length that fits."""
 
+import io
 import json
+import logging
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -21,6 +23,7 @@ from multas.data.looking.find import find_cards
 from multas.distillation.aggregation.build import build_aggregator
 from multas.engine import load_config
 from multas.util.errors import UserError
+from multas.util.screen import Screen
 from own_data import budget
 from own_data.budget import (
     ENOUGH,
@@ -117,8 +120,8 @@ def test_splits_with_images_of_others_are_not_learned_from(cards, root, tmp_path
     )
     (data,) = prepare([card], tmp_path)
     assert [name.removeprefix(f"{card['name']}_") for name in data.labeled] == ["fold2_train"]
-    assert "fold1_train is not learned from: 2 of its images" in caplog.text
-    assert "leak_train is not learned from: 1 of its images" in caplog.text
+    assert "fold1_train is not learned from" in caplog.text
+    assert "leak_train is not learned from" in caplog.text
 
 
 def test_splits_of_one_image_are_not_divided(cards, root, tmp_path):
@@ -134,6 +137,21 @@ def _lists(root, folder, **splits):
     for name, numbers in splits.items():
         (folder / f"{name}.txt").write_text("".join(f"{ids[number]}\n" for number in numbers))
     return {name: str(folder / name) for name in splits}
+
+
+@pytest.mark.parametrize("splits", [{"all": range(8)}, {"a": range(4), "b": range(4, 8)}])
+def test_faults_are_told_once(cards, root, tmp_path, splits):
+    (card,) = cards("det", splits=())
+    card |= {"splits": _lists(root, tmp_path, **splits), "strictness": "skip"}
+    with open(tmp_path / f"{list(splits)[-1]}.txt", "a") as file:
+        file.write("no_such_image\n")
+    log, stream = logging.getLogger("multas"), io.StringIO()
+    log.addHandler(screen := Screen(stream))
+    try:
+        prepare([card], tmp_path)
+    finally:
+        log.removeHandler(screen)
+    assert stream.getvalue().count("no_such_image") == 1
 
 
 def test_unlabelled_images_beside_those_of_a_coco_file(tmp_path):

@@ -8,7 +8,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 
@@ -20,7 +19,7 @@ from multas.util.annotation import MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from multas.util.screen import shown_from
-from own_data.parts import Parts, draw
+from own_data.parts import Parts, apart, draw
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,8 @@ def prepare(
     """Register cards as the data of a job, with the splits that they lack.
 
     All splits to train on are used, except those that have images of another one. Where there is no
-    split to test on, the largest of them gives images for that, a fifth of all that are annotated.
+    split to test on, the largest of them gives images for that: as many as a fifth of all that are
+    annotated, but no more than half of its own.
     Parts are balanced by class, and the same for all cards.
 
     Args:
@@ -131,20 +131,24 @@ def _prepare(
             "data card, and give the card instead."
         )
     held_out = not (use["test"] or use["val"])
-    whole, bases = f"{name}_whole", use["train"]
+    bases, read = use["train"], {}
     if len(bases) > 1 or labels < 1 or held_out:
-        register_card(content | {"name": whole})
-    if len(bases) > 1:
-        bases = _without_common_images(whole, bases, [*use["val"], *use["test"]])
+        register_card(content | {"name": f"{name}_whole"})
+        others = [*use["val"], *use["test"]] if len(bases) > 1 else []
+        read = {split: DatasetCatalog.get(f"{name}_whole_{split}") for split in (*bases, *others)}
+        bases = _apart(read, bases, others)
     divided: dict[str, dict[str, str]] = {}  # of each base the new splits by part
     if labels < 1 or held_out:
-        counts = {base: _counts(f"{whole}_{base}", annotation) for base in bases}
+        counts = {
+            base: _counts(read[base], MetadataCatalog.get(f"{name}_whole_{base}"), annotation)
+            for base in bases
+        }
         if max(map(len, counts.values())) < 2:
             raise UserError(
                 f"{name}: none of its splits to train on ({len(bases)}) has two images, so that "
                 "none can be divided; put the images of all into one folder, or give a data card."
             )
-        draw(counts, labels, held_out, seed, parts)
+        parts |= draw(counts, labels, held_out, seed, parts)
         for base in bases:
             tail = "" if len(bases) == 1 else f"_{base}"
             divided[base] = {part: part + tail for part in parts[base]}
@@ -165,17 +169,17 @@ def _prepare(
         )
     vals = use["val"] if tests != use["val"] else []
     labeled = [divided.get(base, {}).get("labeled", base) for base in bases]
+    unlabeled = [*use["unlabeled"], *new["rest"]]
     names: dict[str, Any] = {
         "labeled": tuple(f"{name}_{split}" for split in labeled),
-        "unlabeled": tuple(
-            f"{name}_{split}{UNLABELED}" for split in use["unlabeled"] + new["rest"]
-        ),
+        "unlabeled": tuple(f"{name}_{split}{UNLABELED}" for split in unlabeled),
         "val": f"{name}_{vals[0]}" if vals else "",
         "test": f"{name}_{tests[0]}",
     }
     every = [*names["labeled"], *names["unlabeled"], names["val"], names["test"]]
-    # The faults of what was divided were told when it was read as a whole.
-    told = {f"{name}_{split}" for own in divided.values() for split in own.values()}
+    # The faults of what was read as a whole, or is a part of it, have been told.
+    splits = [*read, *(split for own in divided.values() for split in own.values())]
+    told = {f"{name}_{split}" for split in splits}
     records = {}
     for own in filter(None, every):
         is_told = own.removesuffix(UNLABELED) in told
@@ -184,54 +188,32 @@ def _prepare(
     return TaskData(annotation=annotation, card=file, records=records, **names)
 
 
-def _without_common_images(whole: str, bases: Sequence[str], others: Sequence[str]) -> list[str]:
-    """Those of some splits, the larger ones first, that have no image of another one or of others.
-
-    Args:
-        whole: the name of the registered card.
-        bases: splits to train on.
-        others: splits to choose and to test on.
-    """
-    images = {
-        split: {record["file_name"] for record in DatasetCatalog.get(f"{whole}_{split}")}
-        for split in (*bases, *others)
-    }
-    used: set[str] = set().union(*(images[split] for split in others))
-    kept = []
-    for base in sorted(bases, key=lambda base: len(images[base]), reverse=True):
-        if common := images[base] & used:
-            logger.warning(
-                "Split %s is not learned from: %d of its images are in other splits, such as %s.",
-                base, len(common), min(common),
-            )  # fmt: skip
-            continue
-        kept.append(base)
-        used |= images[base]
-    if not kept:
-        raise UserError(
-            f"Every split to train on ({', '.join(bases)}) has images of the splits to test on "
-            f"({', '.join(others)}): give a data card whose splits have no image in common."
-        )
-    return [base for base in bases if base in kept]
+def _apart(
+    records: Mapping[str, Sequence[dict]], bases: Sequence[str], others: Sequence[str]
+) -> list[str]:
+    """Those of some splits to train on that have no image in common; the others are told."""
+    images = {split: {record["file_name"] for record in own} for split, own in records.items()}
+    shared = apart(images, bases, others)
+    for base, image in shared.items():
+        logger.warning("Split %s is not learned from: %s is in another one, too.", base, image)
+    return [base for base in bases if base not in shared]
 
 
 def _divided(
     card: Card, splits: Mapping[str, Any], divided: Mapping[str, Mapping[str, str]], folder: Path
 ) -> dict[str, Any]:
     """The splits of a card, and those that ``divided`` made of some, by their lists in a folder."""
-    new = {
-        split: _table(card, splits[base]) | {"ids": str((folder / split / card.name).absolute())}
-        for base, names in divided.items()
-        for split in names.values()
-    }
     found = dict(splits)
-    for split, value in splits.items():
-        table = _table(card, value)
-        # One name may stand without a list.
-        without = {str(base) for base in np.atleast_1d(table.get("without", []))}
-        if more := [name for base in without for name in divided.get(base, {}).values()]:
-            found[split] = table | {"without": sorted({*without, *more})}
-    return found | new
+    for split in card.splits:
+        # What a split is without, it is also without in parts.
+        if more := [name for base in split.without for name in divided.get(base, {}).values()]:
+            table = _table(card, splits[split.name])
+            found[split.name] = table | {"without": [*split.without, *more]}
+    for base, names in divided.items():
+        for name in names.values():
+            ids = str((folder / name / card.name).absolute())
+            found[name] = _table(card, splits[base]) | {"ids": ids}
+    return found
 
 
 def _table(card: Card, split: Any) -> dict[str, Any]:
@@ -255,11 +237,11 @@ def _annotation(card: Card) -> Annotation:
     return kinds[tasks.pop()]
 
 
-def _counts(name: str, annotation: Annotation) -> dict[str, dict[str, int]]:
+def _counts(
+    records: Sequence[dict], metadata: Any, annotation: Annotation
+) -> dict[str, dict[str, int]]:
     """The objects of each class of each image of a data set, by the image's id."""
-    records, metadata = DatasetCatalog.get(name), MetadataCatalog.get(name)
-    classes = metadata.get(annotation.classes_key)
-    root = metadata.get("image_root")
+    classes, root = metadata.get(annotation.classes_key), metadata.get("image_root")
     if annotation is MASKS:
         return mask_counts(records, classes, root, metadata.get("ignore_label"))
     return class_counts(records, classes, root)

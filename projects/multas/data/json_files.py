@@ -47,12 +47,24 @@ def read_coco_ids(file: str | os.PathLike) -> list[tuple[int, str]]:
     if not isinstance(images, list):
         raise UserError(f"{file}: not a COCO file, it has no list `images`")
     ids = []
-    for number, entry in enumerate(images):
+    for number, entry in enumerate(with_slashes(images)):
         name = entry.get("file_name") if isinstance(entry, dict) else None
         if not isinstance(name, str):
             raise UserError(f"{file}: images[{number}] has no text `file_name`")
         ids.append((number, os.path.splitext(PurePath(name).as_posix())[0]))
     return ids
+
+
+def with_slashes(images: Any) -> Any:
+    """The ``images`` of a COCO file with "/" in file names, where Windows' programs write "\\"."""
+    if not isinstance(images, list):
+        return images
+    return [
+        {**entry, "file_name": name.replace("\\", "/")}
+        if isinstance(entry, dict) and isinstance(name := entry.get("file_name"), str)
+        else entry
+        for entry in images
+    ]
 
 
 class Kind(NamedTuple):

@@ -56,7 +56,7 @@ class Coco(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         file, issues = str(source.root / self.json), source.issues
-        content, faulty_images, counts_all = read_coco_file(file, issues)
+        content, faulty_images, has_group = read_coco_file(file, issues)
         if are_fractions(entry["bbox"] for entry in content["annotations"]):
             raise DatasetError(
                 f"{file}: all boxes lie in the first pixel, as fractions of the image's size do; "
@@ -85,10 +85,10 @@ class Coco(DataFormat):
                 records.append({**record, "annotations": own})
         metadata = self.class_metadata(classes)
         # Detectron2's evaluator names results by the order of the file. Where that is another one,
-        # or the records are fewer, or pycocotools would miss a key, it must write a file from the
-        # records.
+        # or records or categories are fewer, or pycocotools would miss a key, it must write a file
+        # from the records.
         is_whole = not issues.faults and len(records) == len(content["images"])
-        is_whole = is_whole and counts_all and _can_be_evaluated(content)
+        is_whole = is_whole and not has_group and _can_be_evaluated(content)
         if is_whole and list(classes) == list(names.values()):
             metadata["json_file"] = file
             metadata["thing_dataset_id_to_contiguous_id"] = class_ids

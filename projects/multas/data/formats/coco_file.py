@@ -2,10 +2,18 @@
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from multas.data.issues import DatasetError, DatasetIssues
-from multas.data.json_files import BOX, ID, Kind, entry_fault, is_number, read_json
+from multas.data.json_files import (
+    BOX,
+    ID,
+    Kind,
+    entry_fault,
+    is_number,
+    read_json,
+    with_slashes,
+)
 from multas.util.errors import UserError
 from multas.util.names import is_plain
 
@@ -23,50 +31,41 @@ _UNIQUE = {"annotations": ("id",), "categories": ("id", "name")}  # images: see 
 Tables = dict[str, list[dict]]
 
 
-def read_coco_file(file: str, issues: DatasetIssues) -> tuple[Tables, set, bool]:
-    """The sound entries of ``images``, ``annotations`` and ``categories``; others are reported.
+class CocoFile(NamedTuple):
+    """A COCO annotation file, as far as it is sound."""
 
-    A category without objects does not count if it is the group (``supercategory``) of one of the
-    same name: Roboflow puts all categories into one that is named by the project.
+    tables: Tables  # "images", "annotations" and "categories"
+    faulty_images: set  # ids of the images that have annotations which are left out
+    has_group: bool  # whether a category is left out as the group of others
 
-    Returns:
-        The tables, the ids of the images that have annotations which are left out, and whether all
-        categories count.
+
+def read_coco_file(file: str, issues: DatasetIssues) -> CocoFile:
+    """The sound entries of a file; others are reported.
+
+    A category without objects is no fault, and left out, if it is the group (``supercategory``) of
+    one of the same name: Roboflow puts all categories into one that is named by the project.
 
     Raises:
         DatasetError: if the file is missing, or no COCO annotation file.
     """
     content = _read_tables(file)
-    categories = _without_groups(content["categories"], content["annotations"])
-    counts_all = len(categories) == len(content["categories"])
-    content = {**content, "categories": categories, "images": with_slashes(content["images"])}
-    tables = {name: _sound_entries(name, content[name], file, issues) for name in _TABLES}
+    content = {**content, "images": with_slashes(content["images"])}
+    groups = _groups(content["categories"], content["annotations"])
+    tables = {name: _sound_entries(name, content[name], file, issues, groups) for name in _TABLES}
     kept = {id(entry) for entry in tables["annotations"]}
     lost = [e for e in content["annotations"] if isinstance(e, dict) and id(e) not in kept]
-    return tables, {e["image_id"] for e in lost if ID.fits(e.get("image_id"))}, counts_all
+    faulty_images = {e["image_id"] for e in lost if ID.fits(e.get("image_id"))}
+    return CocoFile(tables, faulty_images, bool(groups))
 
 
-def with_slashes(images: Any) -> Any:
-    """Entries of images whose file names have "/" where programs on Windows wrote "\\"."""
-    if not isinstance(images, list):
-        return images
-    return [
-        {**entry, "file_name": name.replace("\\", "/")}
-        if isinstance(entry, dict) and isinstance(name := entry.get("file_name"), str)
-        else entry
-        for entry in images
-    ]
-
-
-def _without_groups(categories: list, annotations: list) -> list:
-    """The categories, less those without objects that are the group of one of the same name."""
+def _groups(categories: Sequence, annotations: Sequence) -> list[dict]:
+    """The categories without objects that are the group of one of the same name."""
     used = [e.get("category_id") for e in annotations if isinstance(e, dict)]
     ids = {number for number in used if ID.fits(number)}
     told = [e for e in categories if isinstance(e, dict) and ID.fits(e.get("id"))]
     grouped = [e for e in told if e["id"] in ids and e.get("supercategory") == e.get("name")]
     names = [e.get("name") for e in grouped]
-    groups = [e for e in told if e["id"] not in ids and e.get("name") in names]
-    return [entry for entry in categories if all(entry is not group for group in groups)]
+    return [e for e in told if e["id"] not in ids and e.get("name") in names]
 
 
 def _read_tables(file: str) -> Mapping[str, list]:
@@ -92,10 +91,14 @@ def _read_tables(file: str) -> Mapping[str, list]:
     return content
 
 
-def _sound_entries(name: str, entries: Sequence, file: str, issues: DatasetIssues) -> list[dict]:
+def _sound_entries(
+    name: str, entries: Sequence, file: str, issues: DatasetIssues, groups: Sequence[dict]
+) -> list[dict]:
     sound: list[dict] = []
     seen: dict[tuple[str, Any], int] = {}
     for number, entry in enumerate(entries):
+        if any(entry is group for group in groups):
+            continue
         fault = entry_fault(entry, _TABLES[name], _OPTIONAL)
         if not fault and sound and (type(entry["id"]) is str) != (type(sound[0]["id"]) is str):
             fault = f"id {entry['id']!r}, but the first is {sound[0]['id']!r}: texts and numbers"

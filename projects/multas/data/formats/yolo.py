@@ -18,7 +18,7 @@ from multas.util.errors import UserError
 from multas.util.files import read_text
 
 _NO_LABELS = "no label file"
-_LABELS = {"images": "labels", "Images": "Labels"}  # the folder of labels for one of images
+LABEL_FOLDERS = {"images": "labels", "Images": "Labels"}  # by the folders of their images
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -108,8 +108,8 @@ def _label_folder(folder: str) -> str:
 
 def _folder_called_labels(folder: str) -> str:
     parts = Path(folder).parts
-    last = max((i for i, part in enumerate(parts) if part in _LABELS), default=len(parts))
-    called = [_LABELS[part] for part in parts[last : last + 1]]
+    last = max((i for i, part in enumerate(parts) if part in LABEL_FOLDERS), default=len(parts))
+    called = [LABEL_FOLDERS[part] for part in parts[last : last + 1]]
     return str(Path(*parts[:last], *called, *parts[last + 1 :]))
 
 

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import PurePath
 
-from multas.data.formats.coco_file import with_slashes
-from multas.data.json_files import BOX, ID, Kind, entry_fault, read_json
+from multas.data.json_files import BOX, ID, Kind, entry_fault, read_json, with_slashes
 from multas.data.looking.inventory import Inventory, Reading, join, parent, split_names
 from multas.util.errors import UserError
 

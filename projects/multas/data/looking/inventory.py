@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from multas.data.formats.yolo import LABEL_FOLDERS
 from multas.data.image_files import IMAGE_SUFFIXES
 from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
@@ -139,7 +140,7 @@ def top_of(folder: str) -> str:
     or the whole path.
     """
     parts = folder.split("/")
-    marks = [i for i, part in enumerate(parts) if role_of(part) or part.lower() == "images"]
+    marks = [i for i, part in enumerate(parts) if role_of(part) or part in LABEL_FOLDERS]
     return "/".join(parts[: marks[-1] + 1]) if marks else folder
 
 

@@ -46,11 +46,9 @@ def look_for_yolo(found: Inventory, file: Path | None = None) -> Reading | None:
             notes.append(f"the splits of {file.name} are looked for: {error}")
             names = yolo_names(content, file)
         else:
-            reading = _of_yaml(
-                found, file, card, [f"{file.name} is YOLO's, with its splits"], notes
-            )
-            if reading is not None:
-                return reading
+            if not (lost := _lost_image(card)):
+                return _of_yaml(found, file, card, [f"{file.name} is YOLO's, with its splits"])
+            notes.append(f"the splits of {file.name} are looked for: {lost} is not there")
             names = card["classes"]
     return _of_folders(found, names, notes)
 
@@ -65,13 +63,19 @@ def _read_yaml(found: Inventory, file: Path | None) -> tuple[Path | None, Mappin
     return next(iter(contents.items()), (None, {}))
 
 
-def _of_yaml(
-    found: Inventory, file: Path, card: dict[str, Any], notes: list[str], faults: list[str]
-) -> Reading | None:
-    """The card of a data.yaml, without the splits that are not there.
+def _lost_image(card: dict[str, Any]) -> str:
+    """An image that a list of a card names, if none of its first images exist; else ""."""
+    root = Path(card["root"])
+    for files in card["splits"].values():
+        for place in [files] if isinstance(files, str) else files:
+            listed = _images_of(root, place)[:_TRIED] if (root / place).is_file() else []
+            if listed and not any(map(os.path.isfile, listed)):
+                return f"{os.path.relpath(listed[0], root)} of {place}"
+    return ""
 
-    None if it lists images that do not exist; ``faults`` gets a line about them.
-    """
+
+def _of_yaml(found: Inventory, file: Path, card: dict[str, Any], notes: list[str]) -> Reading:
+    """The card of a data.yaml, without the splits that are not there."""
     root, covered = Path(card["root"]), {}
     all_images: dict[str, set[str]] = {}
     for name, files in list(card["splits"].items()):
@@ -84,13 +88,6 @@ def _of_yaml(
             del card["splits"][name]
             continue
         images = [image for place in places for image in _images_of(root, place)]
-        if images and not any(map(os.path.isfile, images[:_TRIED])):
-            first = os.path.relpath(images[0], root)
-            faults.append(
-                f"the splits of {file.name} are looked for: images of {name} such as {first} are "
-                "not there"
-            )
-            return None
         if same := [other for other, own in all_images.items() if own == set(images)]:
             notes.append(f"split {name} is passed over: it has the images of {same[0]}")
             del card["splits"][name]
