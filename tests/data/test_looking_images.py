@@ -47,7 +47,9 @@ NO_CLASSES = {
     "other cities in each split": (
         {**photos("photos/{}/1.jpg", "train/aachen", "train/ulm", "val/jena")},
         "nothing annotates them"),
-    "masks in folders": ({**photos("{}Fine/train/a/1.png", "gt", "photos")}, ""),
+    "masks in folders": (
+        {**photos("gtFine/train/{}/1.png", "a", "b"), **photos("photos/train/{}/1.png", "a", "b")},
+        ""),
 }  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """The score from which on a teacher's boxes are used: chosen on a val split, or given."""
 
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from multas.engine.comparison.data import Data
 from multas.engine.comparison.matching import Matches, best_thresholds, match
 from multas.engine.comparison.predictions import Predictions
 from own_data import job as job_module
+from own_data import thresholds
 from own_data.data import prepare
 from own_data.job import Job, _has_labels
 from own_data.recipe import THRESHOLDS, write_configs, write_thresholds
@@ -130,13 +132,29 @@ def test_they_are_chosen_once_and_can_be_read(job, capsys):
     assert file.read_bytes() == before and "as the config has them" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("flip", "is_told"), [("horizontal", True), ("none", False)])
-def test_a_teacher_labels_mirror_images_where_it_learns_from_them(job, flip, is_told, monkeypatch):
-    made, calls = job("INPUT.RANDOM_FLIP", flip), []
+@pytest.mark.parametrize(
+    ("wanted", "flip", "is_told"),
+    [(True, "horizontal", True), (True, "none", False), (False, "horizontal", False)],
+)
+def test_a_teacher_labels_mirror_images_where_it_learns_from_them(
+    job, wanted, flip, is_told, monkeypatch
+):
+    made, calls = replace(job("INPUT.RANDOM_FLIP", flip), flip=wanted), []
     monkeypatch.setattr("own_data.job.call", lambda *words: calls.append(words))
     monkeypatch.setattr("own_data.job.chosen_on", lambda *_, flip: calls.append(flip) or ([], []))
     made.label()
     assert calls[0] is is_told and ("--flip" in calls[1]) is is_told
+
+
+def test_thresholds_are_chosen_on_what_the_teacher_labels(job, monkeypatch):
+    found, real = [], thresholds.predictions_of
+    monkeypatch.setattr(
+        thresholds,
+        "predictions_of",
+        lambda *words, **keys: found.append(keys) or real(*words, **keys),
+    )
+    job().choose_thresholds()
+    assert found == [{"flip": True}]
 
 
 @pytest.mark.parametrize("value", ["0.7", str(FIXED)])
