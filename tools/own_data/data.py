@@ -19,7 +19,7 @@ from multas.util.annotation import MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from multas.util.screen import shown_from
-from own_data.parts import Parts, apart, draw
+from own_data.parts import Parts, draw, shared_images
 
 logger = logging.getLogger(__name__)
 
@@ -193,7 +193,7 @@ def _apart(
 ) -> list[str]:
     """Those of some splits to train on that have no image in common; the others are told."""
     images = {split: {record["file_name"] for record in own} for split, own in records.items()}
-    shared = apart(images, bases, others)
+    shared = shared_images(images, bases, others)
     for base, image in shared.items():
         logger.warning("Split %s is not learned from: %s is in another one, too.", base, image)
     return [base for base in bases if base not in shared]

@@ -54,12 +54,12 @@ def _divide(
     return parts
 
 
-def apart(
+def shared_images(
     images: Mapping[str, set[str]], bases: Sequence[str], others: Sequence[str]
 ) -> dict[str, str]:
-    """Which splits to train on have an image of another one, and one such image.
+    """The splits to train on that have an image of another split, and one such image of each.
 
-    Of two splits to train on it is the smaller one.
+    Of two splits to train on that is the smaller one.
 
     Args:
         images: of each split.

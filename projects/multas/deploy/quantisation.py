@@ -89,8 +89,8 @@ def quantise(
         return nncf.quantize(network, dataset, **options)
 
     def validate(compiled: Any, data: Iterable[Inputs]) -> tuple[float, list[float]]:
-        # NNCF divides by the gain of the whole network, which may be 0. It gets a value for each
-        # image, or it would ask for each image alone: the gain is that of all.
+        # NNCF divides by the value of the network in full precision, and its gain may be 0. Without
+        # values of single images it would ask for each alone, and the gain is always that of all.
         value = 100.0 + gain(compiled)
         return value, [value for _ in data]
 

@@ -123,7 +123,7 @@ def is_named_mask(folder: str) -> bool:
 
 
 def annotation_stems(found: Inventory) -> set[str]:
-    """The names, without extensions, of files that annotate images of these names, if any do."""
+    """The names, without extensions, of files that would annotate images of the same names."""
     names = {
         os.path.splitext(name)[0]
         for suffix in (".json", ".xml", ".txt")

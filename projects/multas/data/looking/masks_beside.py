@@ -66,7 +66,7 @@ def _suffix(found: Inventory) -> str:
         ends.update(mark + end for stem, mark, end in pairs if stem in stems)
     named = {end: count for end, count in ends.items() if is_named_mask(end)}
     best = max(named, key=lambda end: named[end], default="")
-    # Most images have one; or else it is part of the name of a few.
+    # A third of the photographs have one at least; otherwise it is a word in the names of a few.
     return best if 4 * named.get(best, 0) >= sum(map(len, found.images.values())) else ""
 
 
