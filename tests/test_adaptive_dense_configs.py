@@ -8,6 +8,7 @@ from detectron2.config import CfgNode
 import multas.data
 from multas.distillation import Distiller
 from multas.engine import Trainer
+from own_data import recipe
 from shipped import REPOSITORY, row_of, rows
 from tiny_recipe import as_shipped
 
@@ -20,6 +21,7 @@ AGGREGATIONS = ("hand_tuned", "multiobjective", "equal", "adaptive")
 
 # Rows beyond the paper, all of Feats_P and Box.
 BEYOND = {
+    "adaptive_light_feats_p": "adaptive",
     "multiobjective_mean_feats_p": "mgda",
     "adaptive_budget_feats_p": "adaptive",
     "adaptive_budget_decay_feats_p": "adaptive",
@@ -155,6 +157,12 @@ def test_ill_set_weights_are_ten_times_off():
     rows = ("hand_tuned_feats_p_tenth", "hand_tuned_feats_p", "hand_tuned_feats_p_tenfold")
     alphas = [as_shipped(f"{DETECTION}#small/{row}").MODEL.DISTILLATION.ALPHA for row in rows]
     assert alphas == [0.1, 1.0, 10.0]
+
+
+def test_small_scale_has_the_default_of_own_data():
+    light = as_shipped(f"{DETECTION}#small/adaptive_light_feats_p").MODEL.DISTILLATION
+    assert light.ALPHA == recipe.ALPHA
+    assert light.AGGREGATION.NAME == recipe.AGGREGATION["NAME"]
 
 
 # One of each network and kind of row where the data set is not the embedded one: the rest differs
