@@ -162,7 +162,7 @@ def test_ill_set_weights_are_ten_times_off():
 def test_small_scale_has_the_default_of_own_data():
     light = as_shipped(f"{DETECTION}#small/adaptive_light_feats_p").MODEL.DISTILLATION
     assert light.ALPHA == recipe.ALPHA
-    assert light.AGGREGATION.NAME == recipe.AGGREGATION["NAME"]
+    assert recipe.AGGREGATION["NAME"] == light.AGGREGATION.NAME
 
 
 # One of each network and kind of row where the data set is not the embedded one: the rest differs
