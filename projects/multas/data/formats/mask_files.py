@@ -1,6 +1,7 @@
-"""The files of masks: images of class indices, in black and white, and SBD's .mat files."""
+"""The files of masks: images of class indices or colours, in black and white, and SBD's."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from multas.util.files import refuse_pipe
 
 MASK_VALUES = "sem_seg_values"  # key of a dataset dict: the MaskValues of its mask
 SBD_SUFFIX = ".mat"
+_TOLD = 3  # colours in a message
 
 
 def voc_palette() -> list[int]:
@@ -31,17 +33,19 @@ class MaskValues:
     Attributes:
         table: 256 numbers; ``table[v]`` is that of the class for the value v of a file.
         is_gray: whether the values of a file are the brightness of its pixels, whatever its format.
+        colors: those that are the values 0, 1, … of a file, as 0xRRGGBB; () = it has no colours.
     """
 
     table: bytes
     is_gray: bool = False
+    colors: tuple[int, ...] = ()
 
     def __call__(self, file: str | Path) -> np.ndarray:
         return read_mask(file, self)
 
     def then(self, table: bytes) -> "MaskValues":
         """These values, of which others take the place: ``table[v]`` that of the class v."""
-        return MaskValues(bytes(table[value] for value in self.table), self.is_gray)
+        return replace(self, table=bytes(table[value] for value in self.table))
 
 
 def read_mask(file: str | Path, values: MaskValues | None = None) -> np.ndarray:
@@ -53,8 +57,8 @@ def read_mask(file: str | Path, values: MaskValues | None = None) -> np.ndarray:
     Segmentation.
 
     Raises:
-        UserError: if the file is missing or damaged, has colours instead of indices, or is another
-            kind of .mat file.
+        UserError: if the file is missing or damaged, has colours that ``values`` do not know, or is
+            another kind of .mat file.
     """
     try:
         return read_indices(file, values)
@@ -66,7 +70,10 @@ def read_indices(file: str | Path, values: MaskValues | None = None) -> np.ndarr
     """The same with errors that do not name the file."""
     try:
         refuse_pipe(file)
-        mask = _open_gray(file) if values and values.is_gray else _open_indices(file)
+        if values and values.colors:
+            mask = _open_colors(file, values.colors)
+        else:
+            mask = _open_gray(file) if values and values.is_gray else _open_indices(file)
     except UserError:
         raise
     except Exception as error:  # Pillow has many for damaged files
@@ -82,6 +89,40 @@ def _open_gray(file: str | Path) -> np.ndarray:
         return np.asarray(image.convert("L"))
 
 
+def read_colors(file: str | Path) -> np.ndarray:
+    """The colours of an image, (H, W) int32 as 0xRRGGBB; transparency does not count.
+
+    Raises:
+        UserError: if it is a JPEG file. What Pillow raises for damaged files is passed on.
+    """
+    with Image.open(file) as image:
+        if image.format == "JPEG":
+            raise UserError("is a JPEG file, which does not keep colours; save it as PNG")
+        pixels = np.asarray(image.convert("RGB")).astype(np.int32)
+    return (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
+
+
+def color_name(color: int) -> str:
+    """#rrggbb."""
+    return f"#{color:06x}"
+
+
+def _open_colors(file: str | Path, colors: Sequence[int]) -> np.ndarray:
+    """The number of each pixel's colour among ``colors``, (H, W) uint8."""
+    pixels = read_colors(file)
+    order = np.argsort(colors)
+    known = np.asarray(colors, np.int32)[order]
+    places = np.searchsorted(known, pixels).clip(max=len(known) - 1)
+    if (wrong := known[places] != pixels).any():
+        others = np.unique(pixels[wrong])
+        shown = ", ".join(map(color_name, others[:_TOLD].tolist()))
+        more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
+        raise UserError(
+            f"{wrong.sum()} pixels have {shown}{more}, the colour of no class in `colors`"
+        )
+    return order.astype(np.uint8)[places]
+
+
 def _open_indices(file: str | Path) -> np.ndarray:
     if Path(file).suffix.lower() == SBD_SUFFIX:
         return _read_sbd(file)
@@ -90,7 +131,8 @@ def _open_indices(file: str | Path) -> np.ndarray:
             raise UserError("is a JPEG file, which does not keep class indices; save it as PNG")
         if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
             raise UserError(
-                f"has mode {image.mode}, need one 8-bit channel (mode L or P) of class indices"
+                f"has mode {image.mode}, need one 8-bit channel (mode L or P) of class indices; or "
+                "name the colours of the classes in the card: `colors`"
             )
         values = np.asarray(image)
     if values.dtype.itemsize > 1 and not 0 <= values.min() <= values.max() <= 255:

@@ -1,6 +1,7 @@
 """Semantic masks: one file per image, an image or one of SBD's .mat files, of class indices."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from multas.util.annotation import MASKS
 from multas.util.errors import UserError
 
 NO_MASK = "no mask"
+_COLOR = re.compile("#?[0-9a-fA-F]{6}")
 _MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", SBD_SUFFIX)
 
 
@@ -35,7 +37,8 @@ class Masks(DataFormat):
     the same folder. With ``only_complete``, an image without a mask is left out and not a fault.
 
     With ``threshold``, masks are black and white: of two classes, the second is where a pixel is at
-    least so bright, 1 to 255. Files may then have colours or be JPEG.
+    least so bright, 1 to 255. Files may then have colours or be JPEG. With ``colors``, masks have
+    colours: the first is that of the first class, as #rrggbb, and so on.
     """
 
     can_annotate = (MASKS,)
@@ -44,6 +47,7 @@ class Masks(DataFormat):
     suffix: str = ""
     mask_suffix: str = ""
     threshold: int = 0
+    colors: tuple[str, ...] = ()
     only_complete: bool = False
     annotates: tuple[str, ...] = (MASKS.task,)
 
@@ -52,6 +56,12 @@ class Masks(DataFormat):
             raise UserError("format masks needs `masks`, the folder of the masks")
         if not 0 <= self.threshold <= 255:
             raise UserError(f"threshold {self.threshold}, choose a brightness from 1 to 255")
+        if self.threshold and self.colors:
+            raise UserError("masks have `threshold`, in black and white, or `colors`, not both")
+        if wrong := [color for color in self.colors if not _COLOR.fullmatch(color)]:
+            raise UserError(f"colors {wrong[0]!r}, write it as '#ff8000', in quotes")
+        if len(set(_numbers(self.colors))) < len(self.colors):
+            raise UserError("colors has a colour twice; each class has one of its own")
 
     @classmethod
     def parse_classes(cls, classes: Any) -> Any:
@@ -61,13 +71,20 @@ class Masks(DataFormat):
         return _fill_gaps(classes) if isinstance(classes, dict) else classes
 
     def mask_values(self) -> MaskValues | None:
+        if self.colors:
+            return MaskValues(bytes(range(256)), colors=_numbers(self.colors))
         if not self.threshold:
             return None
         return MaskValues(bytes(value >= self.threshold for value in range(256)), is_gray=True)
 
     def load(self, source: Source) -> Loaded:
         classes, values = source.classes or (), self.mask_values()
-        if values and len(classes) != 2:
+        if self.colors and len(classes) != len(self.colors):
+            raise DatasetError(
+                f"{source.where}: `colors` has {len(self.colors)} colours, but `classes` has "
+                f"{len(classes)} names; give each class one colour"
+            )
+        if self.threshold and len(classes) != 2:
             raise DatasetError(
                 f"{source.where}: with `threshold` there are two classes, the dark and the bright "
                 f"one, but `classes` has {len(classes)}"
@@ -104,6 +121,11 @@ def _fill_gaps(classes: dict) -> list:
             f"{wrong or classes!r}"
         )
     return [classes.get(value, f"value {value}") for value in range(max(classes) + 1)]
+
+
+def _numbers(colors: Sequence[str]) -> tuple[int, ...]:
+    """Colours as 0xRRGGBB, of #rrggbb."""
+    return tuple(int(color.removeprefix("#"), 16) for color in colors)
 
 
 def check_mask(

@@ -9,7 +9,8 @@ import numpy as np
 
 from multas.data.formats.mask_files import read_mask
 from multas.data.json_files import read_json
-from multas.data.looking.inventory import Inventory, Reading, join, parent
+from multas.data.looking.inventory import Inventory, Reading, join
+from multas.data.looking.mask_colors import BACKGROUND, UNKNOWN, color_classes, places_near
 from multas.data.looking.mask_kinds import Kind
 from multas.util.errors import UserError
 from multas.util.files import read_text
@@ -17,8 +18,6 @@ from multas.util.files import read_text
 _READ = 2000  # masks of which the values are taken
 _FILES = ("classes.txt", "labelmap.txt", "class_names.txt", "label_names.txt", "labels.txt")
 _TABLES = ("categories.json", "classes.json", "labels.json", "_classes.csv")
-_BACKGROUND = "background"
-_UNKNOWN = ("unlabeled", "unlabelled", "void", "ignore", "ignored", "unknown")
 
 
 def mask_classes(
@@ -32,30 +31,35 @@ def mask_classes(
 
     255 does not count. 0 is the background, or does not count if it is called so. Values with gaps
     are closed up by ``only``.
+
+    Raises:
+        UserError: The masks have more colours than classes can be.
     """
+    if kind.has_colors:
+        return color_classes(found, folders, notes)
     values = {0, 1} if kind.is_gray else _values(found, folders)
     names = _named(found, folders, values, notes)
     classes = list(boxes.card["classes"]) if boxes else []
     if not names and classes and values - {255} <= set(range(len(classes) + 1)):
-        names = dict(enumerate([_BACKGROUND, *classes]))
+        names = dict(enumerate([BACKGROUND, *classes]))
         notes.append("the values of the masks are the numbers of the classes of the boxes, from 1")
     one = classes[0] if len(classes) == 1 else "object"
     if kind.is_gray:
-        both = [names.get(0, _BACKGROUND), names.get(1, one)]
+        both = [names.get(0, BACKGROUND), names.get(1, one)]
         notes.append(f"the masks are black and white: {' and '.join(both)}")
         return {"classes": both, "threshold": 128}
     if kind.numbers_objects and max(values - {255}) > 1 and not names:
         notes.append(f"the masks number the objects of each image: all are the class {one}")
-        return {"classes": [_BACKGROUND, one], "threshold": 1}
+        return {"classes": [BACKGROUND, one], "threshold": 1}
     counted = values - {255}
     if not names:
         shown = ", ".join(map(str, sorted(counted)))
         notes.append(f"nothing names the values of the masks, {shown}: write classes.txt")
-        names = {0: _BACKGROUND, 1: one} if counted <= {0, 1} else {0: _BACKGROUND}
+        names = {0: BACKGROUND, 1: one} if counted <= {0, 1} else {0: BACKGROUND}
     names |= {value: f"class_{value}" for value in sorted(counted - names.keys())}
     names = dict(sorted(names.items()))
     keys: dict[str, Any] = {"classes": names}
-    if names.get(0, "").lower() in _UNKNOWN:
+    if names.get(0, "").lower() in UNKNOWN:
         keys["ignore_label"] = 0
         notes.append(f"value 0 of the masks, {names[0]}, does not count")
     if len(names) == max(names) + 1:
@@ -81,8 +85,7 @@ def _named(
     found: Inventory, folders: Sequence[str], values: set[int], notes: list[str]
 ) -> dict[int, str]:
     """The names in a file beside the masks or above them; {} if there is none that fits."""
-    near = list(dict.fromkeys([*folders, *map(parent, folders), "."]))
-    for folder in near:
+    for folder in places_near(folders):
         for name in (*_TABLES, *_FILES):
             suffix = name[name.rindex(".") :]
             if name not in found.texts[suffix].get(folder, ()):
@@ -95,8 +98,8 @@ def _named(
                 names = {}
             # Where 0 goes without saying.
             is_short = 0 in names and max(values - {255}, default=0) == len(names)
-            if is_short and names[0].lower() != _BACKGROUND:
-                names = {0: _BACKGROUND} | {v + 1: n for v, n in names.items()}
+            if is_short and names[0].lower() != BACKGROUND:
+                names = {0: BACKGROUND} | {v + 1: n for v, n in names.items()}
             if names and len(set(names.values())) == len(names) and values - {255} <= set(names):
                 notes.append(f"{place} names the values of the masks")
                 return names

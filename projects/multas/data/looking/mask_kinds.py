@@ -1,4 +1,4 @@
-"""What the images of a folder are: photographs, masks of numbers, or masks in black and white."""
+"""What the images of a folder are: photographs, masks of numbers or colours, or black and white."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -20,8 +20,8 @@ class Kind(NamedTuple):
 
     is_photo: bool = False
     is_gray: bool = False  # black and white, whatever the format of the file
+    has_colors: bool = False  # a colour for each class
     numbers_objects: bool = False  # values are the numbers of an image's objects, 1, 2, …
-    fault: str = ""  # why masks cannot be used
 
 
 PHOTO = Kind(is_photo=True)
@@ -70,7 +70,7 @@ def _kind_of_image(image: Image.Image, is_named: bool) -> Kind | None:
     if is_named and is_colorless and np.mean((red <= _DARK) | (red >= _BRIGHT)) > 0.9:
         return Kind(is_gray=True) if (red >= _BRIGHT).any() else None
     if not is_lossy and image.convert("RGB").getcolors(_MOST_VALUES) is not None:
-        return Kind(fault="its masks have colours; save the numbers of classes, 0, 1, …")
+        return Kind(has_colors=True)
     return PHOTO
 
 

@@ -1,7 +1,7 @@
 """Looks for semantic masks: folders of images of few values, which are named like other images."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -46,15 +46,13 @@ def look_for_masks(found: Inventory, boxes: Reading | None) -> tuple[Reading | N
         The reading, and the paths of all images that are masks, used or not.
 
     Raises:
-        UserError: if several folders have masks of the same images, or these are the only
-            annotations and cannot be used.
+        UserError: if several folders have masks of the same images, or masks have more colours than
+            classes can be.
     """
     pairs, kinds = _find_pairs(found)
     masks = {join(folder, name) for folder in kinds for name in found.images[folder]}
-    notes = [f"{f} is passed over: {kind.fault}" for f, kind in sorted(kinds.items()) if kind.fault]
+    notes: list[str] = []
     splits, images = (_splits_of if boxes else _own_splits)(found, pairs, notes, boxes)
-    if not splits and notes and not boxes:
-        raise UserError(f"{found.root} has masks that cannot be used:\n" + "\n".join(notes))
     if not splits:
         return None, masks
     used = {pair.masks for pair in pairs if any(s["masks"] == pair.masks for s in splits.values())}
@@ -82,8 +80,7 @@ def _find_pairs(found: Inventory) -> tuple[list[Pair], dict[str, Kind]]:
         if is_first and not kinds[masks].is_photo:
             choices.setdefault(images, []).append(Pair(images, masks, suffix, common))
     folders = {pair.masks for own in choices.values() for pair in own}
-    usable = {i: [p for p in own if not kinds[p.masks].fault] for i, own in choices.items()}
-    pairs = [_nearest(i, own) for i, own in usable.items() if own and i not in folders]
+    pairs = [_nearest(i, own, kinds) for i, own in choices.items() if i not in folders]
     return _merged(pairs), {folder: kinds[folder] for folder in folders}
 
 
@@ -109,8 +106,11 @@ def _match(images: set[str], masks: set[str]) -> tuple[str, frozenset[str]]:
     return suffix, frozenset(same if enough else ())
 
 
-def _nearest(images: str, choices: Sequence[Pair]) -> Pair:
-    """The masks whose folder is nearest to that of the images; those of instances come last.
+def _nearest(images: str, choices: Sequence[Pair], kinds: Mapping[str, Kind]) -> Pair:
+    """The masks whose folder is nearest to that of the images.
+
+    Those with colours, which are often the same classes for people to look at, come after others,
+    and those of instances last.
 
     Raises:
         UserError: if several are as near.
@@ -121,7 +121,8 @@ def _nearest(images: str, choices: Sequence[Pair]) -> Pair:
         parts, others = images.split("/"), pair.masks.split("/")
         ends = _number_equal(parts, others), _number_equal(parts[::-1], others[::-1])
         letters = _number_equal(images, pair.masks)  # as of train and trainannot
-        return not of_instances, role_of(images) == role_of(pair.masks), *ends, letters
+        plain = not of_instances, not kinds[pair.masks].has_colors
+        return *plain, role_of(images) == role_of(pair.masks), *ends, letters
 
     best = max(map(rank, choices))
     nearest = [pair for pair in choices if rank(pair) == best]

@@ -14,7 +14,6 @@ from multas.data.looking.inventory import (
 )
 from multas.data.looking.mask_classes import mask_classes
 from multas.data.looking.mask_kinds import joint_kind, kind_of
-from multas.util.errors import UserError
 
 
 def look_for_masks_beside(found: Inventory) -> tuple[Reading | None, set[str]]:
@@ -24,7 +23,7 @@ def look_for_masks_beside(found: Inventory) -> tuple[Reading | None, set[str]]:
         The reading, and the paths of all images that are masks.
 
     Raises:
-        UserError: if the masks cannot be used.
+        UserError: if the masks have more colours than classes can be.
     """
     suffix = _suffix(found)
     if not suffix:
@@ -37,8 +36,6 @@ def look_for_masks_beside(found: Inventory) -> tuple[Reading | None, set[str]]:
     kind = joint_kind(kind_of(alone, folder) for folder in masks)
     if kind.is_photo:
         return None, set()
-    if kind.fault:
-        raise UserError(f"{found.root} has masks that cannot be used: {kind.fault}")
     splits: dict[str, dict[str, Any]] = {}
     images, notes = {}, []
     for folder, name in split_names(masks).items():
