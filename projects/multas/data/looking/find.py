@@ -25,8 +25,8 @@ What is found by looking:
   VOC: JPEGImages/*.jpg, Annotations/*.xml, ImageSets/Main/*.txt; or images and XML files together
   COCO: annotations/*.json and folders of images, or _annotations.coco.json beside the images
   YOLO: data.yaml, or images/ and labels/, or images and .txt files together
-  masks: PNG files with the numbers or colours of classes, named like the images of another folder, or beside
-  them with an ending such as _mask
+  masks: PNG files with the numbers or colours of classes, named like the images of another folder,
+  or beside them with an ending such as _mask
   classification: a folder for each class, below train/ and val/ or not
 Anything else is described by a card, a few lines of YAML (datasets/README.md):
   name: cells
