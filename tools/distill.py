@@ -15,6 +15,7 @@ OUTPUT/report.html shows what came out. The same command goes on where it was st
 import argparse
 import logging
 import tempfile
+from collections.abc import Mapping
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -35,7 +36,7 @@ from multas.engine.run_log import on_screen
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.screen import shown_from
-from own_data.budget import PROBED, fitted_iterations, fitted_size
+from own_data.budget import PROBED, START, Pace, fitted_iterations, fitted_size, seconds_of_rest
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job, teacher_opts
 from own_data.networks import TEACHERS, pretrained_weights
@@ -170,17 +171,38 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
 
         print("Measuring how long an iteration takes ...", flush=True)
         stages = {stage: partial(config, stage) for stage in job.stages}
+        samples = data[0].records[data[0].test][:6]
         with shown_from(logging.ERROR):  # the trainings give the same warnings
-            iterations, seconds, most = fitted_size(
-                partial(fitted_iterations, args.minutes, stages), write_trial, print
-            )
+            iterations, paces, most = fitted_size(
+                partial(fitted_iterations, args.minutes, stages, job.images_apart(data), samples),
+                write_trial, print,
+            )  # fmt: skip
     write(job.configs, job.output, iterations=iterations, paths=paths, most=most)
-    rows = [[stage, job.data_of(stage), iterations, f"{s:.3f}", f"{s * iterations / 60:.1f}"]
-            for stage, s in seconds.items()]  # fmt: skip
-    header = ["training", "learns from", "iterations", "seconds each", "minutes"]
-    print(tabulate(rows, header, tablefmt="github") + "\n", flush=True)
+    show_plan(job, data, paces, iterations, args.minutes)
     if not args.dry_run:
         print(f"Configs: {job.configs}\n", flush=True)
+
+
+def show_plan(
+    job: Job, data: list[TaskData], paces: Mapping[str, Pace], iterations: int, minutes: float
+) -> None:
+    """Print how long each part of a job takes, and whether it is more than was given."""
+    rest = seconds_of_rest(paces, job.images_apart(data)) / 60
+    needed = {stage: pace.iteration * iterations / 60 for stage, pace in paces.items()}
+    rows = [
+        [stage, job.data_of(stage), iterations, f"{paces[stage].iteration:.3f}", f"{own:.1f}"]
+        for stage, own in needed.items()
+    ]
+    rows.append(["", "evaluation, files and report", "", "", f"{rest:.1f}"])
+    header = ["training", "learns from", "iterations", "seconds each", "minutes"]
+    print(tabulate(rows, header, tablefmt="github", disable_numparse=True) + "\n", flush=True)
+    total = sum(needed.values()) + START * len(paces) / 60 + rest
+    if total > minutes + 0.5:
+        tested = sum(len(task.records[task.test]) for task in data)
+        print(
+            f"All takes about {total:.0f} minutes, although trainings take no more than half of "
+            f"{minutes:g}: there are {tested} images to test on.\n", flush=True
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

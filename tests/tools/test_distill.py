@@ -28,12 +28,16 @@ from own_data import budget
 from own_data.budget import (
     ENOUGH,
     FEWEST,
+    FILES,
+    PER_IMAGE,
     PROBED,
     SMALLEST,
     START,
+    Pace,
     TooLittleTime,
     fitted_iterations,
     fitted_size,
+    seconds_of_rest,
 )
 from own_data.data import prepare
 from own_data.recipe import RATE, TEACHER_RATE, write_configs
@@ -264,17 +268,27 @@ def test_the_value_of_pixels_without_annotation_is_that_of_the_card(cards, root,
     assert load_config(str(tmp_path / "base.yaml")).MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE == 0
 
 
-def test_the_length_fits_the_minutes(monkeypatch):
-    seconds = {"teacher": 0.3, "supervised": 0.1, "distilled": 0.2}
-    monkeypatch.setattr(budget, "_seconds_per_iteration", lambda cfg, *_: seconds[cfg])
-    configs = {stage: lambda weights, stage=stage: stage for stage in seconds}
-    for minutes in (3.0, 10.0, 100.0):
-        iterations, found = fitted_iterations(minutes, configs)
-        assert found == seconds
-        took = iterations * sum(seconds.values()) + START * len(seconds)
-        assert 0.7 * 60 * minutes < took <= 0.75 * 60 * minutes
+@pytest.mark.parametrize("images", [0, 100, 10_000])
+def test_the_length_fits_the_minutes(monkeypatch, images):
+    paces = {
+        "teacher": Pace(0.3, 0.1), "supervised": Pace(0.1, 0.05), "distilled": Pace(0.2, 0.05)
+    }  # fmt: skip
+    monkeypatch.setattr(budget, "_pace", lambda cfg, *_: paces[cfg])
+    configs = {stage: lambda weights, stage=stage: stage for stage in paces}
+    apart = dict.fromkeys(paces, images)
+    for minutes in (4.0, 10.0, 100.0):
+        iterations, found = fitted_iterations(minutes, configs, apart, [])
+        assert found == paces
+        rest = FILES + PER_IMAGE * images * 0.2
+        assert rest == pytest.approx(seconds_of_rest(paces, apart))
+        given = 60 * minutes
+        took = iterations * 0.6 + START * len(paces)
+        wanted = min(max(given - rest, 0.5 * given), 0.75 * given)
+        assert took <= wanted + 1e-6 and wanted < took + 0.6 + 1e-6
+        # Half of the minutes are the trainings', whatever else there is to do.
+        assert took + rest <= given or took <= 0.5 * given
     with pytest.raises(UserError, match=r"too little: .*0.30 s \(teacher\)"):
-        fitted_iterations(1.0, configs)
+        fitted_iterations(1.0, configs, apart, [])
 
 
 @given(st.floats(1e-7, 1e-3), st.integers(4, 20), st.floats(1.0, 120.0))
@@ -292,7 +306,7 @@ def test_the_input_becomes_as_small_as_the_minutes_want_and_no_smaller(cost, ste
         fits.append(size)
         if iterations < fewest:
             raise TooLittleTime("too little", iterations / fewest)
-        return iterations, {"teacher": cost * size**2}
+        return iterations, {"teacher": Pace(cost * size**2, 0.0)}
 
     try:
         iterations, _, most = fitted_size(fit, write, said.append)
@@ -309,9 +323,9 @@ def test_a_size_that_was_given_by_hand_stays():
     def fit(fewest):
         if fewest > 60:
             raise TooLittleTime("too little", 0.6)
-        return 60, {"teacher": 1.0}
+        return 60, {"teacher": Pace(1.0, 0.0)}
 
-    assert fitted_size(fit, lambda most: 416, print) == (60, {"teacher": 1.0}, 0)
+    assert fitted_size(fit, lambda most: 416, print) == (60, {"teacher": Pace(1.0, 0.0)}, 0)
 
 
 def test_a_probe_that_takes_too_long_ends_early(cards, tmp_path):
@@ -321,7 +335,7 @@ def test_a_probe_that_takes_too_long_ends_early(cards, tmp_path):
     for most in (1e-6, 100.0):
         cfg = load_config(str(tmp_path / "supervised.yaml"))
         folder = tmp_path / f"probe{most}"
-        times.append(budget._seconds_per_iteration(cfg, str(folder), most))
+        times += budget._pace(cfg, str(folder), data[0].records[data[0].test], most)
         records = (folder / "metrics.json").read_text().splitlines()
         assert json.loads(records[-1])["iteration"] == (1 if most < 1 else PROBED - 1)
     assert min(times) > 0

@@ -1,20 +1,31 @@
-"""How long trainings may be for a job to take so many minutes, by their first iterations."""
+"""How long trainings may be for a job to take so many minutes, by their first iterations.
+
+What else a job does is mostly done with images, so that it is known from the time that a network
+takes for one, and from how many there are.
+"""
 
 import logging
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import torch
 from detectron2.config import CfgNode
 from detectron2.engine import HookBase
+from torch import nn
 
+from multas.data.loader import build_test_loader
 from multas.engine import Trainer
 from multas.util.errors import UserError
 
 PROBED = 12  # iterations of a probe, of which the first three are not counted
-SHARE = 0.75  # of the minutes that trainings get; evaluation, pseudo-labels and files have the rest
+SHARE = 0.75  # of the minutes that trainings get at the most
+LEAST = 0.5  # the same if the rest takes very long
+PER_IMAGE = 1.5  # a network's time for an image, and that of metrics, files and pictures of it
+FILES = 60.0  # seconds of what is exported and drawn, however few images there are
 START = 20.0  # seconds until a training begins, by far the most of it imports
 ENOUGH = 100  # iterations: for so many the input may become smaller
 FEWEST = 50  # iterations without which there is no job
@@ -22,6 +33,18 @@ SMALLEST = 128  # pixels of the shortest edge of the input
 STEP = 32
 
 logger = logging.getLogger(__name__)
+
+
+class Pace(NamedTuple):
+    """How fast a training is.
+
+    Attributes:
+        iteration: the seconds of an iteration.
+        image: the seconds that its network needs to read an image and find what is in it.
+    """
+
+    iteration: float
+    image: float
 
 
 class TooLittleTime(UserError):
@@ -37,10 +60,10 @@ class TooLittleTime(UserError):
 
 
 def fitted_size(
-    fit: Callable[[int], tuple[int, dict[str, float]]],
+    fit: Callable[[int], tuple[int, dict[str, Pace]]],
     write: Callable[[int], int],
     say: Callable[[str], None],
-) -> tuple[int, dict[str, float], int]:
+) -> tuple[int, dict[str, Pace], int]:
     """Make the input smaller until enough iterations fit.
 
     Args:
@@ -73,38 +96,57 @@ def fitted_size(
 
 
 def fitted_iterations(
-    minutes: float, configs: Mapping[str, Callable[[str], CfgNode]], fewest: int = FEWEST
-) -> tuple[int, dict[str, float]]:
-    """The iterations that all trainings can have, and the seconds of one iteration of each.
+    minutes: float,
+    configs: Mapping[str, Callable[[str], CfgNode]],
+    images: Mapping[str, int],
+    samples: Sequence[dict],
+    fewest: int = FEWEST,
+) -> tuple[int, dict[str, Pace]]:
+    """The iterations that all trainings can have, and the pace of each.
 
     Args:
         minutes: for the whole job.
         configs: for each stage a function that makes its config, in order. Its argument is the
             file of the weights that the stage before has left, an untrained teacher's.
-        fewest: that there have to be.
+        images: that the network of each stage gets apart from its training.
+        samples: dataset dicts of some such images.
+        fewest: iterations that there have to be.
 
     Raises:
         TooLittleTime: There is not enough time for these. It is told as soon as it is known.
     """
-    left = 60 * minutes * SHARE - START * len(configs)
-    most = left / fewest
-    seconds: dict[str, float] = {}
+    start = START * len(configs)
+    most = (60 * minutes * SHARE - start) / fewest
+    paces: dict[str, Pace] = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = ""
         for stage, make in configs.items():
-            seconds[stage] = _seconds_per_iteration(make(weights), f"{folder}/{stage}", most)
-            all_of_one = sum(seconds.values())
-            if all_of_one > most:
-                needed = (fewest * all_of_one + START * len(configs)) / SHARE / 60
+            paces[stage] = _pace(make(weights), f"{folder}/{stage}", samples, most)
+            rest = seconds_of_rest(paces, images)
+            share = min(max(1 - rest / (60 * minutes), LEAST), SHARE)
+            left = 60 * minutes * share - start
+            all_of_one = sum(pace.iteration for pace in paces.values())
+            if fewest * all_of_one > left:
+                needed = (fewest * all_of_one + start) / share / 60
                 raise TooLittleTime(
                     f"--minutes {minutes:g} is too little: an iteration takes "
-                    + ", ".join(f"{s:.2f} s ({stage})" for stage, s in seconds.items())
+                    + ", ".join(f"{pace.iteration:.2f} s ({s})" for s, pace in paces.items())
                     + f"; {fewest} of each need {needed:.0f} minutes or more. Give more time, a "
                     "smaller --size, or smaller images (INPUT.MIN_SIZE_TRAIN).",
-                    max(most / all_of_one, 0.0),
+                    max(left / fewest / all_of_one, 0.0),
                 )
             weights = weights or str(Path(folder, stage, "student.pth"))
-    return int(left / sum(seconds.values())), seconds
+    return int(left / all_of_one), paces
+
+
+def seconds_of_rest(paces: Mapping[str, Pace], images: Mapping[str, int]) -> float:
+    """How long evaluation, pseudo-labels, files and report take, all together.
+
+    Args:
+        paces: of stages.
+        images: that the network of each stage gets apart from its training.
+    """
+    return FILES + PER_IMAGE * sum(images[stage] * pace.image for stage, pace in paces.items())
 
 
 class _Stopwatch(HookBase):
@@ -124,7 +166,7 @@ class _Stopwatch(HookBase):
             self.trainer.max_iter = self.trainer.iter + 1
 
 
-def _seconds_per_iteration(cfg: CfgNode, folder: str, most: float) -> float:
+def _pace(cfg: CfgNode, folder: str, samples: Sequence[dict], most: float) -> Pace:
     cfg.defrost()
     cfg.OUTPUT_DIR, cfg.DATASETS.TEST = folder, ()
     cfg.SOLVER.MAX_ITER, cfg.SOLVER.STEPS, cfg.SOLVER.WARMUP_ITERS = PROBED, (), 0
@@ -133,4 +175,19 @@ def _seconds_per_iteration(cfg: CfgNode, folder: str, most: float) -> float:
     trainer, watch = Trainer(cfg), _Stopwatch(most)
     trainer.register_hooks([watch])
     trainer.train()
-    return statistics.median(watch.seconds[3:] or watch.seconds[1:])
+    return Pace(
+        statistics.median(watch.seconds[3:] or watch.seconds[1:]),
+        _seconds_per_image(trainer.model, build_test_loader(cfg, samples)),
+    )
+
+
+def _seconds_per_image(model: nn.Module, batches: Iterable[list[dict]]) -> float:
+    model.eval()
+    times, before = [], time.perf_counter()
+    with torch.no_grad():
+        for batch in batches:
+            model(batch)
+            now = time.perf_counter()
+            times.append((now - before) / len(batch))
+            before = now
+    return statistics.median(times[1:] or times)
