@@ -35,6 +35,21 @@ def coco(files, categories=("cat", "dog"), **more):
     return {"images": images, "annotations": boxes, "categories": table, **more}
 
 
+def shape(kind, *points, label="cat", **keys):
+    """A shape as LabelMe writes it."""
+    points = [list(point) for point in points]
+    return {"label": label, "points": points, "group_id": None, "shape_type": kind, **keys}
+
+
+def labelme(*shapes, **keys):
+    """The content of a file of LabelMe."""
+    head = {"version": "5.5.0", "flags": {}, "shapes": list(shapes), "imageData": None}
+    return {**head, "imageHeight": HEIGHT, "imageWidth": WIDTH, **keys}
+
+
+RECTANGLE = shape("rectangle", (2, 3), (20, 13))
+
+
 def mask(*values):
     pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
     pixels[5 : 5 + len(values), 3:9] = np.array(values)[:, None]

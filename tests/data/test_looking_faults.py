@@ -7,7 +7,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from image_files import write_image
-from layouts import BOX, PHOTO, coco, mask, photos, voc
+from layouts import BOX, PHOTO, RECTANGLE, coco, labelme, mask, photos, voc
 from multas.data import DatasetError, read_card
 from multas.data.looking.find import find_cards
 from multas.data.looking.roles import role_of, roles
@@ -39,8 +39,14 @@ WRONG = {
     "a folder for each image": (
         {**photos("{}/images/x.png", *"ab"), **{f"{x}/masks/{x}.png": mask(255) for x in "ab"}},
         "has no data set: 4 images in a/images, a/masks"),
-    "labelme": (
+    "JSON of another tool": (
         {**photos("{}.jpg", "a"), "a.json": {"shapes": []}}, "no data set: 1 images in .; 1 .json"),
+    "LabelMe without images": ({"a.json": labelme(RECTANGLE)}, "no folder has images of these"),
+    "LabelMe without objects": (
+        {**photos("{}.jpg", "a"), "a.json": labelme()}, "the JSON files in", "have no object"),
+    "LabelMe and VOC": (
+        {**photos("{}.jpg", "a"), "a.json": labelme(RECTANGLE), "a.xml": voc("cat")},
+        "can be read as VOC and as LabelMe"),
     "two folders of masks": (
         {**photos("images/{}.jpg", "a"), "labels/a.png": mask(1), "masks/a.png": mask(1)},
         "labels and masks both have masks of the images in images"),
@@ -75,6 +81,7 @@ FILES = st.dictionaries(
     ).map("".join),
     st.sampled_from([
         PHOTO, BOX, "", "{", "0 x", voc("cat"), voc(), coco(["a.png"]), coco(["b.png", "x.png"]),
+        labelme(RECTANGLE), labelme(), labelme(None), {"version": 1, "shapes": [{"label": []}]},
         {"images": [1], "annotations": None}, {"names": ["cat"], "train": "images"}, [],
         {"names": {0: "cat", 2: "x"}, "nc": 7, "train": "."},
         {"name": "c", "format": "images", "root": "."},

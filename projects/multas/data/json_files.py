@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from multas.util.errors import UserError
 from multas.util.files import read_text
+from multas.util.names import is_plain
 
 
 def read_json(file: str | os.PathLike) -> Any:
@@ -79,6 +80,7 @@ def is_number(value: Any) -> bool:
     return type(value) in (int, float) and abs(value) < 1e15  # NaN is not
 
 
+TEXT = Kind("a text", lambda v: type(v) is str and bool(v.strip()) and is_plain(v))
 ID = Kind(
     "a whole number or a text",
     lambda v: type(v) is str or type(v) is int or (is_number(v) and v % 1 == 0),

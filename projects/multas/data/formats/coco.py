@@ -220,13 +220,19 @@ def _convert_all(
 
 
 def _annotation_fault(annotation: dict, size: tuple[int, int]) -> str | None:
-    x, y, width, height = annotation["bbox"]
+    fault = box_fault(annotation["bbox"], size)
+    return fault or segmentation_fault(annotation.get("segmentation"), size)
+
+
+def box_fault(box: Sequence[float], size: tuple[int, int]) -> str | None:
+    """What is wrong with a box x, y, width, height in an image of (width, height), or None."""
+    x, y, width, height = box
     text = f"box x {x:g}, y {y:g}, w {width:g}, h {height:g}"
     if min(width, height) < _LEAST_SIDE:
         return f"{text} has no area"
     if max(-x, -y, x + width - size[0], y + height - size[1]) > _OVERSHOOT:
         return f"{text} leaves the image of {size[0]}x{size[1]}"
-    return segmentation_fault(annotation.get("segmentation"), size)
+    return None
 
 
 def _convert(annotation: dict, category_id: int) -> dict:

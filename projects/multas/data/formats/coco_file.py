@@ -8,6 +8,7 @@ from multas.data.issues import DatasetError, DatasetIssues
 from multas.data.json_files import (
     BOX,
     ID,
+    TEXT,
     Kind,
     entry_fault,
     is_number,
@@ -15,15 +16,13 @@ from multas.data.json_files import (
     with_slashes,
 )
 from multas.util.errors import UserError
-from multas.util.names import is_plain
 
-_TEXT = Kind("a text", lambda v: type(v) is str and bool(v.strip()) and is_plain(v))
 _SIDE = Kind("a number of pixels", lambda v: is_number(v) and v > 0)
 _FLAG = Kind("0 or 1", lambda v: v in (0, 1))
 _TABLES: dict[str, dict[str, Kind]] = {
-    "images": {"id": ID, "file_name": _TEXT, "width": _SIDE, "height": _SIDE},
+    "images": {"id": ID, "file_name": TEXT, "width": _SIDE, "height": _SIDE},
     "annotations": {"id": ID, "image_id": ID, "category_id": ID, "bbox": BOX},
-    "categories": {"id": ID, "name": _TEXT},
+    "categories": {"id": ID, "name": TEXT},
 }
 _OPTIONAL = {"iscrowd": _FLAG}
 _UNIQUE = {"annotations": ("id",), "categories": ("id", "name")}  # images: see Coco

@@ -1,17 +1,9 @@
 """Looks for Pascal VOC: an XML file beside each image, or in a folder of its own, and lists."""
 
 from pathlib import PurePath
-from typing import Any
 
-from multas.data.looking.inventory import (
-    Inventory,
-    Reading,
-    find_lists,
-    is_named_mask,
-    join,
-    parent,
-    split_names,
-)
+from multas.data.looking.inventory import Inventory, Reading, parent
+from multas.data.looking.pairs import image_folder, splits_of_pairs
 from multas.util.errors import UserError
 from multas.util.voc_xml import read_voc_xml
 
@@ -28,7 +20,7 @@ def look_for_voc(found: Inventory) -> Reading | None:
         names = _class_names(found, folder)
         if names is None:
             continue
-        beside = _image_folder(found, folder)
+        beside = image_folder(found, folder, ".xml")
         if beside is None:
             place = found.root / folder
             raise UserError(
@@ -48,26 +40,7 @@ def look_for_voc(found: Inventory) -> Reading | None:
             "write a card for each"
         )
     notes = [f"{f} has VOC's XML files of images in {pairs[f]}" for f in pairs]
-    splits: dict[str, dict[str, Any]] = {}
-    images: dict[str, set[str]] = {}
-    for folder, name in split_names(pairs).items():
-        own = {"images": pairs[folder], "annotations": folder}
-        labeled = found.stems(folder, ".xml")
-        paths = {PurePath(n).stem: join(pairs[folder], n) for n in found.images[pairs[folder]]}
-        lists = find_lists(found, parent(folder), set(paths), classes) if len(pairs) == 1 else {}
-        for split, (key, ids) in (lists or {name: ("", list(paths))}).items():
-            annotated = {paths[i] for i in ids if i in labeled and i in paths}
-            splits[split] = own | ({"ids": key} if key else {})
-            if key:
-                notes.append(f"list {key} has {len(ids)} images: split {split}")
-            if not annotated:
-                splits[split] = {"ids": key, "images": pairs[folder], "annotates": []}
-                notes.append(f"no image of {split} has an XML file: it is unlabelled")
-                continue
-            images[split] = annotated
-            if lacking := [i for i in ids if i not in labeled]:
-                splits[split]["only_complete"] = True
-                notes.append(f"{len(lacking)} of {len(ids)} images of {split} lack an XML file")
+    splits, images = splits_of_pairs(found, pairs, ".xml", classes, notes)
     return Reading(
         "VOC", {"format": "voc", "classes": sorted(classes), "splits": splits}, notes, images
     )
@@ -84,15 +57,3 @@ def _class_names(found: Inventory, folder: str) -> set[str] | None:
         except (OSError, UserError):  # reported when the data are loaded
             continue
     return names if is_voc else None
-
-
-def _image_folder(found: Inventory, folder: str) -> str | None:
-    """The folder with most images that are named like the XML files of a folder."""
-    stems = found.stems(folder, ".xml")
-
-    def rank(images: str) -> tuple[int, bool, bool, bool]:
-        beside = images == folder, not is_named_mask(images), parent(images) == parent(folder)
-        return len(stems & found.stems(images)), *beside
-
-    best = max(found.images, key=rank, default=None)
-    return best if best is not None and rank(best)[0] else None
