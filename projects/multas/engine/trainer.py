@@ -53,7 +53,7 @@ from multas.modeling import MultiTaskNetwork
 from multas.modeling.building import building
 from multas.modeling.layers import channels_last_
 from multas.modeling.strict_loading import SafeCheckpointer
-from multas.util.allocator import keep_freed_memory
+from multas.util.allocator import freed_memory_kept
 from multas.util.errors import UserError
 from multas.util.messages import Message
 from multas.util.screen import Counted
@@ -186,8 +186,8 @@ class Trainer(DefaultTrainer):
         return self._last_eval_results
 
     def train(self) -> Mapping[str, Any] | None:
-        keep_freed_memory()
         with (
+            freed_memory_kept(),
             claimed_folder(self._given, self._resumes),
             self._interruption.noting(),
             closing(self._writers),

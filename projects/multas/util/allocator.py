@@ -1,24 +1,43 @@
 """How the C library keeps the memory of tensors that are no longer needed."""
 
 import ctypes
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-# Parameters of glibc's mallopt, from its malloc.h.
+# Parameters of glibc's mallopt, from its malloc.h, and their defaults.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+_DEFAULTS = {_TRIM_THRESHOLD: 128 << 10, _MMAP_MAX: 65536}
 
 
-def keep_freed_memory() -> bool:
+@contextmanager
+def freed_memory_kept() -> Iterator[bool]:
     """Let tensors on the CPU have the memory of earlier ones, instead of new memory each time.
 
     glibc asks the kernel for each large block and gives it back as soon as it is freed, so that
-    every step of a training waits for pages that the kernel must clear. What is freed stays with
-    the process from now on. Only glibc can be told so (mallopt(3)); elsewhere nothing happens.
+    every step of a training waits for pages that the kernel must clear. Until the end of the
+    context, what is freed stays with the process; then it goes back to the kernel. Only glibc can
+    be told so (mallopt(3), malloc_trim(3)); elsewhere nothing happens.
 
-    Returns:
+    Yields:
         Whether the C library does so.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
-        return False
+    libc = _glibc()
+    if libc is None:
+        yield False
+        return
     # No block comes from the kernel on its own (0), and none at the end goes back to it (-1).
-    return bool(mallopt(_MMAP_MAX, 0)) and bool(mallopt(_TRIM_THRESHOLD, -1))
+    kept = bool(libc.mallopt(_MMAP_MAX, 0)) and bool(libc.mallopt(_TRIM_THRESHOLD, -1))
+    try:
+        yield kept
+    finally:
+        for parameter, value in _DEFAULTS.items():
+            libc.mallopt(parameter, value)
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    try:
+        libc = ctypes.CDLL(None)
+        return libc if libc.mallopt and libc.malloc_trim else None
+    except (AttributeError, OSError, TypeError):  # musl, macOS, Windows
+        return None
