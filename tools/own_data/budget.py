@@ -19,6 +19,7 @@ from torch import nn
 
 from multas.data.loader import build_test_loader
 from multas.engine import Trainer
+from multas.util.allocator import freed_memory_kept
 from multas.util.errors import UserError
 
 PROBED = 12  # iterations of a probe, of which the first three are not counted
@@ -184,7 +185,7 @@ def _pace(cfg: CfgNode, folder: str, samples: Sequence[dict], most: float) -> Pa
 def _seconds_per_image(model: nn.Module, batches: Iterable[list[dict]]) -> float:
     model.eval()
     times, before = [], time.perf_counter()
-    with torch.no_grad():
+    with torch.no_grad(), freed_memory_kept():
         for batch in batches:
             model(batch)
             now = time.perf_counter()

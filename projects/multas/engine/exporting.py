@@ -28,6 +28,7 @@ from multas.engine.checks.classes import check_classes
 from multas.engine.export_table import Row, figures_of, listed, table, write_rows
 from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
+from multas.util.allocator import freed_memory_kept
 from multas.util.errors import UserError
 from multas.util.files import written_whole
 from multas.util.screen import shown_from
@@ -171,7 +172,7 @@ class Export:
 
     def _judged(self, cfg: CfgNode, model: nn.Module) -> dict[str, float]:
         """The figures of a model; the table at the end has those of all."""
-        with shown_from(logging.WARNING):
+        with shown_from(logging.WARNING), freed_memory_kept():
             return figures_of(Trainer.test(cfg, model))
 
     @property

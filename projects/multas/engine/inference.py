@@ -20,6 +20,7 @@ from multas.evaluation.summary import results_message
 from multas.modeling.building import building
 from multas.modeling.strict_loading import WeightsMisfit, load_strictly
 from multas.modeling.weight_files import check_is_file
+from multas.util.allocator import freed_memory_kept
 from multas.util.errors import UserError
 from multas.util.messages import Message
 
@@ -93,11 +94,12 @@ def evaluate(
             f"'{name}' follows the student: its weights are only in the checkpoints of the run, so "
             "that it is evaluated in training and not here."
         )
-    own = test(cfg, with_teacher_scores(cfg, model, teachers))
     taught = {}
-    for name, teacher in teachers.items():
-        logger.info(Message(f"Evaluating '{name}'."))
-        taught[name] = test(cfg, teacher)
+    with freed_memory_kept():
+        own = test(cfg, with_teacher_scores(cfg, model, teachers))
+        for name, teacher in teachers.items():
+            logger.info(Message(f"Evaluating '{name}'."))
+            taught[name] = test(cfg, teacher)
     if not comm.is_main_process():
         return {}
     title = f"Evaluation on {', '.join(cfg.DATASETS.TEST)}:"

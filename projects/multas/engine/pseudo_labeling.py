@@ -15,6 +15,7 @@ from multas.data.dataset_dicts import require_registered
 from multas.data.pseudo_label_files import Header
 from multas.engine.checks.images import checked_images
 from multas.engine.setup import load_config
+from multas.util.allocator import freed_memory_kept
 from multas.util.annotation import BOXES, MASKS
 from multas.util.errors import UserError
 from multas.util.modules import evaluation_mode
@@ -47,7 +48,7 @@ def label_images(
     """
     annotations: list[dict] = []
     image_ids: list[Any] = []
-    with evaluation_mode(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad(), freed_memory_kept():
         for batch in tqdm(loader, desc="pseudo-labels", unit="batch"):
             for sample, output in zip(batch, model(batch), strict=True):
                 image_ids.append(sample["image_id"])

@@ -180,7 +180,7 @@ class SemanticSegmentationEvaluator(SemSegEvaluator):
                 truth = resize_labels(truth, size)
                 if tuple(scores.shape[-2:]) != size:
                     scores = F.interpolate(scores[None].float(), size, mode="bilinear")[0]
-            prediction = scores.argmax(dim=0).cpu().numpy()
+            prediction = scores.max(dim=0).indices.cpu().numpy()  # sooner than argmax
             if truth.shape != prediction.shape:
                 raise UserError(
                     f"{label_file} is {truth.shape} but the prediction {prediction.shape}: give "

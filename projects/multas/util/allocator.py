@@ -7,6 +7,7 @@ from contextlib import contextmanager
 # Parameters of glibc's mallopt, from its malloc.h, and their defaults.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
 _DEFAULTS = {_TRIM_THRESHOLD: 128 << 10, _MMAP_MAX: 65536}
+_open = 0  # contexts that have not ended: the C library has one setting for all of them
 
 
 @contextmanager
@@ -15,24 +16,28 @@ def freed_memory_kept() -> Iterator[bool]:
 
     glibc asks the kernel for each large block and gives it back as soon as it is freed, so that
     every step of a training waits for pages that the kernel must clear. Until the end of the
-    context, what is freed stays with the process; then it goes back to the kernel. Only glibc can
-    be told so (mallopt(3), malloc_trim(3)); elsewhere nothing happens.
+    context, and of those around it, what is freed stays with the process; then it goes back to the
+    kernel. Only glibc can be told so (mallopt(3), malloc_trim(3)); elsewhere nothing happens.
 
     Yields:
         Whether the C library does so.
     """
+    global _open
     libc = _glibc()
     if libc is None:
         yield False
         return
     # No block comes from the kernel on its own (0), and none at the end goes back to it (-1).
     kept = bool(libc.mallopt(_MMAP_MAX, 0)) and bool(libc.mallopt(_TRIM_THRESHOLD, -1))
+    _open += 1
     try:
         yield kept
     finally:
-        for parameter, value in _DEFAULTS.items():
-            libc.mallopt(parameter, value)
-        libc.malloc_trim(0)
+        _open -= 1
+        if not _open:
+            for parameter, value in _DEFAULTS.items():
+                libc.mallopt(parameter, value)
+            libc.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:

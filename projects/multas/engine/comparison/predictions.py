@@ -29,6 +29,7 @@ from multas.engine.checks.classes import check_classes
 from multas.engine.comparison.runs import Run
 from multas.engine.ensemble import FlipScaleEnsemble
 from multas.engine.inference import load_model
+from multas.util.allocator import freed_memory_kept
 from multas.util.files import write_text, written_whole
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def predictions_of(
     if flip:
         model = FlipScaleEnsemble(model, topk=run.cfg.TEST.DETECTIONS_PER_IMAGE)
     outputs = []
-    with torch.no_grad():
+    with torch.no_grad(), freed_memory_kept():
         loader = build_test_loader(run.cfg, records)
         for batch in tqdm(loader, desc=f"{run.name} on {dataset}", unit="batch", disable=None):
             outputs += [_on_cpu(output) for output in model(batch)]
@@ -178,7 +179,7 @@ def _on_cpu(output: Mapping[str, Any]) -> dict[str, Any]:
             found.pred_boxes.tensor.float().numpy(),
         )
     if "sem_seg" in output:
-        kept["sem_seg"] = as_png(output["sem_seg"].argmax(dim=0).cpu().numpy())
+        kept["sem_seg"] = as_png(output["sem_seg"].max(dim=0).indices.cpu().numpy())
     if "scores" in output:
         scores = output["scores"].float().cpu()
         # Of equal scores the lower class is first, as for the evaluator.
