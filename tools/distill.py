@@ -36,7 +36,15 @@ from multas.engine.run_log import on_screen
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.screen import shown_from
-from own_data.budget import PROBED, START, Pace, fitted_iterations, fitted_size, seconds_of_rest
+from own_data.budget import (
+    PROBED,
+    START,
+    Pace,
+    fitted_iterations,
+    fitted_size,
+    images_apart,
+    seconds_of_rest,
+)
 from own_data.data import TaskData, by_task, prepare
 from own_data.job import Job, teacher_opts
 from own_data.networks import TEACHERS, pretrained_weights
@@ -174,7 +182,7 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
         samples = data[0].records[data[0].test][:6]
         with shown_from(logging.ERROR):  # the trainings give the same warnings
             iterations, paces, most = fitted_size(
-                partial(fitted_iterations, args.minutes, stages, job.images_apart(data), samples),
+                partial(fitted_iterations, args.minutes, stages, images_apart(data, job), samples),
                 write_trial, print,
             )  # fmt: skip
     write(job.configs, job.output, iterations=iterations, paths=paths, most=most)
@@ -187,7 +195,7 @@ def show_plan(
     job: Job, data: list[TaskData], paces: Mapping[str, Pace], iterations: int, minutes: float
 ) -> None:
     """Print how long each part of a job takes, and whether it is more than was given."""
-    rest = seconds_of_rest(paces, job.images_apart(data)) / 60
+    rest = seconds_of_rest(paces, images_apart(data, job)) / 60
     needed = {stage: pace.iteration * iterations / 60 for stage, pace in paces.items()}
     rows = [
         [stage, job.data_of(stage), iterations, f"{paces[stage].iteration:.3f}", f"{own:.1f}"]

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -37,9 +38,11 @@ from own_data.budget import (
     TooLittleTime,
     fitted_iterations,
     fitted_size,
+    images_apart,
     seconds_of_rest,
 )
 from own_data.data import prepare
+from own_data.job import Job
 from own_data.recipe import RATE, TEACHER_RATE, write_configs
 from own_data.stamp import held, removed_if_refused
 
@@ -289,6 +292,18 @@ def test_the_length_fits_the_minutes(monkeypatch, images):
         assert took + rest <= given or took <= 0.5 * given
     with pytest.raises(UserError, match=r"too little: .*0.30 s \(teacher\)"):
         fitted_iterations(1.0, configs, apart, [])
+
+
+def test_images_that_networks_get_apart_from_their_training(cards, tmp_path):
+    whole = cards("det", splits=("train", "val", "test"))
+    data = prepare(whole, tmp_path / "data", Fraction(1, 4))  # 20 images, 5 of them annotated
+    job = Job(tmp_path, tmp_path, formats=("onnx", "openvino"))
+    own = {"supervised": 2 * 4 + 4, "distilled": 2 * 4 + 4 + 12}
+    assert images_apart(data, job) == {"teacher": 2 * 4 + 15 + 4, **own}
+    flips = replace(job, flip=True, formats=())
+    assert images_apart(data, flips)["teacher"] == 2 * 4 + 2 * (15 + 4)
+    assert images_apart(data, flips)["distilled"] == own["supervised"]
+    assert images_apart(data, replace(job, teacher=("a", "b"))) == own
 
 
 @given(st.floats(1e-7, 1e-3), st.integers(4, 20), st.floats(1.0, 120.0))

@@ -20,7 +20,10 @@ from torch import nn
 from multas.data.loader import build_test_loader
 from multas.engine import Trainer
 from multas.util.allocator import freed_memory_kept
+from multas.util.annotation import BOXES
 from multas.util.errors import UserError
+from own_data.data import TaskData
+from own_data.job import Job
 
 PROBED = 12  # iterations of a probe, of which the first three are not counted
 SHARE = 0.75  # of the minutes that trainings get at the most
@@ -138,6 +141,26 @@ def fitted_iterations(
                 )
             weights = weights or str(Path(folder, stage, "student.pth"))
     return int(left / all_of_one), paces
+
+
+def images_apart(data: Sequence[TaskData], job: Job) -> dict[str, int]:
+    """How many images the network of each stage of a job gets apart from its training.
+
+    Each is evaluated on the test images, and shown in the report with what it finds there. The
+    teacher also labels, with thresholds that are chosen on val. So is the student that is handed
+    out, whose exported files, each also in 8 bits, take less time than it.
+    """
+    test = sum(len(task.records[task.test]) for task in data)
+    val = sum(len(task.records[task.val]) for task in data if task.val)
+    boxes = [task for task in data if task.annotation is BOXES]
+    unlabeled = sum(len(task.records[name]) for task in boxes for name in task.unlabeled)
+    files = 2 * len(job.formats) * test * 3 // 4
+    apart = {
+        "teacher": 2 * test + (1 + job.flip) * (unlabeled + (val if unlabeled else 0)),
+        "supervised": 2 * test + val,
+        "distilled": 2 * test + val + files,
+    }
+    return {stage: apart[stage] for stage in job.stages}
 
 
 def seconds_of_rest(paces: Mapping[str, Pace], images: Mapping[str, int]) -> float:

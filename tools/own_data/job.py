@@ -24,7 +24,6 @@ from multas.engine.report import (
 from multas.util.annotation import BOXES
 from multas.util.files import write_text
 from own_data.choice import figures_on_val, is_as_good
-from own_data.data import TaskData
 from own_data.recipe import THRESHOLDS, write_thresholds
 from own_data.scripts import call, called
 from own_data.tables import figures_in, figures_table
@@ -91,22 +90,6 @@ class Job:
 
     def config(self, stage: str) -> CfgNode:
         return load_config(self.config_file(stage), self.stage_opts(stage))
-
-    def images_apart(self, data: Sequence[TaskData]) -> dict[str, int]:
-        """How many images the network of each stage gets apart from its training.
-
-        Each is evaluated on the test images and shown in the report with what it finds there. The
-        teacher also labels, and its thresholds are chosen on val; so is the student that is handed
-        out, whose exported files take less time than it.
-        """
-        test = sum(len(task.records[task.test]) for task in data)
-        val = sum(len(task.records[task.val]) for task in data if task.val)
-        boxes = [task for task in data if task.annotation is BOXES]
-        unlabeled = sum(len(task.records[name]) for task in boxes for name in task.unlabeled)
-        teacher = 2 * test + (1 + self.flip) * (unlabeled + (val if unlabeled else 0))
-        files = 2 * len(self.formats) * test * 3 // 4  # each of them is also there in 8 bits
-        apart = {"supervised": 2 * test + val, "distilled": 2 * test + val + files}
-        return apart if self.teacher else {"teacher": teacher, **apart}
 
     def run(self) -> None:
         """All stages. What is finished is skipped, and what was interrupted is resumed."""
