@@ -175,9 +175,6 @@ MASKS = {
         {**photos("images/{}.png", *"abc"), "masks/a.jpg": mask(*[255] * 9),
          "masks/b.png": np.stack([mask(255)] * 3, axis=-1), "masks/c.png": mask(0)},
         {"classes": ["background", "object"], "threshold": 128}, {"all": (3, 3)}),
-    "numbers of objects": (
-        {**photos("images/{}.png", *"ab"), "masks/a.png": mask(1, 2, 3), "masks/b.png": mask(0, 1)},
-        {"classes": ["background", "object"], "threshold": 1}, {"all": (2, 2)}),
     "CamVid": (
         {**photos("train/{}.png", "1"), **photos("test/{}.png", "1"), "trainannot/1.png": mask(2),
          "testannot/1.png": mask(1, 1, 2, 1)},

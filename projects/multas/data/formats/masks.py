@@ -24,7 +24,7 @@ from multas.util.errors import UserError
 
 NO_MASK = "no mask"
 _COLOR = re.compile("#?[0-9a-fA-F]{6}")
-_MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", SBD_SUFFIX)
+MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", SBD_SUFFIX)
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -150,6 +150,38 @@ def check_mask(
     return frozenset(values)
 
 
+def index_masks(
+    names: Sequence[str], source: Source, suffix: str, suffixes: Sequence[str]
+) -> tuple[str, dict[str, str]]:
+    """The mask files in some folders below the root of ``source``, by the ids of their images.
+
+    Args:
+        names: of the folders; an earlier one goes before a later one.
+        source: of the split.
+        suffix: what the names of the masks have between id and extension.
+        suffixes: the extensions that count.
+
+    Returns:
+        The folders, for messages, and the files.
+
+    Raises:
+        DatasetError: if a folder does not exist.
+    """
+    # By name alone: where root is a link, "../SBD" lies beside the link, not its target.
+    folders = [Path(os.path.normpath(source.root / name)) for name in names]
+    for folder in folders:
+        if not folder.is_dir():
+            cure = "put the masks there, or correct `masks`"
+            raise DatasetError(f"{source.where}: no mask folder {folder}; {cure}")
+    files = {
+        stem.removesuffix(suffix): file
+        for folder in reversed(folders)
+        for stem, file in index_images(folder, suffixes).items()
+        if stem.endswith(suffix)
+    }
+    return " or ".join(map(str, folders)), files
+
+
 class MaskFolders:
     """The mask folders of a split; each mask is checked while the data set is read.
 
@@ -172,24 +204,12 @@ class MaskFolders:
         suffix: str = "",
         values: MaskValues | None = None,
     ):
-        # By name alone: where root is a link, "../SBD" lies beside the link, not its target.
-        folders = [Path(os.path.normpath(source.root / name)) for name in names]
-        for folder in folders:
-            if not folder.is_dir():
-                cure = "put the masks there, or correct `masks`"
-                raise DatasetError(f"{source.where}: no mask folder {folder}; {cure}")
-        suffixes = IMAGE_SUFFIXES if values and values.is_gray else _MASK_SUFFIXES
-        self.place = " or ".join(map(str, folders))
+        suffixes = IMAGE_SUFFIXES if values and values.is_gray else MASK_SUFFIXES
+        self.place, self._files = index_masks(names, source, suffix, suffixes)
         self._source = source
         self._values = values
         self._classes = classes
         self.ignore_label = source.ignore_label
-        self._files = {
-            stem.removesuffix(suffix): file
-            for folder in reversed(folders)
-            for stem, file in index_images(folder, suffixes).items()
-            if stem.endswith(suffix)
-        }
         self._foreground: dict[str, frozenset[int]] = {}
 
     def __contains__(self, image_id: str) -> bool:

@@ -11,6 +11,7 @@ from multas.data.formats import DATA_FORMAT_REGISTRY
 from multas.data.looking.class_folders import look_for_class_folders
 from multas.data.looking.coco import look_for_coco, unread_files
 from multas.data.looking.folders import add_unlabeled, look_for_images
+from multas.data.looking.instances import boxes_of_masks
 from multas.data.looking.inventory import Inventory, Reading, read_tables, take_inventory
 from multas.data.looking.labelme import look_for_labelme
 from multas.data.looking.masks import look_for_masks
@@ -129,6 +130,8 @@ def _of_folder(folder: Path, name: str) -> Found:
     seg, masks = look_for_masks(found, boxes)
     if boxes is None and seg is None:
         seg, masks = look_for_masks_beside(found)
+    if boxes is None and seg is not None:
+        boxes = boxes_of_masks(seg)
     first = boxes or seg or look_for_class_folders(found)
     if first is None and (first := look_for_images(found)) is not None:
         first = replace(first, notes=[*first.notes, *unread_files(found)])
