@@ -1,11 +1,12 @@
 """Training runs: equal to stock Detectron2, exactly resumable, students that stand alone."""
 
 import os
+from contextlib import contextmanager
 
 import pytest
 import torch
 from detectron2.checkpoint import DetectionCheckpointer
-from detectron2.engine import DefaultPredictor, SimpleTrainer
+from detectron2.engine import DefaultPredictor, HookBase, SimpleTrainer
 from detectron2.modeling import build_model
 from detectron2.solver import build_optimizer
 
@@ -67,11 +68,22 @@ def after_student(cfg) -> float:
 
 def test_a_training_keeps_the_memory_of_freed_tensors(tiny_cfg, monkeypatch):
     calls = []
-    monkeypatch.setattr("multas.engine.trainer.keep_freed_memory", lambda: calls.append("told"))
+
+    @contextmanager
+    def kept():
+        calls.append("kept")
+        yield True
+        calls.append("given back")
+
+    class Step(HookBase):
+        def after_step(self):
+            calls.append("step")
+
+    monkeypatch.setattr("multas.engine.trainer.freed_memory_kept", kept)
     trainer = Trainer(tiny_cfg("SOLVER.MAX_ITER", 1, "DATASETS.TEST", []))
-    assert calls == []
+    trainer.register_hooks([Step()])
     trainer.train()
-    assert calls == ["told"]
+    assert calls == ["kept", "step", "given back"]
 
 
 def test_a_distillation_step_changes_student_adapters_and_z(distilled_cfg):
