@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from image_files import HEIGHT, WIDTH
-from layouts import lay_out, photos, sizes
+from layouts import coco, lay_out, photos, sizes
 from multas.data import register_card
 from multas.data.formats.mask_files import MaskValues, read_mask
 from multas.data.looking.find import find_card, find_cards
@@ -176,6 +176,23 @@ def test_what_is_wrong_with_colours_is_told(lay, keys, told):
     with pytest.raises(UserError, match=told):
         register_card(card | keys)
         DatasetCatalog.get("colors_all")
+
+
+@pytest.mark.parametrize("panoptic", [False, True])
+def test_beside_boxes_colours_without_names_are_passed_over(lay, panoptic):
+    shades = [[(shade, 20 * number, 9) for shade in range(25)] for number in range(11)]
+    names = [f"{i:02}" for i in range(11)]
+    masks = {
+        f"panoptic_train/{name}.png": colored(*(own if panoptic else [CAR]))
+        for name, own in zip(names, shades, strict=True)
+    }
+    files = coco([f"{name}.jpg" for name in names])
+    (card,), notes = find_cards(
+        lay({**photos("train/{}.jpg", *names), "instances_train.json": files, **masks})
+    )
+    assert card["format"] == "coco"
+    told = "have more than 256 colours" if panoptic else "nothing names the colours of the masks"
+    assert any(note.startswith("passed over: ") and told in note for note in notes), notes
 
 
 def test_a_jpeg_keeps_no_colours(lay):

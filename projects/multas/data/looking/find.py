@@ -127,7 +127,7 @@ def _of_folder(folder: Path, name: str) -> Found:
             "away, or write a card."
         )
     boxes = readings[0] if readings else None
-    seg, masks = look_for_masks(found, boxes)
+    seg, masks, unused = look_for_masks(found, boxes)
     if boxes is None and seg is None:
         seg, masks = look_for_masks_beside(found)
     if boxes is None and seg is not None:
@@ -135,7 +135,8 @@ def _of_folder(folder: Path, name: str) -> Found:
     first = boxes or seg or look_for_class_folders(found)
     if first is None and (first := look_for_images(found)) is not None:
         first = replace(first, notes=[*first.notes, *unread_files(found)])
-    return _finish(found, first, masks, name, seg if boxes else None)
+    done = _finish(found, first, masks, name, seg if boxes else None)
+    return Found(done.cards, [*done.notes, *unused])
 
 
 def _finish(

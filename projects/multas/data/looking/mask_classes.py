@@ -33,10 +33,11 @@ def mask_classes(
     are closed up by ``only``.
 
     Raises:
-        UserError: The masks have more colours than classes can be.
+        UserError: The masks have more colours than classes can be, or nothing names these and there
+            are boxes, beside which they may be anything.
     """
     if kind.has_colors:
-        return color_classes(found, folders, notes)
+        return color_classes(found, folders, notes, must_be_named=boxes is not None)
     values = {0, 1} if kind.is_gray else _values(found, folders)
     names = _named(found, folders, values, notes)
     classes = list(boxes.card["classes"]) if boxes else []

@@ -27,7 +27,9 @@ _COLOR_FIRST = re.compile(rf"\s*{_RGB}[\s:,;]+(.*\D.*?)\s*")
 _HEX = re.compile("#?([0-9a-fA-F]{6})")
 
 
-def color_classes(found: Inventory, folders: Sequence[str], notes: list[str]) -> dict[str, Any]:
+def color_classes(
+    found: Inventory, folders: Sequence[str], notes: list[str], must_be_named: bool
+) -> dict[str, Any]:
     """The keys of a card that name the colours of the masks in some folders.
 
     A class that is called so is the background and comes first; one whose name tells that its
@@ -37,12 +39,18 @@ def color_classes(found: Inventory, folders: Sequence[str], notes: list[str]) ->
         found: what lies in the folder of the data.
         folders: those of the masks.
         notes: receives where the names are from.
+        must_be_named: whether colours without names are no classes.
 
     Raises:
-        UserError: The masks have more colours than classes can be.
+        UserError: The masks have more colours than classes can be, or colours have no names.
     """
     colors = _colors(found, folders)
     named = _named(found, folders, colors, notes)
+    if not named and must_be_named:
+        raise UserError(
+            f"nothing names the colours of the masks in {', '.join(folders)}: write labelmap.txt, "
+            "with a line such as road:128,64,128 for each class"
+        )
     if not named:
         _require_few(colors, _MOST_UNNAMED, found, folders[0])
         shown = ", ".join(map(color_name, sorted(colors)[:8]))

@@ -35,30 +35,41 @@ class Pair(NamedTuple):
     stems: frozenset[str]  # the names without extension of the images that have a mask
 
 
-def look_for_masks(found: Inventory, boxes: Reading | None) -> tuple[Reading | None, set[str]]:
+class Look(NamedTuple):
+    """What was found: how masks are read, and the paths of all that are masks, used or not."""
+
+    reading: Reading | None
+    masks: set[str]
+    notes: Sequence[str] = ()  # why some are not used
+
+
+def look_for_masks(found: Inventory, boxes: Reading | None) -> Look:
     """The card of the masks of a folder, or None if there are none.
 
     Args:
         found: what lies in the folder.
         boxes: how its boxes are read. Masks of the same images get splits of the same names.
 
-    Returns:
-        The reading, and the paths of all images that are masks, used or not.
-
     Raises:
-        UserError: if several folders have masks of the same images, or masks have more colours than
-            classes can be.
+        UserError: if several folders have masks of the same images; or these are the only
+            annotations, and have more colours than classes can be.
     """
     pairs, kinds = _find_pairs(found)
     masks = {join(folder, name) for folder in kinds for name in found.images[folder]}
     notes: list[str] = []
     splits, images = (_splits_of if boxes else _own_splits)(found, pairs, notes, boxes)
     if not splits:
-        return None, masks
+        return Look(None, masks)
     used = {pair.masks for pair in pairs if any(s["masks"] == pair.masks for s in splits.values())}
     of = [kind for folder, kind in kinds.items() if any(inside(folder, top) for top in used)]
-    keys = mask_classes(found, sorted(used), joint_kind(of), boxes, notes)
-    return Reading("masks", {"format": "masks", **keys, "splits": splits}, notes, images), masks
+    try:
+        keys = mask_classes(found, sorted(used), joint_kind(of), boxes, notes)
+    except UserError as error:
+        if boxes is None:
+            raise
+        return Look(None, masks, [f"passed over: {error}"])
+    card = {"format": "masks", **keys, "splits": splits}
+    return Look(Reading("masks", card, notes, images), masks)
 
 
 def _find_pairs(found: Inventory) -> tuple[list[Pair], dict[str, Kind]]:
