@@ -62,7 +62,7 @@ def run_cell(study: Study, cell: Cell, data: Path, output: Path, pretrained: Seq
             opts = _opts(study, row, job, folder, judged)
             result = _trained(row, job, folder, opts, judged)
         if row.config != CHOICE:
-            length = row.opts.get("SOLVER.MAX_ITER", study.iterations)
+            length = study.length_of(row)
             result |= {"images": len(tasks[0].annotated), "iterations": length}
         named = {"data": cell.data, "labels": str(cell.labels), "seed": cell.seed, "row": name}
         folder.mkdir(exist_ok=True)

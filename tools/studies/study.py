@@ -70,7 +70,7 @@ class Study:
         labels: the shares of the labels.
         seeds: 1, 2, … so many.
         size: of the student.
-        iterations: of each training.
+        iterations: of each training that has no SOLVER.MAX_ITER of its own.
         opts: keys of all trainings, by their full names.
         rows: the trainings by their names; those that others need come first.
         split: what is evaluated on: "test", or "val" where something is chosen.
@@ -101,6 +101,10 @@ class Study:
             for data in self.data
             for labels in self.labels
         ]
+
+    def length_of(self, row: RowSpec) -> int:
+        """The iterations of a training."""
+        return row.opts.get("SOLVER.MAX_ITER", self.iterations)
 
     def rows_of(self, cell: Cell) -> dict[str, RowSpec]:
         """The rows that make sense on the data of a cell."""
