@@ -4,8 +4,8 @@ Keys of a card (``datasets/README.md`` shows examples):
 
 - name: prefix of the registered names ``<name>_<split>`` and ``<name>_<split>_unlabeled``, which
   become names of files: letters, digits, ".", "_" and "-"
-- format: a registered data format, in lower case: voc, coco, yolo, labelme, masks, images, vedai,
-  folders, cifar10, cifar100, or one of your own
+- format: a registered data format, in lower case: voc, coco, yolo, labelme, masks,
+  instances, images, vedai, folders, cifar10, cifar100, or one of your own
 - root: folder of the data; a relative one is looked for beside the card, then in
   $DETECTRON2_DATASETS
 - splits: a table of the splits; the value of each is a table of the keys of the format, or the
