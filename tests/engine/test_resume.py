@@ -107,7 +107,7 @@ def test_so_does_one_with_a_stock_student(distilled_cfg, teacher_files):
 
 
 def test_a_killed_process_resumes_to_the_same_bits(distilled_cfg, repository):
-    opts = ["SOLVER.MAX_ITER", 40, "DATASETS.TEST", []]
+    opts = ["SOLVER.MAX_ITER", 16, "DATASETS.TEST", []]
     whole = train(distilled_cfg(*opts, folder="whole"))
     killed = distilled_cfg(*opts, "SOLVER.CHECKPOINT_PERIOD", 2, folder="killed")
     os.makedirs(killed.OUTPUT_DIR)
