@@ -3,8 +3,18 @@
 import json
 
 import pytest
+import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
+from detectron2.modeling import build_model
 
-from multas.engine.report import last_values, plot_paths, read_metrics, training_seconds
+from multas.data import register_cards
+from multas.engine.report import (
+    contact_sheet,
+    last_values,
+    plot_paths,
+    read_metrics,
+    training_seconds,
+)
 
 
 @pytest.fixture
@@ -39,3 +49,25 @@ def test_every_iteration_costs_its_time_once(killed_and_resumed):
 def test_the_paths_are_drawn(killed_and_resumed, tmp_path):
     plot_paths(killed_and_resumed, str(tmp_path / "paths.png"))
     assert (tmp_path / "paths.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("outlined", [0, 1, 99])
+def test_images_are_drawn_with_outlines_of_none_some_or_all_objects(tiny_cfg, tmp_path, outlined):
+    cfg = tiny_cfg()
+    register_cards(cfg.DATASETS.CARDS)
+    (known,) = cfg.DATASETS.TEST
+    records = []
+    for record in DatasetCatalog.get(known)[:2]:
+        objects = [dict(own) for own in record["annotations"]]
+        for own in objects[:outlined]:
+            x0, y0, x1, y1 = own["bbox"]
+            own["segmentation"] = [[x0, y0, x1, y0, x1, y1]]
+        records.append({**record, "annotations": objects})
+    assert max(len(record["annotations"]) for record in records) > 1
+    name = f"{known}_outlined_{outlined}"
+    DatasetCatalog.register(name, lambda: records)
+    MetadataCatalog.get(name).set(thing_classes=MetadataCatalog.get(known).thing_classes)
+    weights = str(tmp_path / "student.pth")
+    torch.save({"model": build_model(cfg).state_dict()}, weights)
+    contact_sheet({"student": (cfg, weights)}, name, str(tmp_path / "sheet.png"), count=2)
+    assert (tmp_path / "sheet.png").stat().st_size > 10_000

@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -96,7 +97,7 @@ def contact_sheet(
     metadata = MetadataCatalog.get(dataset)
     first, _ = next(iter(models.values()))
     samples = [batch[0] for batch in itertools.islice(build_test_loader(first, dataset), count)]
-    annotated = {d["file_name"]: d for d in DatasetCatalog.get(dataset)}
+    annotated = {d["file_name"]: _drawable(d) for d in DatasetCatalog.get(dataset)}
 
     def canvas(sample: Mapping) -> Visualizer:
         image = read_image(sample["file_name"], "RGB")
@@ -112,6 +113,15 @@ def contact_sheet(
         pairs = zip(samples, best, strict=True)
         rows[name] = [canvas(x).draw_instance_predictions(y).get_image() for x, y in pairs]
     _draw_grid(rows, output)
+
+
+def _drawable(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A dataset dict as Detectron2 can draw it: with outlines of all its objects, or of none."""
+    objects = record.get("annotations", ())
+    if all("segmentation" in own for own in objects):
+        return record
+    boxes = [{key: own[key] for key in own if key != "segmentation"} for own in objects]
+    return {**record, "annotations": boxes}
 
 
 def _draw_grid(rows: Mapping[str, Sequence[np.ndarray]], output: str) -> None:
