@@ -38,6 +38,7 @@ from multas.util.errors import UserError
 from multas.util.screen import shown_from
 from own_data.budget import (
     PROBED,
+    SAMPLES,
     START,
     Pace,
     fitted_iterations,
@@ -179,7 +180,7 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
 
         print("Measuring how long an iteration takes ...", flush=True)
         stages = {stage: partial(config, stage) for stage in job.stages}
-        samples = data[0].records[data[0].test][:6]
+        samples = data[0].records[data[0].test][:SAMPLES]
         with shown_from(logging.ERROR):  # the trainings give the same warnings
             iterations, paces, most = fitted_size(
                 partial(fitted_iterations, args.minutes, stages, images_apart(data, job), samples),

@@ -139,7 +139,7 @@ def test_masks_are_checked_and_a_box_annotation_survives_a_faulty_mask(kit):
     for expected in (
         "beyond.png: values [3] are beyond the 3 classes",
         "sized.png: is 9x9, but the image is 40x30",
-        "coloured.png: has mode RGB, need one 8-bit channel",
+        "coloured.png: has mode RGB, need one channel",
         "none: no mask of this id in",
     ):
         assert expected in message, expected

@@ -37,6 +37,9 @@ LAYOUTS = {
         {**photos("train/images/{}.png", "a", "b"), **photos("val/images/{}.png", "c"),
          "train/masks/a.png": mask(1, 1, 2), "val/masks/c.png": mask(1, 2)},
         {"train": (1, 1), "val": (1, 1), "unlabeled": (1, 0)}, [[[3, 5, 9, 7], [3, 7, 9, 8]]]),
+    "beside their images": (
+        {**photos("{}.png", "a", "b"), "a_mask.png": mask(1, 2), "b_mask.png": mask(1)},
+        {"all": (2, 2)}, [[[3, 5, 9, 6], [3, 6, 9, 7]], [[3, 5, 9, 6]]]),
 }  # fmt: skip
 
 
@@ -86,7 +89,7 @@ def test_the_ignore_label_is_no_object_in_8_bits(tmp_path):
 WRONG = {
     "none": ({}, {}, "a: no mask of this id in .*masks"),
     "colours": ({"masks/a.png": np.zeros((HEIGHT, WIDTH, 3), np.uint8)}, {},
-                r"a\.png: is PNG of mode RGB, need a PNG or TIFF file of one channel"),
+                r"a\.png: has mode RGB, need one channel .*the numbers of objects"),
     "size": ({"masks/a.png": mask(1)[1:]}, {}, rf"is {WIDTH}x{HEIGHT - 1}, but the image is"),
     "damaged": ({"masks/a.png": "text"}, {}, "unknown format"),
     "two classes": ({"masks/a.png": mask(1)}, {"classes": ["a", "b"]}, "the name of its one class"),

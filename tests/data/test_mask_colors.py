@@ -164,7 +164,7 @@ WRONG = {
     "a number of YAML": ({"colors": [0, "#804080"]}, "colors '0', write it as"),
     "twice": ({"colors": ["#00008e", "00008E"]}, "colors has a colour twice"),
     "both": ({"colors": ["#000000", "#00008e"], "threshold": 128}, "not both"),
-    "none": ({}, "has mode RGB, need one 8-bit channel .* or name the colours of the classes"),
+    "none": ({}, "has mode RGB, need one channel .* for a colour of each class"),
 }  # fmt: skip
 
 

@@ -4,9 +4,13 @@ import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Parameters of glibc's mallopt, from its malloc.h, and their defaults.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
-_DEFAULTS = {_TRIM_THRESHOLD: 128 << 10, _MMAP_MAX: 65536}
+# Parameters of glibc's mallopt, from its malloc.h.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+# No block comes from the kernel on its own (0), and none at the end goes back to it (-1).
+_KEPT = {_MMAP_MAX: 0, _TRIM_THRESHOLD: -1}
+# glibc moves its thresholds with the blocks that are freed, until a program sets one. Afterwards
+# they stand where it would move them at the most; where they begin, each tensor is new memory.
+_AFTER = {_MMAP_MAX: 65536, _MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 64 << 20}
 _open = 0  # contexts that have not ended: the C library has one setting for all of them
 
 
@@ -27,16 +31,15 @@ def freed_memory_kept() -> Iterator[bool]:
     if libc is None:
         yield False
         return
-    # No block comes from the kernel on its own (0), and none at the end goes back to it (-1).
-    kept = bool(libc.mallopt(_MMAP_MAX, 0)) and bool(libc.mallopt(_TRIM_THRESHOLD, -1))
+    kept = all(libc.mallopt(*item) for item in _KEPT.items())
     _open += 1
     try:
         yield kept
     finally:
         _open -= 1
         if not _open:
-            for parameter, value in _DEFAULTS.items():
-                libc.mallopt(parameter, value)
+            for item in _AFTER.items():
+                libc.mallopt(*item)
             libc.malloc_trim(0)
 
 

@@ -1,4 +1,4 @@
-"""Instance masks: one image per image, whose values number the objects."""
+"""Instance masks: one file per image, whose values number its objects."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from scipy import ndimage
 
 from multas.data.formats.base import (
@@ -16,11 +15,11 @@ from multas.data.formats.base import (
     Source,
     box_annotation,
 )
-from multas.data.formats.masks import MASK_SUFFIXES, NO_MASK, index_masks
-from multas.data.image_files import load_images, unreadable
+from multas.data.formats.mask_files import read_numbers
+from multas.data.formats.masks import MASK_SUFFIXES, NO_MASK, index_masks, without_masks
+from multas.data.image_files import load_images
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError
-from multas.util.files import refuse_pipe
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -54,9 +53,7 @@ class Instances(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         place, files = index_masks(self.masks, source, self.mask_suffix, MASK_SUFFIXES)
-        classes, issues = source.classes or (), source.issues
-        is_wanted = not source.leaves_out(classes[0])
-        records = []
+        issues, records = source.issues, []
         for record in self.load_unlabeled(source)[0]:
             image_id = record["image_id"]
             if image_id not in files:
@@ -70,12 +67,15 @@ class Instances(DataFormat):
             except UserError as error:
                 issues.add(files[image_id], str(error))
                 continue
-            own = [box_annotation(0, box, 0, 0) for box in boxes if is_wanted]
+            own = [box_annotation(0, box, 0, 0) for box in boxes]
             records.append({**record, "annotations": own})
-        return records, self.class_metadata(classes)
+        return records, self.class_metadata(source.classes or ())
 
     def load_unlabeled(self, source: Source) -> Loaded:
-        return load_images(source.root / self.images, source.ids, source.issues, self.suffix), {}
+        records = load_images(source.root / self.images, source.ids, source.issues, self.suffix)
+        if self.images in self.masks:
+            records = without_masks(records, self.mask_suffix)
+        return records, {}
 
 
 def read_boxes(file: str | Path, record: dict, ignore_label: int) -> Sequence[list[float]]:
@@ -92,7 +92,7 @@ def read_boxes(file: str | Path, record: dict, ignore_label: int) -> Sequence[li
     Raises:
         UserError: The file cannot be read, has colours, or another size than the image.
     """
-    mask = _read_numbers(file)
+    mask = read_numbers(file)
     size = (record["width"], record["height"])
     if mask.shape[::-1] != size:
         raise UserError("is {}x{}, but the image is {}x{}".format(*mask.shape[::-1], *size))
@@ -103,21 +103,3 @@ def read_boxes(file: str | Path, record: dict, ignore_label: int) -> Sequence[li
         raise UserError(f"has the value {numbers[0]}, but objects are numbered from 1")
     places = ndimage.find_objects(dense[:-1].reshape(mask.shape))
     return [[float(v) for v in (x.start, y.start, x.stop, y.stop)] for y, x in places]
-
-
-def _read_numbers(file: str | Path) -> np.ndarray:
-    """The values of an image of one channel, (H, W): uint8 if it has 8 bits."""
-    try:
-        refuse_pipe(file)
-        with Image.open(file) as image:
-            has_numbers = image.mode in ("L", "P", "1", "I") or image.mode.startswith("I;16")
-            if has_numbers and image.format != "JPEG":
-                return np.asarray(image).astype(np.uint8 if image.mode in "LP1" else np.int64)
-            raise UserError(
-                f"is {image.format} of mode {image.mode}, need a PNG or TIFF file of one channel, "
-                "whose values number the objects"
-            )
-    except UserError:
-        raise
-    except Exception as error:  # Pillow has many for damaged files
-        raise UserError(unreadable(error, "mask")) from error

@@ -1,7 +1,8 @@
 """The files of masks: images of class indices or colours, in black and white, and SBD's."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -68,17 +69,32 @@ def read_mask(file: str | Path, values: MaskValues | None = None) -> np.ndarray:
 
 def read_indices(file: str | Path, values: MaskValues | None = None) -> np.ndarray:
     """The same with errors that do not name the file."""
+    if values and values.colors:
+        mask = _opened(file, partial(_open_colors, colors=values.colors))
+    else:
+        mask = _opened(file, _open_gray if values and values.is_gray else _open_indices)
+    return np.frombuffer(values.table, np.uint8)[mask] if values else mask
+
+
+def read_numbers(file: str | Path) -> np.ndarray:
+    """The values of a mask of one channel, (H, W) integers: uint8 if it has 8 bits or less.
+
+    Raises:
+        UserError: As for :func:`read_mask`, without the name of the file; values may be of any
+            size.
+    """
+    return _opened(file, _open_numbers)
+
+
+def _opened(file: str | Path, reads: Callable[[str | Path], np.ndarray]) -> np.ndarray:
+    """What a function reads of a mask; errors do not name the file."""
     try:
         refuse_pipe(file)
-        if values and values.colors:
-            mask = _open_colors(file, values.colors)
-        else:
-            mask = _open_gray(file) if values and values.is_gray else _open_indices(file)
+        return reads(file)
     except UserError:
         raise
     except Exception as error:  # Pillow has many for damaged files
         raise UserError(unreadable(error, "mask")) from error
-    return np.frombuffer(values.table, np.uint8)[mask] if values else mask
 
 
 def _open_gray(file: str | Path) -> np.ndarray:
@@ -126,19 +142,24 @@ def _open_colors(file: str | Path, colors: Sequence[int]) -> np.ndarray:
 def _open_indices(file: str | Path) -> np.ndarray:
     if Path(file).suffix.lower() == SBD_SUFFIX:
         return _read_sbd(file)
-    with Image.open(file) as image:
-        if image.format == "JPEG":
-            raise UserError("is a JPEG file, which does not keep class indices; save it as PNG")
-        if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
-            raise UserError(
-                f"has mode {image.mode}, need one 8-bit channel (mode L or P) of class indices; or "
-                "name the colours of the classes in the card: `colors`"
-            )
-        values = np.asarray(image)
+    values = _open_numbers(file)
     if values.dtype.itemsize > 1 and not 0 <= values.min() <= values.max() <= 255:
         span = f"{values.min()} … {values.max()}"
         raise UserError(f"has values {span}, but class indices are 0 … 255")
     return values.astype(np.uint8)
+
+
+def _open_numbers(file: str | Path) -> np.ndarray:
+    with Image.open(file) as image:
+        if image.format == "JPEG":
+            raise UserError("is a JPEG file, which does not keep numbers; save it as PNG")
+        if image.mode not in ("L", "P", "1", "I") and not image.mode.startswith("I;16"):
+            raise UserError(
+                f"has mode {image.mode}, need one channel (mode L or P) of class indices, or of "
+                "the numbers of objects; for a colour of each class, name them: `colors`"
+            )
+        values = np.asarray(image)
+    return values.astype(np.uint8) if values.dtype == bool else values
 
 
 def _read_sbd(file: str | Path) -> np.ndarray:

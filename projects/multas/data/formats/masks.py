@@ -103,13 +103,18 @@ class Masks(DataFormat):
 
     def load_unlabeled(self, source: Source) -> Loaded:
         records = load_images(source.root / self.images, source.ids, source.issues, self.suffix)
-        if self.mask_suffix and self.images in self.masks:
-            records = [r for r in records if not r["image_id"].endswith(self.mask_suffix)]
+        if self.images in self.masks:
+            records = without_masks(records, self.mask_suffix)
         return records, {}
 
     def evaluation_metadata(self, root: Path, id_file: Path | None) -> dict[str, Any]:
         found = super().evaluation_metadata(root, id_file)
         return {**found, "read_sem_seg": self.mask_values() or read_mask}
+
+
+def without_masks(records: list[dict], mask_suffix: str) -> list[dict]:
+    """The images among those of a folder that also has their masks."""
+    return [r for r in records if not mask_suffix or not r["image_id"].endswith(mask_suffix)]
 
 
 def _fill_gaps(classes: dict) -> list:

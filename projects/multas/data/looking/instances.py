@@ -1,6 +1,7 @@
 """The boxes of objects that masks number: a second way to read them."""
 
 from multas.data.looking.inventory import Reading
+from multas.data.looking.mask_classes import ANY_NUMBER
 
 _KEYS = ("images", "masks", "mask_suffix", "ids", "only_complete")
 
@@ -11,7 +12,7 @@ def boxes_of_masks(masks: Reading) -> Reading | None:
     Args:
         masks: how the masks are read as classes: all that have a number are one class.
     """
-    if masks.card.get("threshold") != 1:
+    if masks.card.get("threshold") != ANY_NUMBER:
         return None
     name = masks.card["classes"][1]
     splits = {

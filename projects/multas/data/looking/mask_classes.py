@@ -15,6 +15,7 @@ from multas.data.looking.mask_kinds import Kind
 from multas.util.errors import UserError
 from multas.util.files import read_text
 
+ANY_NUMBER = 1  # the threshold of masks that number objects
 _READ = 2000  # masks of which the values are taken
 _FILES = ("classes.txt", "labelmap.txt", "class_names.txt", "label_names.txt", "labels.txt")
 _TABLES = ("categories.json", "classes.json", "labels.json", "_classes.csv")
@@ -51,7 +52,7 @@ def mask_classes(
         return {"classes": both, "threshold": 128}
     if kind.numbers_objects and max(values - {255}) > 1 and not names:
         notes.append(f"the masks number the objects of each image: all are the class {one}")
-        return {"classes": [BACKGROUND, one], "threshold": 1}
+        return {"classes": [BACKGROUND, one], "threshold": ANY_NUMBER}
     counted = values - {255}
     if not names:
         shown = ", ".join(map(str, sorted(counted)))
