@@ -86,11 +86,18 @@ def test_the_ignore_label_is_no_object_in_8_bits(tmp_path):
         assert len(read_boxes(tmp_path / "a.png", RECORD, 255)) == found
 
 
+def test_an_object_may_fill_the_image(tmp_path):
+    Image.fromarray(np.full((HEIGHT, WIDTH), 5, np.uint8)).save(tmp_path / "a.png")
+    assert read_boxes(tmp_path / "a.png", RECORD, 255) == [[0, 0, WIDTH, HEIGHT]]
+
+
 WRONG = {
     "none": ({}, {}, "a: no mask of this id in .*masks"),
     "colours": ({"masks/a.png": np.zeros((HEIGHT, WIDTH, 3), np.uint8)}, {},
                 r"a\.png: has mode RGB, need one channel .*the numbers of objects"),
     "size": ({"masks/a.png": mask(1)[1:]}, {}, rf"is {WIDTH}x{HEIGHT - 1}, but the image is"),
+    "below 0": ({"masks/a.tif": -np.ones((HEIGHT, WIDTH), np.int32)}, {},
+                r"a\.tif: has the value -1, but objects are numbered from 1"),
     "damaged": ({"masks/a.png": "text"}, {}, "unknown format"),
     "two classes": ({"masks/a.png": mask(1)}, {"classes": ["a", "b"]}, "the name of its one class"),
     "no folder": ({"masks/a.png": mask(1)}, {"masks": "other"}, "no mask folder .*other"),

@@ -48,7 +48,7 @@ LAYOUTS = {
          "SegmentationClass/a.png": colored(ROAD, CAR), "SegmentationClass/b.png": colored(CAR),
          "SegmentationObject/a.png": colored((1, 2, 3)), "SegmentationObject/b.png": colored(CAR),
          "ImageSets/Segmentation/train.txt": "a\n", "ImageSets/Segmentation/val.txt": "b\n",
-         "labelmap.txt": "# label:color_rgb:parts:actions\nroad:128,64,128::\n"
+         "labelmap.txt": "# label:color_rgb:parts:actions\n#old:9,9,9::\nroad:128,64,128::\n"
                          "background:0,0,0::\nmy car:0,0,142::\n"},
         {"classes": ["background", "road", "my car"],
          "colors": ["#000000", "#804080", "#00008e"], "masks": "SegmentationClass"},
@@ -84,6 +84,10 @@ LAYOUTS = {
         {"classes": ["background", "color_00008e", "color_804080"],
          "colors": ["#000000", "#00008e", "#804080"]},
         {"all": (2, 2)}, "nothing names the colours of the masks, #000000, #00008e, #804080"),
+    "a large file, as of boxes": (
+        {**photos("images/{}.jpg", "a"), "masks/a.png": colored(CAR),
+         "large.txt": "car:0,0,142::\nrest:0,0,0::\n" + " \n" * 500_001},
+        {"classes": ["background", "object"]}, {"all": (1, 1)}, "nothing names"),
     "one class": (
         {**photos("images/{}.jpg", "a"), "masks/a.png": colored(CAR)},
         {"classes": ["background", "object"], "colors": ["#000000", "#00008e"]},
@@ -159,6 +163,8 @@ WRONG = {
     "another colour": (
         {"colors": ["#000000", "#804080"]},
         r"a\.png: 6 pixels have #00008e, the colour of no class"),
+    "a colour beyond all": (
+        {"colors": ["#000000", "#000001"]}, r"a\.png: 6 pixels have #00008e, the colour of no"),
     "too few": ({"colors": ["#000000"]}, "`colors` has 1 colours, but `classes` has 2 names"),
     "no colour": ({"colors": ["#000000", "red"]}, "colors 'red', write it as '#ff8000'"),
     "a number of YAML": ({"colors": [0, "#804080"]}, "colors '0', write it as"),

@@ -304,6 +304,12 @@ def test_images_that_networks_get_apart_from_their_training(cards, tmp_path):
     assert images_apart(data, flips)["teacher"] == 2 * 4 + 2 * (15 + 4)
     assert images_apart(data, flips)["distilled"] == own["supervised"]
     assert images_apart(data, replace(job, teacher=("a", "b"))) == own
+    named = [
+        {**card, "name": f"{card['name']}_again"}
+        for card in cards("det", splits=whole[0]["splits"])
+    ]
+    labeled = prepare(named, tmp_path / "labeled")  # nothing is left to label
+    assert images_apart(labeled, job)["teacher"] == 2 * 4
 
 
 @given(st.floats(1e-7, 1e-3), st.integers(4, 20), st.floats(1.0, 120.0))

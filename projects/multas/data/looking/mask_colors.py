@@ -107,6 +107,8 @@ def _named(
             for name in found.texts[suffix].get(folder, ()):
                 place = join(folder, name)
                 try:
+                    if (found.root / place).stat().st_size > _LARGEST:
+                        continue
                     pairs = list(read(found.root / place))
                 except (OSError, UserError):
                     continue
@@ -126,8 +128,6 @@ def _named(
 
 def _read_lines(file: Path) -> Iterator[tuple[str, int]]:
     """Names and colours of a text, one of each on a line; other lines are passed over."""
-    if file.stat().st_size > _LARGEST:
-        return
     for line in read_text(file).splitlines():
         if match := _NAME_FIRST.fullmatch(line):
             name, *rgb = match.groups()
@@ -145,7 +145,7 @@ def _read_json(file: Path) -> Iterator[tuple[str, int]]:
     The list may be in "classes". A colour is [red, green, blue] or #rrggbb; a name is called name,
     title or label.
     """
-    content = read_json(file) if file.stat().st_size <= _LARGEST else {}
+    content = read_json(file)
     if isinstance(content, Mapping):
         lists = [content.get(key) for key in ("classes", "categories", "labels")]
         content = next((own for own in lists if isinstance(own, list)), content)
