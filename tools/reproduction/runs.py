@@ -10,6 +10,7 @@ from pathlib import Path
 from detectron2.config import CfgNode, get_cfg
 
 from multas.config import add_multas_config, merge_config, merge_opts
+from multas.config.rows import data_of
 from multas.data import register_cards
 from multas.data.pseudo_mask_files import INDEX
 from multas.engine.epochs import resolve_epochs
@@ -19,6 +20,7 @@ from reproduction.own_data import opts_on_card
 from reproduction.run import Run
 from reproduction.tables import rows_by_weights
 
+PRETRAINING_SEED = 1
 _DISTILLATION = "MODEL.DISTILLATION"
 # A teacher's network is what its own training was told, too; these say what a student is.
 _STUDENTS_OWN = ("MODEL.DISTILLATION.", "MODEL.META_ARCHITECTURE", "MODEL.WEIGHTS")
@@ -57,7 +59,6 @@ class Planner:
 
     def _plan(self, config_file: str, seed: int) -> Run:
         cfg = merged(config_file, [])
-        row_tests = list(cfg.DATASETS.TEST)
         own = opts_on_card(self.card, cfg) if self.card else []
         own += self.changes_for(cfg)
         opts = [*own, *_opts_for(cfg, self.opts), "SEED", str(seed)]
@@ -65,9 +66,7 @@ class Planner:
         told = _teacher_opts(cfg, opts)
         merge_opts(cfg, told)
         made = {
-            weights: self._on_data_of(self._rows[weights], row_tests).plan(
-                self._rows[weights], seed
-            )
+            weights: self._needed(self._rows[weights], config_file, seed)
             for weights in dict.fromkeys(_weights(cfg))
             if weights in self._rows
         }
@@ -86,10 +85,16 @@ class Planner:
             self.results.get(name),
         )
 
-    def _on_data_of(self, row: str, tests: Sequence[str]) -> "Planner":
-        """The planner of what a row with these test sets needs: pretraining keeps its own data."""
-        same = list(merged(row, []).DATASETS.TEST) == list(tests)
-        return self if same or not self.card else replace(self, card="", _known={})
+    def _needed(self, row: str, by: str, seed: int) -> Run:
+        """The run of a row that another row needs, with this seed.
+
+        One on other data is pretraining: it keeps its data where all others get a card, and is the
+        same for all seeds, as the weights of ImageNet are.
+        """
+        if data_of(row) == data_of(by):
+            return self.plan(row, seed)
+        planner = replace(self, card="", _known={}) if self.card else self
+        return planner.plan(row, PRETRAINING_SEED)
 
 
 def _opts_for(cfg: CfgNode, opts: Sequence[str]) -> list[str]:

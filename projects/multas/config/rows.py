@@ -95,6 +95,11 @@ def row_address(row: Row, data: str) -> str:
     return f"{row.table}#{data}/{row.name}"
 
 
+def data_of(address: str) -> str:
+    """The name of the data set in a row's address; "" for a config file."""
+    return address.partition("#")[2].partition("/")[0]
+
+
 def output_dir(address: str) -> str:
     """The folder that a row writes to: ``output/`` and its address as a path.
 
