@@ -131,16 +131,19 @@ def test_weights_of_one_s_own_are_left_alone(planner):
     assert run.needs == () and own in run.opts
 
 
-def test_small_rows_start_from_the_source_set_and_share_it(planner):
+def test_small_rows_start_from_the_source_set_and_share_it_with_all_seeds(planner):
     table = "configs/adaptive/table5.yaml"
     plan = planner()
+    other = plan.plan(f"{table}#small/adaptive_feats_p", 3)
     taught = [plan.plan(f"{table}#small/{row}", 2) for row in ("adaptive_feats_p", "uw_so_feats_p")]
     start, teacher = taught[0].needs
     assert start.config_file == f"{table}#source/student" and start.needs == ()
     assert teacher.config_file == f"{table}#small/teacher"
     assert [need.config_file for need in teacher.needs] == [f"{table}#source/teacher"]
     assert taught[0].needs == taught[1].needs and taught[0] != taught[1]
-    assert [run.seed for run in in_order(taught)] == [2] * 5
+    assert [run.seed for run in in_order(taught)] == [1, 1, 2, 2, 2]
+    assert [run.seed for run in in_order([*taught, other])] == [1, 1, 2, 2, 2, 3, 3]
+    assert other.needs[0] == start and other.needs[1].needs == teacher.needs
     pairs = dict(zip(taught[0].opts[::2], taught[0].opts[1::2], strict=True))
     assert pairs["MODEL.WEIGHTS"] == str(start.weights)
     assert pairs["MODEL.DISTILLATION.TEACHER.WEIGHTS"] == str(teacher.weights)
