@@ -3,8 +3,20 @@
 # First: where torchvision's compiled operators do not load, Detectron2 makes torchvision work.
 import detectron2  # noqa: F401
 
-from multas.data.formats import cifar, coco, folders, instances, labelme, masks, vedai, voc, yolo
+from multas.data.formats import (
+    cifar,
+    coco,
+    csv,
+    folders,
+    instances,
+    labelme,
+    masks,
+    vedai,
+    voc,
+    yolo,
+)
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Source
 
 __all__ = ["DATA_FORMAT_REGISTRY", "DataFormat", "Source"]
-__all__ += ["cifar", "coco", "folders", "instances", "labelme", "masks", "vedai", "voc", "yolo"]
+__all__ += ["cifar", "coco", "csv", "folders", "instances", "labelme", "masks", "vedai", "voc"]
+__all__ += ["yolo"]

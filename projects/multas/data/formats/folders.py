@@ -11,8 +11,10 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS, make_dataset
 
+from multas.data.csv_files import label_rows, read_csv
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
-from multas.data.image_files import index_images
+from multas.data.image_files import index_images, select_images
+from multas.data.image_names import ImageNames
 from multas.data.issues import DatasetError, DatasetIssues, or_rather
 from multas.util.annotation import LABELS
 from multas.util.errors import UserError
@@ -22,32 +24,44 @@ from multas.util.files import read_text
 @DATA_FORMAT_REGISTRY.register()
 @dataclass(frozen=True, kw_only=True)
 class Folders(DataFormat):
-    """Images below ``<images>/<class>`` at any depth, or of the text file ``labels``.
+    """Images below ``<images>/<class>`` at any depth, or of the file ``labels``.
 
-    The ids are paths below ``images`` without extension. ``labels`` lies below the root; on each
-    line it has an image file of ``images``, its class, and what else there may be. Where these are
-    separated by tabs, names may have spaces.
+    The ids are paths below ``images`` without extension. ``labels`` lies below the root. On each
+    line a text file has an image of ``images``, its class, and what else there may be; where these
+    are separated by tabs, names may have spaces. A CSV file has a column of images and one of
+    classes, which are named by ``image_column`` and ``class_column`` where their own names are
+    unusual, or a column for each class with a 1 for the images that belong to it.
     """
 
     main_key = "images"
     can_annotate = (LABELS,)
 
     labels: str = ""
+    image_column: str = ""
+    class_column: str = ""
     annotates: tuple[str, ...] = (LABELS.task,)
 
     def load(self, source: Source) -> Loaded:
         classes = source.classes or _find_classes(source)
         folder, issues = source.root / self.images, source.issues
         if self.labels:
-            records = _read_labels(folder, classes, issues, source.root / self.labels)
+            records = _read_labels(folder, classes, issues, source.root / self.labels, self)
         else:
             records = _read_class_folders(folder, classes, source)
         return select_records(records, folder, source, classes), self.class_metadata(classes)
 
     def load_unlabeled(self, source: Source) -> Loaded:
-        if self.labels or not self.annotates:
+        if self.annotates and not self.labels:
+            return without_labels(self.load(source))  # the labels are the names of the folders
+        if not self.labels.lower().endswith(".csv") or source.ids is not None:
             return super().load_unlabeled(source)
-        return without_labels(self.load(source))  # the labels are the names of the folders
+        # Files of several splits often tell about one folder: only the images of this one count.
+        folder = source.root / self.images
+        found = index_images(folder, issues=source.issues)
+        names, rows = ImageNames(found), _label_rows(source.root / self.labels, self)
+        ids = dict.fromkeys(names.find(image) for _, image, _ in rows)
+        listed = [image_id for image_id in ids if image_id is not None]
+        return select_images(found, listed, folder, source.issues), {}
 
 
 def select_records(
@@ -123,31 +137,46 @@ def _without_copies(samples: list[tuple[str, int]], issues: DatasetIssues) -> li
 
 
 def _read_labels(
-    image_dir: Path, class_names: Sequence[str], issues: DatasetIssues, labels: Path
+    image_dir: Path, class_names: Sequence[str], issues: DatasetIssues, labels: Path, split: Folders
 ) -> list[dict]:
-    """Records of the images that a text file lists; unknown classes and images are reported."""
-    try:
-        lines = read_text(labels).split("\n")
-    except (OSError, UserError) as error:
-        raise DatasetError(f"{labels}: not a readable list of labels ({error})") from None
+    """Records of the images that a file lists; unknown classes and images are reported."""
+    rows = _label_rows(labels, split)
     numbers = {name: number for number, name in enumerate(class_names)}
     found = index_images(image_dir)
+    names = ImageNames(found)
     records: dict[str, dict] = {}
-    for count, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        file, name, *_ = [*map(str.strip, line.split("\t" if "\t" in line else None)), ""]
-        image_id, where = os.path.splitext(file)[0], f"{labels}: line {count}"
+    for line, file, name in rows:
+        image_id, where = names.find(file), f"{labels}: line {line}"
         if name not in numbers:
             rather = or_rather(name, numbers)
             issues.add(where, f"unknown class {name!r} of {file}{rather}")
-        elif image_id not in found:
+        elif image_id is None:
             issues.add(where, f"no image {file} in {image_dir}")
         elif image_id in records:
             issues.add(where, f"{file} is listed twice")
         else:
             records[image_id] = _record(found[image_id], image_id, numbers[name])
     return list(records.values())
+
+
+def _label_rows(labels: Path, split: Folders) -> list[tuple[int, str, str]]:
+    """The line, image and class of each row of a list of labels.
+
+    Raises:
+        DatasetError: It cannot be read.
+    """
+    try:
+        if labels.suffix.lower() == ".csv":
+            return label_rows(read_csv(labels), split.image_column, split.class_column)
+        lines = read_text(labels).split("\n")
+    except (OSError, UserError) as error:
+        raise DatasetError(f"{labels}: not a readable list of labels ({error})") from None
+    rows = []
+    for line, text in enumerate(lines, start=1):
+        if text.strip():
+            image, name, *_ = [*map(str.strip, text.split("\t" if "\t" in text else None)), ""]
+            rows.append((line, image, name))
+    return rows
 
 
 def _record(file: str, image_id: str, label: int) -> dict:

@@ -10,6 +10,7 @@ from multas.data.card import read_card
 from multas.data.formats import DATA_FORMAT_REGISTRY
 from multas.data.looking.class_folders import look_for_class_folders
 from multas.data.looking.coco import look_for_coco, unread_files
+from multas.data.looking.csv import look_for_csv, look_for_csv_labels
 from multas.data.looking.folders import add_unlabeled, look_for_images
 from multas.data.looking.instances import boxes_of_masks
 from multas.data.looking.inventory import Inventory, Reading, read_tables, take_inventory
@@ -28,12 +29,13 @@ What is found by looking:
   COCO: annotations/*.json and folders of images, or _annotations.coco.json beside the images
   YOLO: data.yaml, or images/ and labels/, or images and .txt files together
   LabelMe: images and JSON files together, or in images/ and annotations/
+  CSV: a row for each box (filename, xmin, ymin, xmax, ymax, class) or image (filename, class)
   masks: PNG files with the numbers or colours of classes, named like the images of another folder,
   or beside them with an ending such as _mask
   classification: a folder for each class, below train/ and val/ or not
 Anything else is described by a card, a few lines of YAML (datasets/README.md):
   name: cells
-  format: voc            # voc, coco, yolo, labelme, masks, folders, images
+  format: voc            # voc, coco, yolo, labelme, csv, masks, folders, images
   root: /data/cells
   splits: {train: Main/train, val: Main/val}"""
 
@@ -76,15 +78,17 @@ def find_cards(place: str | os.PathLike) -> Found:
         found = take_inventory(path.parent)
         name = path.parent.name if path.stem == "data" else path.stem
         return _finish(found, look_for_yolo(found, path), set(), name)
-    if suffix == ".json":
+    if suffix in (".json", ".csv"):
         folder = path.parent.parent if path.parent.name == "annotations" else path.parent
         whole = take_inventory(folder)
         only = {path.parent.relative_to(folder).as_posix(): [path.name]}
-        found = Inventory(folder, whole.images, {**whole.texts, ".json": only})
-        return _finish(found, look_for_coco(found), set(), folder.name)
+        found = Inventory(folder, whole.images, {**whole.texts, suffix: only})
+        if suffix == ".json":
+            return _finish(found, look_for_coco(found), set(), folder.name)
+        return _finish(found, look_for_csv(found) or look_for_csv_labels(found), set(), folder.name)
     raise UserError(
-        f"{path} is no card (.yaml), data.yaml of YOLO or annotation file of COCO (.json); name a "
-        "folder of data, or one of these"
+        f"{path} is no card (.yaml), data.yaml of YOLO, annotation file of COCO (.json) or table "
+        "of boxes or classes (.csv); name a folder of data, or one of these"
     )
 
 
@@ -126,13 +130,15 @@ def _of_folder(folder: Path, name: str) -> Found:
             "one file that tells, such as data.yaml or annotations/train.json, take the others "
             "away, or write a card."
         )
-    boxes = readings[0] if readings else None
+    boxes = readings[0] if readings else look_for_csv(found)
     seg, masks, unused = look_for_masks(found, boxes)
     if boxes is None and seg is None:
         seg, masks = look_for_masks_beside(found)
     if boxes is None and seg is not None:
         boxes = boxes_of_masks(seg)
-    first = boxes or seg or look_for_class_folders(found)
+    if (first := boxes or seg) is None:
+        folders = look_for_class_folders(found)
+        first = look_for_csv_labels(found, folders) or folders
     if first is None and (first := look_for_images(found)) is not None:
         first = replace(first, notes=[*first.notes, *unread_files(found)])
     done = _finish(found, first, masks, name, seg if boxes else None)

@@ -1,0 +1,177 @@
+"""Boxes in a CSV file: a row for each object, with its image, class and box."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from multas.data.csv_files import BoxRow, box_rows, read_csv
+from multas.data.formats.base import (
+    DATA_FORMAT_REGISTRY,
+    DataFormat,
+    Loaded,
+    Source,
+    box_annotation,
+    remark_copies,
+)
+from multas.data.image_files import index_images, select_images
+from multas.data.image_names import ImageNames
+from multas.data.issues import DatasetError, or_rather, unread
+from multas.util.annotation import BOXES
+from multas.util.errors import UserError
+
+ANY_OBJECT = "object"  # the class of a file that names none
+_OVERSHOOT = 1.0  # pixels by which a box may leave its image, for which it is cut
+
+
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Csv(DataFormat):
+    """The images that the file ``csv`` names, with the boxes of its rows.
+
+    Boxes are corners (xmin, ymin, xmax, ymax), a corner and sides (x, y, width, height), a centre
+    and sides (x_center, …), or x, y, width and height in one column (bbox); in pixels, or all of
+    them in fractions of the image's size. A row without box and class says that an image has no
+    object. Without a column of classes all objects are of the card's only class, or "object".
+
+    Ids are paths below ``images`` without extension; a row may name an image otherwise, if it is
+    clear which one is meant. ``image_column`` and ``class_column`` are needed where columns have
+    unusual names. Each annotation also has the integers "difficult" and "truncated", always 0.
+    """
+
+    main_key = "csv"
+    can_annotate = (BOXES,)
+
+    csv: str = ""
+    image_column: str = ""
+    class_column: str = ""
+    annotates: tuple[str, ...] = (BOXES.task,)
+
+    def __post_init__(self) -> None:
+        if self.annotates and not self.csv:
+            raise UserError("key 'csv' is missing")
+
+    def load(self, source: Source) -> Loaded:
+        classes = source.classes or _find_classes(source)
+        class_ids = {name: i for i, name in enumerate(classes)}
+        file = source.root / self.csv
+        found = self._objects(source)
+        boxes = [row.box for rows in found.values() for row in rows if row.box]
+        in_fractions = bool(boxes) and max(map(max, boxes)) <= 1
+        records = []
+        for record in self._images(found, source):
+            size = (record["width"], record["height"])
+            scale = size if in_fractions else (1, 1)
+            own = _annotations(found[record["image_id"]], size, scale, class_ids, file, source)
+            if own is not None:
+                records.append({**record, "annotations": own})
+        return records, self.class_metadata(classes)
+
+    def load_unlabeled(self, source: Source) -> Loaded:
+        """The same images, all of the folder for a split without file; boxes do not count."""
+        if not self.csv:
+            return super().load_unlabeled(source)
+        return self._images(self._objects(source), source), {}
+
+    def rows(self, root: Path) -> list[BoxRow]:
+        """The rows of the file.
+
+        Raises:
+            DatasetError: It cannot be read.
+        """
+        try:
+            file = read_csv(root / self.csv)
+            return box_rows(file, self.image_column, self.class_column)
+        except OSError as error:
+            raise DatasetError(f"{root / self.csv}: {unread(error)}") from None
+        except UserError as error:
+            raise DatasetError(str(error)) from None
+
+    def _objects(self, source: Source) -> dict[str, list[BoxRow]]:
+        """The rows of each image by its id; images that are not there are reported."""
+        folder = source.root / self.images
+        names = ImageNames(index_images(folder))
+        found: dict[str, list[BoxRow]] = {}
+        lost: dict[str, int] = {}
+        for row in self.rows(source.root):
+            image_id = names.find(row.image)
+            if image_id is None:
+                lost.setdefault(row.image, row.line)
+            else:
+                found.setdefault(image_id, []).append(row)
+        for image, line in lost.items():
+            where = f"{source.root / self.csv}: line {line}"
+            source.issues.add(where, f"no image {image!r} in {folder}")
+        return found
+
+    def _images(self, rows: Mapping[str, Sequence[BoxRow]], source: Source) -> list[dict]:
+        """The dicts of the images that have rows, or of those of a list that do."""
+        folder, ids = source.root / self.images, source.ids
+        for image_id in ids or ():
+            if image_id not in rows:
+                source.issues.add(image_id, f"has no row in {source.root / self.csv}")
+        wanted = sorted(rows) if ids is None else [i for i in ids if i in rows]
+        return select_images(index_images(folder), wanted, folder, source.issues)
+
+
+def _find_classes(source: Source) -> list[str]:
+    """Sorted classes of the objects of all splits; files that cannot be read do not count."""
+    names: set[str] = set()
+    for split in source.splits:
+        if not isinstance(split, Csv) or not split.annotates:
+            continue
+        try:
+            names |= class_names(split.rows(source.root))
+        except DatasetError:
+            continue
+    return sorted(names)
+
+
+def class_names(rows: Sequence[BoxRow]) -> set[str]:
+    """The names of the classes of some rows."""
+    return {row.label or ANY_OBJECT for row in rows if row.box or row.fault}
+
+
+def _annotations(
+    rows: Sequence[BoxRow],
+    size: tuple[int, int],
+    scale: tuple[int, int],
+    class_ids: Mapping[str, int],
+    file: Path,
+    source: Source,
+) -> list[dict] | None:
+    """Detectron2's annotations of an image, or None if there are objects but all are faulty."""
+    annotations, faulty, issues = [], False, source.issues
+    only_class = next(iter(class_ids)) if len(class_ids) == 1 else ANY_OBJECT
+    for row in rows:
+        name, where = row.label or only_class, f"{file}: line {row.line}"
+        if row.size and row.size != size:
+            issues.add(where, "says {}x{}, but the image is {}x{}".format(*row.size, *size))
+            return None
+        if (not row.fault and row.box is None) or source.leaves_out(name):
+            continue
+        box = [value * side for value, side in zip(row.box or (), (*scale, *scale), strict=False)]
+        if name not in class_ids:
+            where = f"{where} ({name})"
+            issues.add(where, f"class not among the card's{or_rather(name, class_ids)}")
+        elif fault := row.fault or _fault(box, size):
+            issues.add(f"{where} ({name})", fault)
+            faulty = True
+        else:
+            cut = [min(max(value, 0.0), side) for value, side in zip(box, size * 2, strict=True)]
+            annotations.append(box_annotation(class_ids[name], cut, 0, 0))
+    remark_copies(annotations, f"{file}: {rows[0].image}", issues)
+    # An image whose objects are there but have no usable box must not pass for background.
+    return None if faulty and not annotations else annotations
+
+
+def _fault(box: Sequence[float], size: tuple[int, int]) -> str | None:
+    """What is wrong with a box (xmin, ymin, xmax, ymax) in an image of (width, height), or None."""
+    xmin, ymin, xmax, ymax = box
+    text = "box " + ",".join(f"{value:g}" for value in box)
+    if not (xmax > xmin and ymax > ymin):
+        return f"{text} has no area"
+    beyond = max(-xmin, -ymin, xmax - size[0], ymax - size[1])
+    if beyond > _OVERSHOOT or math.isnan(beyond):
+        return f"{text} leaves the image of {size[0]}x{size[1]}"
+    return None
