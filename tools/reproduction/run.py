@@ -42,8 +42,7 @@ class Run:
 
     @property
     def title(self) -> str:
-        name = self.config_file.removeprefix("configs/").replace(".yaml#", "/")
-        return f"{name}, seed {self.seed}"
+        return title_of(self.config_file, self.seed)
 
     @property
     def weights(self) -> Path:
@@ -89,3 +88,9 @@ class Run:
             return known["seconds"]
         has_log = (self.folder / "metrics.json").is_file()
         return training_seconds(str(self.folder)) if has_log else 0.0
+
+
+def title_of(config_file: str, seed: int) -> str:
+    """What a training is called, by its config and seed."""
+    name = config_file.removeprefix("configs/").replace(".yaml#", "/")
+    return f"{name}, seed {seed}"

@@ -9,6 +9,7 @@ from tabulate import tabulate
 
 from multas.evaluation.resampling import interval
 from multas.util.files import write_text
+from studies import small_scale
 from studies.results import Result, read_results, results_of
 from studies.study import REPOSITORY, Study, names, read_study
 
@@ -34,6 +35,7 @@ def page() -> str:
         results = read_results(study)
         if results:
             parts += section(study, results)
+    parts += small_scale.sections()
     return "\n\n".join(parts) + "\n"
 
 
