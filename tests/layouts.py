@@ -14,6 +14,11 @@ from multas.data import register_card
 
 PHOTO = object()
 BOX = "0 0.5 0.5 0.5 0.5\n"
+CSV_HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
+CSV_SIZE = f"{WIDTH},{HEIGHT}"
+CSV_ROWS = (
+    f"a.png,{CSV_SIZE},dog,2,3,20,13\na.png,{CSV_SIZE},cat,0,0,9,9\nb.png,{CSV_SIZE},cat,1,1,5,6\n"
+)
 RNG = np.random.default_rng(0)
 
 

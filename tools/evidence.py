@@ -8,8 +8,9 @@ A study is a file of evidence/, such as few_labels.yaml: data sets, shares of la
 rows that are trained on each of them. With --data, which is the folder of the data sets, trainings
 that have no result yet are run (the same command goes on where it was stopped), and their numbers
 are kept in evidence/few_labels.json. Then, and without --data, docs/evidence.md is written anew
-from these files, and from evidence/small.json of tools/reproduce.py --scale small. A result does not know the code that gave it: after you change the recipe, delete
-the results and folders that it concerns.
+from these files, and from evidence/small.json of tools/reproduce.py --scale small. A result does
+not know the code that gave it: after you change the recipe, delete the results and folders that it
+concerns.
 """
 
 import argparse

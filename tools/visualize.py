@@ -20,7 +20,8 @@ from multas.config.limits import check_limit, from_to
 from multas.data.class_colours import legend
 from multas.data.drawing import draw_results
 from multas.data.image_checks import image_fault
-from multas.data.image_files import IMAGE_SUFFIXES, read_image
+from multas.data.image_files import read_image
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes

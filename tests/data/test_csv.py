@@ -12,17 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_files import HEIGHT, WIDTH, write_image
-from layouts import photos, sizes
+from layouts import CSV_HEADER as HEADER
+from layouts import CSV_ROWS as ROWS
+from layouts import CSV_SIZE as SIZE
 from multas.data import DatasetError, register_card
-from multas.data.csv_files import box_rows, label_rows, read_csv
+from multas.data.csv_boxes import box_rows
+from multas.data.csv_files import label_rows, read_csv
 from multas.data.image_names import ImageNames
-from multas.data.looking.find import find_cards
 from multas.util.errors import UserError
 from perfect_predictions import perfect_predictions
 
-HEADER = "filename,width,height,class,xmin,ymin,xmax,ymax\n"
-SIZE = f"{WIDTH},{HEIGHT}"
-ROWS = f"a.png,{SIZE},dog,2,3,20,13\na.png,{SIZE},cat,0,0,9,9\nb.png,{SIZE},cat,1,1,5,6\n"
 NUMBERS = itertools.count()
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["C", "Z"]), min_size=1).filter(
     lambda name: not set(name) & set('/\\.,;"')
@@ -116,20 +115,28 @@ def test_what_is_written_is_read(tmp_path_factory, rows, delimiter):
 )
 def test_images_are_found_by_longer_names(ids, folders, suffix):
     names = ImageNames(ids)
+    whole = {f"{image_id}{suffix}": image_id for image_id in ids}
+    assert names.find_all(whole) == whole
+    windows = {name.replace("/", "\\"): image_id for name, image_id in whole.items()}
+    assert names.find_all(windows) == windows
     for image_id in ids:
-        assert names.find(f"{image_id}{suffix}") == image_id
-        found = names.find("/".join([*folders, image_id]) + suffix)
-        # Folders before a name may make it that of another image.
-        assert found == image_id or (found in ids and found.endswith(image_id))
-        assert names.find(image_id.replace("/", "\\") + suffix) == image_id
+        longer = "/".join([*folders, image_id]) + suffix
+        # Folders before a name may make it that of another image, which has all of it.
+        found = names.find_all([longer])[longer]
+        assert found == image_id or (found in ids and f"/{found}".endswith(f"/{image_id}"))
 
 
 def test_a_short_name_is_that_of_one_image_alone():
-    names = ImageNames(["day 1/a", "day 2/a", "day 2/b", "c.x"])
-    assert names.find("b.jpg") == "day 2/b"
-    assert names.find("day 1/a.jpg") == "day 1/a"
-    assert names.find("a.jpg") is None
-    assert names.find("c.x") == names.find("c.x.png") == "c.x"
+    names = ImageNames(["day 1/a", "day 2/a", "day 2/b", "c.x", "1", "1.5"])
+    short = {"b.jpg": "day 2/b", "day 1/a.jpg": "day 1/a", "c.x": "c.x", "1.5": "1.5", "1": "1"}
+    assert names.find_all([*short, "a.jpg", "2.5"]) == short
+
+
+def test_several_paths_are_not_taken_for_one_image():
+    names = ImageNames(["1", "day 2/a"])
+    assert names.find_all(["2019/1.jpg", "2020/1.jpg"]) == {}
+    assert names.find_all(["2019/1.jpg", "1.jpg"]) == {"2019/1.jpg": "1", "1.jpg": "1"}
+    assert names.find_all(["day 1/a.jpg", "day 2/a.jpg"]) == {"day 2/a.jpg": "day 2/a"}
 
 
 def test_an_image_without_object_and_one_without_rows(table):
@@ -149,6 +156,7 @@ def test_lists_choose_images_and_the_others_do_not_matter(table, tmp_path):
 
 def test_columns_of_unusual_names_are_named_by_the_card(table):
     text = (HEADER + ROWS).replace("filename", "photo").replace("class", "kind")
+    text = text.replace(".png", "")
     keys = {"image_column": "photo", "class_column": "kind"}
     splits = {"all": {"csv": "boxes.csv", **keys}}
     assert boxes(table(text, splits=splits)) == FOUND
@@ -165,7 +173,28 @@ def test_without_classes_there_is_one(table):
     assert boxes(table(text, classes=["wheat"])) == {"a": [(0, 2, 3, 20, 13)]}
 
 
+def test_fractions_may_be_rounded_to_more_than_one(table):
+    text = "image,x_center,y_center,width,height,label\na,0.666667,0.5,0.666667,0.5,cat\n"
+    ((_, *box),) = boxes(table(text + "b,0.5,0.5,0.5,0.5,cat\n"))["a"]
+    assert np.allclose(box, (WIDTH / 3, HEIGHT / 4, WIDTH, 3 * HEIGHT / 4), atol=1e-3)
+    assert box[2] == WIDTH
+
+
+def test_sides_of_the_image_are_not_those_of_the_box(table):
+    text = f"image,width,height,x,y,w,h,label\na,{SIZE},2,3,18,10,dog\n"
+    assert boxes(table(text)) == {"a": [(0, 2, 3, 20, 13)]}
+    text = f"image,width,height,bbox_x,bbox_y,bbox_width,bbox_height\na,{SIZE},2,3,18,10\n"
+    assert boxes(table(text)) == {"a": [(0, 2, 3, 20, 13)]}
+
+
+def test_files_of_images_count_more_than_numbers(table):
+    text = "id,picture,xmin,ymin,xmax,ymax,label\n1,b.png,2,3,20,13,dog\n2,a.png,0,0,9,9,cat\n"
+    records = table(text, images=("1", "2", "a", "b"))
+    assert boxes(records) == {"a": [(0, 0, 0, 9, 9)], "b": [(1, 2, 3, 20, 13)]}
+
+
 FAULTS = {
+    "no class": (f"b.png,{SIZE},,1,1,5,6\n", "boxes.csv: line 5: has a box, but no class"),
     "no such image": (f"c.png,{SIZE},cat,1,1,5,6\n", "boxes.csv: line 5: no image 'c.png' in"),
     "another size": (f"b.png,9,{HEIGHT},cat,1,1,5,6\n", "line 5: says 9x30, but the image is 40x"),
     "another class": (f"b.png,{SIZE},cats,1,1,5,6\n",
@@ -190,6 +219,7 @@ def test_faults_name_the_line(table, row, message):
 def test_files_of_something_else_are_refused(table, tmp_path):
     for text, message in (
         ("", "boxes.csv is empty"),
+        ("image,x1,y1,x2,y2,x3,y3,x4,y4\na.png,1,1,5,1,5,6,1,6\n", "no column of boxes"),
         ("filename,class\na.png,cat\n", r"no column of boxes \(xmin, ymin, xmax, ymax\)"),
         ('filename,class\na.png,"cat\n' + "x" * 200000, "cannot be read"),
     ):
@@ -199,6 +229,27 @@ def test_files_of_something_else_are_refused(table, tmp_path):
         table(HEADER + ROWS, splits={"all": "nowhere.csv"})
     with pytest.raises(DatasetError, match="key 'csv' is missing"):
         table(HEADER + ROWS, splits={"all": {}})
+
+
+def test_classes_that_are_not_wanted_are_left_out(table):
+    records = table(HEADER + ROWS + f"b.png,{SIZE},cat,5,1,5,6\n", only=["dog"])
+    assert boxes(records) == {"a": [(0, 2, 3, 20, 13)], "b": []}
+
+
+def test_copies_of_an_object_are_remarked(table, caplog):
+    table(HEADER + ROWS + f"b.png,{SIZE},cat,1,1,5,6\n")
+    assert "objects that are annotated twice" in caplog.text and "boxes.csv: b.png" in caplog.text
+
+
+def test_classes_are_those_of_all_splits_with_boxes(table, tmp_path):
+    (tmp_path / "other.csv").write_text(HEADER + f"a.png,{SIZE},ant,2,3,20,13\n")
+    (tmp_path / "broken.csv").write_text("x")
+    splits = {"all": "boxes.csv", "other": "other.csv", "broken": "broken.csv"}
+    table(HEADER + ROWS, splits=splits)
+    assert classes_of(table) == ["ant", "cat", "dog"]
+    splits["other"] = {"csv": "other.csv", "annotates": []}
+    table(HEADER + ROWS, splits=splits)
+    assert classes_of(table) == ["cat", "dog"]
 
 
 def test_an_image_of_faulty_boxes_alone_is_no_background(table):
@@ -225,6 +276,7 @@ CLASSES = {
     "two columns": "id,breed\na,cat\nb,dog\n",
     "more columns": "size,label,image\n3,cat,a.png\n4,dog,b.png\n",
     "without a header": "x/a.png,cat\nx/b.png,dog\n",
+    "the image behind the class": "cat,a.png\ndog,b.png\n",
     "a column for each class": "filename, cat, dog\na.png, 1, 0\nb.png, 0, 1.0\n",
 }
 
@@ -236,12 +288,23 @@ def test_classes_of_images(tmp_path, text):
     for name in "abc":
         write_image(tmp_path / "images" / f"{name}.png")
     splits = {"all": {"images": "images", "labels": "labels.csv"}}
-    card = {"name": "kinds", "format": "folders", "root": str(tmp_path), "classes": ["cat", "dog"]}
+    card = {"name": "kinds", "format": "folders", "root": str(tmp_path)}
     register_card({**card, "splits": splits})
     found = {r["image_id"]: r["label"] for r in DatasetCatalog.get("kinds_all")}
     assert found == {"a": 0, "b": 1}
+    assert MetadataCatalog.get("kinds_all").label_classes == ["cat", "dog"]
     # Other splits may have the other images of the folder.
     assert [r["image_id"] for r in DatasetCatalog.get("kinds_all_unlabeled")] == ["a", "b"]
+
+
+def test_images_without_a_class_are_passed_over(tmp_path, caplog):
+    (tmp_path / "labels.csv").write_text("id,label\na,cat\nb,\nc,dog\n")
+    for name in "abc":
+        write_image(tmp_path / f"{name}.png")
+    card = {"name": "some", "format": "folders", "root": str(tmp_path)}
+    register_card({**card, "splits": {"all": {"labels": "labels.csv"}}})
+    assert [r["image_id"] for r in DatasetCatalog.get("some_all")] == ["a", "c"]
+    assert "images without a class are passed over (1 place)" in caplog.text
 
 
 def test_images_of_several_classes_are_refused(tmp_path):
@@ -252,57 +315,3 @@ def test_images_of_several_classes_are_refused(tmp_path):
     file.write_text("filename,age,weight\na.png,1,7\nb.png,1,1\n")
     with pytest.raises(UserError, match=r"no column of classes \(class\), but filename, age"):
         label_rows(read_csv(file))
-
-
-MANY = "".join(
-    f"{name}.png,{kind}\n" for name, kind in zip("abcd", ("cat", "dog") * 2, strict=True)
-)
-LAYOUTS = {
-    "one file": (
-        {**photos("{}.png", "a", "b"), "labels.csv": HEADER + ROWS},
-        "csv", {"all": "labels.csv"}, {"all": (2, 2)}),
-    "Roboflow": (
-        {**photos("train/{}.png", "a", "b"), "train/_annotations.csv": HEADER + ROWS,
-         **photos("valid/{}.png", "a", "b"), "valid/_annotations.csv": HEADER + ROWS},
-        "csv", {"train": {"csv": "train/_annotations.csv", "images": "train"},
-                "val": {"csv": "valid/_annotations.csv", "images": "valid"}},
-        {"train": (2, 2), "val": (2, 2)}),
-    "files of one folder": (
-        {**photos("images/{}.png", *"abcd"), "data/train_labels.csv": HEADER + ROWS,
-         "data/test_labels.csv": HEADER + ROWS.replace("a.png", "c.png").replace("b.png", "d.png"),
-         "data/all_labels.csv": HEADER + ROWS + ROWS.replace("a.png", "c.png")},
-        "csv", {"train": "data/train_labels.csv", "test": "data/test_labels.csv"},
-        {"train": (2, 2), "test": (2, 2)}),
-    "images without rows": (
-        {**photos("images/{}.png", *"abcd"), "labels.csv": HEADER + ROWS},
-        "csv", {"all": "labels.csv", "unlabeled": {"annotates": [], "without": ["all"]}},
-        {"all": (2, 2), "unlabeled": (2, 0)}),
-    "a column of an unusual name": (
-        {**photos("{}.png", "a", "b"), "x.csv": (HEADER + ROWS).replace("filename", "photo")},
-        "csv", {"all": {"csv": "x.csv", "image_column": "photo"}}, {"all": (2, 2)}),
-    "an example of an answer": (
-        {**photos("train/{}.png", *"abcd"), **photos("test/{}.png", "x", "y"),
-         "labels.csv": "id,breed\n" + MANY, "sample_submission.csv": "id,breed\nx,cat\ny,cat\n"},
-        "folders", {"train": {"labels": "labels.csv"}}, {"train": (4, 4)}),
-    "classes of splits": (
-        {**photos("train/{}.png", *"abcd"), **photos("test/{}.png", *"abcd"),
-         "train.csv": "filename,class\n" + MANY, "test.csv": "filename,class\n" + MANY},
-        "folders", {"train": {"labels": "train.csv", "images": "train"},
-                    "test": {"labels": "test.csv", "images": "test"}},
-        {"train": (4, 4), "test": (4, 4)}),
-    "folders of parts": (
-        {**photos("part_1/{}.png", "a", "b"), **photos("part_2/{}.png", "c", "d"),
-         "metadata.csv": "image_id,dx\n" + MANY.replace(".png", "")},
-        "folders", {"all": {"labels": "metadata.csv"}}, {"all": (4, 4)}),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("files", "card_format", "splits", "numbers"), LAYOUTS.values(), ids=LAYOUTS
-)
-def test_looking(lay, files, card_format, splits, numbers):
-    (card,), _ = find_cards(lay(files))
-    assert card["format"] == card_format
-    assert card["splits"] == splits
-    assert card["classes"] == ["cat", "dog"]
-    assert sizes(card) == numbers

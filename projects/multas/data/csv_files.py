@@ -6,61 +6,28 @@ Open Images, Roboflow, AutoML, Kaggle). Case, spaces and punctuation of names do
 
 import csv
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from multas.data.image_files import IMAGE_SUFFIXES
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.util.errors import UserError
 from multas.util.files import read_text
 
-IMAGE = (
+_IMAGE = (
     "filename", "file", "image", "imagename", "imagefile", "imagefilename", "imageid", "imagepath",
-    "filepath", "path", "img", "imgname", "imgpath", "imgid", "fname", "id",
+    "filepath", "path", "img", "imgname", "imgpath", "imgid", "fname", "filenames", "filepaths",
+    "images", "paths", "id",
 )  # fmt: skip
-LABEL = (
+_LABEL = (
     "class", "classname", "label", "labelname", "category", "categoryname", "objectclass", "object",
-    "objectname", "species", "breed", "diagnosis", "target", "classid", "labelid", "categoryid",
-    "classes", "labels",
+    "objectname", "species", "breed", "diagnosis", "dx", "target", "classes", "labels", "classid",
+    "labelid", "categoryid",
 )  # fmt: skip
-_ONE_COLUMN = ("bbox", "box", "boundingbox", "bboxes")
-_NO_HEADER = {6: ("filename", "xmin", "ymin", "xmax", "ymax", "class"), 2: ("filename", "class")}
-
-Box = tuple[float, float, float, float]
-
-
-def _corners(values: Sequence[float]) -> Box:
-    left, top, right, bottom = values
-    return left, top, right, bottom
-
-
-def _sides(values: Sequence[float]) -> Box:
-    left, top, width, height = values
-    return left, top, left + width, top + height
-
-
-def _centre(values: Sequence[float]) -> Box:
-    x, y, width, height = values
-    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-
-
-_WIDTH = ("width", "w", "bboxwidth", "bboxw", "boxwidth", "boxw")
-_HEIGHT = ("height", "h", "bboxheight", "bboxh", "boxheight", "boxh")
-# How four columns tell a box; the first of these that a file has counts.
-_BOXES: Sequence[tuple[Callable[[Sequence[float]], Box], Sequence[Sequence[str]]]] = (
-    (_corners, (
-        ("xmin", "x1", "left", "bboxxmin", "bboxx1", "xtl"),
-        ("ymin", "y1", "top", "bboxymin", "bboxy1", "ytl"),
-        ("xmax", "x2", "right", "bboxxmax", "bboxx2", "xbr"),
-        ("ymax", "y2", "bottom", "bboxymax", "bboxy2", "ybr"),
-    )),
-    (_corners, (("x0",), ("y0",), ("x1",), ("y1",))),
-    (_centre, (("xcenter", "xcentre", "centerx", "cx"), ("ycenter", "ycentre", "centery", "cy"),
-               _WIDTH, _HEIGHT)),
-    (_sides, (("x", "xmin", "left", "bboxx", "bboxleft", "boxx"),
-              ("y", "ymin", "top", "bboxy", "bboxtop", "boxy"), _WIDTH, _HEIGHT)),
-)  # fmt: skip
+_SCORE = ("score", "scores", "confidence", "conf", "prob", "probability")
+_TRIED = 100  # rows that tell whether a column has names of image files
+_NO_HEADER = ("filename", "xmin", "ymin", "xmax", "ymax", "class")  # that of RetinaNet
 
 
 class Row(NamedTuple):
@@ -78,7 +45,7 @@ class CsvFile:
     columns: Sequence[str]
     rows: Sequence[Row]
 
-    def find(self, names: Collection[str], given: str = "") -> int | None:
+    def find(self, names: Iterable[str], given: str = "") -> int | None:
         """The number of the first of some columns that there is, or of the ``given`` one.
 
         Raises:
@@ -91,6 +58,40 @@ class CsvFile:
         known = [plain(column) for column in self.columns]
         return next((known.index(name) for name in names if name in known), None)
 
+    def image_column(self, given: str = "") -> int | None:
+        """The number of the column with images: the ``given`` one, or that which is likely.
+
+        That is one with names of image files, of several one with a usual name; or else one with a
+        usual name.
+
+        Raises:
+            UserError: There is no given one.
+        """
+        if given:
+            return self.find((), given)
+        known = [plain(column) for column in self.columns]
+        usual = [known.index(name) for name in _IMAGE if name in known]
+        rows = self.rows[:: len(self.rows) // _TRIED + 1]
+        files = [
+            i
+            for i in range(len(self.columns))
+            if 2 * sum(row.fields[i].lower().endswith(IMAGE_SUFFIXES) for row in rows) > len(rows)
+        ]
+        return next(iter([*(i for i in usual if i in files), *files, *usual]), None)
+
+    def label_column(self, given: str = "") -> int | None:
+        """The number of the column with classes: the ``given`` one, or one with a usual name.
+
+        Raises:
+            UserError: There is no given one.
+        """
+        return self.find(_LABEL, given)
+
+    @property
+    def has_scores(self) -> bool:
+        """Whether a column has scores, as what a network has found has."""
+        return self.find(_SCORE) is not None
+
 
 def plain(column: str) -> str:
     """The name of a column in small letters and digits alone."""
@@ -100,8 +101,8 @@ def plain(column: str) -> str:
 def read_csv(path: Path) -> CsvFile:
     """Read a CSV file, with commas, semicolons or tabs between the fields.
 
-    One without a header is known by its first row: an image, four numbers (or none) and a class, as
-    for RetinaNet, or an image and a class.
+    One without a header is known by its first row: the file of an image, four numbers (or none) and
+    a class, as for RetinaNet, or the file of an image and a class, in any order.
 
     Raises:
         OSError: The file is missing or unreadable.
@@ -118,9 +119,9 @@ def read_csv(path: Path) -> CsvFile:
     rows = [row for row in rows if any(row.fields)]
     if not rows:
         raise UserError(f"{path} is empty")
-    columns = _NO_HEADER.get(len(rows[0].fields)) if _is_data(rows[0].fields) else None
+    columns: Sequence[str] | None = _columns_of_data(rows[0].fields)
     if columns is None:
-        columns, rows = tuple(rows[0].fields), rows[1:]
+        columns, rows = rows[0].fields, rows[1:]
     for row in rows:
         if len(row.fields) != len(columns):
             raise UserError(
@@ -130,89 +131,36 @@ def read_csv(path: Path) -> CsvFile:
     return CsvFile(path, columns, rows)
 
 
-def _is_data(fields: Sequence[str]) -> bool:
-    """Whether the first row of a file is no header."""
-    if not fields[0].lower().endswith(IMAGE_SUFFIXES):
-        return False
-    return len(fields) == 2 or not any(fields[1:5]) or all(map(_is_number, fields[1:5]))
+def _columns_of_data(fields: Sequence[str]) -> tuple[str, ...] | None:
+    """The columns of a file without header, by its first row; None if that is a header."""
+    is_file = [field.lower().endswith(IMAGE_SUFFIXES) for field in fields]
+    numbers = [is_number(field) for field in fields[1:5]]
+    if len(fields) == len(_NO_HEADER) and is_file[0] and (all(numbers) or not any(fields[1:5])):
+        return _NO_HEADER
+    if len(fields) == 2 and sum(is_file) == 1:
+        return ("filename", "class") if is_file[0] else ("class", "filename")
+    return None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     try:
         return math.isfinite(float(text))
     except ValueError:
         return False
 
 
-class BoxRow(NamedTuple):
-    """An object, or an image without one."""
-
-    line: int
-    image: str  # as the file names it
-    label: str  # name of the class; "" where no column has one
-    box: Box | None  # (xmin, ymin, xmax, ymax); None: the image has no object
-    size: tuple[int, int] | None  # (width, height) of the image, if the file has it
-    fault: str = ""  # why the row cannot be used
-
-
-def has_boxes(file: CsvFile, image_column: str = "") -> bool:
-    """Whether a file has columns of images and boxes."""
-    return file.find(IMAGE, image_column) is not None and _box_columns(file) is not None
-
-
-def box_rows(file: CsvFile, image_column: str = "", class_column: str = "") -> list[BoxRow]:
-    """The objects of a CSV file.
-
-    Args:
-        file: its content.
-        image_column, class_column: the columns of images and classes; "": known by their names.
+def image_names(file: CsvFile, image_column: str = "") -> list[str]:
+    """The images of the rows of a file.
 
     Raises:
-        UserError: There are no columns of images or boxes.
+        UserError: There is no column of images.
     """
-    image = file.find(IMAGE, image_column)
-    found = _box_columns(file)
-    if image is None or found is None:
-        lacking = "images (filename)" if image is None else "boxes (xmin, ymin, xmax, ymax)"
-        raise UserError(f"{file.path} has no column of {lacking}, but {', '.join(file.columns)}")
-    read, box = found
-    label = file.find(LABEL, class_column)
-    sides = [file.find((name,)) for name in ("width", "height")]
-    size = [side for side in sides if side is not None and side not in box]
-    return [_box_row(row, image, label, read, box, size) for row in file.rows]
-
-
-def _box_columns(
-    file: CsvFile,
-) -> tuple[Callable[[Sequence[float]], Box], tuple[int, ...]] | None:
-    """How the columns of a file tell boxes, and their numbers."""
-    for read, names in _BOXES:
-        columns = [i for own in names if (i := file.find(own)) is not None]
-        if len(columns) == len(set(columns)) == 4:
-            return read, tuple(columns)
-    one = file.find(_ONE_COLUMN)
-    return None if one is None else (_sides, (one,))
-
-
-def _box_row(
-    row: Row,
-    image: int,
-    label: int | None,
-    read: Callable[[Sequence[float]], Box],
-    box: tuple[int, ...],
-    size: Sequence[int],
-) -> BoxRow:
-    words = [row.fields[i] for i in box]
-    if len(box) == 1:
-        words = words[0].strip("[](){}").replace(",", " ").split()
-    told = [int(row.fields[i]) for i in size if row.fields[i].isdecimal()]
-    own = (row.line, row.fields[image], row.fields[label] if label is not None else "")
-    image_size = (told[0], told[1]) if len(told) == 2 else None
-    if not any(words):
-        return BoxRow(*own, None, image_size)
-    if len(words) != 4 or not all(map(_is_number, words)):
-        return BoxRow(*own, None, image_size, f"{' '.join(words)} are not four numbers")
-    return BoxRow(*own, read([float(word) for word in words]), image_size)
+    image = file.image_column(image_column)
+    if image is None:
+        raise UserError(
+            f"{file.path} has no column of images (filename), but {', '.join(file.columns)}"
+        )
+    return [row.fields[image] for row in file.rows]
 
 
 def label_rows(
@@ -225,20 +173,17 @@ def label_rows(
     Raises:
         UserError: There are no such columns, or a row has not one class.
     """
-    image = file.find(IMAGE, image_column)
-    if image is None:
-        raise UserError(
-            f"{file.path} has no column of images (filename), but {', '.join(file.columns)}"
-        )
-    label = file.find(LABEL, class_column)
-    if label is None and len(file.columns) == 2:
+    images = image_names(file, image_column)
+    image, label = file.image_column(image_column), file.label_column(class_column)
+    if label is None and len(file.columns) == 2 and image is not None:
         label = 1 - image
     if label is not None:
-        return [(row.line, row.fields[image], row.fields[label]) for row in file.rows]
+        pairs = zip(file.rows, images, strict=True)
+        return [(row.line, name, row.fields[label]) for row, name in pairs]
     rows = []
-    for row in file.rows:
+    for row, name in zip(file.rows, images, strict=True):
         marks = {i: field for i, field in enumerate(row.fields) if i != image}
-        if not all(map(_is_number, marks.values())) or {*map(float, marks.values())} - {0, 1}:
+        if not all(map(is_number, marks.values())) or {*map(float, marks.values())} - {0, 1}:
             raise UserError(
                 f"{file.path} has no column of classes (class), but {', '.join(file.columns)}"
             )
@@ -247,5 +192,5 @@ def label_rows(
             raise UserError(
                 f"{file.path}: line {row.line} has {len(own)} classes, but an image needs one"
             )
-        rows.append((row.line, row.fields[image], own[0]))
+        rows.append((row.line, name, own[0]))
     return rows

@@ -11,13 +11,13 @@ from detectron2.data import detection_utils as utils
 from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
+from multas.data.csv_files import image_names, read_csv
+from multas.data.image_names import IMAGE_SUFFIXES, without_suffix
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.data.json_files import read_coco_ids
 from multas.util.files import refuse_pipe
 from multas.util.id_lists import read_id_list
 from multas.util.names import is_plain
-
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 # Pillow converts them to RGB, 16-bit colours by their high byte.
 _MODES = {"1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
@@ -139,8 +139,11 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 def read_ids(file: str | Path, issues: DatasetIssues) -> list[str]:
     """Read a list of ids. An id that is listed again is reported and left out.
 
-    A list may be a COCO file; its ids are the file names of the images without extension.
+    A list may be a COCO file or a CSV file; its ids are the names of the images without extension,
+    of which a CSV file may have several rows for one.
     """
+    if Path(file).suffix.lower() == ".csv":
+        return list(dict.fromkeys(map(without_suffix, image_names(read_csv(Path(file))))))
     is_json = Path(file).suffix.lower() == ".json"
     unit = "image" if is_json else "line"
     seen: dict[str, int] = {}

@@ -1,8 +1,17 @@
 """Finds the images that a file names in one of the many ways in which files name images."""
 
-import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
+from typing import NamedTuple
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Match(NamedTuple):
+    """An image that a name means."""
+
+    image_id: str
+    parts: int  # the folders and the name that agree; 0 if the name alone does, below other folders
 
 
 class ImageNames:
@@ -14,21 +23,48 @@ class ImageNames:
 
     def __init__(self, ids: Iterable[str]):
         self._ids = set(ids)
-        ends = [image_id.rpartition("/")[2] for image_id in self._ids]
-        twice = {end for end, times in Counter(ends).items() if times > 1}
-        pairs = zip(ends, self._ids, strict=True)
-        self._by_end = {end: image_id for end, image_id in pairs if end not in twice}
+        times = Counter(map(_end, self._ids))
+        self._by_end = {_end(own): own for own in self._ids if times[_end(own)] == 1}
 
-    def find(self, name: str) -> str | None:
-        """The id of an image, or None if there is none of this name.
-
-        Folders of another computer before those that are here do not matter, and none need be
-        given where a name is that of one image alone.
-        """
+    def match(self, name: str) -> Match | None:
+        """The image that a name means by itself; see :meth:`find_all`."""
         parts = name.replace("\\", "/").split("/")
-        for tail in (parts[start:] for start in range(len(parts))):
-            path = "/".join(tail)
-            for image_id in (os.path.splitext(path)[0], path):
+        for start in range(len(parts)):
+            path = "/".join(parts[start:])
+            for image_id in (path, without_suffix(path)):
                 if image_id in self._ids:
-                    return image_id
-        return self._by_end.get(os.path.splitext(parts[-1])[0]) or self._by_end.get(parts[-1])
+                    return Match(image_id, len(parts) - start)
+        for end in (parts[-1], without_suffix(parts[-1])):
+            if end in self._by_end:
+                return Match(self._by_end[end], 0)
+        return None
+
+    def find_all(self, names: Iterable[str]) -> dict[str, str]:
+        """The ids of those names that are those of images.
+
+        What a path has before the folders that are here, as that of another computer, does not
+        matter, and folders need not be given where a name is that of one image alone. But of paths
+        that would come to mean one image, such as 2019/1.jpg and 2020/1.jpg, none is found that is
+        not the image's own.
+        """
+        found: dict[str, list[str]] = defaultdict(list)
+        for name in dict.fromkeys(names):
+            if (match := self.match(name)) is not None:
+                found[match.image_id].append(name)
+        ids: dict[str, str] = {}
+        for image_id, own in found.items():
+            paths = {name: without_suffix(name.replace("\\", "/")) for name in own}
+            longest = max(paths.values(), key=len)
+            is_clear = all(f"/{longest}".endswith(f"/{path}") for path in paths.values())
+            ids |= {n: image_id for n, path in paths.items() if is_clear or path == image_id}
+        return ids
+
+
+def without_suffix(path: str) -> str:
+    """A path without the extension of an image; dots in names stay."""
+    suffix = next((s for s in IMAGE_SUFFIXES if path.lower().endswith(s)), "")
+    return path[: len(path) - len(suffix)] if suffix else path
+
+
+def _end(image_id: str) -> str:
+    return image_id.rpartition("/")[2]

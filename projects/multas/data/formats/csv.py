@@ -1,11 +1,13 @@
 """Boxes in a CSV file: a row for each object, with its image, class and box."""
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from multas.data.csv_files import BoxRow, box_rows, read_csv
+from multas.data.csv_boxes import BoxRow, box_rows
+from multas.data.csv_files import read_csv
 from multas.data.formats.base import (
     DATA_FORMAT_REGISTRY,
     DataFormat,
@@ -31,8 +33,8 @@ class Csv(DataFormat):
 
     Boxes are corners (xmin, ymin, xmax, ymax), a corner and sides (x, y, width, height), a centre
     and sides (x_center, …), or x, y, width and height in one column (bbox); in pixels, or all of
-    them in fractions of the image's size. A row without box and class says that an image has no
-    object. Without a column of classes all objects are of the card's only class, or "object".
+    them in fractions of the image's size. A row without box says that an image has no object.
+    Without a column of classes all objects are of the card's only class, or "object".
 
     Ids are paths below ``images`` without extension; a row may name an image otherwise, if it is
     clear which one is meant. ``image_column`` and ``class_column`` are needed where columns have
@@ -57,7 +59,8 @@ class Csv(DataFormat):
         file = source.root / self.csv
         found = self._objects(source)
         boxes = [row.box for rows in found.values() for row in rows if row.box]
-        in_fractions = bool(boxes) and max(map(max, boxes)) <= 1
+        # The median, as some of them may be wrong, or rounded to more than 1.
+        in_fractions = bool(boxes) and statistics.median(map(max, boxes)) <= 1
         records = []
         for record in self._images(found, source):
             size = (record["width"], record["height"])
@@ -89,16 +92,15 @@ class Csv(DataFormat):
 
     def _objects(self, source: Source) -> dict[str, list[BoxRow]]:
         """The rows of each image by its id; images that are not there are reported."""
-        folder = source.root / self.images
-        names = ImageNames(index_images(folder))
+        folder, rows = source.root / self.images, self.rows(source.root)
+        ids = ImageNames(index_images(folder)).find_all(row.image for row in rows)
         found: dict[str, list[BoxRow]] = {}
         lost: dict[str, int] = {}
-        for row in self.rows(source.root):
-            image_id = names.find(row.image)
-            if image_id is None:
-                lost.setdefault(row.image, row.line)
+        for row in rows:
+            if row.image in ids:
+                found.setdefault(ids[row.image], []).append(row)
             else:
-                found.setdefault(image_id, []).append(row)
+                lost.setdefault(row.image, row.line)
         for image, line in lost.items():
             where = f"{source.root / self.csv}: line {line}"
             source.issues.add(where, f"no image {image!r} in {folder}")
@@ -129,7 +131,8 @@ def _find_classes(source: Source) -> list[str]:
 
 def class_names(rows: Sequence[BoxRow]) -> set[str]:
     """The names of the classes of some rows."""
-    return {row.label or ANY_OBJECT for row in rows if row.box or row.fault}
+    names = {row.label for row in rows if row.box or row.fault}
+    return {ANY_OBJECT if name is None else name for name in names if name != ""}
 
 
 def _annotations(
@@ -144,14 +147,18 @@ def _annotations(
     annotations, faulty, issues = [], False, source.issues
     only_class = next(iter(class_ids)) if len(class_ids) == 1 else ANY_OBJECT
     for row in rows:
-        name, where = row.label or only_class, f"{file}: line {row.line}"
+        name = only_class if row.label is None else row.label
+        where = f"{file}: line {row.line}"
         if row.size and row.size != size:
             issues.add(where, "says {}x{}, but the image is {}x{}".format(*row.size, *size))
             return None
         if (not row.fault and row.box is None) or source.leaves_out(name):
             continue
         box = [value * side for value, side in zip(row.box or (), (*scale, *scale), strict=False)]
-        if name not in class_ids:
+        if not name:
+            issues.add(where, "has a box, but no class")
+            faulty = True
+        elif name not in class_ids:
             where = f"{where} ({name})"
             issues.add(where, f"class not among the card's{or_rather(name, class_ids)}")
         elif fault := row.fault or _fault(box, size):

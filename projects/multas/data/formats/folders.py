@@ -58,10 +58,9 @@ class Folders(DataFormat):
         # Files of several splits often tell about one folder: only the images of this one count.
         folder = source.root / self.images
         found = index_images(folder, issues=source.issues)
-        names, rows = ImageNames(found), _label_rows(source.root / self.labels, self)
-        ids = dict.fromkeys(names.find(image) for _, image, _ in rows)
-        listed = [image_id for image_id in ids if image_id is not None]
-        return select_images(found, listed, folder, source.issues), {}
+        rows = _label_rows(source.root / self.labels, self)
+        ids = ImageNames(found).find_all(image for _, image, _ in rows)
+        return select_images(found, list(ids.values()), folder, source.issues), {}
 
 
 def select_records(
@@ -87,11 +86,18 @@ def without_labels(loaded: Loaded) -> Loaded:
 
 
 def _find_classes(source: Source) -> list[str]:
-    """Names of the class folders of all splits, sorted, so that each split gets the same order."""
-    own = [split for split in source.splits if isinstance(split, Folders) and not split.labels]
-    folders = [source.root / split.images for split in own if split.annotates]
+    """Names of the class folders of all splits, and of the classes in CSV files, sorted.
+
+    So each split gets the same order.
+    """
+    own = [split for split in source.splits if isinstance(split, Folders) and split.annotates]
+    folders = [source.root / split.images for split in own if not split.labels]
     below = [path for folder in folders for path in folder.glob("*/")]
     found = {path.name for path in below if path.is_dir() and not path.name.startswith(".")}
+    for split in own:
+        if split.labels.lower().endswith(".csv"):
+            rows = _label_rows(source.root / split.labels, split)
+            found |= {name for _, _, name in rows if name}
     if not found:
         places = ", ".join(map(str, folders)) or "any split"
         raise DatasetError(
@@ -143,11 +149,13 @@ def _read_labels(
     rows = _label_rows(labels, split)
     numbers = {name: number for number, name in enumerate(class_names)}
     found = index_images(image_dir)
-    names = ImageNames(found)
+    ids = ImageNames(found).find_all(image for _, image, _ in rows)
     records: dict[str, dict] = {}
     for line, file, name in rows:
-        image_id, where = names.find(file), f"{labels}: line {line}"
-        if name not in numbers:
+        image_id, where = ids.get(file), f"{labels}: line {line}"
+        if not name:
+            issues.remark(str(labels), "images without a class are passed over")
+        elif name not in numbers:
             rather = or_rather(name, numbers)
             issues.add(where, f"unknown class {name!r} of {file}{rather}")
         elif image_id is None:

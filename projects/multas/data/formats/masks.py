@@ -17,7 +17,8 @@ from multas.data.formats.mask_files import (
     read_indices,
     read_mask,
 )
-from multas.data.image_files import IMAGE_SUFFIXES, index_images, load_images
+from multas.data.image_files import index_images, load_images
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
 from multas.util.errors import UserError

@@ -11,7 +11,8 @@ from typing import Any
 
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.formats.yolo_labels import CLASS_FILES, listed_names, read_labels
-from multas.data.image_files import IMAGE_SUFFIXES, index_images, select_images
+from multas.data.image_files import index_images, select_images
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.issues import DatasetError, DatasetIssues, unread
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError

@@ -1,131 +1,136 @@
 """Looks for CSV files: boxes of objects, or the class of each image."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import PurePath
-from typing import Any, NamedTuple
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from multas.data.csv_files import IMAGE, CsvFile, box_rows, has_boxes, label_rows, read_csv
+from multas.data.csv_boxes import box_rows, has_boxes
+from multas.data.csv_files import label_rows, plain
 from multas.data.formats.csv import ANY_OBJECT, class_names
-from multas.data.image_names import ImageNames
+from multas.data.image_names import without_suffix
+from multas.data.looking.csv_tables import Table
 from multas.data.looking.inventory import Inventory, Reading, join, parent, split_names
-from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
 
-_TRIED = 200  # names of images that are looked for, to know a column or a folder by them
-_LEAST = 0.5  # of them that must be there
 _OFTEN = 1.2  # rows for each image of a table of classes; some may be lost, or named twice
-_NO_LABELS = ("submission",)  # Kaggle's example of an answer has labels that say nothing
+_COVERED = 0.5  # of the images of a folder, where names might be those of others by chance
+# What a second column of an unusual name is not, and what columns tell of no single class.
+_NO_CLASS = ("split", "set", "subset", "partition", "fold", "phase", "usage", "dataset", "isvalid",
+             "sex", "gender", "age", "camera", "patient", "patientid", "source", "count", "width",
+             "height", "date", "time", "caption", "text", "description", "url")  # fmt: skip
+_MASKS = ("encodedpixels", "rle", "segmentation")
+_SPLITS = ("split", "set", "subset", "partition", "fold", "phase", "dataset")
 
 
-class _Table(NamedTuple):
-    """A CSV file that tells about images of a folder."""
-
-    place: str  # its path from the root
-    file: CsvFile
-    folder: str  # that of the images
-    image_column: str  # "" where its name is a usual one
-    images: Mapping[str, str]  # paths of images from the root, by their names in the file
-
-
-def look_for_csv(found: Inventory) -> Reading | None:
+def look_for_csv(tables: Sequence[Table], folders: Reading | None = None) -> Reading | None:
     """The card of CSV files with boxes, or None if there are none.
 
-    Raises:
-        UserError: No file of boxes tells about images that are there.
+    Args:
+        tables: the CSV files of a folder.
+        folders: its reading as class folders, which counts if few of its images have boxes.
     """
-    read = _read_files(found)
-    with_boxes = {place: file for place, file in read.items() if has_boxes(file)}
-    tables = _tables(found, {p: f for p, f in read.items() if _has_columns(f)})
-    boxes = [table for table in tables if _has_columns(table.file)]
-    if not boxes:
-        if with_boxes:
-            place, file = next(iter(with_boxes.items()))
-            image = box_rows(file)[0].image if file.rows else "none"
-            raise UserError(
-                f"{found.root / place} has boxes, but its images, such as {image}, are nowhere in "
-                f"{found.root}; put them there, or correct their names"
-            )
-        return None
 
-    def classes_of(table: _Table) -> set[str]:
-        return class_names(box_rows(table.file, table.image_column))
+    def classes_of(table: Table) -> set[str]:
+        return class_names(box_rows(table.file))
 
-    return _reading("CSV", found, boxes, "csv", "boxes", classes_of)
+    boxes = [table for table in tables if has_boxes(table.file)]
+    if folders is not None:
+        images: set[str] = set().union(*folders.images.values())
+        told = images.intersection(path for table in boxes for path in table.images.values())
+        if len(told) < _COVERED * len(images):
+            return None
+    return _reading("CSV", boxes, "csv", "boxes", classes_of) if boxes else None
 
 
-def look_for_csv_labels(found: Inventory, folders: Reading | None = None) -> Reading | None:
+def look_for_csv_labels(
+    found: Inventory, tables: Sequence[Table], folders: Reading | None = None
+) -> Reading | None:
     """The card of CSV files that tell the class of each image, or None if there are none.
 
     Args:
         found: what lies in the folder.
-        folders: its reading as class folders, which counts where the files tell the same of no more
-            images; folders that have images of several classes are no class folders.
+        tables: its CSV files.
+        folders: its reading as class folders. It counts, unless the files tell the classes of all
+            of its images, and either of more images, or others than the folders do.
     """
-
-    def classes_of(table: _Table) -> set[str]:
-        return {name for _, _, name in label_rows(table.file, table.image_column) if name}
-
-    tables = []
-    for table in _tables(found, _read_files(found)):
-        try:
-            names = classes_of(table)
-        except UserError:
-            continue  # such as the table of images without labels
-        rows = len(table.file.rows)
-        # What has a value for each image, or several rows for one, tells no classes of images.
-        if 2 <= len(names) <= max(2, rows // 2) and rows <= _OFTEN * len(table.images):
-            tables.append(table)
-    if not tables or (folders is not None and _tell_no_more(tables, folders)):
+    known = [table for table in tables if _tells_classes(found, table, folders is None)]
+    if not known or (folders is not None and not _tell_more(known, folders)):
         return None
-    return _reading("CSV with classes", found, tables, "folders", "classes", classes_of)
+    return _reading("CSV with classes", known, "folders", "classes", _labels_of)
 
 
-def _tell_no_more(tables: Sequence[_Table], folders: Reading) -> bool:
-    """Whether each image of some tables has the class of all others of its folder."""
+def _labels_of(table: Table) -> set[str]:
+    return {name for _, _, name in label_rows(table.file) if name}
+
+
+def _tells_classes(found: Inventory, table: Table, any_name: bool) -> bool:
+    """Whether a table tells classes of images, and not something else about them.
+
+    Args:
+        any_name: whether a column of classes may have any name.
+    """
+    columns = [plain(column) for column in table.file.columns]
+    try:
+        rows = label_rows(table.file)
+    except UserError:
+        return False  # such as the table of images without labels
+    if set(columns) & set(_MASKS):
+        return False
+    if table.file.label_column() is None and (not any_name or set(columns) & set(_NO_CLASS)):
+        return False
+    numbers = Counter(name for _, _, name in rows if name)
+    # What has a value for each image, or several rows for one, tells no classes of images.
+    repeated = sum(number for number in numbers.values() if number > 1)
+    if len(numbers) < 2 or 2 * repeated < len(rows) or len(rows) > _OFTEN * len(table.images):
+        return False
+    has_files = all(without_suffix(name) != name for name in table.images)
+    return has_files or len(table.images) >= _COVERED * len(found.below(table.folder))
+
+
+def _tell_more(tables: Sequence[Table], folders: Reading) -> bool:
+    """Whether tables tell what class folders do not; see :func:`look_for_csv_labels`."""
     kinds: dict[str, set[str]] = {}
     told: set[str] = set()
     for table in tables:
-        for _, image, name in label_rows(table.file, table.image_column):
-            if image in table.images:
-                told.add(table.images[image])
-                kinds.setdefault(parent(table.images[image]), set()).add(name)
-    is_single = all(len(names) == 1 for names in kinds.values())
-    return is_single and told <= set().union(*folders.images.values())
+        for _, name, label in label_rows(table.file):
+            if label and name in table.images:
+                told.add(table.images[name])
+                kinds.setdefault(parent(table.images[name]), set()).add(label)
+    in_folders: set[str] = set().union(*folders.images.values())
+    is_mixed = any(len(labels) > 1 for labels in kinds.values())
+    return told >= in_folders and (is_mixed or told != in_folders)
 
 
 def _reading(
     what: str,
-    found: Inventory,
-    tables: Sequence[_Table],
+    tables: Sequence[Table],
     card_format: str,
     content: str,
-    classes_of: Callable[[_Table], set[str]],
+    classes_of: Callable[[Table], set[str]],
 ) -> Reading:
-    """The reading of the tables that do not tell about the images of another one."""
+    """The reading of some tables, of which one tells about each image."""
     notes: list[str] = []
-    chosen: list[_Table] = []
-    for table in sorted(tables, key=lambda table: len(table.images)):
-        own = set(table.images.values())
-        same = next((t for t in chosen if own & set(t.images.values())), None)
-        if same is None:
-            chosen.append(table)
-        else:
-            notes.append(f"{table.place} is passed over: {same.place} has its images, too")
+    chosen = _chosen(tables, notes)
     by_name = {join(t.folder, os.path.splitext(t.place)[0]): t for t in chosen}
     key = "csv" if card_format == "csv" else "labels"
     splits: dict[str, Any] = {}
     images: dict[str, set[str]] = {}
+    shared = Counter(table.folder for table in chosen)
     for path, name in split_names(by_name).items():
         table = by_name[path]
         splits[name] = {key: table.place, "images": table.folder}
-        if table.image_column:
-            splits[name]["image_column"] = table.image_column
+        if shared[table.folder] > 1 and table.ids:
+            splits[name]["ids"] = table.place  # for masks of the same images, if there are some
         images[name] = set(table.images.values())
         notes.append(
             f"{table.place} has the {content} of {len(images[name])} images in {table.folder}: "
             f"split {name}"
         )
+        if unread := [c for c in table.file.columns if plain(c) in _SPLITS]:
+            notes.append(
+                f"{table.place}: its column {unread[0]} is not read; write a file for each split"
+            )
     classes = sorted(set().union(*map(classes_of, chosen)))
     if classes == [ANY_OBJECT]:
         notes.append(f"no column names classes: all objects are of one, {ANY_OBJECT}")
@@ -133,71 +138,25 @@ def _reading(
     return Reading(what, card, notes, images)
 
 
-def _has_columns(file: CsvFile) -> bool:
-    """Whether a file has columns of boxes, whatever that of images may be called."""
-    return bool(file.columns) and has_boxes(file, file.columns[0])
+def _chosen(tables: Sequence[Table], notes: list[str]) -> list[Table]:
+    """Tables of which no two have an image in common.
 
-
-def _read_files(found: Inventory) -> dict[str, CsvFile]:
-    """The CSV files of a folder that can be read; others are passed over."""
-    files = {}
-    for folder, names in found.texts[".csv"].items():
-        for place in (join(folder, name) for name in names):
-            if any(word in place.lower() for word in _NO_LABELS):
-                continue
-            try:
-                files[place] = read_csv(found.root / place)
-            except (OSError, UserError):
-                continue
-    return files
-
-
-def _tables(found: Inventory, files: Mapping[str, CsvFile]) -> list[_Table]:
-    """The files that tell about images that are there, with the folders of these."""
-    folders = {f for images in found.images for f in (images, *map(str, PurePath(images).parents))}
-    known = {folder: _Images(found, folder) for folder in sorted(folders)}
-    tables = []
-    for place, file in files.items():
-        usual = file.find(IMAGE)
-        others = [i for i in range(len(file.columns)) if i != usual]
-        for column in others if usual is None else [usual, *others]:
-            names = list(dict.fromkeys(row.fields[column] for row in file.rows))
-            folder = _best_folder(found, known, names[:_TRIED], place)
-            if folder is not None:
-                given = "" if column == usual else file.columns[column]
-                tables.append(_Table(place, file, folder, given, known[folder].paths_of(names)))
-                break
-    return tables
-
-
-class _Images:
-    """The images in a folder and below it."""
-
-    def __init__(self, found: Inventory, folder: str):
-        start = 0 if folder == "." else len(folder) + 1
-        self._paths = {os.path.splitext(path[start:])[0]: path for path in found.below(folder)}
-        self._names = ImageNames(self._paths)
-
-    def paths_of(self, names: Sequence[str]) -> dict[str, str]:
-        """The paths from the root of those of some names that are those of images."""
-        ids = {name: self._names.find(name) for name in names}
-        return {name: self._paths[own] for name, own in ids.items() if own is not None}
-
-
-def _best_folder(
-    found: Inventory, known: Mapping[str, _Images], names: Sequence[str], place: str
-) -> str | None:
-    """The folder that has most of some images; None if none has enough of them.
-
-    Of equal ones it is that of the file itself, one with the role that the file's path tells, or
-    the lowest.
+    Of those that do, the parts of one that together have all of its images, or else the largest;
+    those with scores, which a network has found, come last.
     """
-
-    def rank(folder: str) -> tuple[float, ...]:
-        share = len(known[folder].paths_of(names)) / max(len(names), 1)
-        beside = folder == parent(place) and folder in found.images
-        is_meant = role_of(place) in ("", role_of(folder))
-        return share, beside, is_meant, folder.count("/") + (folder != ".")
-
-    best = max(known, key=rank, default=None)
-    return best if best is not None and rank(best)[0] >= _LEAST else None
+    own = {table.place: set(table.images.values()) for table in tables}
+    left = sorted(tables, key=lambda t: (t.file.has_scores, -len(own[t.place]), t.place))
+    for table in list(left):
+        parts = [t for t in left if own[t.place] < own[table.place]]
+        if parts and set().union(*(own[t.place] for t in parts)) == own[table.place]:
+            left.remove(table)
+            names = ", ".join(sorted(t.place for t in parts))
+            notes.append(f"{table.place} is passed over: {names} have its images, too")
+    chosen: list[Table] = []
+    for table in left:
+        same = next((t for t in chosen if own[t.place] & own[table.place]), None)
+        if same is None:
+            chosen.append(table)
+        else:
+            notes.append(f"{table.place} is passed over: {same.place} has its images, too")
+    return sorted(chosen, key=lambda table: table.place)

@@ -11,6 +11,7 @@ from multas.data.formats import DATA_FORMAT_REGISTRY
 from multas.data.looking.class_folders import look_for_class_folders
 from multas.data.looking.coco import look_for_coco, unread_files
 from multas.data.looking.csv import look_for_csv, look_for_csv_labels
+from multas.data.looking.csv_tables import find_tables
 from multas.data.looking.folders import add_unlabeled, look_for_images
 from multas.data.looking.instances import boxes_of_masks
 from multas.data.looking.inventory import Inventory, Reading, read_tables, take_inventory
@@ -78,14 +79,12 @@ def find_cards(place: str | os.PathLike) -> Found:
         found = take_inventory(path.parent)
         name = path.parent.name if path.stem == "data" else path.stem
         return _finish(found, look_for_yolo(found, path), set(), name)
-    if suffix in (".json", ".csv"):
+    if suffix == ".json":
         folder = path.parent.parent if path.parent.name == "annotations" else path.parent
-        whole = take_inventory(folder)
-        only = {path.parent.relative_to(folder).as_posix(): [path.name]}
-        found = Inventory(folder, whole.images, {**whole.texts, suffix: only})
-        if suffix == ".json":
-            return _finish(found, look_for_coco(found), set(), folder.name)
-        return _finish(found, look_for_csv(found) or look_for_csv_labels(found), set(), folder.name)
+        found = _with_one_file(folder, path)
+        return _finish(found, look_for_coco(found), set(), folder.name)
+    if suffix == ".csv":
+        return _of_csv(path)
     raise UserError(
         f"{path} is no card (.yaml), data.yaml of YOLO, annotation file of COCO (.json) or table "
         "of boxes or classes (.csv); name a folder of data, or one of these"
@@ -130,19 +129,36 @@ def _of_folder(folder: Path, name: str) -> Found:
             "one file that tells, such as data.yaml or annotations/train.json, take the others "
             "away, or write a card."
         )
-    boxes = readings[0] if readings else look_for_csv(found)
+    csv, folders = find_tables(found), look_for_class_folders(found)
+    boxes = readings[0] if readings else look_for_csv(csv.tables, folders)
     seg, masks, unused = look_for_masks(found, boxes)
     if boxes is None and seg is None:
         seg, masks = look_for_masks_beside(found)
     if boxes is None and seg is not None:
         boxes = boxes_of_masks(seg)
-    if (first := boxes or seg) is None:
-        folders = look_for_class_folders(found)
-        first = look_for_csv_labels(found, folders) or folders
+    first = boxes or seg or look_for_csv_labels(found, csv.tables, folders) or folders
     if first is None and (first := look_for_images(found)) is not None:
-        first = replace(first, notes=[*first.notes, *unread_files(found)])
+        first = replace(first, notes=[*first.notes, *unread_files(found), *csv.notes])
     done = _finish(found, first, masks, name, seg if boxes else None)
     return Found(done.cards, [*done.notes, *unused])
+
+
+def _with_one_file(folder: Path, file: Path) -> Inventory:
+    """What lies in a folder, of all files like one of them this one alone."""
+    whole = take_inventory(folder)
+    only = {file.parent.relative_to(folder).as_posix(): [file.name]}
+    return Inventory(folder, whole.images, {**whole.texts, file.suffix.lower(): only})
+
+
+def _of_csv(file: Path) -> Found:
+    """The card of one CSV file, whose images lie below its folder or the one above."""
+    for folder in (file.parent, file.parent.parent):
+        found = _with_one_file(folder, file)
+        tables, notes = find_tables(found)
+        reading = look_for_csv(tables) or look_for_csv_labels(found, tables)
+        if reading is not None:
+            return _finish(found, reading, set(), folder.name)
+    raise UserError("; ".join(notes) or f"{file} has neither boxes nor classes of images")
 
 
 def _finish(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multas.data.formats.yolo import LABEL_FOLDERS
-from multas.data.image_files import IMAGE_SUFFIXES
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
 from multas.util.files import read_text

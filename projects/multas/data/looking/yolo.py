@@ -8,7 +8,7 @@ from typing import Any
 
 from multas.data.formats.yolo import label_file
 from multas.data.formats.yolo_labels import CLASS_FILES, parse_line
-from multas.data.image_files import IMAGE_SUFFIXES
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.looking.inventory import (
     Inventory,
     Reading,
