@@ -119,7 +119,7 @@ def _channels_last(place: Place) -> str:
     for row in (TWO_PATHS, PATHS["PDFDistil"]):
         cfg = place.trainings.config(row, place.device, "SOLVER.CHANNELS_LAST", True)
         trainer = train(cfg)
-        formats = [p for p in trainer.model.parameters() if p.dim() == 4 and p.shape[1] > 1]
+        formats = [p for p in trainer.model.parameters() if p.dim() == 4 and p.shape[1] >= 8]
         last = [p.is_contiguous(memory_format=torch.channels_last) for p in formats]
         assert all(last), f"{last.count(False)} of {len(last)} weights are not channels last"
         found = _losses(trainer)
