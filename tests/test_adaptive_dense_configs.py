@@ -147,7 +147,7 @@ def test_small_rows_differ_from_tiny_ones_in_width_start_and_schedule(file):
     tiny = as_shipped(f"{DETECTION}#toy/{row}")
     assert cfg.MODEL.DISTILLATION.PATHS == tiny.MODEL.DISTILLATION.PATHS
     assert cfg.MODEL.GFL_HEAD == tiny.MODEL.GFL_HEAD
-    narrower = 1 if row == "teacher" else 2
+    narrower = 1.5 if row == "teacher" else 2
     assert narrower * cfg.MODEL.RESNETS.RES2_OUT_CHANNELS == tiny.MODEL.RESNETS.RES2_OUT_CHANNELS
     if data == "small":
         assert cfg.DATASETS == tiny.DATASETS

@@ -53,7 +53,7 @@ class Folders(DataFormat):
     def load_unlabeled(self, source: Source) -> Loaded:
         if self.annotates and not self.labels:
             return without_labels(self.load(source))  # the labels are the names of the folders
-        if not self.labels.lower().endswith(".csv") or source.ids is not None:
+        if not _is_csv(self.labels) or source.ids is not None:
             return super().load_unlabeled(source)
         # Files of several splits often tell about one folder: only the images of this one count.
         folder = source.root / self.images
@@ -95,7 +95,7 @@ def _find_classes(source: Source) -> list[str]:
     below = [path for folder in folders for path in folder.glob("*/")]
     found = {path.name for path in below if path.is_dir() and not path.name.startswith(".")}
     for split in own:
-        if split.labels.lower().endswith(".csv"):
+        if _is_csv(split.labels):
             rows = _label_rows(source.root / split.labels, split)
             found |= {name for _, _, name in rows if name}
     if not found:
@@ -153,7 +153,7 @@ def _read_labels(
     records: dict[str, dict] = {}
     for line, file, name in rows:
         image_id, where = ids.get(file), f"{labels}: line {line}"
-        if not name:
+        if not name and _is_csv(labels.name):
             issues.remark(str(labels), "images without a class are passed over")
         elif name not in numbers:
             rather = or_rather(name, numbers)
@@ -167,6 +167,10 @@ def _read_labels(
     return list(records.values())
 
 
+def _is_csv(labels: str) -> bool:
+    return labels.lower().endswith(".csv")
+
+
 def _label_rows(labels: Path, split: Folders) -> list[tuple[int, str, str]]:
     """The line, image and class of each row of a list of labels.
 
@@ -174,7 +178,7 @@ def _label_rows(labels: Path, split: Folders) -> list[tuple[int, str, str]]:
         DatasetError: It cannot be read.
     """
     try:
-        if labels.suffix.lower() == ".csv":
+        if _is_csv(labels.name):
             return label_rows(read_csv(labels), split.image_column, split.class_column)
         lines = read_text(labels).split("\n")
     except (OSError, UserError) as error:
