@@ -56,7 +56,7 @@ from own_data.stamp import claim, held, refuse_other, removed_if_refused
 
 def parse_args() -> argparse.Namespace:
     parser = argument_parser(__doc__)
-    parser.add_argument("data", type=Path, help="a folder, a data card, data.yaml of YOLO or CSV file")
+    parser.add_argument("data", type=Path, help="a folder, card, data.yaml of YOLO or CSV file")
     parser.add_argument("--output", type=Path, help="the folder of the results (output/NAME)")
     parser.add_argument("--tasks", nargs="+", default=[], help="of det, seg, cls (all that it has)")
     parser.add_argument("--classes", nargs="+", default=[], help="only these (all)")
