@@ -183,6 +183,10 @@ def test_pretraining_stays_on_its_own_data(planner, devkit):
     assert "DATASETS.CARDS" not in start.opts
     (teacher,) = planner(card=card).plan(f"{HALF}/self_trained", 1).needs
     assert "DATASETS.CARDS" in teacher.opts
+    # A teacher of one task is tested otherwise than its students of two, and is no pretraining.
+    row = "configs/limited-data/table6.yaml#toy/multi_task_self_trained"
+    (teacher,) = planner(card=card).plan(row, 2).needs
+    assert "DATASETS.CARDS" in teacher.opts and teacher.seed == 2
 
 
 def test_who_selects_on_the_test_set_says_so(planner):
