@@ -1,6 +1,7 @@
 """The part of docs/evidence.md on the papers' tables at small scale, from evidence/small.json."""
 
 import textwrap
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import chdir
 from itertools import groupby
@@ -45,7 +46,10 @@ def sections(file: Path = FILE) -> list[str]:
 
 
 def _results(table: Table, kept: Mapping[str, Mapping]) -> list[Result]:
-    """The rows that have results, with the seeds that any has; none if fewer than two compete."""
+    """The rows that have results, with the seeds that any has.
+
+    Those of a column in which fewer than two compete, such as pretraining, are left out.
+    """
     planner = Planner(FOLDER, results=kept)  # which has no folders of runs: the file alone counts
     titles = {entry["title"] for entry in kept.values()}
     rows = rows_of(table, "small")
@@ -56,7 +60,8 @@ def _results(table: Table, kept: Mapping[str, Mapping]) -> list[Result]:
             runs = [planner.plan(row.address, seed) for seed in seeds]
             results.append(read_result(row, runs, states_of(runs)))
     known = [result for result in results if any(result.metrics)]
-    return known if sum(not result.row.is_reference for result in known) > 1 else []
+    competing = Counter(result.row.column for result in known if not result.row.is_reference)
+    return [result for result in known if competing[result.row.column] > 1]
 
 
 def _section(table: Table, results: Sequence[Result]) -> str:
