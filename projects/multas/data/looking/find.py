@@ -24,6 +24,7 @@ from multas.data.looking.yolo import look_for_yolo
 from multas.data.yolo_yaml import is_yolo_yaml, plain_name
 from multas.util.errors import UserError
 
+_OF_TABLES = ("annotations", "annotation", "labels", "csv", "data", "meta", "metadata")
 _LAYOUTS = """\
 What is found by looking:
   VOC: JPEGImages/*.jpg, Annotations/*.xml, ImageSets/Main/*.txt; or images and XML files together
@@ -151,8 +152,12 @@ def _with_one_file(folder: Path, file: Path) -> Inventory:
 
 
 def _of_csv(file: Path) -> Found:
-    """The card of one CSV file, whose images lie below its folder or the one above."""
-    for folder in (file.parent, file.parent.parent):
+    """The card of one CSV file, whose images lie below its folder.
+
+    Or below the one above, if its folder is called as those of annotations are.
+    """
+    above = [file.parent.parent] if file.parent.name.lower() in _OF_TABLES else []
+    for folder in (file.parent, *above):
         found = _with_one_file(folder, file)
         tables, notes = find_tables(found)
         reading = look_for_csv(tables) or look_for_csv_labels(found, tables)
