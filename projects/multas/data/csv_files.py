@@ -1,7 +1,7 @@
 """CSV files that annotate images: their rows, and which column has what.
 
 Columns are known by the names that tools give them (TensorFlow's and RetinaNet's tables of boxes,
-Open Images, Roboflow, AutoML, Kaggle). Case, spaces and punctuation of names do not matter.
+Open Images, Roboflow, Kaggle). Case, spaces and punctuation of names do not matter.
 """
 
 import csv

@@ -99,8 +99,8 @@ def channels_last_(model: nn.Module) -> None:
 
     This memory format is the fastest one on CPUs, and on GPUs in half precision. Convolutions 1 x 1
     with a stride over fewer than 8 channels, the shortcuts of very narrow networks, stay channels
-    first: on CPUs without AVX-512, oneDNN's gradient of their weights writes beyond its memory
-    (torch 2.13), which ends the program.
+    first: oneDNN's gradient of their weights for AVX2 writes beyond its memory (torch 2.13), which
+    ends the program on CPUs without AVX-512.
     """
     for module in model.modules():
         if not isinstance(module, nn.Conv2d):

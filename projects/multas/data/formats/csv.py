@@ -1,6 +1,5 @@
 """Boxes in a CSV file: a row for each object, with its image, class and box."""
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,8 +36,9 @@ class Csv(DataFormat):
     Without a column of classes all objects are of the card's only class, or "object".
 
     Ids are paths below ``images`` without extension; a row may name an image otherwise, if it is
-    clear which one is meant. ``image_column`` and ``class_column`` are needed where columns have
-    unusual names. Each annotation also has the integers "difficult" and "truncated", always 0.
+    clear which one is meant. ``image_column`` and ``class_column`` are needed where these columns
+    cannot be known by their names or by what they hold. Each annotation also has the integers
+    "difficult" and "truncated", always 0.
     """
 
     main_key = "csv"
@@ -57,12 +57,13 @@ class Csv(DataFormat):
         classes = source.classes or _find_classes(source)
         class_ids = {name: i for i, name in enumerate(classes)}
         file = source.root / self.csv
-        found = self._objects(source)
+        files = index_images(source.root / self.images)
+        found = self._objects(source, files)
         boxes = [row.box for rows in found.values() for row in rows if row.box]
         # The median, as some of them may be wrong, or rounded to more than 1.
         in_fractions = bool(boxes) and statistics.median(map(max, boxes)) <= 1
         records = []
-        for record in self._images(found, source):
+        for record in self._images(found, source, files):
             size = (record["width"], record["height"])
             scale = size if in_fractions else (1, 1)
             own = _annotations(found[record["image_id"]], size, scale, class_ids, file, source)
@@ -74,7 +75,8 @@ class Csv(DataFormat):
         """The same images, all of the folder for a split without file; boxes do not count."""
         if not self.csv:
             return super().load_unlabeled(source)
-        return self._images(self._objects(source), source), {}
+        files = index_images(source.root / self.images)
+        return self._images(self._objects(source, files), source, files), {}
 
     def rows(self, root: Path) -> list[BoxRow]:
         """The rows of the file.
@@ -90,10 +92,10 @@ class Csv(DataFormat):
         except UserError as error:
             raise DatasetError(str(error)) from None
 
-    def _objects(self, source: Source) -> dict[str, list[BoxRow]]:
+    def _objects(self, source: Source, files: Mapping[str, str]) -> dict[str, list[BoxRow]]:
         """The rows of each image by its id; images that are not there are reported."""
         folder, rows = source.root / self.images, self.rows(source.root)
-        ids = ImageNames(index_images(folder)).find_all(row.image for row in rows)
+        ids = ImageNames(files).find_all(row.image for row in rows)
         found: dict[str, list[BoxRow]] = {}
         lost: dict[str, int] = {}
         for row in rows:
@@ -106,14 +108,16 @@ class Csv(DataFormat):
             source.issues.add(where, f"no image {image!r} in {folder}")
         return found
 
-    def _images(self, rows: Mapping[str, Sequence[BoxRow]], source: Source) -> list[dict]:
+    def _images(
+        self, rows: Mapping[str, Sequence[BoxRow]], source: Source, files: Mapping[str, str]
+    ) -> list[dict]:
         """The dicts of the images that have rows, or of those of a list that do."""
-        folder, ids = source.root / self.images, source.ids
+        ids = source.ids
         for image_id in ids or ():
             if image_id not in rows:
                 source.issues.add(image_id, f"has no row in {source.root / self.csv}")
         wanted = sorted(rows) if ids is None else [i for i in ids if i in rows]
-        return select_images(index_images(folder), wanted, folder, source.issues)
+        return select_images(files, wanted, source.root / self.images, source.issues)
 
 
 def _find_classes(source: Source) -> list[str]:
@@ -154,31 +158,33 @@ def _annotations(
             return None
         if (not row.fault and row.box is None) or source.leaves_out(name):
             continue
-        box = [value * side for value, side in zip(row.box or (), (*scale, *scale), strict=False)]
+        fault = row.fault
         if not name:
-            issues.add(where, "has a box, but no class")
-            faulty = True
+            fault = "has a box, but no class"
         elif name not in class_ids:
-            where = f"{where} ({name})"
-            issues.add(where, f"class not among the card's{or_rather(name, class_ids)}")
-        elif fault := row.fault or _fault(box, size):
-            issues.add(f"{where} ({name})", fault)
+            rather = or_rather(name, class_ids)
+            issues.add(f"{where} ({name})", f"class not among the card's{rather}")
+            continue
+        elif row.box is not None:
+            box = [value * side for value, side in zip(row.box, scale * 2, strict=True)]
+            if not (fault := _fault(box, size)):
+                cut = [min(max(v, 0.0), side) for v, side in zip(box, size * 2, strict=True)]
+                annotations.append(box_annotation(class_ids[name], cut, 0, 0))
+        if fault:
+            issues.add(f"{where} ({name})" if name else where, fault)
             faulty = True
-        else:
-            cut = [min(max(value, 0.0), side) for value, side in zip(box, size * 2, strict=True)]
-            annotations.append(box_annotation(class_ids[name], cut, 0, 0))
     remark_copies(annotations, f"{file}: {rows[0].image}", issues)
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations
 
 
-def _fault(box: Sequence[float], size: tuple[int, int]) -> str | None:
-    """What is wrong with a box (xmin, ymin, xmax, ymax) in an image of (width, height), or None."""
+def _fault(box: Sequence[float], size: tuple[int, int]) -> str:
+    """What is wrong with a box (xmin, ymin, xmax, ymax) in an image of (width, height), or ""."""
     xmin, ymin, xmax, ymax = box
     text = "box " + ",".join(f"{value:g}" for value in box)
     if not (xmax > xmin and ymax > ymin):
         return f"{text} has no area"
     beyond = max(-xmin, -ymin, xmax - size[0], ymax - size[1])
-    if beyond > _OVERSHOOT or math.isnan(beyond):
+    if beyond > _OVERSHOOT:
         return f"{text} leaves the image of {size[0]}x{size[1]}"
-    return None
+    return ""

@@ -15,12 +15,12 @@ from multas.util.errors import UserError
 
 _OFTEN = 1.2  # rows for each image of a table of classes; some may be lost, or named twice
 _COVERED = 0.5  # of the images of a folder, where names might be those of others by chance
-# What a second column of an unusual name is not, and what columns tell of no single class.
-_NO_CLASS = ("split", "set", "subset", "partition", "fold", "phase", "usage", "dataset", "isvalid",
-             "sex", "gender", "age", "camera", "patient", "patientid", "source", "count", "width",
-             "height", "date", "time", "caption", "text", "description", "url")  # fmt: skip
-_MASKS = ("encodedpixels", "rle", "segmentation")
 _SPLITS = ("split", "set", "subset", "partition", "fold", "phase", "dataset")
+# Columns that are no classes, although they may stand alone beside that of images.
+_NO_CLASS = (*_SPLITS, "usage", "isvalid", "sex", "gender", "age", "camera", "patient", "patientid",
+             "source", "count", "width", "height", "date", "time", "caption", "text", "description",
+             "url")  # fmt: skip
+_MASKS = ("encodedpixels", "rle", "segmentation")  # with them, a class is that of pixels
 
 
 def look_for_csv(tables: Sequence[Table], folders: Reading | None = None) -> Reading | None:
@@ -30,17 +30,13 @@ def look_for_csv(tables: Sequence[Table], folders: Reading | None = None) -> Rea
         tables: the CSV files of a folder.
         folders: its reading as class folders, which counts if few of its images have boxes.
     """
-
-    def classes_of(table: Table) -> set[str]:
-        return class_names(box_rows(table.file))
-
     boxes = [table for table in tables if has_boxes(table.file)]
     if folders is not None:
         images: set[str] = set().union(*folders.images.values())
         told = images.intersection(path for table in boxes for path in table.images.values())
         if len(told) < _COVERED * len(images):
             return None
-    return _reading("CSV", boxes, "csv", "boxes", classes_of) if boxes else None
+    return _reading("CSV", boxes, "csv", "boxes", _boxes_of) if boxes else None
 
 
 def look_for_csv_labels(
@@ -52,12 +48,16 @@ def look_for_csv_labels(
         found: what lies in the folder.
         tables: its CSV files.
         folders: its reading as class folders. It counts, unless the files tell the classes of all
-            of its images, and either of more images, or others than the folders do.
+            of its images, and in addition those of others, or several classes of one folder.
     """
     known = [table for table in tables if _tells_classes(found, table, folders is None)]
     if not known or (folders is not None and not _tell_more(known, folders)):
         return None
     return _reading("CSV with classes", known, "folders", "classes", _labels_of)
+
+
+def _boxes_of(table: Table) -> set[str]:
+    return class_names(box_rows(table.file))
 
 
 def _labels_of(table: Table) -> set[str]:
@@ -120,7 +120,7 @@ def _reading(
     for path, name in split_names(by_name).items():
         table = by_name[path]
         splits[name] = {key: table.place, "images": table.folder}
-        if shared[table.folder] > 1 and table.ids:
+        if shared[table.folder] > 1 and table.names_are_ids:
             splits[name]["ids"] = table.place  # for masks of the same images, if there are some
         images[name] = set(table.images.values())
         notes.append(

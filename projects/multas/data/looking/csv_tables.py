@@ -1,6 +1,5 @@
 """The CSV files that tell about images of a folder, and where these images lie."""
 
-import os
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,14 +28,14 @@ class Table:
         file: its content.
         folder: that of the images.
         images: the paths of images from the root, by their names in the file.
-        ids: whether these names, without extension, are the ids of the images.
+        names_are_ids: whether these names, without extension, are the ids of the images.
     """
 
     place: str
     file: CsvFile
     folder: str
     images: Mapping[str, str]
-    ids: bool
+    names_are_ids: bool
 
 
 class CsvTables(NamedTuple):
@@ -77,8 +76,8 @@ def find_tables(found: Inventory) -> CsvTables:
             notes.append(f"{place} is passed over: its images, such as {names[0]}, are not there")
             continue
         paths = images[folder].paths_of(names)
-        ids = all(images[folder].is_id(name) for name in paths)
-        tables.append(Table(place, file, folder, paths, ids))
+        names_are_ids = all(map(images[folder].is_id, paths))
+        tables.append(Table(place, file, folder, paths, names_are_ids))
     return CsvTables(tables, notes)
 
 
@@ -87,7 +86,7 @@ class _Images:
 
     def __init__(self, found: Inventory, folder: str):
         start = 0 if folder == "." else len(folder) + 1
-        self._paths = {os.path.splitext(path[start:])[0]: path for path in found.below(folder)}
+        self._paths = {without_suffix(path[start:]): path for path in found.below(folder)}
         self._names = ImageNames(self._paths)
 
     def paths_of(self, names: Sequence[str]) -> dict[str, str]:
