@@ -1,10 +1,13 @@
 """CSV files that are found by looking, and those that are something else."""
 
+from pathlib import Path
+
 import pytest
 from detectron2.data import DatasetCatalog
 
 from layouts import CSV_HEADER as HEADER
 from layouts import CSV_ROWS as ROWS
+from layouts import CSV_SIZE as SIZE
 from layouts import PHOTO, mask, photos, sizes
 from multas.data import register_card
 from multas.data.looking.find import find_cards
@@ -56,6 +59,11 @@ LAYOUTS = {
          + "".join(f"{'train' if i < 300 else 'val'}/{i}.png,1,1,5,6,{['cat', 'dog'][i % 2]}\n"
                    for i in range(100, 330))},
         "csv", {"all": "x.csv"}, {"all": (230, 230)}),
+    "many images, named without their folders": (
+        {**photos("x/{}.png", *map(str, range(100, 250))),
+         **photos("y/{}.png", *map(str, range(250, 330))), "x.csv": "file,x1,y1,x2,y2,label\n"
+         + "".join(f"{i}.png,1,1,5,6,{['cat', 'dog'][i % 2]}\n" for i in range(100, 330))},
+        "csv", {"all": "x.csv"}, {"all": (230, 230)}),
     "an example of an answer": (
         {**photos("train/{}.png", *"abcd"), **photos("test/{}.png", "x", "y"),
          "labels.csv": "id,breed\n" + MANY, "sample_submission.csv": "id,breed\nx,cat\ny,cat\n"},
@@ -98,6 +106,15 @@ def test_files_of_equal_names_tell_about_the_images_beside_them(lay):
     assert any("x/boxes.csv has the boxes of 2 images in x: split" in note for note in notes)
 
 
+def test_the_folder_that_names_tell_counts_more_than_one_to_train_on(lay):
+    rows = ROWS.replace("a.png", "other/a.png").replace("b.png", "other/b.png")
+    files = photos("train/{}.png", "a", "b") | photos("other/{}.png", "a", "b")
+    (card,), _ = find_cards(lay({**files, "labels.csv": HEADER + rows}))
+    register_card(card)
+    records = DatasetCatalog.get(f"{card['name']}_{next(iter(card['splits']))}")
+    assert {Path(record["file_name"]).parent.name for record in records} == {"other"}
+
+
 def test_a_file_by_its_name(lay):
     files = {**photos("images/{}.png", "a", "b"), "boxes.csv": HEADER + ROWS,
              "kinds.csv": "image,label\na,cat\nb,dog\n" * 2}  # fmt: skip
@@ -112,6 +129,23 @@ def test_a_file_beside_the_folder_of_its_images(lay):
     files = {**photos("images/{}.png", "a", "b"), "data/boxes.csv": HEADER + ROWS}
     (card,), _ = find_cards(lay(files) / "data" / "boxes.csv")
     assert card["splits"] == {"all": "data/boxes.csv"} and card["images"] == "images"
+
+
+def test_numbers_of_a_few_images_may_be_something_else(lay):
+    numbers = {f"{i}.png": PHOTO for i in range(10)}
+    rows = "0,cat\n1,dog\n2,cat\n3,dog\n"
+    (card,), _ = find_cards(lay({**numbers, "rooms.csv": "id,label\n" + rows}))
+    assert card["format"] == "images"
+    rows = rows.replace(",", ".png,")
+    (card,), _ = find_cards(lay({**numbers, "rooms.csv": "id,label\n" + rows}))
+    assert sizes(card) == {"all": (4, 4), "unlabeled": (6, 0)}
+
+
+def test_a_file_of_which_few_images_are_there_is_passed_over(lay):
+    rows = "".join(f"{name}.png,{SIZE},cat,1,1,5,6\n" for name in "avwxyz")
+    (card,), notes = find_cards(lay({**photos("{}.png", "a", "b"), "boxes.csv": HEADER + rows}))
+    assert card["format"] == "images"
+    assert any("boxes.csv is passed over: its images" in note for note in notes)
 
 
 BROKEN = {
