@@ -62,6 +62,7 @@ def test_coco_faults_are_reported_together(tmp_path):
             (3, "003.jpg", HEIGHT, WIDTH),
             (4, "004.jpg", WIDTH, HEIGHT),
             (5, "001.jpg", WIDTH, HEIGHT),
+            (6, "001.png", WIDTH, HEIGHT),
         ],
     )
     register_card(coco_card(tmp_path, classes=["cat", "dgo"]))
@@ -76,6 +77,7 @@ def test_coco_faults_are_reported_together(tmp_path):
         "003.jpg: listed as 30x40, but the image is 40x30",
         "004.jpg: not a readable image",
         "image 5 (001.jpg) is listed twice",
+        "image 6 (001.png) has the id of 001.jpg",
     ):
         assert expected in str(error.value), expected
     register_card(coco_card(tmp_path, name="lenient", strictness="skip"))

@@ -23,6 +23,8 @@ from multas.data import make_toy
 from multas.data.looking.find import find_cards
 from multas.distillation.aggregation.build import build_aggregator
 from multas.engine import load_config
+from multas.engine.comparison.data import load_data, validation_set
+from multas.util.annotation import LABELS
 from multas.util.errors import UserError
 from multas.util.screen import Screen
 from own_data import budget
@@ -43,6 +45,7 @@ from own_data.budget import (
 )
 from own_data.data import prepare
 from own_data.job import Job
+from own_data.parts import ENOUGH as ENOUGH_TO_CHOOSE
 from own_data.recipe import RATE, TEACHER_RATE, write_configs
 from own_data.stamp import held, removed_if_refused
 
@@ -136,6 +139,70 @@ def test_splits_of_one_image_are_not_divided(cards, root, tmp_path):
     card["splits"] = _lists(root, tmp_path, one=[1], two=[2])
     with pytest.raises(UserError, match=r"none of its splits to train on \(2\) has two images"):
         prepare([card], tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory):
+    """Folders of images of two classes; of each folder it is known how many images it has."""
+    root, picture = tmp_path_factory.mktemp("pets"), io.BytesIO()
+    Image.new("RGB", (8, 8)).save(picture, "PNG")
+    for split, number in {"day": ENOUGH_TO_CHOOSE, "night": 20, "val": 12, "test": 12}.items():
+        for name in ("cat", "dog"):
+            (root / split / name).mkdir(parents=True)
+            for i in range(number // 2):
+                (root / split / name / f"{i}.png").write_bytes(picture.getvalue())
+    return root
+
+
+@pytest.mark.parametrize(
+    ("splits", "labels", "sizes"),
+    [
+        # What is tested on, chosen on, learned from, and without labels.
+        ("day test", Fraction(1), (12, 20, 180, 0)),
+        ("day val", Fraction(1), (12, 20, 180, 0)),
+        ("day val test", Fraction(1), (12, 12, 200, 0)),
+        ("day", Fraction(1), (40, 0, 160, 0)),  # 160 are too few to choose on a part of them
+        ("day night", Fraction(1), (44, 0, 176, 0)),
+        ("day test", Fraction(1, 2), (12, 0, 100, 100)),
+        ("day night test", Fraction(1), (12, 20, 200, 0)),
+    ],
+)
+def test_some_of_many_images_are_chosen_on(pets, tmp_path, splits, labels, sizes):
+    name = f"pets_{splits.replace(' ', '_')}_{labels.denominator}"
+    card = {"name": name, "format": "folders", "root": str(pets), "annotates": ["cls"]}
+    (data,) = prepare([{**card, "splits": {s: s for s in splits.split()}}], tmp_path, labels)
+    named = [[data.test], [data.val] if data.val else [], data.labeled, data.unlabeled]
+    files = [[r["file_name"] for n in own for r in data.records[n]] for own in named]
+    assert tuple(map(len, files)) == sizes
+    assert len({file for own in files for file in own}) == sum(sizes)
+    # The student that is handed out is chosen on it.
+    write_configs([data], tmp_path / "c", tmp_path / "out", size="nano", seed=1, iterations=1)
+    cfg = load_config(str(tmp_path / "c" / "supervised.yaml"))
+    assert validation_set(cfg, load_data(data.test), LABELS) == data.val
+    if data.val:
+        labels = [r["label"] for r in data.records[data.val]]
+        assert labels.count(0) == labels.count(1)
+
+
+def test_images_of_two_tasks_are_chosen_on_once(pets, tmp_path):
+    card = {"format": "folders", "root": str(pets), "annotates": ["cls"]}
+    splits = {"day": "day", "test": "test"}
+    tasks = prepare([{**card, "name": f"pets_{n}", "splits": splits} for n in "ab"], tmp_path)
+    one, two = ({r["file_name"] for r in task.records[task.val]} for task in tasks)
+    assert one == two and len(one) == 20
+    with_val = {**card, "name": "with_val", "splits": {**splits, "val": "val"}}
+    one, two = prepare([with_val, {**card, "name": "without", "splits": splits}], tmp_path)
+    assert (one.val, two.val) == ("with_val_val", "")
+    assert len(two.annotated) == len(one.annotated) == ENOUGH_TO_CHOOSE
+
+
+def test_images_that_differ_by_their_extension_are_divided(pets, tmp_path):
+    shutil.copytree(pets / "night", tmp_path / "mixed")
+    for file in (tmp_path / "mixed").glob("*/[0-3].png"):
+        Image.open(file).convert("RGB").save(file.with_suffix(".jpg"))
+    (data,) = prepare(find_cards(tmp_path / "mixed").cards, tmp_path / "data")
+    files = [r["file_name"] for records in data.records.values() for r in records]
+    assert len(set(files)) == len(files) == 28
 
 
 def _lists(root, folder, **splits):

@@ -19,7 +19,7 @@ from multas.util.annotation import MASKS, STANDARD, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from multas.util.screen import shown_from
-from own_data.parts import Parts, draw, shared_images
+from own_data.parts import ENOUGH, Parts, draw, shared_images
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ def prepare(
 
     All splits to train on are used, except those that have images of another one. Where there is no
     split to test on, the largest of them gives images for that: as many as a fifth of all that are
-    annotated, but no more than half of its own.
+    annotated, but no more than half of its own. Where no card has a split to choose on beside it,
+    the largest also gives images for that, if it has enough (own_data/parts.py).
     Parts are balanced by class, and the same for all cards.
 
     Args:
@@ -86,7 +87,9 @@ def prepare(
     """
     parts: Parts = {}
     folder.mkdir(parents=True, exist_ok=True)
-    return [_prepare(dict(content), folder, labels, seed, parts) for content in cards]
+    use = [roles(content) for content in cards]
+    choosing = not any(own["val"] and own["test"] for own in use)  # val alone is tested on
+    return [_prepare(dict(content), folder, labels, choosing, seed, parts) for content in cards]
 
 
 def by_task(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -117,7 +120,12 @@ def by_task(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _prepare(
-    content: dict[str, Any], folder: Path, labels: Fraction, seed: int, parts: Parts
+    content: dict[str, Any],
+    folder: Path,
+    labels: Fraction,
+    choosing: bool,
+    seed: int,
+    parts: Parts,
 ) -> TaskData:
     """The data of one card. ``parts`` is what was drawn for a card before it, and is added to."""
     card = read_card(content)
@@ -132,26 +140,29 @@ def _prepare(
         )
     held_out = not (use["test"] or use["val"])
     bases, read = use["train"], {}
-    if len(bases) > 1 or labels < 1 or held_out:
+    must_divide = labels < 1 or held_out
+    if len(bases) > 1 or must_divide or choosing:
         register_card(content | {"name": f"{name}_whole"})
         others = [*use["val"], *use["test"]] if len(bases) > 1 else []
         read = {split: DatasetCatalog.get(f"{name}_whole_{split}") for split in (*bases, *others)}
         bases = _apart(read, bases, others)
     divided: dict[str, dict[str, str]] = {}  # of each base the new splits by part
-    if labels < 1 or held_out:
+    if must_divide or (choosing and max(len(read[base]) for base in bases) >= ENOUGH):
         counts = {
             base: _counts(read[base], MetadataCatalog.get(f"{name}_whole_{base}"), annotation)
             for base in bases
         }
-        if max(map(len, counts.values())) < 2:
+        if must_divide and max(map(len, counts.values())) < 2:
             raise UserError(
                 f"{name}: none of its splits to train on ({len(bases)}) has two images, so that "
                 "none can be divided; put the images of all into one folder, or give a data card."
             )
-        parts |= draw(counts, labels, held_out, seed, parts)
+        parts |= draw(counts, labels, held_out, choosing, seed, parts)
         for base in bases:
             tail = "" if len(bases) == 1 else f"_{base}"
             divided[base] = {part: part + tail for part in parts[base]}
+            if "val" in parts[base]:  # where names end in it, it is found as one to choose on
+                divided[base]["val"] = f"{base}_val" if tail or use["val"] else "val"
             for part, split in divided[base].items():
                 own = [image_id for image_id in parts[base][part] if image_id in counts[base]]
                 write_splits({split: own}, folder, name)
@@ -159,7 +170,10 @@ def _prepare(
     file = folder / f"{name}.yaml"
     write_text(file, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
     register_card(file)
-    new = {part: [n[part] for n in divided.values() if part in n] for part in ("rest", "test")}
+    new = {
+        part: [own[part] for own in divided.values() if part in own]
+        for part in ("rest", "val", "test")
+    }
     tests = new["test"] or use["test"] or use["val"]
     if not tests:
         giving = ", ".join(base for base, own in parts.items() if "test" in own)
@@ -167,7 +181,7 @@ def _prepare(
             f"{name}: it has no images of {giving}, from which those to test on are taken. Give "
             "cards with a split test."
         )
-    vals = use["val"] if tests != use["val"] else []
+    vals = new["val"] or (use["val"] if tests != use["val"] else [])
     labeled = [divided.get(base, {}).get("labeled", base) for base in bases]
     unlabeled = [*use["unlabeled"], *new["rest"]]
     names: dict[str, Any] = {

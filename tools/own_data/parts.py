@@ -1,4 +1,4 @@
-"""Divides the images of a data set: those to test on, and a share of the labels."""
+"""Divides the images of a data set: those to test on, to choose on, and a share of the labels."""
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
@@ -8,15 +8,25 @@ from multas.util.errors import UserError
 
 HELD_OUT = Fraction(1, 5)  # of the images, where a data set comes without a split to test on
 MOST = Fraction(1, 2)  # of a split that are held out, if it is one of several
+# Of the images to learn from, where a data set comes without a split to choose on. From few images
+# none are taken: they are worth more to learn from than so small a part is to choose on.
+CHOSEN_ON = Fraction(1, 10)
+ENOUGH = 200  # annotated images to learn from, of which some are taken to choose on
+MOST_TO_CHOOSE_ON = 300
 
 Counts = Mapping[str, Mapping[str, int]]  # of each image, by its id, the objects of each class
-# The ids of the images of each part, "labeled", "rest" and "test", by the split that is divided.
-# One that stays whole has no parts.
+# The ids of the images of each part, "labeled", "rest", "val" and "test", by the split that is
+# divided. One that stays whole has no parts.
 Parts = dict[str, dict[str, list[str]]]
 
 
 def draw(
-    counts: Mapping[str, Counts], labels: Fraction, held_out: bool, seed: int, known: Parts
+    counts: Mapping[str, Counts],
+    labels: Fraction,
+    held_out: bool,
+    choosing: bool,
+    seed: int,
+    known: Parts,
 ) -> Parts:
     """The parts of each split, as far as they are not known.
 
@@ -25,33 +35,40 @@ def draw(
         labels, seed: see :func:`own_data.data.prepare`.
         held_out: whether one of the splits, the largest, gives images to test on. It does so once:
             not if a known one has.
+        choosing: whether that split also gives images to choose on, if it has enough; once, too.
         known: parts of splits that were drawn before.
     """
-    giving = ""
-    if held_out and not any("test" in own for own in known.values()):
-        giving = max(counts, key=lambda split: len(counts[split]))
+    largest = max(counts, key=lambda split: len(counts[split]))
     number = sum(map(len, counts.values()))
+    held_out &= not any("test" in own for own in known.values())
+    choosing &= not any("val" in own for own in known.values())
     parts = {}
     for split, own in counts.items():
         if split not in known:
-            share = min(HELD_OUT * number / len(own), MOST) if split == giving else Fraction(0)
-            parts[split] = _divide(own, labels, share, seed)
+            gives = split == largest
+            share = min(HELD_OUT * number / len(own), MOST) if gives and held_out else Fraction(0)
+            parts[split] = _divide(own, labels, share, gives and choosing, seed)
     return parts
 
 
 def _divide(
-    counts: Counts, labels: Fraction, held_out: Fraction, seed: int
+    counts: Counts, labels: Fraction, held_out: Fraction, choosing: bool, seed: int
 ) -> dict[str, list[str]]:
-    """Ids of the images to test on, to learn from, and whose annotations are withheld."""
+    """Ids of the images to test on, to choose on, to learn from, and whose labels are withheld."""
     parts: dict[str, list[str]] = {}
+    left = sorted(counts)
     if held_out:
-        parts["test"], rest = make_splits(counts, [held_out], seed).values()
-        counts = {image_id: counts[image_id] for image_id in rest}
+        parts["test"], left = make_splits(counts, [held_out], seed).values()
     if labels < 1:
-        parts["labeled"], parts["rest"] = make_splits(counts, [labels], seed).values()
-    elif held_out:
-        parts["labeled"] = sorted(counts)
-    return parts
+        left, parts["rest"] = make_splits(_of(counts, left), [labels], seed).values()
+    if choosing and len(left) >= ENOUGH:
+        share = min(CHOSEN_ON, Fraction(MOST_TO_CHOOSE_ON, len(left)))
+        parts["val"], left = make_splits(_of(counts, left), [share], seed).values()
+    return {**parts, "labeled": left} if parts else {}
+
+
+def _of(counts: Counts, ids: Sequence[str]) -> Counts:
+    return {image_id: counts[image_id] for image_id in ids}
 
 
 def shared_images(

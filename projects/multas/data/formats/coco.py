@@ -181,8 +181,12 @@ def _select(
     by_stem: dict[str, dict] = {}
     for entry in images:
         stem = os.path.splitext(Path(entry["file_name"]).as_posix())[0]
-        if entry["id"] in by_id or stem in by_stem:
-            issues.add(file, f"image {entry['id']} ({entry['file_name']}) is listed twice")
+        same = by_id.get(entry["id"]) or by_stem.get(stem)
+        if same is not None:
+            image, other = f"image {entry['id']} ({entry['file_name']})", same["file_name"]
+            is_copy = same["id"] == entry["id"] or other == entry["file_name"]
+            rename = f"has the id of {other}, as ids have no extension; rename it"
+            issues.add(file, f"{image} {'is listed twice' if is_copy else rename}")
         else:
             by_id[entry["id"]] = by_stem[stem] = entry
     if ids is None:

@@ -5,6 +5,7 @@ than a million.
 """
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,12 @@ from multas.util.files import read_text
 class Folders(DataFormat):
     """Images below ``<images>/<class>`` at any depth, or of the file ``labels``.
 
-    The ids are paths below ``images`` without extension. ``labels`` lies below the root. On each
-    line a text file has an image of ``images``, its class, and what else there may be; where these
-    are separated by tabs, names may have spaces. A CSV file has a column of images and one of
-    classes, which are named by ``image_column`` and ``class_column`` where their own names are
-    unusual, or a column for each class with a 1 for the images that belong to it.
+    The ids are paths below ``images`` without extension, which images of class folders have where
+    others differ from them by it alone. ``labels`` lies below the root. On each line a text file
+    has an image of ``images``, its class, and what else there may be; where these are separated by
+    tabs, names may have spaces. A CSV file has a column of images and one of classes, which are
+    named by ``image_column`` and ``class_column`` where their own names are unusual, or a column
+    for each class with a 1 for the images that belong to it.
     """
 
     main_key = "images"
@@ -127,7 +129,15 @@ def _read_class_folders(image_dir: Path, class_names: Sequence[str], source: Sou
         issues.remark(str(image_dir / name), empty)
     samples = _without_copies(samples, issues)
     start = len(os.path.join(image_dir, ""))
-    return [_record(file, os.path.splitext(file[start:])[0], label) for file, label in samples]
+    ids = _ids([file[start:] for file, _ in samples])
+    return [_record(file, own, label) for own, (file, label) in zip(ids, samples, strict=True)]
+
+
+def _ids(paths: Sequence[str]) -> list[str]:
+    """Paths without extension; a.jpg and a.png of one folder keep it, to be told apart."""
+    stems = [os.path.splitext(path)[0] for path in paths]
+    times = Counter(stems)
+    return [p if times[stem] > 1 else stem for p, stem in zip(paths, stems, strict=True)]
 
 
 def _without_copies(samples: list[tuple[str, int]], issues: DatasetIssues) -> list[tuple[str, int]]:

@@ -181,8 +181,8 @@ def _new_id(
 ) -> str:
     image_id = record.get("image_id")
     file = Path(record["file_name"])
-    if not isinstance(image_id, str) or (file.suffix and Path(image_id).name == file.name):
-        # Detectron2 has no ids for Cityscapes' masks, and whole file names for its objects.
+    if not isinstance(image_id, str) or (file.suffix and image_id == file.name):
+        # Detectron2 has no ids for Cityscapes' masks, and names of files for its objects.
         file = file.with_suffix("")
         image_id = file.name if image_root is None else file.relative_to(image_root).as_posix()
     if image_id in known:
