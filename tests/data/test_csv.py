@@ -166,6 +166,19 @@ def test_columns_of_unusual_names_are_named_by_the_card(table):
         table(text, splits={"all": {"csv": "boxes.csv", "image_column": "photos"}})
 
 
+def test_a_part_of_the_rows(table):
+    text = (HEADER + ROWS).replace("filename", "filename,set").replace(".png,", ".png,day,")
+    text = text.replace("b.png,day", "b.png,night")
+    splits = {"all": {"csv": "boxes.csv", "part": "night"}}
+    assert boxes(table(text, splits=splits)) == {"b": FOUND["b"]}
+    splits["all"]["split_column"] = "set"
+    assert boxes(table(text, splits=splits)) == {"b": FOUND["b"]}
+    with pytest.raises(DatasetError, match=r"no row has dusk in the column set, but day, night"):
+        table(text, splits={"all": {"csv": "boxes.csv", "part": "dusk"}})
+    with pytest.raises(DatasetError, match=r"no column of splits \(split\), but filename, width"):
+        table(HEADER + ROWS, splits={"all": {"csv": "boxes.csv", "part": "night"}})
+
+
 def test_without_classes_there_is_one(table):
     text = 'image_id,bbox\na,"[2, 3, 18, 10]"\n'
     assert boxes(table(text)) == {"a": [(0, 2, 3, 20, 13)]}

@@ -181,10 +181,55 @@ def test_masks_of_the_splits_of_files(lay):
                 assert [record["image_id"] for record in records] == ids
 
 
-def test_a_column_of_splits_is_told(lay):
-    rows = "a.png,cat,train\nb.png,cat,train\nc.png,dog,test\nd.png,dog,test\n"
-    folder = lay({**photos("{}.png", *"abcd"), "labels.csv": "file,label,split\n" + rows})
-    assert any("its column split is not read" in note for note in find_cards(folder).notes)
+@pytest.mark.parametrize("of_boxes", [True, False])
+@pytest.mark.parametrize(("one", "two"), [("train", "test"), ("TRAIN", "validation")])
+def test_a_column_of_splits(lay, one, two, of_boxes):
+    rows = f"a.png,cat,{one}\nb.png,cat,{one}\nc.png,dog,{two}\nd.png,dog,{two}\n"
+    boxes = (HEADER + ROWS + OTHERS).replace("filename", "partition,filename")
+    boxes = boxes.replace("\na.png", f"\n{one},a.png").replace("\nb.png", f"\n{one},b.png")
+    boxes = boxes.replace("\nc.png", f"\n{two},c.png").replace("\nd.png", f"\n{two},d.png")
+    text = boxes if of_boxes else "file,label,split\n" + rows
+    (card,), notes = find_cards(lay({**photos("{}.png", *"abcde"), "test_set.csv": text}))
+    split = "test" if two == "test" else "val"
+    assert sizes(card) == {"train": (2, 2), split: (2, 2), "unlabeled": (1, 0)}
+    assert any(f"its rows of {two} have the" in note for note in notes)
+    for role, ids in (("train", ["a", "b"]), (split, ["c", "d"])):
+        for suffix in ("", "_unlabeled"):
+            records = DatasetCatalog.get(f"{card['name']}_{role}{suffix}")
+            assert [record["image_id"] for record in records] == ids
+
+
+@pytest.mark.parametrize("words", ["0011", "train,train,train,", "train,unlabeled,val,val"])
+def test_a_column_of_other_words_is_told(lay, words):
+    own = words.split(",") if "," in words else words
+    table = "".join(
+        f"{n},{kind},{word}\n" for n, kind, word in zip("abcd", "ccdd", own, strict=True)
+    )
+    card, notes = _card(lay, "file,label,split\n" + table)
+    assert list(card["splits"]) == ["all"]
+    assert any("its column split is not read" in note for note in notes)
+
+
+def test_an_image_of_two_splits_is_told(lay):
+    text = "image,x1,y1,x2,y2,class,split\na,1,1,5,5,cat,train\na,2,1,5,5,cat,test\n"
+    card, notes = _card(lay, text + "b,2,1,5,5,cat,test\n")
+    assert list(card["splits"]) == ["all", "unlabeled"]
+    assert any("or an image has two of them" in note for note in notes)
+
+
+def test_masks_of_images_that_a_column_divides_are_passed_over(lay):
+    """They cannot be divided in the same way; whole, they would have all images in each split."""
+    text = "image,x1,y1,x2,y2,class,split\na,1,1,5,5,cat,train\nb,2,1,5,5,cat,test\n"
+    folder = lay({**photos("images/{}.png", "a", "b"), "boxes.csv": text,
+                  "masks/a.png": mask(1, 1), "masks/b.png": mask(1, 1)})  # fmt: skip
+    (card,), notes = find_cards(folder)
+    assert sizes(card) == {"train": (1, 1), "test": (1, 1)}
+    assert any("masks is passed over for train: no list" in note for note in notes)
+
+
+def _card(lay, text):
+    (card,), notes = find_cards(lay({**photos("{}.png", *"abcd"), "labels.csv": text}))
+    return card, notes
 
 
 KINDS = {f"{kind}/{name}.png": kind for kind in ("cat", "dog") for name in "ab"}

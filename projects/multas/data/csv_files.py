@@ -7,7 +7,7 @@ Open Images, Roboflow, Kaggle). Case, spaces and punctuation of names do not mat
 import csv
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +25,8 @@ _LABEL = (
     "objectname", "species", "breed", "diagnosis", "dx", "target", "classes", "labels", "classid",
     "labelid", "categoryid",
 )  # fmt: skip
+# Columns that tell to which split an image belongs.
+SPLIT_COLUMNS = ("split", "set", "subset", "partition", "fold", "phase", "dataset")
 _SCORE = ("score", "scores", "confidence", "conf", "prob", "probability")
 _TRIED = 100  # rows that tell whether a column has names of image files
 _NO_HEADER = ("filename", "xmin", "ymin", "xmax", "ymax", "class")  # that of RetinaNet
@@ -86,6 +88,35 @@ class CsvFile:
             UserError: There is no given one.
         """
         return self.find(_LABEL, given)
+
+    def split_column(self, given: str = "") -> int | None:
+        """The number of the column with splits: the ``given`` one, or one with a usual name.
+
+        Raises:
+            UserError: There is no given one.
+        """
+        return self.find(SPLIT_COLUMNS, given)
+
+    def part(self, split: str, split_column: str = "") -> "CsvFile":
+        """The rows of a split; all of them if it is "".
+
+        Raises:
+            UserError: There is no column of splits, or no such row.
+        """
+        if not split:
+            return self
+        column = self.split_column(split_column)
+        if column is None:
+            raise UserError(
+                f"{self.path} has no column of splits (split), but {', '.join(self.columns)}"
+            )
+        rows = [row for row in self.rows if row.fields[column] == split]
+        if not rows:
+            have = ", ".join(sorted({row.fields[column] for row in self.rows})[:10])
+            raise UserError(
+                f"{self.path}: no row has {split} in the column {self.columns[column]}, but {have}"
+            )
+        return replace(self, rows=rows)
 
     @property
     def has_scores(self) -> bool:

@@ -37,7 +37,8 @@ class Csv(DataFormat):
 
     Ids are paths below ``images`` without extension; a row may name an image otherwise, if it is
     clear which one is meant. ``image_column`` and ``class_column`` are needed where these columns
-    cannot be known by their names or by what they hold. Each annotation also has the integers
+    cannot be known by their names or by what they hold. With ``part``, only rows count that have
+    it in ``split_column``, or in a column called split. Each annotation also has the integers
     "difficult" and "truncated", always 0.
     """
 
@@ -47,6 +48,8 @@ class Csv(DataFormat):
     csv: str = ""
     image_column: str = ""
     class_column: str = ""
+    part: str = ""
+    split_column: str = ""
     annotates: tuple[str, ...] = (BOXES.task,)
 
     def __post_init__(self) -> None:
@@ -85,7 +88,7 @@ class Csv(DataFormat):
             DatasetError: It cannot be read.
         """
         try:
-            file = read_csv(root / self.csv)
+            file = read_csv(root / self.csv).part(self.part, self.split_column)
             return box_rows(file, self.image_column, self.class_column)
         except OSError as error:
             raise DatasetError(f"{root / self.csv}: {unread(error)}") from None

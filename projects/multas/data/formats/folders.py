@@ -32,7 +32,8 @@ class Folders(DataFormat):
     has an image of ``images``, its class, and what else there may be; where these are separated by
     tabs, names may have spaces. A CSV file has a column of images and one of classes, which are
     named by ``image_column`` and ``class_column`` where their own names are unusual, or a column
-    for each class with a 1 for the images that belong to it.
+    for each class with a 1 for the images that belong to it. With ``part``, only those of its rows
+    count that have it in ``split_column``, or in a column called split.
     """
 
     main_key = "images"
@@ -41,6 +42,8 @@ class Folders(DataFormat):
     labels: str = ""
     image_column: str = ""
     class_column: str = ""
+    part: str = ""
+    split_column: str = ""
     annotates: tuple[str, ...] = (LABELS.task,)
 
     def load(self, source: Source) -> Loaded:
@@ -189,7 +192,8 @@ def _label_rows(labels: Path, split: Folders) -> list[tuple[int, str, str]]:
     """
     try:
         if _is_csv(labels.name):
-            return label_rows(read_csv(labels), split.image_column, split.class_column)
+            file = read_csv(labels).part(split.part, split.split_column)
+            return label_rows(file, split.image_column, split.class_column)
         lines = read_text(labels).split("\n")
     except (OSError, UserError) as error:
         raise DatasetError(f"{labels}: not a readable list of labels ({error})") from None

@@ -6,20 +6,20 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from multas.data.csv_boxes import box_rows, has_boxes
-from multas.data.csv_files import label_rows, plain
+from multas.data.csv_files import SPLIT_COLUMNS, image_names, label_rows, plain
 from multas.data.formats.csv import ANY_OBJECT, class_names
 from multas.data.image_names import without_suffix
 from multas.data.looking.csv_tables import Table
 from multas.data.looking.inventory import Inventory, Reading, join, parent, split_names
+from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
 
 _OFTEN = 1.2  # rows for each image of a table of classes; some may be lost, or named twice
 _COVERED = 0.5  # of the images of a folder, where names might be those of others by chance
-_SPLITS = ("split", "set", "subset", "partition", "fold", "phase", "dataset")
 # Columns that are no classes, although they may stand alone beside that of images.
-_NO_CLASS = (*_SPLITS, "usage", "isvalid", "sex", "gender", "age", "camera", "patient", "patientid",
-             "source", "count", "width", "height", "date", "time", "caption", "text", "description",
-             "url")  # fmt: skip
+_NO_CLASS = (*SPLIT_COLUMNS, "usage", "isvalid", "sex", "gender", "age", "camera", "patient",
+             "patientid", "source", "count", "width", "height", "date", "time", "caption", "text",
+             "description", "url")  # fmt: skip
 _MASKS = ("encodedpixels", "rle", "segmentation")  # with them, a class is that of pixels
 
 
@@ -112,30 +112,57 @@ def _reading(
     """The reading of some tables, of which one tells about each image."""
     notes: list[str] = []
     chosen = _chosen(tables, notes)
-    by_name = {join(t.folder, os.path.splitext(t.place)[0]): t for t in chosen}
+    by_name: dict[str, tuple[Table, str, set[str]]] = {}
+    for table in chosen:
+        path = join(table.folder, os.path.splitext(table.place)[0])
+        for part, own in _parts(table, notes).items():
+            place = part if part and len(chosen) == 1 else join(path, part) if part else path
+            by_name[place] = table, part, own
     key = "csv" if card_format == "csv" else "labels"
     splits: dict[str, Any] = {}
     images: dict[str, set[str]] = {}
     shared = Counter(table.folder for table in chosen)
     for path, name in split_names(by_name).items():
-        table = by_name[path]
+        table, part, images[name] = by_name[path]
         splits[name] = {key: table.place, "images": table.folder}
-        if shared[table.folder] > 1 and table.names_are_ids:
+        if part:
+            splits[name]["part"] = part
+        elif shared[table.folder] > 1 and table.names_are_ids:
             splits[name]["ids"] = table.place  # for masks of the same images, if there are some
-        images[name] = set(table.images.values())
+        rows = f"its rows of {part} have" if part else "has"
         notes.append(
-            f"{table.place} has the {content} of {len(images[name])} images in {table.folder}: "
+            f"{table.place} {rows} the {content} of {len(images[name])} images in {table.folder}: "
             f"split {name}"
         )
-        if unread := [c for c in table.file.columns if plain(c) in _SPLITS]:
-            notes.append(
-                f"{table.place}: its column {unread[0]} is not read; write a file for each split"
-            )
     classes = sorted(set().union(*map(classes_of, chosen)))
     if classes == [ANY_OBJECT]:
         notes.append(f"no column names classes: all objects are of one, {ANY_OBJECT}")
     card = {"format": card_format, "classes": classes, "splits": splits}
     return Reading(what, card, notes, images)
+
+
+def _parts(table: Table, notes: list[str]) -> dict[str, set[str]]:
+    """The images of each part of a table, or of "", its whole.
+
+    Parts are told by a column of splits, if each of its words tells the role of one, and no image
+    is in two of them.
+    """
+    whole = {"": set(table.images.values())}
+    column = table.file.split_column()
+    if column is None:
+        return whole
+    words = sorted({row.fields[column] for row in table.file.rows})
+    roles = {role_of(word) for word in words}
+    if len(roles) == len(words) and roles <= {"train", "val", "test"}:
+        names = {word: image_names(table.file.part(word)) for word in words}
+        parts = {w: {table.images[n] for n in own if n in table.images} for w, own in names.items()}
+        if sum(map(len, parts.values())) == len(whole[""]):
+            return {word: own for word, own in parts.items() if own}
+    notes.append(
+        f"{table.place}: its column {table.file.columns[column]} is not read, as its words are not "
+        "train, val and test, or an image has two of them; give a data card with `part`"
+    )
+    return whole
 
 
 def _chosen(tables: Sequence[Table], notes: list[str]) -> list[Table]:

@@ -59,7 +59,7 @@ def look_for_masks(found: Inventory, boxes: Reading | None) -> Look:
     notes: list[str] = []
     splits, images = (_splits_of if boxes else _own_splits)(found, pairs, notes, boxes)
     if not splits:
-        return Look(None, masks)
+        return Look(None, masks, notes)
     used = {pair.masks for pair in pairs if any(s["masks"] == pair.masks for s in splits.values())}
     of = [kind for folder, kind in kinds.items() if any(inside(folder, top) for top in used)]
     try:
@@ -188,14 +188,20 @@ def _splits_of(
     """The splits of masks on the images of boxes, and the images of each."""
     assert boxes is not None
     splits, images = {}, {}
+    places = {name: boxes.card["splits"][name] for name in boxes.images}
+    folders = {name: str(p.get("images") or p.get("files")) for name, p in places.items()}
     for name, paths in boxes.images.items():
-        place = boxes.card["splits"][name]
-        folder = str(place.get("images") or place.get("files"))
+        place, folder = places[name], folders[name]
         for pair in (pair for pair in pairs if pair.images == folder):
             own = {path for path in paths if _stem(path, folder) in pair.stems}
             key = place.get("json") or place.get("ids", "")
             whole = paths if key else found.below(folder)
-            if own:
+            if own and not key and list(folders.values()).count(folder) > 1:
+                notes.append(
+                    f"{pair.masks} is passed over for {name}: no list has the images of this split "
+                    f"in {folder}; write lists of ids, and give a data card"
+                )
+            elif own:
                 notes.append(f"{pair.masks} has masks of {len(own)} images of {name}")
                 splits[name] = _split(pair, key, len(own) < len(whole), name, notes)
                 images[name] = own
