@@ -4,11 +4,11 @@
     python tools/distill.py /data/cells
     python tools/distill.py cells.yaml --minutes 60 --size small --output output/cells_small
 
-DATA is a data card, or a folder with images and boxes (VOC, COCO, YOLO, LabelMe, CSV), masks, or a
-folder for each class. The command finds out which, and what a config needs: the size of the input,
-anchors, mean and deviation of pixels. It trains a teacher, lets it label the images that have no
-labels, trains a small student without and with the teacher, and writes the better one for ONNX
-Runtime and OpenVINO, also in 8 bits. All that it found is in OUTPUT/configs, to be read and
+DATA is a data card, or a folder with images and boxes (VOC, COCO, YOLO, LabelMe, KITTI, CSV),
+masks, or a folder for each class. The command finds out which, and what a config needs: the size of
+the input, anchors, mean and deviation of pixels. It trains a teacher, lets it label the images that
+have no labels, trains a small student without and with the teacher, and writes the better one for
+ONNX Runtime and OpenVINO, also in 8 bits. All that it found is in OUTPUT/configs, to be read and
 changed; OUTPUT/report.html shows what came out. The same command goes on where it was stopped.
 """
 

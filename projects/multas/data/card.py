@@ -4,7 +4,7 @@ Keys of a card (``datasets/README.md`` shows examples):
 
 - name: prefix of the registered names ``<name>_<split>`` and ``<name>_<split>_unlabeled``, which
   become names of files: letters, digits, ".", "_" and "-"
-- format: a registered data format, in lower case: voc, coco, yolo, labelme, csv, masks,
+- format: a registered data format, in lower case: voc, coco, yolo, labelme, kitti, csv, masks,
   instances, images, vedai, folders, cifar10, cifar100, or one of your own
 - root: folder of the data; a relative one is looked for beside the card, then in
   $DETECTRON2_DATASETS

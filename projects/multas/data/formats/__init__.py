@@ -9,6 +9,7 @@ from multas.data.formats import (
     csv,
     folders,
     instances,
+    kitti,
     labelme,
     masks,
     vedai,
@@ -18,5 +19,5 @@ from multas.data.formats import (
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Source
 
 __all__ = ["DATA_FORMAT_REGISTRY", "DataFormat", "Source"]
-__all__ += ["cifar", "coco", "csv", "folders", "instances", "labelme", "masks", "vedai", "voc"]
-__all__ += ["yolo"]
+__all__ += ["cifar", "coco", "csv", "folders", "instances", "kitti", "labelme", "masks", "vedai"]
+__all__ += ["voc", "yolo"]

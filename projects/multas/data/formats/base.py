@@ -14,6 +14,9 @@ from detectron2.utils.registry import Registry
 from multas.data.image_files import load_images
 from multas.data.issues import DatasetIssues
 from multas.util.annotation import BOXES, Annotation
+from multas.util.errors import UserError
+
+_OVERSHOOT = 1.0  # pixels by which a box may leave its image, for which it is cut
 
 DATA_FORMAT_REGISTRY = Registry("DATA_FORMAT")
 DATA_FORMAT_REGISTRY.__doc__ = """
@@ -144,6 +147,21 @@ def remark_copies(annotations: Sequence[dict], where: str, issues: DatasetIssues
     """Note objects of an image that have the class and the box of another; they stay."""
     if len({(entry["category_id"], *entry["bbox"]) for entry in annotations}) < len(annotations):
         issues.remark(where, "objects that are annotated twice, with one class and box, are kept")
+
+
+def cut_box(box: Sequence[float], size: tuple[int, int]) -> list[float]:
+    """A box (xmin, ymin, xmax, ymax), in pixels from 0, within an image of (width, height).
+
+    Raises:
+        UserError: It has no area, or leaves the image by more than a pixel, as rounding does not.
+    """
+    xmin, ymin, xmax, ymax = box
+    text = "box " + ",".join(f"{value:g}" for value in box)
+    if not (xmax > xmin and ymax > ymin):
+        raise UserError(f"{text} has no area")
+    if max(-xmin, -ymin, xmax - size[0], ymax - size[1]) > _OVERSHOOT:
+        raise UserError(f"{text} leaves the image of {size[0]}x{size[1]}")
+    return [min(max(value, 0.0), side) for value, side in zip(box, size * 2, strict=True)]
 
 
 def box_annotation(category_id: int, box: list[float], difficult: int, truncated: int) -> dict:

@@ -13,6 +13,7 @@ from multas.data.formats.base import (
     Loaded,
     Source,
     box_annotation,
+    cut_box,
     remark_copies,
 )
 from multas.data.image_files import index_images, select_images
@@ -22,7 +23,6 @@ from multas.util.annotation import BOXES
 from multas.util.errors import UserError
 
 ANY_OBJECT = "object"  # the class of a file that names none
-_OVERSHOOT = 1.0  # pixels by which a box may leave its image, for which it is cut
 
 
 @DATA_FORMAT_REGISTRY.register()
@@ -170,24 +170,13 @@ def _annotations(
             continue
         elif row.box is not None:
             box = [value * side for value, side in zip(row.box, scale * 2, strict=True)]
-            if not (fault := _fault(box, size)):
-                cut = [min(max(v, 0.0), side) for v, side in zip(box, size * 2, strict=True)]
-                annotations.append(box_annotation(class_ids[name], cut, 0, 0))
+            try:
+                annotations.append(box_annotation(class_ids[name], cut_box(box, size), 0, 0))
+            except UserError as error:
+                fault = str(error)
         if fault:
             issues.add(f"{where} ({name})" if name else where, fault)
             faulty = True
     remark_copies(annotations, f"{file}: {rows[0].image}", issues)
     # An image whose objects are there but have no usable box must not pass for background.
     return None if faulty and not annotations else annotations
-
-
-def _fault(box: Sequence[float], size: tuple[int, int]) -> str:
-    """What is wrong with a box (xmin, ymin, xmax, ymax) in an image of (width, height), or ""."""
-    xmin, ymin, xmax, ymax = box
-    text = "box " + ",".join(f"{value:g}" for value in box)
-    if not (xmax > xmin and ymax > ymin):
-        return f"{text} has no area"
-    beyond = max(-xmin, -ymin, xmax - size[0], ymax - size[1])
-    if beyond > _OVERSHOOT:
-        return f"{text} leaves the image of {size[0]}x{size[1]}"
-    return ""

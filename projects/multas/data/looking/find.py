@@ -15,6 +15,7 @@ from multas.data.looking.csv_tables import find_tables
 from multas.data.looking.folders import add_unlabeled, look_for_images
 from multas.data.looking.instances import boxes_of_masks
 from multas.data.looking.inventory import Inventory, Reading, read_tables, take_inventory
+from multas.data.looking.kitti import look_for_kitti
 from multas.data.looking.labelme import look_for_labelme
 from multas.data.looking.masks import look_for_masks
 from multas.data.looking.masks_beside import look_for_masks_beside
@@ -31,13 +32,14 @@ What is found by looking:
   COCO: annotations/*.json and folders of images, or _annotations.coco.json beside the images
   YOLO: data.yaml, or images/ and labels/, or images and .txt files together
   LabelMe: images and JSON files together, or in images/ and annotations/
+  KITTI: images in image_2/, text files in label_2/
   CSV: a row for each box (filename, xmin, ymin, xmax, ymax, class) or image (filename, class)
   masks: PNG files with the numbers or colours of classes, named like the images of another folder,
   or beside them with an ending such as _mask
   classification: a folder for each class, below train/ and val/ or not
 Anything else is described by a card, a few lines of YAML (datasets/README.md):
   name: cells
-  format: voc            # voc, coco, yolo, labelme, csv, masks, folders, images
+  format: voc            # voc, coco, yolo, labelme, kitti, csv, masks, folders, images
   root: /data/cells
   splits: {train: Main/train, val: Main/val}"""
 
@@ -120,7 +122,7 @@ def _of_folder(folder: Path, name: str) -> Found:
     if (inner := _only_folder(found)) is not None:
         return _of_folder(inner, name)
     looks: Sequence[Callable[[Inventory], Reading | None]] = (
-        look_for_voc, look_for_coco, look_for_yolo, look_for_labelme,
+        look_for_voc, look_for_coco, look_for_yolo, look_for_labelme, look_for_kitti,
     )  # fmt: skip
     readings = [reading for look in looks if (reading := look(found)) is not None]
     if len(readings) > 1:

@@ -1,0 +1,185 @@
+"""KITTI's format, also that of NVIDIA TAO: text files with an object of the image on each line."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from multas.data.formats.base import (
+    DATA_FORMAT_REGISTRY,
+    DataFormat,
+    Loaded,
+    Source,
+    box_annotation,
+    cut_box,
+    remark_copies,
+)
+from multas.data.issues import or_rather, unread
+from multas.util.annotation import BOXES
+from multas.util.errors import UserError
+from multas.util.files import read_text
+
+_COLUMNS = 15  # a sixteenth is the score of what a network has found
+_DONT_CARE = "DontCare"
+_NO_FILE = "no label file"
+
+
+class Line(NamedTuple):
+    """An object: its class, and its box (xmin, ymin, xmax, ymax) in pixels from 0."""
+
+    name: str
+    truncated: bool
+    box: tuple[float, float, float, float]
+
+
+@DATA_FORMAT_REGISTRY.register()
+@dataclass(frozen=True, kw_only=True)
+class Kitti(DataFormat):
+    """Images of the folder ``images``, with label files of the same names in ``labels``.
+
+    A line has the class, how far the object is truncated and occluded, its angle, its box (xmin,
+    ymin, xmax, ymax in pixels), and seven numbers of its shape in space, which are not read.
+    Regions ``DontCare`` are passed over and counted. Each annotation also has the integers
+    "difficult", always 0, and "truncated".
+
+    A file without lines says that its image has no object; a missing file is a fault, or with
+    ``only_complete`` the image is left out.
+    """
+
+    can_annotate = (BOXES,)
+
+    images: str = "image_2"
+    labels: str = "label_2"
+    only_complete: bool = False
+    annotates: tuple[str, ...] = (BOXES.task,)
+
+    def load(self, source: Source) -> Loaded:
+        classes = source.classes or _find_classes(source)
+        class_ids = {name: i for i, name in enumerate(classes)}
+        records = []
+        for record in self.load_unlabeled(source)[0]:
+            file = source.root / self.labels / f"{record['image_id']}.txt"
+            if self.only_complete and not file.is_file():
+                source.issues.leave_out(record["image_id"], _NO_FILE)
+                continue
+            own = _read_objects(file, record, class_ids, source)
+            if own is not None:
+                records.append({**record, "annotations": own})
+        return records, self.class_metadata(classes)
+
+
+def class_names(file: Path) -> set[str]:
+    """The classes of the objects of a label file; lines that cannot be read do not count.
+
+    Raises:
+        OSError, UserError: It cannot be read at all.
+    """
+    names = set()
+    for _, words in _lines(file):
+        try:
+            names.add(parse_line(words).name)
+        except UserError:  # reported when the data are loaded
+            continue
+    return names - {_DONT_CARE}
+
+
+def is_kitti(file: Path) -> bool:
+    """Whether the first line of a file is that of an object.
+
+    Raises:
+        OSError, UserError: It cannot be read.
+    """
+    for _, words in _lines(file)[:1]:
+        try:
+            parse_line(words)
+        except UserError:
+            return False
+        return True
+    return False
+
+
+def parse_line(words: Sequence[str]) -> Line:
+    """Read the words of a line.
+
+    Raises:
+        UserError: They are not those of an object.
+    """
+    if len(words) not in (_COLUMNS, _COLUMNS + 1):
+        raise UserError(
+            f"has {len(words)} columns, need {_COLUMNS}: class, truncated, occluded, alpha, xmin, "
+            "ymin, xmax, ymax, and 7 of the object in space"
+        )
+    name, *rest = words
+    try:
+        numbers = list(map(float, rest))
+    except ValueError as error:
+        raise UserError(f"{error}; need numbers behind the class") from None
+    if not all(map(math.isfinite, numbers)):
+        raise UserError("not all numbers are finite")
+    try:
+        float(name)
+    except ValueError:
+        xmin, ymin, xmax, ymax = numbers[3:7]
+        return Line(name, numbers[0] > 0, (xmin, ymin, xmax, ymax))
+    raise UserError(f"begins with {name}, need the name of a class")
+
+
+def _lines(file: Path) -> list[tuple[int, list[str]]]:
+    """The number and the words of each line that has some."""
+    split = map(str.split, read_text(file).split("\n"))
+    return [(number, words) for number, words in enumerate(split, start=1) if words]
+
+
+def _find_classes(source: Source) -> list[str]:
+    """Sorted classes of the objects of all splits; files that cannot be read do not count."""
+    names: set[str] = set()
+    for split in source.splits:
+        if not isinstance(split, Kitti) or not split.annotates:
+            continue
+        folder, ids = source.root / split.labels, source.ids_of(split)
+        listed = None if ids is None else [folder / f"{image_id}.txt" for image_id in ids]
+        for file in folder.rglob("*.txt") if listed is None else listed:
+            try:
+                names |= class_names(file)
+            except (OSError, UserError):
+                continue
+    return sorted(names)
+
+
+def _read_objects(
+    file: Path, record: dict, class_ids: Mapping[str, int], source: Source
+) -> list[dict] | None:
+    """Detectron2's annotations of an image, or None if there are objects but all are faulty."""
+    issues, size = source.issues, (record["width"], record["height"])
+    try:
+        lines = _lines(file)
+    except (OSError, UserError) as error:
+        issues.add(str(file), unread(error))
+        return None
+    annotations, faulty = [], False
+    for number, words in lines:
+        where = f"{file}: line {number}"
+        try:
+            name, truncated, box = parse_line(words)
+        except UserError as error:
+            issues.add(where, str(error))
+            faulty = True
+            continue
+        if name == _DONT_CARE:
+            issues.remark(str(file), f"regions {_DONT_CARE} are passed over")
+        elif source.leaves_out(name):
+            continue
+        elif name not in class_ids:
+            rather = or_rather(name, class_ids)
+            issues.add(f"{where} ({name})", f"class not among the card's{rather}")
+        else:
+            try:
+                own = cut_box(box, size)
+                annotations.append(box_annotation(class_ids[name], own, 0, int(truncated)))
+            except UserError as error:
+                issues.add(f"{where} ({name})", str(error))
+                faulty = True
+    remark_copies(annotations, str(file), issues)
+    # An image whose objects are there but have no usable box must not pass for background.
+    return None if faulty and not annotations else annotations
