@@ -123,3 +123,12 @@ def test_images_without_a_mask_may_be_left_out(lay):
     register_card(card)
     assert boxes_in("cells_all") == [[[3, 5, 9, 6]]]
     assert [r["image_id"] for r in DatasetCatalog.get("cells_all_unlabeled")] == ["a", "b"]
+
+
+def test_masks_whose_values_cover_everything_are_classes(lay):
+    """As the trimaps of Oxford Pets: 1 inside, 2 outside, 3 between."""
+    trimap = 2 + mask(1, 1, 1) - 2 * mask(0, 1)
+    files = {**photos("images/{}.png", "a", "b"), "masks/a.png": trimap, "masks/b.png": trimap}
+    (card,), notes = find_cards(lay(files))
+    assert card["classes"] == ["background", "class_1", "class_2", "class_3"]
+    assert any("the values of the masks, 1, 2, 3: write classes.txt" in note for note in notes)

@@ -3,7 +3,7 @@
 import pytest
 from detectron2.data import DatasetCatalog
 
-from layouts import coco, mask, photos, sizes
+from layouts import PHOTO, coco, mask, photos, sizes
 from multas.data import register_card
 from multas.data.looking.find import find_card, find_cards
 from multas.data.looking.roles import roles
@@ -27,9 +27,17 @@ from multas.util.errors import UserError
          ["flask", "test_tube"], {"train": (2, 2), "val": (2, 2)}),
         ({**photos("train/{}/1.jpg", "cat", "dog"), **photos("test/{}.jpg", "1", "2")},
          ["cat", "dog"], {"train": (2, 2)}),
+        ({**photos("images/{}/1.jpg", "001.Gull", "002.Tern"), "images.txt": "1 001.Gull/1.jpg\n"},
+         ["001.Gull", "002.Tern"], {"all": (2, 2)}),
+        ({**photos("train/n1/images/{}.JPEG", "n1_0", "n1_1"), "train/n1/n1_boxes.txt": "n1_0 1\n",
+          **photos("train/n2/images/{}.JPEG", "n2_0", "n2_1"), "wnids.txt": "n1\nn2\n",
+          **photos("val/images/{}.JPEG", "val_0", "val_1"), **photos("test/images/{}.JPEG", "a"),
+          "test/images/b.JPEG": PHOTO,
+          "val/val_annotations.txt": "val_0.JPEG\tn2\t0\t0\t9\t9\nval_1.JPEG\tn1\t0\t0\t9\t9\n"},
+         ["n1", "n2"], {"train": (4, 4), "val": (2, 2)}),
     ],
     ids=["flat", "splits", "masks in faces", "drawings", "a class called train",
-         "a class called test tube", "a test split without classes"],
+         "a class called test tube", "a test split without classes", "CUB", "Tiny ImageNet"],
 )  # fmt: skip
 def test_class_folders(lay, files, classes, numbers):
     card = find_card(lay(files))
@@ -47,6 +55,7 @@ NO_CLASSES = {
     "other cities in each split": (
         {**photos("photos/{}/1.jpg", "train/aachen", "train/ulm", "val/jena")},
         "nothing annotates them"),
+    "a folder of one image for each": (photos("{}/images/1.jpg", "a", "b"), "nothing annotates"),
     "masks in folders": (
         {**photos("gtFine/train/{}/1.png", "a", "b"), **photos("photos/train/{}/1.png", "a", "b")},
         ""),

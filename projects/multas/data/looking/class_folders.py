@@ -1,18 +1,22 @@
 """Looks for classification: a folder of images for each class."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Collection, Mapping
 from itertools import combinations
 
 from multas.data.looking.inventory import (
     Inventory,
     Reading,
     annotation_stems,
+    inside,
     is_named_mask,
     join,
     parent,
     split_names,
 )
 from multas.data.looking.roles import is_plain_role, role_of
+from multas.util.errors import UserError
+from multas.util.files import read_text
 
 _NO_CLASS = (
     "images", "image", "img", "imgs", "jpegimages", "photos", "pictures", "data",
@@ -21,33 +25,82 @@ _NO_CLASS = (
 
 
 def look_for_class_folders(found: Inventory) -> Reading | None:
-    """The card of folders named by classes, or None: train/<class>/…, or <class>/… alone."""
-    tops: dict[str, dict[str, None]] = {}  # the folders of classes, and the classes
-    for folder in found.images:
-        parts = folder.split("/")
-        if parts[-1].lower() in _NO_CLASS:
-            return None  # such as <image>/images and <image>/masks
-        told = [i for i, part in enumerate(parts) if role_of(part)]
-        if told and told[-1] == len(parts) - 1 and _is_class(found, folder):
-            told.pop()
-        depth = told[-1] + 1 if told else 0
-        if len(parts) > depth and folder != ".":
-            top = "/".join(parts[:depth]) or "."
-            tops.setdefault(top, {})[parts[depth]] = None
-        elif role_of(folder) not in ("val", "test", "unlabeled"):
-            return None  # images that lie in no folder of a class
+    """The card of folders named by classes, or None: train/<class>/…, or <class>/… alone.
+
+    Splits to choose or to test on may be folders of images of all classes, beside a text file that
+    has an image and its class on each line, as in Tiny ImageNet.
+    """
+    tops, loose = _tops(found)
     classes = sorted({name for own in tops.values() for name in own})
     if len(classes) < 2 or _are_annotated(found) or not _are_classes(tops):
         return None
     splits, images, notes = {}, {}, []
-    for top, name in split_names(tops).items():
+    lists = {folder: file for folder in loose if (file := _list_of(found, folder, classes))}
+    for top, name in split_names([*tops, *lists]).items():
         if role_of(top) == "unlabeled":
             continue
         splits[name] = {"images": top}
-        images[name] = {path for c in tops[top] for path in found.below(join(top, c))}
-        notes.append(f"{top} has a folder for each of {len(tops[top])} classes: split {name}")
+        if top in lists:
+            splits[name]["labels"] = lists[top]
+            images[name] = {join(top, image) for image in found.images[top]}
+            notes.append(f"{lists[top]} has the classes of images in {top}: split {name}")
+        else:
+            images[name] = {path for c in tops[top] for path in found.below(join(top, c))}
+            notes.append(f"{top} has a folder for each of {len(tops[top])} classes: split {name}")
     card = {"format": "folders", "classes": classes, "splits": splits}
     return Reading("class folders", card, notes, images)
+
+
+def _tops(found: Inventory) -> tuple[dict[str, dict[str, None]], list[str]]:
+    """The folders of folders of classes with these classes, and folders of images of all classes.
+
+    Nothing if there are images that lie in no folder of a class, and in none to test on either.
+    """
+    tops: dict[str, dict[str, None]] = {}
+    loose: list[str] = []
+    shared = os.path.commonpath(found.images) if len(found.images) > 1 else ""
+    above = len(shared.split("/")) if shared else 0  # such as that of images/<class>
+    for folder in found.images:
+        parts = folder.split("/")
+        if parts[-1].lower() in _NO_CLASS:
+            if not _is_alone(found, folder):
+                return {}, []  # such as <image>/images and <image>/masks
+            parts.pop()  # <class>/images, or val/images
+        told = [i for i, part in enumerate(parts) if role_of(part)]
+        if told and told[-1] == len(parts) - 1 and _is_class(found, "/".join(parts)):
+            told.pop()
+        depth = told[-1] + 1 if told else above
+        if len(parts) > depth and folder != ".":
+            top = "/".join(parts[:depth]) or "."
+            tops.setdefault(top, {})[parts[depth]] = None
+        elif role_of(folder) in ("val", "test", "unlabeled"):
+            loose.append(folder)
+        else:
+            return {}, []
+    return tops, loose
+
+
+def _is_alone(found: Inventory, folder: str) -> bool:
+    """Whether a folder has several images, and none beside it, or below the one above it, has."""
+    above = parent(folder)
+    below = [own for own in found.images if inside(own, above)]
+    return above != "." and below == [folder] and len(found.images[folder]) > 1
+
+
+def _list_of(found: Inventory, folder: str, classes: Collection[str]) -> str:
+    """The text file that tells the classes of the images of a folder, "" if there is none."""
+    for place in (folder, parent(folder)):
+        for name in found.texts[".txt"].get(place, ()):
+            try:
+                rows = [
+                    line.split()[:2] for line in read_text(found.root / place / name).split("\n")
+                ]
+            except (OSError, UserError):
+                continue
+            told = {row[0] for row in rows if len(row) == 2 and row[1] in classes}
+            if 2 * len(told & set(found.images[folder])) > len(found.images[folder]):
+                return join(place, name)
+    return ""
 
 
 def _is_class(found: Inventory, folder: str) -> bool:

@@ -50,7 +50,8 @@ def mask_classes(
         both = [names.get(0, BACKGROUND), names.get(1, one)]
         notes.append(f"the masks are black and white: {' and '.join(both)}")
         return {"classes": both, "threshold": 128}
-    if kind.numbers_objects and max(values - {255}) > 1 and not names:
+    # Objects are numbered from 1, and what is none has 0.
+    if kind.numbers_objects and 0 in values and max(values - {255}) > 1 and not names:
         notes.append(f"the masks number the objects of each image: all are the class {one}")
         return {"classes": [BACKGROUND, one], "threshold": ANY_NUMBER}
     counted = values - {255}
