@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from multas.data.formats.annotation_files import annotate, find_classes
 from multas.data.formats.base import (
     DATA_FORMAT_REGISTRY,
     DataFormat,
@@ -55,17 +57,11 @@ class Kitti(DataFormat):
     annotates: tuple[str, ...] = (BOXES.task,)
 
     def load(self, source: Source) -> Loaded:
-        classes = source.classes or _find_classes(source)
+        classes = source.classes or find_classes(source, _folder_of, ".txt", class_names)
         class_ids = {name: i for i, name in enumerate(classes)}
-        records = []
-        for record in self.load_unlabeled(source)[0]:
-            file = source.root / self.labels / f"{record['image_id']}.txt"
-            if self.only_complete and not file.is_file():
-                source.issues.leave_out(record["image_id"], _NO_FILE)
-                continue
-            own = _read_objects(file, record, class_ids, source)
-            if own is not None:
-                records.append({**record, "annotations": own})
+        read = partial(_read_objects, class_ids=class_ids, source=source)
+        images, why = self.load_unlabeled(source)[0], _NO_FILE if self.only_complete else ""
+        records = annotate(source, images, source.root / self.labels, ".txt", read, why)
         return records, self.class_metadata(classes)
 
 
@@ -131,20 +127,8 @@ def _lines(file: Path) -> list[tuple[int, list[str]]]:
     return [(number, words) for number, words in enumerate(split, start=1) if words]
 
 
-def _find_classes(source: Source) -> list[str]:
-    """Sorted classes of the objects of all splits; files that cannot be read do not count."""
-    names: set[str] = set()
-    for split in source.splits:
-        if not isinstance(split, Kitti) or not split.annotates:
-            continue
-        folder, ids = source.root / split.labels, source.ids_of(split)
-        listed = None if ids is None else [folder / f"{image_id}.txt" for image_id in ids]
-        for file in folder.rglob("*.txt") if listed is None else listed:
-            try:
-                names |= class_names(file)
-            except (OSError, UserError):
-                continue
-    return sorted(names)
+def _folder_of(split: DataFormat, root: Path) -> Path | None:
+    return root / split.labels if isinstance(split, Kitti) and split.annotates else None
 
 
 def _read_objects(

@@ -5,8 +5,10 @@ What becomes of the shapes of a file, stands in labelme_shapes.py.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PureWindowsPath
 
+from multas.data.formats.annotation_files import annotate, find_classes
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source, remark_copies
 from multas.data.formats.labelme_shapes import (
     convert_shapes,
@@ -44,18 +46,11 @@ class Labelme(DataFormat):
     annotates: tuple[str, ...] = (BOXES.task,)
 
     def load(self, source: Source) -> Loaded:
-        classes = source.classes or _find_classes(source)
+        classes = source.classes or find_classes(source, _folder_of, ".json", _names_in)
         class_ids = {name: i for i, name in enumerate(classes)}
-        folder = self.json_folder(source.root)
-        records = []
-        for record in self.load_unlabeled(source)[0]:
-            file = folder / f"{record['image_id']}.json"
-            if self.only_complete and not file.is_file():
-                source.issues.leave_out(record["image_id"], _NO_FILE)
-                continue
-            own = _read_objects(file, record, class_ids, source)
-            if own is not None:
-                records.append({**record, "annotations": own})
+        read = partial(_read_objects, class_ids=class_ids, source=source)
+        images, why = self.load_unlabeled(source)[0], _NO_FILE if self.only_complete else ""
+        records = annotate(source, images, self.json_folder(source.root), ".json", read, why)
         return records, self.class_metadata(classes)
 
     def json_folder(self, root: Path) -> Path:
@@ -63,20 +58,12 @@ class Labelme(DataFormat):
         return root / (self.annotations or self.images)
 
 
-def _find_classes(source: Source) -> list[str]:
-    """Sorted labels of the objects in all splits; files that cannot be read do not count."""
-    names: set[str] = set()
-    for split in source.splits:
-        if not isinstance(split, Labelme) or not split.annotates:
-            continue
-        folder, ids = split.json_folder(source.root), source.ids_of(split)
-        listed = None if ids is None else [folder / f"{image_id}.json" for image_id in ids]
-        for file in folder.rglob("*.json") if listed is None else listed:
-            try:
-                names |= object_names(read_labelme(file))
-            except (OSError, UserError):
-                continue
-    return sorted(names)
+def _folder_of(split: DataFormat, root: Path) -> Path | None:
+    return split.json_folder(root) if isinstance(split, Labelme) and split.annotates else None
+
+
+def _names_in(file: Path) -> set[str]:
+    return object_names(read_labelme(file))
 
 
 def _read_objects(

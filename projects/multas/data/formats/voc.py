@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multas.data.formats.annotation_files import find_classes
 from multas.data.formats.base import (
     DATA_FORMAT_REGISTRY,
     DataFormat,
@@ -54,7 +55,7 @@ class Voc(DataFormat):
             raise UserError(f"year {self.year}, choose 2007 (11-point AP) or 2012 (area AP)")
 
     def load(self, source: Source) -> Loaded:
-        classes = source.classes or _find_classes(source)
+        classes = source.classes or find_classes(source, _folder_of, ".xml", _names_in)
         class_ids = {name: i for i, name in enumerate(classes)}
         folder = source.root / self.annotations if BOXES.task in self.annotates else None
         has_masks = MASKS.task in self.annotates
@@ -115,19 +116,13 @@ def _main_split(file: Path, root: Path) -> str:
     return str(path.absolute())
 
 
-def _find_classes(source: Source) -> list[str]:
-    """Sorted names of all objects in all splits; files that cannot be read do not count."""
-    names: set[str] = set()
-    for split in source.splits:
-        assert isinstance(split, Voc)
-        folder, ids = source.root / split.annotations, source.ids_of(split)
-        listed = None if ids is None else [folder / f"{image_id}.xml" for image_id in ids]
-        for file in folder.rglob("*.xml") if listed is None else listed:
-            try:
-                names.update(entry.name for entry in read_voc_xml(file).objects)
-            except (OSError, ValueError):
-                continue
-    return sorted(names)
+def _folder_of(split: DataFormat, root: Path) -> Path | None:
+    assert isinstance(split, Voc)
+    return root / split.annotations
+
+
+def _names_in(file: Path) -> set[str]:
+    return {entry.name for entry in read_voc_xml(file).objects}
 
 
 def _lacking(image_id: str, file: Path | None, masks: MaskFolders | None) -> str | None:
