@@ -46,7 +46,8 @@ from own_data.budget import (
     images_apart,
     seconds_of_rest,
 )
-from own_data.data import TaskData, by_task, prepare
+from own_data.cards import by_task
+from own_data.data import TaskData, prepare
 from own_data.job import Job, teacher_opts
 from own_data.networks import TEACHERS, pretrained_weights
 from own_data.paths import fitting_paths

@@ -15,10 +15,11 @@ from multas.data import register_card
 from multas.data.card import UNLABELED, Card, read_card
 from multas.data.looking.roles import roles
 from multas.data.splits.make import class_counts, mask_counts, write_splits
-from multas.util.annotation import MASKS, STANDARD, Annotation
+from multas.util.annotation import MASKS, Annotation
 from multas.util.errors import UserError
 from multas.util.files import write_text
 from multas.util.screen import shown_from
+from own_data.cards import annotation_of, table_of
 from own_data.parts import ENOUGH, Parts, draw, shared_images
 
 logger = logging.getLogger(__name__)
@@ -92,33 +93,6 @@ def prepare(
     return [_prepare(dict(content), folder, labels, choosing, seed, parts) for content in cards]
 
 
-def by_task(content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A card as one card for each task ("det", "seg", "cls") that its images are annotated for.
-
-    Raises:
-        UserError: the card is wrong, or has no annotated images.
-    """
-    card = read_card(dict(content))
-    tasks = [kind.task for kind in STANDARD if any(kind.task in s.annotates for s in card.splits)]
-    if not tasks:
-        raise UserError(
-            f"{card.name}: none of its images are annotated in a way that can be read; "
-            "docs/own_data.md lists the layouts that can."
-        )
-    if len(tasks) == 1:
-        return {tasks[0]: dict(content)}
-    given = {split.name: split.annotates for split in card.splits}
-    found = {}
-    for task in tasks:
-        splits = {
-            name: _table(card, value) | {"annotates": [task] if given[str(name)] else []}
-            for name, value in content["splits"].items()
-            if task in given[str(name)] or not given[str(name)]
-        }
-        found[task] = {**content, "name": f"{card.name}_{task}", "splits": splits}
-    return found
-
-
 def _prepare(
     content: dict[str, Any],
     folder: Path,
@@ -129,7 +103,7 @@ def _prepare(
 ) -> TaskData:
     """The data of one card. ``parts`` is what was drawn for a card before it, and is added to."""
     card = read_card(content)
-    name, annotation = card.name, _annotation(card)
+    name, annotation = card.name, annotation_of(card)
     content["root"] = str(card.find_root().absolute())
     use = roles(content)
     if not use["train"]:
@@ -221,34 +195,13 @@ def _divided(
     for split in card.splits:
         # What a split is without, it is also without in parts.
         if more := [name for base in split.without for name in divided.get(base, {}).values()]:
-            table = _table(card, splits[split.name])
+            table = table_of(card, splits[split.name])
             found[split.name] = table | {"without": [*split.without, *more]}
     for base, names in divided.items():
         for name in names.values():
             ids = str((folder / name / card.name).absolute())
-            found[name] = _table(card, splits[base]) | {"ids": ids}
+            found[name] = table_of(card, splits[base]) | {"ids": ids}
     return found
-
-
-def _table(card: Card, split: Any) -> dict[str, Any]:
-    """A split of a card as a table of keys; one value alone is that of the main key."""
-    return dict(split) if isinstance(split, Mapping) else {type(card.splits[0]).main_key: split}
-
-
-def _annotation(card: Card) -> Annotation:
-    """What the images of a card are annotated with.
-
-    Raises:
-        UserError: with nothing, or with more than one thing.
-    """
-    kinds = {kind.task: kind for split in card.splits for kind in split.can_annotate}
-    tasks = {task for split in card.splits for task in split.annotates}
-    if len(tasks) != 1:
-        raise UserError(
-            f"{card.name} is annotated with {', '.join(sorted(tasks)) or 'nothing'}: give one card "
-            "for each task (`annotates` in datasets/README.md)."
-        )
-    return kinds[tasks.pop()]
 
 
 def _counts(

@@ -17,8 +17,9 @@ from multas.evaluation.build import max_detections
 from multas.evaluation.resampling import image_counts, read_evaluation, resampled_ap
 from multas.util.errors import UserError
 from multas.util.files import write_text
+from own_data.cards import by_task
 from own_data.choice import figures_on_val, is_as_good
-from own_data.data import TaskData, by_task, prepare
+from own_data.data import TaskData, prepare
 from own_data.job import Job
 from own_data.networks import pretrained_weights
 from own_data.recipe import write_configs
