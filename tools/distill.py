@@ -47,12 +47,13 @@ from own_data.budget import (
     seconds_of_rest,
 )
 from own_data.cards import by_task
-from own_data.data import TaskData, prepare
+from own_data.data import prepare
 from own_data.job import Job, teacher_opts
 from own_data.networks import TEACHERS, pretrained_weights
 from own_data.paths import fitting_paths
 from own_data.recipe import write_configs
 from own_data.stamp import claim, held, refuse_other, removed_if_refused
+from own_data.task_data import TaskData
 
 
 def parse_args() -> argparse.Namespace:

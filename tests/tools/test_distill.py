@@ -106,8 +106,8 @@ def test_all_splits_to_train_on_are_used(cards, root, tmp_path):
     (card,) = cards("det", splits=())
     card["splits"] = _lists(root, tmp_path, day=range(8), night=range(8, 14), dawn=range(14, 18))
     (data,) = prepare([card], tmp_path)
-    assert [name.rpartition("_")[2] for name in data.labeled] == ["day", "night", "dawn"]
-    assert data.test.endswith("_test_day")
+    own = [name.removeprefix(f"{card['name']}_") for name in (*data.labeled, data.test)]
+    assert own == ["day_labeled", "night", "dawn", "day_test"]
     sizes = {name: len(data.records[name]) for name in (*data.labeled, data.test)}
     assert list(sizes.values()) == [4, 6, 4, 4]  # a fifth of all, from the largest
     every = [record["file_name"] for records in data.records.values() for record in records]
@@ -194,6 +194,78 @@ def test_images_of_two_tasks_are_chosen_on_once(pets, tmp_path):
     one, two = prepare([with_val, {**card, "name": "without", "splits": splits}], tmp_path)
     assert (one.val, two.val) == ("with_val_val", "")
     assert len(two.annotated) == len(one.annotated) == ENOUGH_TO_CHOOSE
+
+
+def of_task(task):
+    """The images that a task learns from, whose labels are withheld, it chooses and tests on."""
+    names = task.labeled, task.withheld, [task.val] if task.val else [], [task.test]
+    return [{r["file_name"] for name in own for r in task.records[name]} for own in names]
+
+
+PAIRS = {
+    # The lists of images of two cards: of their splits the numbers of the images.
+    "the same": [{"all": (0, 18)}] * 2,
+    "splits of other names": [{"all": (0, 18)}, {"train": (0, 18)}],
+    "few of many": [{"all": (0, 18)}, {"all": (0, 8)}],
+    "many of few": [{"all": (0, 8)}, {"all": (0, 18)}],
+    "some in common": [{"all": (0, 12)}, {"all": (6, 18)}],
+    "none in common": [{"all": (0, 9)}, {"all": (9, 18)}],
+    "one has a test": [{"train": (0, 12), "test": (12, 18)}, {"all": (0, 18)}],
+    "the other has a test": [{"all": (0, 18)}, {"train": (0, 12), "test": (12, 18)}],
+    "tested on images of the other": [
+        {"train": (0, 12), "test": (12, 18)}, {"train": (6, 18), "test": (0, 6)}],
+    "val of one": [{"train": (0, 8), "val": (8, 12), "test": (12, 18)}, {"all": (4, 18)}],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("labels", [Fraction(1), Fraction(1, 2)])
+@pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize("enough", [8, 1000])
+def test_no_task_learns_from_what_another_is_tested_on(
+    cards, root, tmp_path, monkeypatch, pair, labels, enough
+):
+    monkeypatch.setattr("own_data.parts.ENOUGH", enough)
+    monkeypatch.setattr("own_data.data.ENOUGH", enough)
+    made = cards("det", "seg", splits=())
+    for card, splits in zip(made, pair, strict=True):
+        (folder := tmp_path / card["name"]).mkdir()
+        card["splits"] = _lists(root, folder, **{s: range(*own) for s, own in splits.items()})
+    tasks = [of_task(task) for task in prepare(made, tmp_path / "data", labels, seed=1)]
+    learned = set.union(*(own[0] for own in tasks))
+    for own in tasks:
+        assert learned.isdisjoint(own[2] | own[3])
+        assert own[0] and own[3] and own[1].isdisjoint(own[0] | own[2] | own[3])
+        assert not own[2] & own[3]
+    for own, splits in zip(tasks, pair, strict=True):
+        if "test" not in splits and pair[0].keys() == pair[1].keys():  # no image is lost
+            assert len(set.union(*own)) == sum(end - start for start, end in splits.values())
+
+
+def test_what_is_tested_on_is_not_learned_from(cards, root, tmp_path, caplog):
+    (card,) = cards("det", splits=())
+    card["splits"] = _lists(root, tmp_path, trainval=range(12), val=range(8, 12))
+    (data,) = prepare([card], tmp_path)
+    learned, _, val, test = of_task(data)
+    assert (len(learned), len(val), len(test)) == (8, 0, 4) and learned.isdisjoint(test)
+    assert "4 images are not learned from, but tested or chosen on" in caplog.text
+
+
+@pytest.mark.parametrize("taken", ["val", "test", "labeled", "rest"])
+def test_a_part_takes_the_name_of_no_split(cards, root, tmp_path, monkeypatch, taken):
+    """Such as val without annotations, whose images are to be learned from."""
+    monkeypatch.setattr("own_data.parts.ENOUGH", 8)
+    monkeypatch.setattr("own_data.data.ENOUGH", 8)
+    (card,) = cards("det", splits=())
+    lists = _lists(root, tmp_path, all=range(16), bare=range(16, 20))
+    card["splits"] = {"train": lists["all"], taken: {"ids": lists["bare"], "annotates": []}}
+    (data,) = prepare([card], tmp_path, Fraction(1, 2) if taken == "rest" else Fraction(1))
+    bare = ids(f"{card['name']}_{taken}_unlabeled")
+    assert len(bare) == 4 and f"{card['name']}_{taken}_unlabeled" in data.unlabeled
+    every = [
+        ids(*own) for own in (data.labeled, data.unlabeled, [data.val or data.test], [data.test])
+    ]
+    assert not bare & (every[0] | every[2] | every[3])
+    assert len(set.union(*every)) == 20
 
 
 def test_images_that_differ_by_their_extension_are_divided(pets, tmp_path):

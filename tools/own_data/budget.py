@@ -21,8 +21,8 @@ from multas.engine import Trainer
 from multas.util.allocator import freed_memory_kept
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError
-from own_data.data import TaskData
 from own_data.job import Job
+from own_data.task_data import TaskData
 
 PROBED = 12  # iterations of a probe, of which the first three are not counted
 SHARE = 0.75  # of the minutes that trainings get at the most

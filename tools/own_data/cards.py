@@ -1,6 +1,7 @@
 """Cards of one task each: what a job of several tasks has a card for."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from multas.data.card import Card, read_card
@@ -54,3 +55,20 @@ def annotation_of(card: Card) -> Annotation:
 def table_of(card: Card, split: Any) -> dict[str, Any]:
     """A split of a card as a table of keys; one value alone is that of the main key."""
     return dict(split) if isinstance(split, Mapping) else {type(card.splits[0]).main_key: split}
+
+
+def with_parts(
+    card: Card, splits: Mapping[str, Any], parts: Mapping[str, Mapping[str, str]], folder: Path
+) -> dict[str, Any]:
+    """The splits of a card, and the parts of some, by their lists in a folder."""
+    found = dict(splits)
+    for split in card.splits:
+        # What a split is without, it is also without in parts.
+        if more := [name for base in split.without for name in parts.get(base, {}).values()]:
+            table = table_of(card, splits[split.name])
+            found[split.name] = table | {"without": [*split.without, *more]}
+    for base, names in parts.items():
+        for name in names.values():
+            ids = str((folder / name / card.name).absolute())
+            found[name] = table_of(card, splits[base]) | {"ids": ids}
+    return found

@@ -1,5 +1,6 @@
 """Divides the images of a data set: those to test on, to choose on, and a share of the labels."""
 
+import random
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -12,42 +13,31 @@ MOST = Fraction(1, 2)  # of a split that are held out, if it is one of several
 # none are taken: they are worth more to learn from than so small a part is to choose on.
 CHOSEN_ON = Fraction(1, 10)
 ENOUGH = 200  # annotated images to learn from, of which some are taken to choose on
-MOST_TO_CHOOSE_ON = 300
+POOL = 3000  # images of which they are a tenth, if there are more
 
 Counts = Mapping[str, Mapping[str, int]]  # of each image, by its id, the objects of each class
-# The ids of the images of each part, "labeled", "rest", "val" and "test", by the split that is
-# divided. One that stays whole has no parts.
-Parts = dict[str, dict[str, list[str]]]
+PARTS = ("labeled", "rest", "val", "test")
+# The ids of the images of each part.
+Parts = Mapping[str, Sequence[str]]
 
 
 def draw(
-    counts: Mapping[str, Counts],
-    labels: Fraction,
-    held_out: bool,
-    choosing: bool,
-    seed: int,
-    known: Parts,
-) -> Parts:
-    """The parts of each split, as far as they are not known.
+    counts: Mapping[str, Counts], labels: Fraction, held_out: Fraction, choosing: bool, seed: int
+) -> dict[str, Parts]:
+    """The parts of each split; one that stays whole has none.
 
     Args:
         counts: of each split.
         labels, seed: see :func:`own_data.data.prepare`.
-        held_out: whether one of the splits, the largest, gives images to test on. It does so once:
-            not if a known one has.
-        choosing: whether that split also gives images to choose on, if it has enough; once, too.
-        known: parts of splits that were drawn before.
+        held_out: how many images to test on the largest of the splits gives.
+        choosing: whether that split also gives images to choose on, if it has enough.
     """
     largest = max(counts, key=lambda split: len(counts[split]))
-    number = sum(map(len, counts.values()))
-    held_out &= not any("test" in own for own in known.values())
-    choosing &= not any("val" in own for own in known.values())
-    parts = {}
+    parts: dict[str, Parts] = {}
     for split, own in counts.items():
-        if split not in known:
-            gives = split == largest
-            share = min(HELD_OUT * number / len(own), MOST) if gives and held_out else Fraction(0)
-            parts[split] = _divide(own, labels, share, gives and choosing, seed)
+        gives = split == largest
+        share = min(held_out / len(own), MOST) if gives and held_out else Fraction(0)
+        parts[split] = _divide(own, labels, share, gives and choosing, seed)
     return parts
 
 
@@ -62,8 +52,9 @@ def _divide(
     if labels < 1:
         left, parts["rest"] = make_splits(_of(counts, left), [labels], seed).values()
     if choosing and len(left) >= ENOUGH:
-        share = min(CHOSEN_ON, Fraction(MOST_TO_CHOOSE_ON, len(left)))
-        parts["val"], left = make_splits(_of(counts, left), [share], seed).values()
+        pool = sorted(random.Random(seed).sample(left, min(len(left), POOL)))
+        parts["val"], _ = make_splits(_of(counts, pool), [CHOSEN_ON], seed).values()
+        left = sorted(set(left) - set(parts["val"]))
     return {**parts, "labeled": left} if parts else {}
 
 

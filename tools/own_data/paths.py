@@ -10,7 +10,7 @@ from multas.engine import Trainer
 from multas.util.annotation import BOXES, LABELS, MASKS, Annotation
 from multas.util.errors import UserError
 from own_data.config_files import Config
-from own_data.data import TaskData
+from own_data.task_data import TaskData
 
 logger = logging.getLogger("multas.own_data")
 

@@ -9,10 +9,10 @@ from multas.config.files import merge
 from multas.data.suggestions import Suggestion
 from multas.util.annotation import BOXES, LABELS, MASKS
 from own_data.config_files import Config, set_key, write_config
-from own_data.data import TaskData
 from own_data.networks import PIXELS, TEACHERS, network_of, start_from
 from own_data.paths import path_of
 from own_data.settings import settings_of
+from own_data.task_data import TaskData
 from own_data.thresholds import FIXED
 
 # With a tenth of the labels of blood cells, an input of 240 px and 300 iterations, GFLHead gave AP

@@ -19,11 +19,12 @@ from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.cards import by_task
 from own_data.choice import figures_on_val, is_as_good
-from own_data.data import TaskData, prepare
+from own_data.data import prepare
 from own_data.job import Job
 from own_data.networks import pretrained_weights
 from own_data.recipe import write_configs
 from own_data.scripts import call
+from own_data.task_data import TaskData
 from reproduction.runs import digest, merged
 from studies.neighbour import train_yolo
 from studies.study import CHOICE, NEIGHBOUR, Cell, RowSpec, Study

@@ -17,7 +17,7 @@ from detectron2.structures import Boxes, BoxMode, Instances
 from multas.evaluation.build import build_evaluator, max_detections
 from multas.util.errors import UserError
 from multas.util.files import write_text
-from own_data.data import TaskData
+from own_data.task_data import TaskData
 
 NETWORK = "yolo26n.yaml"
 
