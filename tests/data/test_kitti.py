@@ -9,7 +9,7 @@ from image_files import HEIGHT, WIDTH, write_image
 from layouts import photos, sizes
 from multas.data import DatasetError, register_card
 from multas.data.formats.base import cut_box
-from multas.data.formats.kitti import parse_line
+from multas.data.formats.kitti import columns_of, parse_line
 from multas.data.looking.find import find_cards
 from multas.util.errors import UserError
 
@@ -155,7 +155,56 @@ def test_looking(lay, files, numbers):
     assert sizes(card) == numbers
 
 
-def test_labels_without_images_are_told(lay):
-    files = {**photos("images/{}.png", "a"), "label_2/x.txt": line()}
-    with pytest.raises(UserError, match=r"label_2 has KITTI's label files, but no folder"):
-        find_cards(lay(files))
+def test_lists_of_images_of_another_folder_are_passed_over(lay):
+    """As OpenPCDet has them: the images of training and testing have the same numbers."""
+    numbers = ["000000", "000001", "000002"]
+    files = {**photos("training/image_2/{}.png", *numbers),
+             **photos("testing/image_2/{}.png", *numbers),
+             **{f"training/label_2/{n}.txt": line() for n in numbers},
+             "ImageSets/train.txt": "000000\n000001\n", "ImageSets/val.txt": "000002\n",
+             "ImageSets/test.txt": "000000\n000001\n000002\n"}  # fmt: skip
+    (card,), notes = find_cards(lay(files))
+    assert sizes(card) == {"train": (2, 2), "val": (1, 1)}
+    assert any("test is passed over: it is of the images of another folder" in n for n in notes)
+
+
+def test_what_a_network_has_found_is_passed_over(lay):
+    found = line(shape=f"{SHAPE} 0.9")
+    files = {**photos("image_2/{}.png", "a", "b"), "label_2/a.txt": line(), "label_2/b.txt": line(),
+             "detections/a.txt": found, "detections/b.txt": found}  # fmt: skip
+    (card,), notes = find_cards(lay(files))
+    assert sizes(card) == {"all": (2, 2)} and card["splits"]["all"] == {"labels": "label_2"}
+    assert "detections is passed over: its objects have scores" in notes
+
+
+OTHERS = {
+    "no images of these names": {**photos("x/{}.png", "a"), "label_2/x.txt": line()},
+    "points of faces": {
+        **photos("{}.jpg", "cat/a", "dog/b"),
+        "x.txt": f"cat\\a.jpg {' '.join(map(str, range(100, 114)))}\n"},
+    "boxes upside down": {**photos("{}.jpg", "a"), "a.txt": line(box="2 13 20 3")},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("files", OTHERS.values(), ids=OTHERS)
+def test_other_texts_are_not_its_own(lay, files):
+    try:
+        formats = [card["format"] for card in find_cards(lay(files)).cards]
+    except UserError as error:
+        assert "has no data set" in str(error)
+    else:
+        assert "kitti" not in formats
+
+
+def test_without_objects_it_is_told(lay):
+    text = line("DontCare", truncated="-1")
+    with pytest.raises(UserError, match="label_2 have no object but DontCare"):
+        find_cards(lay({**photos("image_2/{}.png", "a"), "label_2/a.txt": text}))
+
+
+def test_of_a_large_text_only_the_beginning_is_read(tmp_path):
+    file = tmp_path / "points.txt"
+    file.write_text(line() + "\xff" * 10_000, encoding="latin-1")
+    assert columns_of(file) == 15
+    file.write_text("\n\n" + line(shape=f"{SHAPE} 0.5"), encoding="utf-8-sig")
+    assert columns_of(file) == 16

@@ -11,6 +11,7 @@ from layouts import CSV_SIZE as SIZE
 from layouts import PHOTO, mask, photos, sizes
 from multas.data import register_card
 from multas.data.looking.find import find_cards
+from multas.data.looking.roles import roles
 from multas.util.errors import UserError
 
 OTHERS = ROWS.replace("a.png", "c.png").replace("b.png", "d.png")
@@ -197,6 +198,29 @@ def test_a_column_of_splits(lay, one, two, of_boxes):
         for suffix in ("", "_unlabeled"):
             records = DatasetCatalog.get(f"{card['name']}_{role}{suffix}")
             assert [record["image_id"] for record in records] == ids
+
+
+@pytest.mark.parametrize("of_boxes", [True, False])
+def test_a_split_without_labels_is_unlabelled(lay, of_boxes):
+    head = "image,x1,y1,x2,y2,class,split\n" if of_boxes else "image,class,split\n"
+    box, none = (",1,1,5,5", ",,,,") if of_boxes else ("", "")
+    rows = [f"{n}.png{box},{kind},train\n" for n, kind in zip("abcd", "ccdd", strict=True)]
+    rows += [f"{n}.png{none},,test\n" for n in "ef"]
+    (card,), notes = find_cards(lay({**photos("{}.png", *"abcdef"), "t.csv": head + "".join(rows)}))
+    assert sizes(card) == {"train": (4, 4), "test": (2, 0)}
+    assert roles(card)["unlabeled"] == ["test"]
+    assert any("its rows of test have no" in note for note in notes)
+
+
+def test_splits_of_a_table_count_beside_class_folders(lay):
+    table = "path,label,split\n" + "".join(
+        f"{kind}/{n}.png,{kind},{split}\n" for kind in ("cat", "dog")
+        for n, split in (("a", "train"), ("b", "train"), ("c", "test")))  # fmt: skip
+    images = {
+        k: v for kind in ("cat", "dog") for k, v in photos(f"{kind}/{{}}.png", *"abc").items()
+    }
+    (card,), _ = find_cards(lay({**images, "meta.csv": table}))
+    assert sizes(card) == {"train": (4, 4), "test": (2, 2)}
 
 
 @pytest.mark.parametrize("words", ["0011", "train,train,train,", "train,unlabeled,val,val"])

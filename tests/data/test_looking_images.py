@@ -45,6 +45,26 @@ def test_class_folders(lay, files, classes, numbers):
     assert sizes(card) == numbers
 
 
+CLASSES = photos("{}.jpg", "train/cat/1", "train/dog/1")
+LISTS = {
+    "of another split": ({**photos("test/{}.jpg", "1", "2"), "val.txt": "1.jpg cat\n2.jpg dog\n"},
+                         {"train": (2, 2)}),
+    "predictions": (
+        {**photos("test/{}.jpg", "1", "2"), "submission.txt": "1.jpg cat\n2.jpg dog\n"},
+        {"train": (2, 2)}),
+    "beside class folders": (
+        {**photos("val/{}.jpg", "cat/1", "dog/2", "3"), "val.txt": "3.jpg cat\n"},
+        {"train": (2, 2), "val": (2, 2), "unlabeled": (1, 0)}),
+    "of some": ({**photos("val/{}.jpg", "1", "2", "3"), "val.txt": "1.jpg cat\n3.jpg dog\n"},
+                {"train": (2, 2), "val": (2, 2), "unlabeled": (1, 0)}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "numbers"), LISTS.values(), ids=LISTS)
+def test_lists_of_classes(lay, files, numbers):
+    assert sizes(find_card(lay({**CLASSES, **files}))) == numbers
+
+
 NO_CLASSES = {
     "a JSON file for each": (
         {**photos("{}/1.jpg", "day1", "day2"), "day1/1.json": "{}", "day2/1.json": "{}"}, ""),
@@ -56,6 +76,11 @@ NO_CLASSES = {
         {**photos("photos/{}/1.jpg", "train/aachen", "train/ulm", "val/jena")},
         "nothing annotates them"),
     "a folder of one image for each": (photos("{}/images/1.jpg", "a", "b"), "nothing annotates"),
+    "unknown annotations beside": (
+        {**photos("images/{}/1.jpg", "ulm", "jena"), "all.json": "{}"}, "nothing annotates"),
+    "tables in folders": (
+        {**photos("v1/images/{}.jpg", "1", "2"), **photos("v2/images/{}.jpg", "1", "2"),
+         "v1/tracks.csv": "9,9\n8,8\n"}, "tracks.csv"),
     "masks in folders": (
         {**photos("gtFine/train/{}/1.png", "a", "b"), **photos("photos/train/{}/1.png", "a", "b")},
         ""),

@@ -194,6 +194,8 @@ def _label_rows(labels: Path, split: Folders) -> list[tuple[int, str, str]]:
         if _is_csv(labels.name):
             file = read_csv(labels).part(split.part, split.split_column)
             return label_rows(file, split.image_column, split.class_column)
+        if split.part:
+            raise UserError("`part` is that of a CSV file; drop it")
         lines = read_text(labels).split("\n")
     except (OSError, UserError) as error:
         raise DatasetError(f"{labels}: not a readable list of labels ({error})") from None

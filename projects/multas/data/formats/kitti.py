@@ -22,7 +22,9 @@ from multas.util.annotation import BOXES
 from multas.util.errors import UserError
 from multas.util.files import read_text
 
-_COLUMNS = 15  # a sixteenth is the score of what a network has found
+_COLUMNS = 15
+SCORED = 16  # columns of what a network has found
+_HEAD = 4096  # bytes of a file that tell what it is
 _DONT_CARE = "DontCare"
 _NO_FILE = "no label file"
 
@@ -80,19 +82,24 @@ def class_names(file: Path) -> set[str]:
     return names - {_DONT_CARE}
 
 
-def is_kitti(file: Path) -> bool:
-    """Whether the first line of a file is that of an object.
+def columns_of(file: Path) -> int:
+    """The columns of the first line of a file; 0 if it is not that of an object.
+
+    No more of the file is read, as texts may be very large.
 
     Raises:
-        OSError, UserError: It cannot be read.
+        OSError: It cannot be read.
     """
-    for _, words in _lines(file)[:1]:
-        try:
-            parse_line(words)
-        except UserError:
-            return False
-        return True
-    return False
+    with file.open("rb") as stream:
+        head = stream.read(_HEAD).decode("utf-8", "replace").removeprefix("\ufeff")
+    words = next(filter(None, map(str.split, head.splitlines())), [])
+    try:
+        line = parse_line(words)
+    except UserError:
+        return 0
+    xmin, ymin, xmax, ymax = line.box
+    is_likely = xmax > xmin and ymax > ymin and -1 <= float(words[1]) <= 1
+    return len(words) if is_likely else 0
 
 
 def parse_line(words: Sequence[str]) -> Line:
@@ -101,7 +108,7 @@ def parse_line(words: Sequence[str]) -> Line:
     Raises:
         UserError: They are not those of an object.
     """
-    if len(words) not in (_COLUMNS, _COLUMNS + 1):
+    if len(words) not in (_COLUMNS, SCORED):
         raise UserError(
             f"has {len(words)} columns, need {_COLUMNS}: class, truncated, occluded, alpha, xmin, "
             "ymin, xmax, ymax, and 7 of the object in space"

@@ -1,14 +1,15 @@
 """Looks for classification: a folder of images for each class."""
 
 import os
+from collections import Counter
 from collections.abc import Collection, Mapping
 from itertools import combinations
+from pathlib import PurePath
 
 from multas.data.looking.inventory import (
     Inventory,
     Reading,
     annotation_stems,
-    inside,
     is_named_mask,
     join,
     parent,
@@ -35,15 +36,18 @@ def look_for_class_folders(found: Inventory) -> Reading | None:
     if len(classes) < 2 or _are_annotated(found) or not _are_classes(tops):
         return None
     splits, images, notes = {}, {}, []
-    lists = {folder: file for folder in loose if (file := _list_of(found, folder, classes))}
+    told = {folder: _list_of(found, folder, classes) for folder in loose if folder not in tops}
+    lists = {folder: own for folder, own in told.items() if own[0]}
     for top, name in split_names([*tops, *lists]).items():
         if role_of(top) == "unlabeled":
             continue
         splits[name] = {"images": top}
         if top in lists:
-            splits[name]["labels"] = lists[top]
-            images[name] = {join(top, image) for image in found.images[top]}
-            notes.append(f"{lists[top]} has the classes of images in {top}: split {name}")
+            splits[name]["labels"], images[name] = lists[top]
+            notes.append(
+                f"{lists[top][0]} has the classes of {len(images[name])} images in {top}: split "
+                f"{name}"
+            )
         else:
             images[name] = {path for c in tops[top] for path in found.below(join(top, c))}
             notes.append(f"{top} has a folder for each of {len(tops[top])} classes: split {name}")
@@ -60,17 +64,23 @@ def _tops(found: Inventory) -> tuple[dict[str, dict[str, None]], list[str]]:
     loose: list[str] = []
     shared = os.path.commonpath(found.images) if len(found.images) > 1 else ""
     above = len(shared.split("/")) if shared else 0  # such as that of images/<class>
+    below = Counter(str(path) for folder in found.images for path in PurePath(folder).parents)
     for folder in found.images:
         parts = folder.split("/")
-        if parts[-1].lower() in _NO_CLASS:
-            if not _is_alone(found, folder):
-                return {}, []  # such as <image>/images and <image>/masks
+        if is_inner := parts[-1].lower() in _NO_CLASS:
+            # Alone in its folder, and of several images, unlike <image>/images and <image>/masks.
+            if below[parent(folder)] > 1 or parent(folder) == "." or len(found.images[folder]) < 2:
+                return {}, []
             parts.pop()  # <class>/images, or val/images
         told = [i for i, part in enumerate(parts) if role_of(part)]
         if told and told[-1] == len(parts) - 1 and _is_class(found, "/".join(parts)):
             told.pop()
         depth = told[-1] + 1 if told else above
         if len(parts) > depth and folder != ".":
+            is_guessed = is_inner or (above and not told)
+            if is_guessed and any(found.texts[suffix] for suffix in (".json", ".xml", ".csv")):
+                # Unknown annotations: folders may be those of days or cameras as well.
+                return {}, []
             top = "/".join(parts[:depth]) or "."
             tops.setdefault(top, {})[parts[depth]] = None
         elif role_of(folder) in ("val", "test", "unlabeled"):
@@ -80,27 +90,27 @@ def _tops(found: Inventory) -> tuple[dict[str, dict[str, None]], list[str]]:
     return tops, loose
 
 
-def _is_alone(found: Inventory, folder: str) -> bool:
-    """Whether a folder has several images, and none beside it, or below the one above it, has."""
-    above = parent(folder)
-    below = [own for own in found.images if inside(own, above)]
-    return above != "." and below == [folder] and len(found.images[folder]) > 1
+def _list_of(found: Inventory, folder: str, classes: Collection[str]) -> tuple[str, set[str]]:
+    """The text file that tells the classes of the images of a folder, and the images that it tells.
 
-
-def _list_of(found: Inventory, folder: str, classes: Collection[str]) -> str:
-    """The text file that tells the classes of the images of a folder, "" if there is none."""
-    for place in (folder, parent(folder)):
-        for name in found.texts[".txt"].get(place, ()):
-            try:
-                rows = [
-                    line.split()[:2] for line in read_text(found.root / place / name).split("\n")
-                ]
-            except (OSError, UserError):
-                continue
-            told = {row[0] for row in rows if len(row) == 2 and row[1] in classes}
-            if 2 * len(told & set(found.images[folder])) > len(found.images[folder]):
-                return join(place, name)
-    return ""
+    ("", set()) if there is none.
+    """
+    images = set(found.images[folder])
+    places = (folder, parent(folder))
+    files = [join(place, name) for place in places for name in found.texts[".txt"].get(place, ())]
+    for file in files:
+        name = file.rpartition("/")[2].lower()
+        is_other = role_of(name) not in ("", role_of(folder))
+        if is_other or any(word in name for word in ("submission", "pred", "result")):
+            continue
+        try:
+            rows = [line.split()[:2] for line in read_text(found.root / file).split("\n")]
+        except (OSError, UserError):
+            continue
+        told = {row[0] for row in rows if len(row) == 2 and row[1] in classes} & images
+        if 2 * len(told) > len(images):
+            return file, {join(folder, name) for name in told}
+    return "", set()
 
 
 def _is_class(found: Inventory, folder: str) -> bool:

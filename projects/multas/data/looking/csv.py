@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from multas.data.csv_boxes import box_rows, has_boxes
@@ -48,7 +49,8 @@ def look_for_csv_labels(
         found: what lies in the folder.
         tables: its CSV files.
         folders: its reading as class folders. It counts, unless the files tell the classes of all
-            of its images, and in addition those of others, or several classes of one folder.
+            of its images, and in addition those of others, several classes of one folder, or
+            splits.
     """
     known = [table for table in tables if _tells_classes(found, table, folders is None)]
     if not known or (folders is not None and not _tell_more(known, folders)):
@@ -99,7 +101,8 @@ def _tell_more(tables: Sequence[Table], folders: Reading) -> bool:
                 kinds.setdefault(parent(table.images[name]), set()).add(label)
     in_folders: set[str] = set().union(*folders.images.values())
     is_mixed = any(len(labels) > 1 for labels in kinds.values())
-    return told >= in_folders and (is_mixed or told != in_folders)
+    has_splits = len(folders.images) == 1 and any(len(_parts(table, [])) > 1 for table in tables)
+    return told >= in_folders and (is_mixed or has_splits or told != in_folders)
 
 
 def _reading(
@@ -123,16 +126,21 @@ def _reading(
     images: dict[str, set[str]] = {}
     shared = Counter(table.folder for table in chosen)
     for path, name in split_names(by_name).items():
-        table, part, images[name] = by_name[path]
+        table, part, own = by_name[path]
         splits[name] = {key: table.place, "images": table.folder}
         if part:
             splits[name]["part"] = part
         elif shared[table.folder] > 1 and table.names_are_ids:
             splits[name]["ids"] = table.place  # for masks of the same images, if there are some
         rows = f"its rows of {part} have" if part else "has"
+        if part and not classes_of(replace(table, file=table.file.part(part))):
+            splits[name]["annotates"] = []
+            notes.append(f"{table.place}: {rows} no {content}: split {name} is unlabelled")
+            continue
+        images[name] = own
         notes.append(
-            f"{table.place} {rows} the {content} of {len(images[name])} images in {table.folder}: "
-            f"split {name}"
+            f"{table.place} {rows} the {content} of {len(own)} images in {table.folder}: split "
+            f"{name}"
         )
     classes = sorted(set().union(*map(classes_of, chosen)))
     if classes == [ANY_OBJECT]:

@@ -140,7 +140,8 @@ def _of_folder(folder: Path, name: str) -> Found:
     if boxes is None and seg is not None:
         boxes = boxes_of_masks(seg)
     first = boxes or seg or look_for_csv_labels(found, csv.tables, folders) or folders
-    if first is None and (first := look_for_images(found)) is not None:
+    first = first or look_for_images(found)
+    if first is not None and first.card["format"] in ("folders", "images"):
         first = replace(first, notes=[*first.notes, *unread_files(found), *csv.notes])
     done = _finish(found, first, masks, name, seg if boxes else None)
     return Found(done.cards, [*done.notes, *unused])

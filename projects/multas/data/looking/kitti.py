@@ -1,8 +1,9 @@
 """Looks for KITTI's label files: texts in a folder beside that of the images."""
 
+from collections import Counter
 from pathlib import Path
 
-from multas.data.formats.kitti import class_names, is_kitti
+from multas.data.formats.kitti import SCORED, class_names, columns_of
 from multas.data.looking.inventory import Inventory, Reading
 from multas.data.looking.pairs import image_folder, splits_of_pairs
 from multas.util.errors import UserError
@@ -13,26 +14,33 @@ _TRIED = 20  # label files that are opened to know what they are
 def look_for_kitti(found: Inventory) -> Reading | None:
     """The card of the label files of a folder, or None if there are none.
 
+    Files with scores, which a network has written, count only if there are no others.
+
     Raises:
-        UserError: if the images of the files are nowhere.
+        UserError: if the files have no object.
     """
     pairs: dict[str, str] = {}  # folders of label files, and of their images
-    classes: set[str] = set()
+    scored: set[str] = set()
     for folder, names in found.texts[".txt"].items():
-        files = [found.root / folder / name for name in names]
-        if not any(map(_is_kitti, files[:: len(files) // _TRIED + 1])):
-            continue
-        images = image_folder(found, folder, ".txt")
-        if images is None:
-            raise UserError(
-                f"{found.root / folder} has KITTI's label files, but no folder has images of these "
-                "names; put them beside this folder"
-            )
-        classes |= set().union(*map(_class_names, files))
-        pairs[folder] = images
+        tried = [found.root / folder / name for name in names[:: len(names) // _TRIED + 1]]
+        columns = Counter(filter(None, map(_columns, tried)))
+        if columns and (images := image_folder(found, folder, ".txt")) is not None:
+            pairs[folder] = images
+            scored |= {folder} if columns.most_common(1)[0][0] == SCORED else set()
+    notes = []
+    if scored < pairs.keys():
+        notes = [f"{folder} is passed over: its objects have scores" for folder in scored]
+        pairs = {folder: images for folder, images in pairs.items() if folder not in scored}
     if not pairs:
         return None
-    notes = [f"{folder} has KITTI's label files of images in {pairs[folder]}" for folder in pairs]
+    classes: set[str] = set()
+    for folder, images in pairs.items():
+        notes.append(f"{folder} has KITTI's label files of images in {images}")
+        for name in found.texts[".txt"][folder]:
+            classes |= _class_names(found.root / folder / name)
+    if not classes:
+        place = found.root / next(iter(pairs))
+        raise UserError(f"the label files in {place} have no object but DontCare; add some")
     splits, covered = splits_of_pairs(found, pairs, ".txt", classes, notes)
     for split in splits.values():
         if "annotations" in split:
@@ -41,11 +49,11 @@ def look_for_kitti(found: Inventory) -> Reading | None:
     return Reading("KITTI", card, notes, covered)
 
 
-def _is_kitti(file: Path) -> bool:
+def _columns(file: Path) -> int:
     try:
-        return is_kitti(file)
-    except (OSError, UserError):  # reported when the data are loaded
-        return False
+        return columns_of(file)
+    except OSError:  # reported when the data are loaded
+        return 0
 
 
 def _class_names(file: Path) -> set[str]:

@@ -60,6 +60,9 @@ def splits_of_pairs(
         labeled = found.stems(folder, suffix)
         paths = {PurePath(n).stem: join(pairs[folder], n) for n in found.images[pairs[folder]]}
         lists = find_lists(found, parent(folder), set(paths), classes) if len(pairs) == 1 else {}
+        for split in [s for s in lists if _is_of_others(found, pairs[folder], s, lists[s][1])]:
+            key, _ = lists.pop(split)
+            notes.append(f"list {key} is passed over: it is of the images of another folder")
         for split, (key, ids) in (lists or {name: ("", list(paths))}).items():
             annotated = {paths[i] for i in ids if i in labeled and i in paths}
             splits[split] = own | ({"ids": key} if key else {})
@@ -74,3 +77,15 @@ def splits_of_pairs(
                 splits[split]["only_complete"] = True
                 notes.append(f"{len(lacking)} of {len(ids)} images of {split} have no {kind} file")
     return splits, images
+
+
+def _is_of_others(found: Inventory, images: str, split: str, ids: Collection[str]) -> bool:
+    """Whether a list is of a folder that has its role, and not of ``images``, which has another.
+
+    So is ImageSets/test.txt of KITTI, whose images have the numbers of training/image_2, too.
+    """
+    own, role = role_of(images), role_of(split)
+    if not (own and role) or own == role:
+        return False
+    others = [found.stems(folder) for folder in found.images if role_of(folder) == role]
+    return any(2 * len(stems.intersection(ids)) > len(ids) for stems in others)
