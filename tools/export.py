@@ -37,6 +37,9 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--images", type=int, default=300, help="the most images for that")
     parser.add_argument("--evaluate", nargs="+", default=[], metavar="DATA_SET",
                         help="the registered data to evaluate on")  # fmt: skip
+    parser.add_argument("--search", nargs="+", default=[], metavar="DATA_SET",
+                        help="the registered data to find the layers on that suffer from 8 bits; "
+                        "those of --evaluate")  # fmt: skip
     parser.add_argument("--max-drop", type=float, default=0.5, help="what 8 bits may cost of AP")
     parser.add_argument("--size", type=int, nargs=2, default=(0, 0), metavar=("HEIGHT", "WIDTH"),
                         help="pixels; 0 0 = of the config and the images")  # fmt: skip
@@ -60,13 +63,14 @@ def main() -> None:
     require_writable(stem.with_suffix(".onnx"), "--output")
     require_libraries(args.format, args.int8)
     cfg = load_config(args.config_file, args.opts)
-    require_registered([*filter(None, [args.calibrate]), *args.evaluate], "the command line")
+    named = [*filter(None, [args.calibrate]), *args.evaluate, *args.search]
+    require_registered(named, "the command line")
     cfg.defrost()
     cfg.DATASETS.TEST = args.evaluate
     cfg.MODEL.DEVICE = "cpu"
     prepare_export(
         cfg, args.weights, tuple(args.size), args.calibrate, args.images,
-        stem=stem, max_drop=args.max_drop, nms=args.nms,
+        stem=stem, max_drop=args.max_drop, search=args.search, nms=args.nms,
         dynamic_batch=args.dynamic_batch, dynamic_size=args.dynamic_size,
     ).run(args.format, args.int8)  # fmt: skip
 

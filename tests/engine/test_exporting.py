@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.modeling import build_model
 
 from multas.deploy import Detector
@@ -113,6 +114,29 @@ def test_8_bits_that_cost_too_much_are_not_kept(export, tmp_path, monkeypatch):
         "export.json",
     }
     assert attempts[0] is None and len(attempts) == 2
+
+
+@pytest.mark.parametrize("search", [True, False])
+def test_layers_that_suffer_are_sought_on_a_few_images(export, card, monkeypatch, search):
+    monkeypatch.setattr(exporting, "SEARCHED", 2)
+    sought, judged = f"{card['name']}_{'train' if search else 'test'}", []
+    own = export(search=[sought] if search else [])
+    monkeypatch.setattr(exporting, "Compiled", lambda network, described: network)
+    monkeypatch.setattr(own, "_figures", lambda file, runtime, cfg: {"bbox/AP": 4.0, "mIoU": 6.5})
+
+    def judge(cfg, model):
+        judged.append(list(cfg.DATASETS.TEST))
+        return {"bbox/AP": 5.0, "mIoU": 6.0}
+
+    monkeypatch.setattr(own, "_judged", judge)
+    gain = own._gain("net.onnx", own.description)
+    assert [gain("a network"), gain("another")] == [-1.0, -1.0]
+    assert judged == [[f"{sought}_few2"]], "the whole network is judged once"
+    few, whole = (DatasetCatalog.get(name) for name in (judged[0][0], sought))
+    assert len(few) == 2 < len(whole) and all(record in whole for record in few)
+    known = MetadataCatalog.get(judged[0][0])
+    assert known.thing_classes == MetadataCatalog.get(sought).thing_classes
+    assert known.get("dirname") is None and known.get("json_file") is None
 
 
 @pytest.mark.slow

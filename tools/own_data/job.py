@@ -207,10 +207,16 @@ class Job:
         status = called(
             "tools/export.py", "--config-file", str(file.with_name("config.yaml")),
             "--weights", str(file), "--format", *self.formats, "--int8", "--calibrate", labeled[0],
-            "--evaluate", *cfg.DATASETS.TEST,
+            "--evaluate", *cfg.DATASETS.TEST, "--search", *(self._vals(cfg) or labeled),
         )  # fmt: skip
         if status:
             print("[export] not all files were written, see above", flush=True)
+
+    def _vals(self, cfg: CfgNode) -> list[str]:
+        """The validation sets beside all test sets; none where one of these has none."""
+        tests = [load_data(name) for name in cfg.DATASETS.TEST]
+        found = [validation_set(cfg, data, kind) for data in tests for kind in data.tasks]
+        return found if all(found) else []
 
     def _table(self) -> str:
         """The figures of all stages, as a table in Markdown."""

@@ -17,15 +17,24 @@ from torch import nn
 from multas.config import prefer_exported_file
 from multas.data.class_names import class_names
 from multas.data.image_files import read_image
+from multas.data.measures import spread
 from multas.deploy.describe import IMAGE, SIZES, describe_network
 from multas.deploy.detector import KEY, Description, Detector, Runtime, prepare
 from multas.deploy.exported_model import NAME as EXPORTED
 from multas.deploy.graph import ExportGraph
 from multas.deploy.onnx_file import black_image, write_onnx
-from multas.deploy.quantisation import SUFFIXES, Compiled, quantise, read_network, save_network
+from multas.deploy.quantisation import (
+    SUFFIXES,
+    Compiled,
+    Gain,
+    quantise,
+    read_network,
+    save_network,
+)
 from multas.distillation import unwrap
 from multas.engine.checks.classes import check_classes
 from multas.engine.export_table import Row, figures_of, listed, table, write_rows
+from multas.engine.few_images import register_few
 from multas.engine.inference import load_model
 from multas.engine.trainer import Trainer
 from multas.util.allocator import freed_memory_kept
@@ -37,6 +46,7 @@ logger = logging.getLogger(__name__)
 
 TORCH = {"torchscript": ".ts", "torch_export": ".pt2"}  # files that torch reads
 FORMATS = SUFFIXES | TORCH  # and the suffixes of their files
+SEARCHED = 50  # images of a data set that tell which layers suffer from 8 bits
 
 
 @dataclass(kw_only=True)
@@ -50,6 +60,8 @@ class Export:
         stem: path of the files without suffix.
         images: dataset dicts of the images to calibrate 8 bits with, and to take the time with.
         max_drop: what 8 bits may cost of each figure.
+        search: registered data sets, of which a few images tell which layers suffer most from 8
+            bits; those of DATASETS.TEST if there are none.
     """
 
     cfg: CfgNode
@@ -58,6 +70,7 @@ class Export:
     stem: Path
     images: Sequence[Mapping[str, Any]] = ()
     max_drop: float = 0.5
+    search: Sequence[str] = ()
     nms: bool = True
     dynamic_batch: bool = False
     dynamic_size: bool = False
@@ -105,13 +118,8 @@ class Export:
         file = self.stem.with_name(f"{self.stem.name}_int8{SUFFIXES[name]}")
         partial = file.with_name(f"{file.stem}.partial{file.suffix}")
         inputs = [self._inputs(record) for record in self.images]
-
-        def gain(network: Any) -> float:
-            found = self._figures(onnx_file, Compiled(network, described))
-            return min(found[task] - whole[task] for task in whole)
-
         try:
-            for score in (None, gain)[: 1 + bool(whole)]:
+            for score in (None, self._gain(onnx_file, described))[: 1 + bool(whole)]:
                 network = quantise(read_network(name, onnx_file), inputs, score, self.max_drop)
                 save_network(network, described, str(partial))
                 row = self._row(f"{name} int8", partial)
@@ -123,6 +131,25 @@ class Export:
         finally:
             _remove(partial)
         return replace(row, file=""), f"{file} is not written: 8 bits cost {listed(drops)}"
+
+    def _gain(self, onnx_file: str, described: Description) -> Gain:
+        """What a network gains on a few images, compared with the one in full precision.
+
+        It is the least of all figures. Many networks are asked for it, thus the few images.
+        """
+        few = self.cfg.clone()
+        few.defrost()
+        whole: dict[str, float] = {}
+
+        def gain(network: Any) -> float:
+            if not whole:
+                names = self.search or self.cfg.DATASETS.TEST
+                few.DATASETS.TEST = [register_few(name, SEARCHED) for name in names]
+                whole.update(self._judged(few, self.model))
+            found = self._figures(onnx_file, Compiled(network, described), few)
+            return min(found[task] - whole[task] for task in whole)
+
+        return gain
 
     def _of_torch(self, graph: ExportGraph) -> Row:
         def call(inputs: Mapping[str, np.ndarray]) -> None:
@@ -163,9 +190,17 @@ class Export:
         figures = self._figures(str(file)) if self._evaluates else {}
         return Row(name, size, self._times(runtime), figures, file.name)
 
-    def _figures(self, file: str, runtime: Runtime | None = None) -> dict[str, float]:
-        """The figures of a file; ``runtime``: of another network with its inputs and outputs."""
-        cfg = exported(self.cfg, file)
+    def _figures(
+        self, file: str, runtime: Runtime | None = None, cfg: CfgNode | None = None
+    ) -> dict[str, float]:
+        """The figures of a file.
+
+        Args:
+            file: a network.
+            runtime: another one with its inputs and outputs, in its place.
+            cfg: has the data sets in DATASETS.TEST; None: that of the export.
+        """
+        cfg = exported(cfg or self.cfg, file)
         model: Any = load_model(cfg, file)
         model.detector.runtime = runtime or model.detector.runtime
         return self._judged(cfg, model)
@@ -211,13 +246,6 @@ def exported(cfg: CfgNode, file: str) -> CfgNode:
     return cfg
 
 
-def spread(records: Sequence[dict], count: int) -> list[dict]:
-    """At most ``count`` of the records, equally far apart."""
-    if len(records) <= count:
-        return list(records)
-    return [records[i * len(records) // count] for i in range(count)]
-
-
 def sizes_of(records: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, int]]:
     """Heights and widths of images."""
     return ((r["height"], r["width"]) for r in records if "height" in r and "width" in r)
@@ -246,7 +274,7 @@ def prepare_export(
     known = {name: DatasetCatalog.get(name) for name in tests}
     images = [record for own in (records, *known.values()) for record in own]
     model = unwrap(load_model(cfg, weights))[0].cpu()
-    check_classes(model, [*filter(None, [calibrate]), *tests])
+    check_classes(model, [*filter(None, [calibrate]), *tests, *options.get("search", ())])
     sizes = list(sizes_of(images))
     if options.get("dynamic_size") and not sizes:
         sizes = [(max(cfg.INPUT.MIN_SIZE_TEST, 64),) * 2]  # of the example that is traced
