@@ -20,7 +20,7 @@ from multas.data.formats.base import (
 from multas.data.issues import or_rather, unread
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError
-from multas.util.files import read_text
+from multas.util.files import read_text, refuse_pipe
 
 _COLUMNS = 15
 SCORED = 16  # columns of what a network has found
@@ -88,8 +88,9 @@ def columns_of(file: Path) -> int:
     No more of the file is read, as texts may be very large.
 
     Raises:
-        OSError: It cannot be read.
+        OSError, UserError: It cannot be read.
     """
+    refuse_pipe(file)
     with file.open("rb") as stream:
         head = stream.read(_HEAD).decode("utf-8", "replace").removeprefix("\ufeff")
     words = next(filter(None, map(str.split, head.splitlines())), [])

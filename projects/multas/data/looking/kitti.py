@@ -52,7 +52,7 @@ def look_for_kitti(found: Inventory) -> Reading | None:
 def _columns(file: Path) -> int:
     try:
         return columns_of(file)
-    except OSError:  # reported when the data are loaded
+    except (OSError, UserError):  # reported when the data are loaded
         return 0
 
 
