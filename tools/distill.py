@@ -15,6 +15,7 @@ changed; OUTPUT/report.html shows what came out. The same command goes on where 
 import argparse
 import logging
 import tempfile
+import time
 from collections.abc import Mapping
 from fractions import Fraction
 from functools import partial
@@ -95,6 +96,7 @@ def share(text: str) -> Fraction:
 
 
 def main() -> None:
+    began = time.perf_counter() - time.process_time()  # imports take many seconds
     args = parse_args()
     with on_screen():
         setup_logger()
@@ -117,7 +119,7 @@ def main() -> None:
                 data = prepare(cards, folder / "data", args.labels, args.seed)
                 show(data)
                 if not Path(job.config_file("distilled")).is_file():
-                    plan(job, data, args)
+                    plan(job, data, args, began)
             if not args.dry_run:
                 claim(output, settings)
                 job.run()
@@ -152,8 +154,13 @@ def show(data: list[TaskData]) -> None:
     print(f"{describe(counted, 'Data:')}\n", flush=True)
 
 
-def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
-    """Write the configs of a job that takes as many minutes as are given."""
+def plan(job: Job, data: list[TaskData], args: argparse.Namespace, began: float) -> None:
+    """Write the configs of a job that takes as many minutes as are given.
+
+    ``began`` is when that was, by time.perf_counter: until now it took about as long as it will
+    take each training to begin.
+    """
+    start = max(START, time.perf_counter() - began)
     pretrained = pretrained_weights(args.size, args.pretrained)
     write = partial(
         write_configs, data, size=args.size, seed=args.seed, pretrained=pretrained,
@@ -185,19 +192,31 @@ def plan(job: Job, data: list[TaskData], args: argparse.Namespace) -> None:
         samples = data[0].records[data[0].test][:SAMPLES]
         with shown_from(logging.ERROR):  # the trainings give the same warnings
             iterations, paces, most = fitted_size(
-                partial(fitted_iterations, args.minutes, stages, images_apart(data, job), samples),
+                partial(
+                    fitted_iterations, args.minutes, stages, images_apart(data, job), samples,
+                    start=start, spent=lambda: time.perf_counter() - began,
+                ),
                 write_trial, print,
             )  # fmt: skip
     write(job.configs, job.output, iterations=iterations, paths=paths, most=most)
-    show_plan(job, data, paces, iterations, args.minutes)
+    over = time.perf_counter() - began + start * len(paces)
+    show_plan(job, data, paces, iterations, args.minutes, over)
     if not args.dry_run:
         print(f"Configs: {job.configs}\n", flush=True)
 
 
 def show_plan(
-    job: Job, data: list[TaskData], paces: Mapping[str, Pace], iterations: int, minutes: float
+    job: Job,
+    data: list[TaskData],
+    paces: Mapping[str, Pace],
+    iterations: int,
+    minutes: float,
+    over: float,
 ) -> None:
-    """Print how long each part of a job takes, and whether it is more than was given."""
+    """Print how long each part of a job takes, and whether it is more than was given.
+
+    ``over`` are the seconds until now and until all trainings begin.
+    """
     rest = seconds_of_rest(paces, images_apart(data, job)) / 60
     needed = {stage: pace.iteration * iterations / 60 for stage, pace in paces.items()}
     rows = [
@@ -205,9 +224,10 @@ def show_plan(
         for stage, own in needed.items()
     ]
     rows.append(["", "evaluation, files and report", "", "", f"{rest:.1f}"])
+    rows.append(["", "until now, and until trainings begin", "", "", f"{over / 60:.1f}"])
     header = ["training", "learns from", "iterations", "seconds each", "minutes"]
     print(tabulate(rows, header, tablefmt="github", disable_numparse=True) + "\n", flush=True)
-    total = sum(needed.values()) + START * len(paces) / 60 + rest
+    total = sum(needed.values()) + over / 60 + rest
     if total > minutes + 0.5:
         tested = sum(len(task.records[task.test]) for task in data)
         print(

@@ -410,21 +410,25 @@ def test_the_value_of_pixels_without_annotation_is_that_of_the_card(cards, root,
     assert load_config(str(tmp_path / "base.yaml")).MODEL.SEMANTIC_FPN_HEAD.IGNORE_VALUE == 0
 
 
+@pytest.mark.parametrize("spent", [0.0, 40.0])
 @pytest.mark.parametrize("images", [0, 100, 10_000])
-def test_the_length_fits_the_minutes(monkeypatch, images):
+def test_the_length_fits_the_minutes(monkeypatch, images, spent):
     paces = {
         "teacher": Pace(0.3, 0.1), "supervised": Pace(0.1, 0.05), "distilled": Pace(0.2, 0.05)
     }  # fmt: skip
     monkeypatch.setattr(budget, "_pace", lambda cfg, *_: paces[cfg])
     configs = {stage: lambda weights, stage=stage: stage for stage in paces}
     apart = dict.fromkeys(paces, images)
-    for minutes in (4.0, 10.0, 100.0):
-        iterations, found = fitted_iterations(minutes, configs, apart, [])
+    for minutes in (4.0 + spent / 20, 10.0, 100.0):
+        start = START + spent / 2
+        iterations, found = fitted_iterations(
+            minutes, configs, apart, [], start=start, spent=lambda: spent
+        )
         assert found == paces
         rest = FILES + PER_IMAGE * images * 0.2
         assert rest == pytest.approx(seconds_of_rest(paces, apart))
-        given = 60 * minutes
-        took = iterations * 0.6 + START * len(paces)
+        given, rest = 60 * minutes, rest + spent
+        took = iterations * 0.6 + start * len(paces)
         wanted = min(max(given - rest, 0.5 * given), 0.75 * given)
         assert took <= wanted + 1e-6 and wanted < took + 0.6 + 1e-6
         # Half of the minutes are the trainings', whatever else there is to do.

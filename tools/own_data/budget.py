@@ -29,7 +29,7 @@ SHARE = 0.75  # of the minutes that trainings get at the most
 LEAST = 0.5  # the same if the rest takes very long
 PER_IMAGE = 1.5  # a network's time for an image, and that of metrics, files and pictures of it
 FILES = 60.0  # seconds of what is exported and drawn, however few images there are
-START = 20.0  # seconds until a training begins, by far the most of it imports
+START = 20.0  # seconds until a training begins, at the least: imports, and reading the data
 ENOUGH = 100  # iterations: for so many the input may become smaller
 FEWEST = 50  # iterations without which there is no job
 SMALLEST = 128  # pixels of the shortest edge of the input
@@ -105,6 +105,9 @@ def fitted_iterations(
     images: Mapping[str, int],
     samples: Sequence[dict],
     fewest: int = FEWEST,
+    *,
+    start: float = START,
+    spent: Callable[[], float] = lambda: 0.0,
 ) -> tuple[int, dict[str, Pace]]:
     """The iterations that all trainings can have, and the pace of each.
 
@@ -115,23 +118,25 @@ def fitted_iterations(
         images: that the network of each stage gets apart from its training.
         samples: dataset dicts of some such images.
         fewest: iterations that there have to be.
+        start: seconds until a training begins.
+        spent: the seconds of the minutes that are over already.
 
     Raises:
         TooLittleTime: There is not enough time for these. It is told as soon as it is known.
     """
-    start = START * len(configs)
-    most = (60 * minutes * SHARE - start) / fewest
+    starts = start * len(configs)
+    most = (60 * minutes * SHARE - starts) / fewest
     paces: dict[str, Pace] = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = ""
         for stage, make in configs.items():
             paces[stage] = _pace(make(weights), f"{folder}/{stage}", samples, most)
-            rest = seconds_of_rest(paces, images)
+            rest = seconds_of_rest(paces, images) + spent()
             share = min(max(1 - rest / (60 * minutes), LEAST), SHARE)
-            left = 60 * minutes * share - start
+            left = 60 * minutes * share - starts
             all_of_one = sum(pace.iteration for pace in paces.values())
             if fewest * all_of_one > left:
-                needed = (fewest * all_of_one + start) / share / 60
+                needed = (fewest * all_of_one + starts) / share / 60
                 raise TooLittleTime(
                     f"--minutes {minutes:g} is too little: an iteration takes "
                     + ", ".join(f"{pace.iteration:.2f} s ({s})" for s, pace in paces.items())
