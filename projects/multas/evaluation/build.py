@@ -2,22 +2,20 @@
 
 import logging
 import os
-from contextlib import redirect_stdout
 from functools import partial
-from typing import Any
 
 from detectron2.config import CfgNode
 from detectron2.data import MetadataCatalog
 from detectron2.data.datasets.coco import convert_to_coco_json
-from detectron2.evaluation import COCOEvaluator, DatasetEvaluator, DatasetEvaluators
+from detectron2.evaluation import DatasetEvaluator, DatasetEvaluators
 from fvcore.common.registry import Registry
 
 from multas.evaluation.classification import ClassificationEvaluator
+from multas.evaluation.coco import QuietCOCOEvaluator
 from multas.evaluation.detectron2_voc import Detectron2VOCEvaluator
 from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
 from multas.util.errors import UserError
-from multas.util.messages import Lines
 from multas.util.names import check_choice
 
 _logger = logging.getLogger(__name__)
@@ -64,9 +62,10 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluato
     """
     metadata = MetadataCatalog.get(dataset_name)
     make = partial(
-        _QuietCocoEvaluator,
+        QuietCOCOEvaluator,
         dataset_name,
         ("bbox",),
+        logger=_logger,
         output_dir=output_folder,
         max_dets_per_image=max_detections(cfg),
     )
@@ -85,14 +84,6 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluato
 def max_detections(cfg: CfgNode) -> int:
     """How many detections of an image count in COCO's average precision."""
     return max(cfg.TEST.DETECTIONS_PER_IMAGE, COCO_DETECTIONS)
-
-
-class _QuietCocoEvaluator(COCOEvaluator):
-    """What pycocotools prints goes to the log."""
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        with redirect_stdout(Lines(_logger)):
-            return super().evaluate(*args, **kwargs)
 
 
 @EVALUATOR_REGISTRY.register()
