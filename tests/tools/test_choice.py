@@ -21,13 +21,13 @@ from own_data.recipe import write_configs
 def choose(tmp_path, monkeypatch):
     """``choose(figures)``: the stage that a job chooses, by figures on validation sets."""
     monkeypatch.setattr(job_module, "read_runs", lambda folders: folders)
-    monkeypatch.setattr(
-        Job, "config", lambda self, stage: CfgNode({"DATASETS": {"TEST": ("cells_test",)}})
-    )
+    cfg = CfgNode({"DATASETS": {"TEST": ("cells_test",)}, "MODEL": {"MULTITASK": {"TASKS": []}}})
+    monkeypatch.setattr(Job, "config", lambda self, stage: cfg)
     for stage in ("supervised", "distilled"):
         (tmp_path / stage).mkdir()
 
-    def chosen(figures):
+    def chosen(figures, *more):
+        cfg.MODEL.MULTITASK.TASKS = ["det", *more]
         monkeypatch.setattr(job_module, "figures_on_val", lambda *_: figures)
         return Job(tmp_path, tmp_path).choose()
 
@@ -82,6 +82,11 @@ def test_students_are_compared_on_val_alone(tmp_path, splits):
     assert figures_on_val(first, second, ["pets_test"]) == wanted
     wanted = {name: pair[::-1] for name, pair in wanted.items()}
     assert figures_on_val(second, first, ["pets_test"]) == wanted
+
+
+def test_with_masks_it_is_the_supervised_one_if_nothing_tells(choose):
+    assert choose({}, "seg") == "supervised"
+    assert choose({"mIoU on masks_val": (50.0, 52.0)}, "seg") == "distilled"
 
 
 def test_the_link_follows_the_choice_and_no_folder_is_replaced(choose, tmp_path):

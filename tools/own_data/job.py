@@ -181,12 +181,15 @@ class Job:
     def choose(self) -> str:
         """The stage whose student is handed out; OUTPUT/student leads to its folder.
 
-        It is the better one on the split val, so that a teacher that cannot teach costs nothing;
-        without that split it is the distilled one.
+        It is the better one on the split val, so that a teacher that cannot teach costs nothing.
+        Without that split it is the distilled one, but not with masks, for which distillation has
+        cost something wherever it was measured (own_data/paths.py).
         """
         first, second = read_runs([self.folder(stage) for stage in STUDENTS])
-        figures = figures_on_val(first, second, self.config("distilled").DATASETS.TEST)
-        chosen = "distilled" if is_as_good(figures) else "supervised"
+        cfg = self.config("distilled")
+        figures = figures_on_val(first, second, cfg.DATASETS.TEST)
+        is_better = is_as_good(figures) if figures else "seg" not in cfg.MODEL.MULTITASK.TASKS
+        chosen = "distilled" if is_better else "supervised"
         why = "; ".join(f"{name} {b:.2f} and {a:.2f}" for name, (b, a) in figures.items())
         why = why or "there is no val split to choose on"
         print(f"[choice] of supervised and distilled: {chosen} ({why})", flush=True)

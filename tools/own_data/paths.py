@@ -14,9 +14,17 @@ from own_data.task_data import TaskData
 
 logger = logging.getLogger("multas.own_data")
 
+# With a quarter of the masks of nuclei, a pretrained student had mIoU 68.3 at the temperature 1 and
+# 65.0 at 4, with annotated images alone 69.0 and 64.7, but 72.2 without a teacher, whose own was
+# 71.5 (validation list, 200 iterations, one seed).
 _PATHS: Mapping[Annotation, Config] = {
     BOXES: {"TYPE": "CrossKD", "STUDENT": "heads.det", "LAYERWISE": True},
-    MASKS: {"TYPE": "SoftTarget", "STUDENT": "heads.seg", "NAME": "st_seg"},
+    MASKS: {
+        "TYPE": "SoftTarget",
+        "STUDENT": "heads.seg",
+        "NAME": "st_seg",
+        "TEMPERATURE": 1.0,
+    },
     LABELS: {"TYPE": "SoftTarget", "STUDENT": "heads.cls", "NAME": "st_cls"},
 }
 FEATURE_PATH = {"TYPE": "FeatureMSE", "STUDENT": "backbone"}
