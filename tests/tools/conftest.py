@@ -1,4 +1,4 @@
-"""What the tests of tools/reproduce.py share: the working directory, and made-up runs."""
+"""What the tests of the tools share: the working directory, made-up runs, and small data."""
 
 import json
 import shutil
@@ -12,6 +12,7 @@ import yaml
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.data.datasets import builtin
 
+from multas.data import make_toy
 from reproduction import data_sets, own_data
 from reproduction.miniatures import accept, make_miniatures
 from reproduction.run import Run
@@ -140,3 +141,26 @@ def miniature_sets(miniatures, monkeypatch, forget_registered):
     ):  # fmt: skip
         register(str(miniatures))
     return miniatures
+
+
+@pytest.fixture(scope="module")
+def devkit(tmp_path_factory):
+    """A devkit of the embedded set, from which jobs learn."""
+    return make_toy(tmp_path_factory.mktemp("devkit"), train=20, val=4, test=4)
+
+
+@pytest.fixture
+def cards(devkit, request):
+    """``cards(task, ..., splits)``: one card for each task of the same images."""
+
+    def make(*tasks, splits=("train",)):
+        ids = {"train": "Main/train", "val": "Main/val", "test": "Main/test"}
+        name = f"job{abs(hash(request.node.nodeid)) % 10**8}"
+        return [
+            {"name": f"{name}_{task}", "format": "voc", "root": str(devkit), "annotates": [task],
+             "splits": {split: ids[split] for split in splits},
+             "classes": yaml.safe_load(Path("datasets/cards/toy.yaml").read_text())["classes"]}
+            for task in tasks
+        ]  # fmt: skip
+
+    return make

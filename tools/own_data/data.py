@@ -17,7 +17,7 @@ from multas.util.errors import UserError
 from multas.util.files import write_text
 from own_data.cards import annotation_of, with_parts
 from own_data.division import Known, count, divide, file_of, new_names
-from own_data.parts import ENOUGH, Parts, shared_images
+from own_data.parts import ENOUGH_TO_CHOOSE, Parts, shared_images
 from own_data.task_data import TaskData, task_data
 
 logger = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def _prepare(
         logger.warning("%s: %d images are not learned from, but tested or chosen on.", name, unused)
     is_divided = labels < 1 or held_out or bool(set(elsewhere) - {None, "labeled"})
     parts: dict[str, Parts] = {}
-    if is_divided or (choosing and max(len(read[base]) for base in bases) >= ENOUGH):
+    if is_divided or (choosing and max(len(read[base]) for base in bases) >= ENOUGH_TO_CHOOSE):
         counts = {
             base: count(read[base], MetadataCatalog.get(f"{_whole(card)}_{base}"), annotation)
             for base in bases

@@ -24,16 +24,16 @@ def divide(
 ) -> dict[str, Parts]:
     """The parts of splits to train on that are not learned from as a whole.
 
-    An image is in the part that is known of it, so that none is learned from and tested on, be it
-    for another task; all others are drawn.
+    An image whose part is known stays in it. So none is both learned from and tested on, not even
+    for two tasks. The parts of all other images are drawn.
 
     Args:
         records: of each split.
         counts: of each split, in the order of its records.
         known: the parts of images, see above.
         labels: the share of images that count as annotated.
-        held_out: whether there must be a fifth to test on, with those that are known.
-        choosing: whether there are some to choose on, if none are known, see ENOUGH.
+        held_out: whether a fifth of the images, known ones included, is to test on.
+        choosing: whether some are drawn to choose on, unless some of these are known.
         seed: of the draw.
 
     Raises:
@@ -48,12 +48,12 @@ def divide(
         for split, own in counts.items()
     }
     told = [known[file] for own in files.values() for file in own.values() if file in known]
-    tested, choosing = told.count("test"), choosing and "val" not in told
     drawn: Mapping[str, Parts] = {split: {} for split in counts}
     if max(map(len, new.values())) >= 2:
-        wanted = HELD_OUT * (len(told) + sum(map(len, new.values()))) - tested
-        is_enough = not held_out or (tested and wanted < Fraction(1, 2))
-        drawn = draw(new, labels, Fraction(0) if is_enough else wanted, choosing, seed)
+        lacking = HELD_OUT * (len(told) + sum(map(len, new.values()))) - told.count("test")
+        if not held_out or ("test" in told and lacking < Fraction(1, 2)):
+            lacking = Fraction(0)
+        drawn = draw(new, labels, lacking, choosing and "val" not in told, seed)
     elif (labels < 1 or held_out) and not told:
         raise UserError(
             f"none of its splits to train on ({len(new)}) has two images, so that none can be "
@@ -61,13 +61,13 @@ def divide(
         )
     found: dict[str, Parts] = {}
     for split, parts in drawn.items():
-        own = {image_id: part for part, ids in parts.items() for image_id in ids}
-        own |= {i: known[file] for i, file in files[split].items() if file in known}
-        all_ids = {image_id: own.get(image_id, "labeled") for image_id in counts[split]}
-        if set(all_ids.values()) - {"labeled"}:
+        part_of = dict.fromkeys(counts[split], "labeled")
+        part_of |= {image_id: part for part, ids in parts.items() for image_id in ids}
+        part_of |= {i: known[file] for i, file in files[split].items() if file in known}
+        names = dict.fromkeys(part_of.values())
+        if names.keys() - {"labeled"}:
             found[split] = {
-                part: sorted(i for i, of in all_ids.items() if of == part)
-                for part in dict.fromkeys(all_ids.values())
+                name: sorted(i for i in part_of if part_of[i] == name) for name in names
             }
     return found
 

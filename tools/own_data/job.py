@@ -23,7 +23,7 @@ from multas.engine.report import (
 )
 from multas.util.annotation import BOXES
 from multas.util.files import write_text
-from own_data.choice import figures_on_val, is_as_good
+from own_data.choice import figures_on_val, is_as_good, sets_on_val
 from own_data.recipe import THRESHOLDS, write_thresholds
 from own_data.scripts import call, called
 from own_data.tables import figures_in, figures_table
@@ -182,8 +182,8 @@ class Job:
         """The stage whose student is handed out; OUTPUT/student leads to its folder.
 
         It is the better one on the split val, so that a teacher that cannot teach costs nothing.
-        Without that split it is the distilled one, but not with masks, for which distillation has
-        cost something wherever it was measured (own_data/paths.py).
+        Without that split it is the distilled one; with masks it is the supervised one, since
+        their distillation has cost more often than it has brought something (docs/choosing.md).
         """
         first, second = read_runs([self.folder(stage) for stage in STUDENTS])
         cfg = self.config("distilled")
@@ -206,20 +206,15 @@ class Job:
             return
         cfg = self.config("distilled")
         labeled = [n for n in training_sets(cfg) if not n.endswith(UNLABELED)]
+        vals = [name for _, name in sets_on_val(cfg, cfg.DATASETS.TEST)]
         print(f"[export] {', '.join(self.formats)}, and in 8 bits", flush=True)
         status = called(
             "tools/export.py", "--config-file", str(file.with_name("config.yaml")),
             "--weights", str(file), "--format", *self.formats, "--int8", "--calibrate", labeled[0],
-            "--evaluate", *cfg.DATASETS.TEST, "--search", *(self._vals(cfg) or labeled),
+            "--evaluate", *cfg.DATASETS.TEST, "--search", *(vals if all(vals) else labeled),
         )  # fmt: skip
         if status:
             print("[export] not all files were written, see above", flush=True)
-
-    def _vals(self, cfg: CfgNode) -> list[str]:
-        """The validation sets beside all test sets; none where one of these has none."""
-        tests = [load_data(name) for name in cfg.DATASETS.TEST]
-        found = [validation_set(cfg, data, kind) for data in tests for kind in data.tasks]
-        return found if all(found) else []
 
     def _table(self) -> str:
         """The figures of all stages, as a table in Markdown."""

@@ -12,7 +12,7 @@ MOST = Fraction(1, 2)  # of a split that are held out, if it is one of several
 # Of the images to learn from, where a data set comes without a split to choose on. From few images
 # none are taken: they are worth more to learn from than so small a part is to choose on.
 CHOSEN_ON = Fraction(1, 10)
-ENOUGH = 200  # annotated images to learn from, of which some are taken to choose on
+ENOUGH_TO_CHOOSE = 200  # annotated images to learn from, of which some are taken to choose on
 POOL = 3000  # images of which they are a tenth, if there are more
 
 Counts = Mapping[str, Mapping[str, int]]  # of each image, by its id, the objects of each class
@@ -51,7 +51,7 @@ def _divide(
         parts["test"], left = make_splits(counts, [held_out], seed).values()
     if labels < 1:
         left, parts["rest"] = make_splits(_of(counts, left), [labels], seed).values()
-    if choosing and len(left) >= ENOUGH:
+    if choosing and len(left) >= ENOUGH_TO_CHOOSE:
         pool = sorted(random.Random(seed).sample(left, min(len(left), POOL)))
         parts["val"], _ = make_splits(_of(counts, pool), [CHOSEN_ON], seed).values()
         left = sorted(set(left) - set(parts["val"]))

@@ -1,6 +1,5 @@
 """The evaluators of a data set, chosen by its metadata."""
 
-import logging
 import os
 from functools import partial
 
@@ -17,8 +16,6 @@ from multas.evaluation.sem_seg import SemanticSegmentationEvaluator
 from multas.evaluation.voc import VOCDetectionEvaluator
 from multas.util.errors import UserError
 from multas.util.names import check_choice
-
-_logger = logging.getLogger(__name__)
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 EVALUATOR_REGISTRY.__doc__ = """
@@ -65,7 +62,6 @@ def coco(cfg: CfgNode, dataset_name: str, output_folder: str) -> DatasetEvaluato
         QuietCOCOEvaluator,
         dataset_name,
         ("bbox",),
-        logger=_logger,
         output_dir=output_folder,
         max_dets_per_image=max_detections(cfg),
     )

@@ -4,6 +4,7 @@ With the library faster-coco-eval (the extra ``coco``) it takes a part of the ti
 figures; what takes long in pycocotools is Python's loop over detections and objects.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
@@ -14,18 +15,18 @@ from detectron2.evaluation import COCOEvaluator, coco_evaluation
 from multas.util.messages import Lines
 
 _LIBRARY = "faster_coco_eval"
+_logger = logging.getLogger(__name__)
 
 
 class QuietCOCOEvaluator(COCOEvaluator):
     """What is printed goes to the log."""
 
-    def __init__(self, *args: Any, logger: Any, **kwargs: Any) -> None:
-        self._lines = logger
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Detectron2 has a compiled one of its own, which not every installation has.
         super().__init__(*args, use_fast_impl=find_spec(_LIBRARY) is None, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        with redirect_stdout(Lines(self._lines)), compiled():
+        with redirect_stdout(Lines(_logger)), compiled():
             return super().evaluate(*args, **kwargs)
 
 

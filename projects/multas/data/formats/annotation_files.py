@@ -1,43 +1,52 @@
 """What formats with an annotation file for each image have in common."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from multas.data.formats.base import DataFormat, Source
+from multas.data.formats.base import DataFormat, Loaded, Source
+
+# Where the files of a split lie, below a root; None for a split without files.
+FolderOf = Callable[[DataFormat, Path], Path | None]
+# Reads the file of a record, with the numbers of the classes. It reports faults, and gives None if
+# there are objects but all are faulty.
+Read = Callable[[Path, dict, Mapping[str, int], Source], list[dict] | None]
 
 
-def annotate(
+def load_with_files(
+    split: DataFormat,
     source: Source,
-    records: Iterable[dict],
     folder: Path,
     suffix: str,
-    read: Callable[[Path, dict], list[dict] | None],
+    classes: Sequence[str],
+    read: Read,
     why: str,
-) -> list[dict]:
-    """The records of images with the annotations of their files.
+) -> Loaded:
+    """The images of a split with the annotations of their files.
 
     Args:
-        source: whose issues count what is left out.
-        records: of images without annotations.
+        split: whose images are annotated.
+        source: of the split; its issues count what is left out.
         folder: of the files, which are named by the ids of the images.
         suffix: of the files, such as ".json".
-        read: reads the file of a record; None if all that is in it has faults, which it reports.
+        classes: names, in order.
+        read: see above.
         why: the reason for which images without a file are left out; "" = they are not, and
             ``read`` reports the fault.
     """
-    found = []
-    for record in records:
+    class_ids = {name: i for i, name in enumerate(classes)}
+    records = []
+    for record in split.load_unlabeled(source)[0]:
         file = folder / f"{record['image_id']}{suffix}"
         if why and not file.is_file():
             source.issues.leave_out(record["image_id"], why)
-        elif (own := read(file, record)) is not None:
-            found.append({**record, "annotations": own})
-    return found
+        elif (own := read(file, record, class_ids, source)) is not None:
+            records.append({**record, "annotations": own})
+    return records, split.class_metadata(classes)
 
 
 def find_classes(
     source: Source,
-    folder_of: Callable[[DataFormat, Path], Path | None],
+    folder_of: FolderOf,
     suffix: str,
     names_in: Callable[[Path], set[str]],
 ) -> list[str]:
@@ -45,7 +54,7 @@ def find_classes(
 
     Args:
         source: of which the splits are read.
-        folder_of: the folder of the files of a split, below a root; None for one without files.
+        folder_of: see above.
         suffix: of the files.
         names_in: the classes of a file; it may raise OSError and ValueError.
     """

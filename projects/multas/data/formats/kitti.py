@@ -3,11 +3,10 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from multas.data.formats.annotation_files import annotate, find_classes
+from multas.data.formats.annotation_files import find_classes, load_with_files
 from multas.data.formats.base import (
     DATA_FORMAT_REGISTRY,
     DataFormat,
@@ -60,11 +59,8 @@ class Kitti(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         classes = source.classes or find_classes(source, _folder_of, ".txt", class_names)
-        class_ids = {name: i for i, name in enumerate(classes)}
-        read = partial(_read_objects, class_ids=class_ids, source=source)
-        images, why = self.load_unlabeled(source)[0], _NO_FILE if self.only_complete else ""
-        records = annotate(source, images, source.root / self.labels, ".txt", read, why)
-        return records, self.class_metadata(classes)
+        folder, why = source.root / self.labels, _NO_FILE if self.only_complete else ""
+        return load_with_files(self, source, folder, ".txt", classes, _read_objects, why)
 
 
 def class_names(file: Path) -> set[str]:

@@ -5,10 +5,9 @@ What becomes of the shapes of a file, stands in labelme_shapes.py.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PureWindowsPath
 
-from multas.data.formats.annotation_files import annotate, find_classes
+from multas.data.formats.annotation_files import find_classes, load_with_files
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source, remark_copies
 from multas.data.formats.labelme_shapes import (
     convert_shapes,
@@ -47,11 +46,8 @@ class Labelme(DataFormat):
 
     def load(self, source: Source) -> Loaded:
         classes = source.classes or find_classes(source, _folder_of, ".json", _names_in)
-        class_ids = {name: i for i, name in enumerate(classes)}
-        read = partial(_read_objects, class_ids=class_ids, source=source)
-        images, why = self.load_unlabeled(source)[0], _NO_FILE if self.only_complete else ""
-        records = annotate(source, images, self.json_folder(source.root), ".json", read, why)
-        return records, self.class_metadata(classes)
+        folder, why = self.json_folder(source.root), _NO_FILE if self.only_complete else ""
+        return load_with_files(self, source, folder, ".json", classes, _read_objects, why)
 
     def json_folder(self, root: Path) -> Path:
         """Where the JSON files lie."""
