@@ -33,7 +33,7 @@ def divide(
         known: the parts of images, see above.
         labels: the share of images that count as annotated.
         held_out: whether a fifth of the images, known ones included, is to test on.
-        choosing: whether some are drawn to choose on, unless some of these are known.
+        choosing: whether some are drawn to choose on.
         seed: of the draw.
 
     Raises:
@@ -53,7 +53,7 @@ def divide(
         lacking = HELD_OUT * (len(told) + sum(map(len, new.values()))) - told.count("test")
         if not held_out or ("test" in told and lacking < Fraction(1, 2)):
             lacking = Fraction(0)
-        drawn = draw(new, labels, lacking, choosing and "val" not in told, seed)
+        drawn = draw(new, labels, lacking, choosing, seed)
     elif (labels < 1 or held_out) and not told:
         raise UserError(
             f"none of its splits to train on ({len(new)}) has two images, so that none can be "
@@ -95,7 +95,7 @@ def new_names(
     names: dict[str, dict[str, str]] = {}
     for base, own in parts.items():
         for part in own:
-            name = part if is_alone and part not in taken else f"{base}_{part}"
+            name = part if is_alone else f"{base}_{part}"
             while name in taken:
                 name = f"own_{name}"
             names.setdefault(base, {})[part] = name
