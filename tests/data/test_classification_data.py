@@ -117,6 +117,11 @@ def test_labels_in_a_list_as_in_tiny_imagenet(repository, tmp_path):
     assert labels("tiny200_val_unlabeled") == dict.fromkeys(["val_0", "val_1", "val_2"])
     with pytest.raises(DatasetError, match=r"val_annotations.txt: not a readable list of labels"):
         DatasetCatalog.get("tiny200_val")
+    listed.write_text("val_0.JPEG n01\n")
+    splits = {"val": {**content["splits"]["val"], "part": "val"}}
+    register_card({**content, "name": "parted", "root": str(tmp_path), "splits": splits})
+    with pytest.raises(DatasetError, match=r"val_annotations.txt: .*`part` is that of a CSV file"):
+        DatasetCatalog.get("parted_val")
     listed.write_text("val_0.JPEG n03\nval_9.JPEG n01\nval_1.JPEG\n")
     with pytest.raises(DatasetError) as caught:
         DatasetCatalog.get("tiny200_val")

@@ -181,7 +181,7 @@ OTHERS = {
     "no images of these names": {**photos("x/{}.png", "a"), "label_2/x.txt": line()},
     "points of faces": {
         **photos("{}.jpg", "cat/a", "dog/b"),
-        "x.txt": f"cat\\a.jpg {' '.join(map(str, range(100, 114)))}\n"},
+        "a.txt": f"cat\\a.jpg {' '.join(map(str, range(100, 114)))}\n"},
     "boxes upside down": {**photos("{}.jpg", "a"), "a.txt": line(box="2 13 20 3")},
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ _logger = logging.getLogger(__name__)
 
 
 class QuietCOCOEvaluator(COCOEvaluator):
-    """What is printed goes to the log."""
+    """Detectron2's, compiled where it can be. What it prints goes to the log."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # Detectron2 has a compiled one of its own, which not every installation has.
@@ -59,17 +59,10 @@ def compiled() -> Iterator[None]:
             numbers = {image_id: n for n, image_id in enumerate(sorted(truth.getImgIds()), 1)}
             super().__init__(renumbered(truth, numbers), renumbered(found, numbers), iou_type)
 
-    class CompiledMaxDets(Compiled):
-        """With other limits of detections than COCO's."""
-
-        summarize = coco_evaluation.COCOevalMaxDets.summarize
-
-    own = {"COCOeval": Compiled, "COCOevalMaxDets": CompiledMaxDets}
-    before = {name: getattr(coco_evaluation, name) for name in own}
+    before = coco_evaluation.COCOeval, coco_evaluation.COCOevalMaxDets
+    # It needs no other class for other limits of detections than COCO's.
+    coco_evaluation.COCOeval = coco_evaluation.COCOevalMaxDets = Compiled
     try:
-        for name, value in own.items():
-            setattr(coco_evaluation, name, value)
         yield
     finally:
-        for name, value in before.items():
-            setattr(coco_evaluation, name, value)
+        coco_evaluation.COCOeval, coco_evaluation.COCOevalMaxDets = before
