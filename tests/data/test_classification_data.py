@@ -118,7 +118,7 @@ def test_labels_in_a_list_as_in_tiny_imagenet(repository, tmp_path):
     with pytest.raises(DatasetError, match=r"val_annotations.txt: not a readable list of labels"):
         DatasetCatalog.get("tiny200_val")
     listed.write_text("val_0.JPEG n01\n")
-    splits = {"val": {**content["splits"]["val"], "part": "val"}}
+    splits = {**content["splits"], "val": {**content["splits"]["val"], "part": "val"}}
     register_card({**content, "name": "parted", "root": str(tmp_path), "splits": splits})
     with pytest.raises(DatasetError, match=r"val_annotations.txt: .*`part` is that of a CSV file"):
         DatasetCatalog.get("parted_val")
