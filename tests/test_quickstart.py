@@ -99,12 +99,13 @@ def test_what_was_interrupted_goes_on_and_everything_promised_is_left(tiny_job, 
         files = {f.name for f in (output / stage).iterdir()}
         assert {"config.yaml", "student.pth", "model_final.pth", "metrics.json"} <= files
         assert any(name.startswith("events.out.tfevents") for name in files)
-    chosen = re.search(r"\[choice\] of supervised and distilled: (\w+)", said)[1]
+    sentence, chosen = re.search(r"\[choice\] (.* handed out is the (\w+) one: .*)", said).groups()
     assert (output / "student").resolve() == (output / chosen).resolve()
     exported = {f.name for f in (output / "student").iterdir()}
     assert {"student.onnx", "student.xml", "export.json"} <= exported
-    assert (output / "report.html").stat().st_size > 100_000
-    report = (output / "report.md").read_text()
+    page, report = ((output / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert len(page) > 100_000 and f"To run {chosen}<" in page
+    assert sentence in page and sentence in report
     assert all(f"| {stage} " in report for stage in STAGES)
     for picture in re.findall(r"\((\S+\.png)\)", report):
         assert (output / picture).stat().st_size > 10_000

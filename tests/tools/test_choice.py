@@ -46,11 +46,17 @@ def choose(tmp_path, monkeypatch):
     ],
 )
 def test_the_better_one_on_val_is_chosen(choose, tmp_path, capsys, figures, wanted):
-    assert choose(figures) == wanted
+    choice = choose(figures)
+    assert choice.stage == wanted
     assert (tmp_path / "student").resolve() == tmp_path / wanted
-    said = capsys.readouterr().out
-    assert all(name in said for name in figures) and f": {wanted} (" in said
-    assert figures or "no val split" in said
+    assert f"[choice] {choice.sentence}\n" == capsys.readouterr().out
+    start, _, why = choice.sentence.partition(": ")
+    assert start == f"The student that is handed out is the {wanted} one"
+    told = [
+        f"{name} {first:.2f} (supervised) and {second:.2f} (distilled)"
+        for name, (first, second) in figures.items()
+    ]
+    assert why == ("; ".join(told) or "there is no val split to choose on") + "."
 
 
 @pytest.mark.parametrize("splits", [("train", "val", "test"), ("train", "test")])
@@ -85,8 +91,8 @@ def test_students_are_compared_on_val_alone(tmp_path, splits):
 
 
 def test_with_masks_it_is_the_supervised_one_if_nothing_tells(choose):
-    assert choose({}, "seg") == "supervised"
-    assert choose({"mIoU on masks_val": (50.0, 52.0)}, "seg") == "distilled"
+    assert choose({}, "seg").stage == "supervised"
+    assert choose({"mIoU on masks_val": (50.0, 52.0)}, "seg").stage == "distilled"
 
 
 def test_the_link_follows_the_choice_and_no_folder_is_replaced(choose, tmp_path):
@@ -95,5 +101,5 @@ def test_the_link_follows_the_choice_and_no_folder_is_replaced(choose, tmp_path)
     assert (tmp_path / "student").resolve() == tmp_path / "supervised"
     (tmp_path / "student").unlink()
     (tmp_path / "student").mkdir()
-    assert choose({"AP": (0.0, 1.0)}) == "distilled"
+    assert choose({"AP": (0.0, 1.0)}).stage == "distilled"
     assert not (tmp_path / "student").is_symlink()

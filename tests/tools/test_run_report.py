@@ -210,6 +210,12 @@ def test_figures_that_were_noted_stand_in_for_data_that_are_gone(make_run, tmp_p
     assert "a 31.50 50.25 – b 32.50 (+1.00) 50.25 (+0.00) –" in text
     assert "These are the figures that the runs noted at their end." in text
     assert "Segmentation on toy_old, in percent" in text and "To run b" in text
+    chosen = write_report(runs, tmp_path / "r.html", chosen=runs[0], why="The smaller one is used.")
+    text = text_of(chosen)
+    assert "To run a" in text and "To run b" not in text
+    assert text.index("The smaller one is used.") < text.index("31.50")
+    with pytest.raises(UserError, match=r"The choice nowhere is none of the runs that are compar"):
+        write_report(runs, tmp_path / "r.html", chosen="nowhere")
 
 
 def test_runs_that_do_not_fit_the_data_are_left_out(make_run, tmp_path, skilled, monkeypatch):

@@ -1,6 +1,7 @@
 """Which of two students is handed out: the better one on images that neither has learned from."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from detectron2.config import CfgNode
 
@@ -13,6 +14,37 @@ from multas.engine.comparison.runs import Run
 from multas.util.annotation import Annotation
 
 Figures = dict[str, tuple[float, float]]
+
+
+class Choice(NamedTuple):
+    """The training whose student is handed out, and why."""
+
+    stage: str
+    why: str
+
+    @property
+    def sentence(self) -> str:
+        return f"The student that is handed out is the {self.stage} one: {self.why}."
+
+
+def choose_of(stages: tuple[str, str], figures: Figures, *, has_masks: bool) -> Choice:
+    """The second of two stages, such as ("supervised", "distilled"), or the first if it is better.
+
+    So a teacher that cannot teach costs nothing. With nothing to choose on, it is the second one;
+    with masks it is the first, since their distillation has cost more often than it has brought
+    something (docs/choosing.md).
+
+    Args:
+        figures: of both, on images that neither has learned from; may be none.
+        has_masks: whether masks are among the tasks.
+    """
+    if not figures:
+        return Choice(stages[not has_masks], "there is no val split to choose on")
+    pairs = (
+        f"{name} {first:.2f} ({stages[0]}) and {second:.2f} ({stages[1]})"
+        for name, (first, second) in figures.items()
+    )
+    return Choice(stages[is_as_good(figures)], "; ".join(pairs))
 
 
 def sets_on_val(cfg: CfgNode, tests: Sequence[str]) -> list[tuple[Annotation, str]]:

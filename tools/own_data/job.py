@@ -23,7 +23,7 @@ from multas.engine.report import (
 )
 from multas.util.annotation import BOXES
 from multas.util.files import write_text
-from own_data.choice import figures_on_val, is_as_good, sets_on_val
+from own_data.choice import Choice, choose_of, figures_on_val, sets_on_val
 from own_data.recipe import THRESHOLDS, write_thresholds
 from own_data.scripts import call, called
 from own_data.tables import figures_in, figures_table
@@ -98,8 +98,9 @@ class Job:
         self.label()
         self.train("supervised")
         self.train("distilled")
-        self.export(self.choose())
-        self.report()
+        choice = self.choose()
+        self.export(choice.stage)
+        self.report(choice)
 
     def train(self, stage: str) -> None:
         tests = self.config(stage).DATASETS.TEST
@@ -178,26 +179,18 @@ class Job:
         """What makes the data known to the config of a teacher that was there already."""
         return ["DATASETS.CARDS", repr(list(cfg.DATASETS.CARDS))] if self.teacher else []
 
-    def choose(self) -> str:
-        """The stage whose student is handed out; OUTPUT/student leads to its folder.
-
-        It is the better one on the split val, so that a teacher that cannot teach costs nothing.
-        Without that split it is the distilled one; with masks it is the supervised one, since
-        their distillation has cost more often than it has brought something (docs/choosing.md).
-        """
+    def choose(self) -> Choice:
+        """Choose the student that is handed out; OUTPUT/student leads to its folder."""
         first, second = read_runs([self.folder(stage) for stage in STUDENTS])
         cfg = self.config("distilled")
         figures = figures_on_val(first, second, cfg.DATASETS.TEST)
-        is_better = is_as_good(figures) if figures else "seg" not in cfg.MODEL.MULTITASK.TASKS
-        chosen = "distilled" if is_better else "supervised"
-        why = "; ".join(f"{name} {b:.2f} and {a:.2f}" for name, (b, a) in figures.items())
-        why = why or "there is no val split to choose on"
-        print(f"[choice] of supervised and distilled: {chosen} ({why})", flush=True)
+        choice = choose_of(STUDENTS, figures, has_masks="seg" in cfg.MODEL.MULTITASK.TASKS)
+        print(f"[choice] {choice.sentence}", flush=True)
         link = self.output / "student"
         if link.is_symlink() or not link.exists():
             link.unlink(missing_ok=True)
-            link.symlink_to(chosen, target_is_directory=True)
-        return chosen
+            link.symlink_to(choice.stage, target_is_directory=True)
+        return choice
 
     def export(self, stage: str) -> None:
         """Write a student for other runtimes; what fails is told and costs no more."""
@@ -224,10 +217,11 @@ class Job:
             trainings.append((stage, self.data_of(stage), self.folder(stage), parameters))
         return figures_table(trainings, self.config("distilled").DATASETS.TEST)
 
-    def report(self) -> None:
+    def report(self, choice: Choice) -> None:
         """Write report.html, and report.md with its pictures, and print its tables."""
         cfg = self.config("distilled")
-        parts = [f"# Distilled and supervised students on {cfg.DATASETS.TEST[0]}", self._table()]
+        title = f"# Distilled and supervised students on {cfg.DATASETS.TEST[0]}"
+        parts = [title, self._table(), choice.sentence]
         if cfg.MODEL.META_ARCHITECTURE == "Distiller":
             plot_paths(self.folder("distilled"), str(self.output / "path_weights.png"))
             parts.append("![path weights, raw and weighted path losses](path_weights.png)")
@@ -245,7 +239,10 @@ class Job:
         write_text(self.output / "report.md", "\n\n".join(parts) + "\n")
         stages = [*STUDENTS, *(stage for stage in self.stages if stage not in STUDENTS)]
         folders = [self.folder(stage) for stage in stages]
-        page = write_report(folders, str(self.output / "report.html"), baseline=folders[0])
+        page = write_report(
+            folders, self.output / "report.html", baseline=folders[0],
+            chosen=self.folder(choice.stage), why=choice.sentence,
+        )  # fmt: skip
         tables = [part for part in parts if part.startswith("|")]
         print("\n" + "\n\n".join([*tables, str(page)]), flush=True)
 

@@ -47,7 +47,8 @@ class Comparison:
     """What is found out about runs, the baseline first."""
 
     runs: Sequence[Run]
-    notes: list[str] = field(default_factory=list)  # what is missing or odd
+    chosen: Run | None = None  # the one to be used; None = the best one
+    notes: list[str] = field(default_factory=list)  # why that one; what is missing or odd
     judged: list[Judged] = field(default_factory=list)
     noted: dict[str, dict[str, Figures]] = field(default_factory=dict)  # data set, run
     parameters: dict[str, int] = field(default_factory=dict)

@@ -29,6 +29,8 @@ def write_report(
     *,
     baseline: str | Path = "",
     datasets: Sequence[str] = (),
+    chosen: str | Path = "",
+    why: str = "",
 ) -> Path:
     """Compare runs on one page that holds its pictures and needs no network.
 
@@ -39,6 +41,9 @@ def write_report(
         output: the HTML file to write.
         baseline: one of the folders; "" = the first.
         datasets: registered data sets to judge on; none = DATASETS.TEST of the baseline.
+        chosen: one of the folders, whose model the commands at the end use; "" = that of the run
+            which is best where they are judged first.
+        why: a sentence on that choice, for the top.
 
     Returns:
         The file.
@@ -46,23 +51,32 @@ def write_report(
     Raises:
         UserError: A folder is not that of a run, or the baseline is none of them.
     """
-    first = [folder for folder in folders if Path(folder).resolve() == Path(baseline).resolve()]
-    if baseline and not first:
-        given = ", ".join(map(str, folders))
-        raise UserError(f"The baseline {baseline} is none of the runs that are compared: {given}.")
-    runs = read_runs([*first, *folders] if baseline else folders)
+    runs = read_runs(folders)
+    if baseline:
+        first = _run_in(baseline, "baseline", runs)
+        runs = [first, *(run for run in runs if run is not first)]
+    used = _run_in(chosen, "choice", runs) if chosen else None
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as pictures, ExitStack() as stack:
-        blocks = _blocks(runs, datasets, Path(pictures), stack)
+        found = Comparison(runs, chosen=used, notes=[why] if why else [])
+        blocks = _blocks(found, datasets, Path(pictures), stack)
         write_text(output, to_html(blocks, output.parent))
     return output
 
 
+def _run_in(folder: str | Path, role: str, runs: Sequence[Run]) -> Run:
+    for run in runs:
+        if run.folder.resolve() == Path(folder).resolve():
+            return run
+    given = ", ".join(str(run.folder) for run in runs)
+    raise UserError(f"The {role} {folder} is none of the runs that are compared: {given}.")
+
+
 def _blocks(
-    runs: Sequence[Run], datasets: Sequence[str], folder: Path, stack: ExitStack
+    found: Comparison, datasets: Sequence[str], folder: Path, stack: ExitStack
 ) -> list[Block]:
-    found = Comparison(runs)
+    runs = found.runs
     found.notes += [fault for run in runs for fault in run.faults()]
     tests = list(datasets) or list(runs[0].cfg.DATASETS.TEST)
     if not tests:
@@ -159,10 +173,10 @@ def _usage(found: Comparison) -> list[Block]:
         except UserError as error:
             found.notes.append(str(error))
     blocks = costs.deploy_blocks([own for own in networks.values() if own])
-    best = found.best()
-    if best is None:
+    used = found.chosen or found.best()
+    if used is None:
         return blocks
     boxes = next((judged for judged in found.judged if judged.kind is BOXES), None)
-    result = None if boxes is None else boxes.results.get(best.name)
+    result = None if boxes is None else boxes.results.get(used.name)
     threshold = np.nan if result is None else float(result.thresholds[-1])
-    return [*blocks, *costs.command_blocks(best, networks.get(best.name, {}), threshold)]
+    return [*blocks, *costs.command_blocks(used, networks.get(used.name, {}), threshold)]
