@@ -143,7 +143,16 @@ def test_why_a_json_file_is_not_read_is_told(lay):
     del content["annotations"][0]["bbox"]
     (card,), notes = find_cards(lay({**photos("{}.jpg", "a"), "all.json": content}))
     assert card["format"] == "images"
-    assert any("all.json is passed over" in n and "no boxes of classes" in n for n in notes)
+    (told,) = (note for note in notes if "all.json" in note)
+    assert told.startswith("all.json is passed over") and "no boxes of classes" in told
+
+
+def test_files_that_may_annotate_images_are_named(lay):
+    others = {f"boxes/{i}.json": {"regions": []} for i in range(3)}
+    others |= {"lists/faces.txt": "a.jpg\n", "notes.xml": "<a/>"}
+    _, notes = find_cards(lay({**photos("{}.jpg", "a"), **others}))
+    listed = [f"boxes/{i}.json" for i in range(3)]
+    assert f"{', '.join([*listed, 'lists/faces.txt'])} and 1 more: not read" in notes
 
 
 def test_images_alone_are_unlabelled(lay):

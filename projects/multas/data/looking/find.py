@@ -142,7 +142,8 @@ def _of_folder(folder: Path, name: str) -> Found:
     first = boxes or seg or look_for_csv_labels(found, csv.tables, folders) or folders
     first = first or look_for_images(found)
     if first is not None and first.card["format"] in ("folders", "images"):
-        first = replace(first, notes=[*first.notes, *unread_files(found), *csv.notes])
+        unread = unread_files(found) if first.card["format"] == "folders" else []
+        first = replace(first, notes=[*first.notes, *unread, *csv.notes])
     done = _finish(found, first, masks, name, seg if boxes else None)
     return Found(done.cards, [*done.notes, *unused])
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+from multas.data.looking.coco import unread_files
 from multas.data.looking.inventory import (
     Inventory,
     Reading,
@@ -12,7 +13,8 @@ from multas.data.looking.inventory import (
 )
 from multas.data.looking.roles import role_of
 
-_UNREAD = (".csv", ".xml", ".gif")  # files that could annotate images, but have no format here
+# Files that could annotate images, but cannot be read here.
+_UNREAD = (".csv", ".json", ".txt", ".xml", ".gif")
 _TOLD = 4  # of such files
 
 
@@ -76,8 +78,15 @@ def look_for_images(found: Inventory) -> Reading | None:
     if not found.images or any(map(is_named_mask, found.images)) or not stems.isdisjoint(named):
         return None
     folder = next(iter(found.images)) if len(found.images) == 1 else "."
-    notes = [f"{folder} has {len(found.below(folder))} images, and nothing annotates them"]
-    others = [join(f, n) for kind in _UNREAD for f, own in found.texts[kind].items() for n in own]
+    told = unread_files(found)
+    notes = [f"{folder} has {len(found.below(folder))} images, and nothing annotates them", *told]
+    others = [
+        place
+        for kind in _UNREAD
+        for f, own in found.texts[kind].items()
+        for place in (join(f, name) for name in own)
+        if not any(note.startswith(f"{place} ") for note in told)
+    ]
     if others:
         more = f" and {len(others) - _TOLD} more" if len(others) > _TOLD else ""
         notes.append(f"{', '.join(others[:_TOLD])}{more}: not read")
