@@ -38,6 +38,12 @@ VOC = {
          "ImageSets/Main/train.txt": "a\n", "ImageSets/Main/test.txt": "b\nc\n"},
         {"train": "Main/train", "test": {"ids": "Main/test", "annotates": []}},
         {"train": (1, 1), "test": (2, 0)}),
+    "lists of file names": (
+        {**photos("JPEGImages/{}.jpg", *"abc"), "Annotations/a.xml": voc("dog"),
+         "Annotations/b.xml": voc("cat"), "ImageSets/Main/train.txt": "a.jpg\nb.jpg\n",
+         "ImageSets/Main/unlabeled.txt": "c.jpg\n"},
+        {"train": "Main/train", "unlabeled": {"ids": "Main/unlabeled", "annotates": []}},
+        {"train": (2, 2), "unlabeled": (1, 0)}),
 }  # fmt: skip
 
 
@@ -50,6 +56,15 @@ def test_voc(lay, files, splits, numbers):
     assert card["splits"] == splits
     assert sizes(card) == numbers
     assert any("VOC's XML files" in note for note in notes)
+    assert not any("passed over" in note for note in notes)
+
+
+def test_lists_of_images_that_are_not_here_are_told(lay):
+    files = VOC["devkit"][0] | {"ImageSets/Main/val.txt": "c\nd\ne\n"}
+    (card,), notes = find_cards(lay(files))
+    assert card["splits"].keys() == {"train", "half", "unlabeled"}
+    told = "list ImageSets/Main/val.txt is passed over: of its 3 lines, 1 name images that are here"
+    assert told in notes
 
 
 COCO = {

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from multas.data.formats.yolo import LABEL_FOLDERS
-from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
 from multas.util.files import read_text
 from multas.util.id_lists import read_id_list
+from multas.util.image_suffixes import IMAGE_SUFFIXES
 from multas.util.yaml_files import parse_yaml
 
 _TEXTS = (".json", ".xml", ".txt", ".csv", ".names", ".labels", ".yaml", ".yml", ".gif")
@@ -167,6 +167,7 @@ def find_lists(
     found: Inventory,
     base: str,
     known: Collection[str],
+    notes: list[str],
     classes: Collection[str] = (),
     tasks: Collection[str] = ("Main",),
 ) -> dict[str, tuple[str, list[str]]]:
@@ -176,6 +177,7 @@ def find_lists(
         found: what lies in the folder.
         base: the folder that has ImageSets.
         known: the ids of the images that may be listed; what lists others is no list.
+        notes: receives the files of ImageSets that are none.
         classes: lists of one class, VOC's aeroplane_train, do not count.
         tasks: of the lists of VOC's tasks, those that count.
 
@@ -191,10 +193,14 @@ def find_lists(
         for name in names:
             stem = os.path.splitext(name)[0]
             ids = _read_ids(found.root / place / name)
-            is_list = sum(i in known for i in ids) * 2 > len(ids)
-            if is_list and not ("_" in stem and stem.rpartition("_")[0] in classes):
+            if "_" in stem and stem.rpartition("_")[0] in classes:
+                continue
+            if (here := sum(i in known for i in ids)) * 2 > len(ids):
                 key = os.path.splitext(join(place, name))[0].removeprefix("ImageSets/")
                 lists[_name_of_list(last, stem, lists)] = (key, ids)
+            elif last:
+                of = f"of its {len(ids)} lines, {here} name images that are here"
+                notes.append(f"list {join(place, name)} is passed over: {of}")
     return lists
 
 

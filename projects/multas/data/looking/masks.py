@@ -173,7 +173,7 @@ def _own_splits(
         notes.append(f"{pair.masks} has masks of the {len(pair.stems)} images in {place}")
         stems = {_stem(path, place): path for path in found.below(place)}
         tasks = ("Main", "Segmentation")
-        lists = find_lists(found, parent(place), stems, (), tasks) if len(pairs) == 1 else {}
+        lists = find_lists(found, parent(place), stems, notes, (), tasks) if len(pairs) == 1 else {}
         for split, (key, ids) in (lists or {name: ("", list(stems))}).items():
             own = [image_id for image_id in ids if image_id in pair.stems]
             if own:

@@ -59,7 +59,9 @@ def splits_of_pairs(
         own = {"images": pairs[folder], "annotations": folder}
         labeled = found.stems(folder, suffix)
         paths = {PurePath(n).stem: join(pairs[folder], n) for n in found.images[pairs[folder]]}
-        lists = find_lists(found, parent(folder), set(paths), classes) if len(pairs) == 1 else {}
+        lists = (
+            find_lists(found, parent(folder), set(paths), notes, classes) if len(pairs) == 1 else {}
+        )
         for split in [s for s in lists if _is_of_others(found, pairs[folder], s, lists[s][1])]:
             key, _ = lists.pop(split)
             notes.append(f"list {key} is passed over: it is of the images of another folder")
