@@ -129,6 +129,24 @@ def test_registering_again_changes_nothing_but_another_card_may_not_take_the_nam
         register_card({**toy_card, "classes": list(reversed(CLASSES))})
 
 
+def test_cards_with_the_same_data_may_lie_in_two_folders(toy_card, small_toy, tmp_path):
+    """As those of two jobs of tools/distill.py, with lists of their own."""
+    for job, half in (("a", "a b"), ("b", "a b"), ("c", "b c")):
+        (tmp_path / job).mkdir()
+        (tmp_path / job / "half.txt").write_text("\n".join(half.split()))
+        splits = {"test": "Main/test", "half": str(tmp_path / job / "half.txt")}
+        content = {**toy_card, "root": str(small_toy), "splits": splits}
+        (tmp_path / job / "toy.yaml").write_text(yaml.safe_dump(content))
+    names = register_card(tmp_path / "a" / "toy.yaml")
+    assert register_card(tmp_path / "b" / "toy.yaml") == names
+    with pytest.raises(DatasetError, match="c/toy.yaml: another data set 'toy_half' is regist"):
+        register_card(tmp_path / "c" / "toy.yaml")
+    others = {"name": "toy", "splits": {"test": "Main/test", "more": "Main/train"}}
+    assert "toy_more" in register_card({**toy_card, **others})
+    with pytest.raises(DatasetError, match="'toy_more' is registered already"):
+        register_card({**toy_card, "name": "toy", "splits": {"more": "Main/val"}})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -53,7 +53,7 @@ class Card:
     only: tuple[str, ...] | None
     ignore_label: int
     strictness: str
-    source: str = field(repr=False)  # the file of the card or "<dict>"
+    source: str = field(repr=False, compare=False)  # the file of the card or "<dict>"
     folder: Path  # where relative paths start
 
     def find_root(self) -> Path:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ def register_card(card: str | os.PathLike | dict) -> list[str]:
     """Register every split of a card, as ``<name>_<split>`` and ``<name>_<split>_unlabeled``.
 
     Nothing is loaded before ``DatasetCatalog.get``, which also makes the checks. Registering the
-    same card again changes nothing.
+    same card again changes nothing, nor does another one with the same data: those of two jobs of
+    tools/distill.py lie in different folders, as their lists do.
 
     Args:
         card: a YAML file, or its content as a dict.
@@ -49,9 +51,8 @@ def register_cards(cards: Sequence[str | os.PathLike | dict]) -> list[str]:
 
 def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None:
     metadata = MetadataCatalog.get(name)
-    fingerprint = repr(card)  # without its source: a card may come from two files
     if name in DatasetCatalog.list():
-        if metadata.get("card") == fingerprint:
+        if (known := metadata.get("card")) is not None and _has_same_data(known, card, split.name):
             return
         raise DatasetError(
             f"card {card.source}: another data set {name!r} is registered already; give the card "
@@ -59,7 +60,7 @@ def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None
         )
     kinds = [kind for kind in split.can_annotate if kind.task in split.annotates]
     metadata.set(
-        card=fingerprint,
+        card=card,
         annotates=() if unlabeled else split.annotates,
         annotation_keys=() if unlabeled else tuple(kind.dataset_key for kind in kinds),
         ignore_label=card.ignore_label,
@@ -69,6 +70,31 @@ def _register(name: str, card: Card, split: DataFormat, unlabeled: bool) -> None
     metadata.set(**_declared_classes(card, split))
     _set_places(metadata, card, split, unlabeled)
     DatasetCatalog.register(name, partial(_load, name, card, split, unlabeled))
+
+
+def _has_same_data(first: Card, second: Card, split: str) -> bool:
+    """Whether two cards of one name have the same images and annotations in a split."""
+    return first == second or _content(first, split) == _content(second, split)
+
+
+def _content(card: Card, name: str) -> list[Any]:
+    """What the data of a split are, wherever its card and its list lie.
+
+    Other splits matter where classes are found in them, or images that they annotate are left out.
+    """
+    own = next((split for split in card.splits if split.name == name), None)
+    if own is None:  # split b_c of a, and c of a_b
+        return [card]
+    others = [s for s in card.splits if card.classes is None or s.name in own.without]
+    whole = [card.format, card.classes, card.only, card.ignore_label, card.strictness]
+    try:
+        root = card.find_root()
+        lists = [card.find_ids(split, root) for split in (own, *others)]
+        texts = [file and file.read_bytes() for file in lists]
+    except (DatasetError, OSError):  # they may appear later
+        return [card]
+    plain = [{**asdict(split), "ids": None} for split in (own, *others)]
+    return [*whole, root, plain, texts]
 
 
 def _declared_classes(card: Card, split: DataFormat) -> dict[str, Any]:
