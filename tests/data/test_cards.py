@@ -139,7 +139,7 @@ def test_cards_with_the_same_data_may_lie_in_two_folders(toy_card, small_toy, tm
         (tmp_path / job / "toy.yaml").write_text(yaml.safe_dump(content))
     names = register_card(tmp_path / "a" / "toy.yaml")
     assert register_card(tmp_path / "b" / "toy.yaml") == names
-    with pytest.raises(DatasetError, match="c/toy.yaml: another data set 'toy_half' is regist"):
+    with pytest.raises(DatasetError, match=r"c/toy.yaml: another data set 'toy_half' is regist"):
         register_card(tmp_path / "c" / "toy.yaml")
     others = {"name": "toy", "splits": {"test": "Main/test", "more": "Main/train"}}
     assert "toy_more" in register_card({**toy_card, **others})
