@@ -468,12 +468,25 @@ def resize_image(image: np.ndarray, size: tuple[int, int], antialias: bool) -> n
 
 def resize_maps(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Bilinear resizing of maps (C, H, W), as ``torch.nn.functional.interpolate`` does it."""
-    for axis in (1, 2):
-        if maps.shape[axis] != size[axis - 1]:
-            low, high, share = neighbours(maps.shape[axis], size[axis - 1])
-            part = share.astype(maps.dtype).reshape((-1, 1) if axis == 1 else -1)
-            maps = maps.take(low, axis) * (1 - part) + maps.take(high, axis) * part
-    return maps
+    if maps.shape[1:] == tuple(size):
+        return maps
+    rows, columns = map(neighbours, maps.shape[1:], size)
+    result = np.empty((len(maps), *size), maps.dtype)
+    for before, after in zip(maps, result, strict=True):  # one map stays in the cache, many do not
+        after[:] = _between(_between(before, columns, 1), rows, 0)
+    return result
+
+
+def _between(
+    values: np.ndarray, places: tuple[np.ndarray, np.ndarray, np.ndarray], axis: int
+) -> np.ndarray:
+    """The values (H, W) at new places of an axis, see :func:`neighbours`."""
+    low, high, share = places
+    first, second = values.take(low, axis), values.take(high, axis)
+    second -= first
+    second *= share.astype(values.dtype).reshape((1, -1) if axis else (-1, 1))
+    first += second
+    return first
 
 
 def neighbours(have: int, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
