@@ -21,6 +21,7 @@ from multas.data.class_colours import legend
 from multas.data.drawing import draw_results
 from multas.data.image_checks import image_fault
 from multas.data.image_files import read_image
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.mapper import MultasMapper
 from multas.engine import load_config
 from multas.engine.checks.classes import check_classes
@@ -28,7 +29,6 @@ from multas.engine.inference import load_model
 from multas.util.command_line import argument_parser, run
 from multas.util.errors import UserError
 from multas.util.files import require_writable
-from multas.util.image_suffixes import IMAGE_SUFFIXES
 
 
 def parse_args() -> argparse.Namespace:

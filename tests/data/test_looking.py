@@ -38,12 +38,6 @@ VOC = {
          "ImageSets/Main/train.txt": "a\n", "ImageSets/Main/test.txt": "b\nc\n"},
         {"train": "Main/train", "test": {"ids": "Main/test", "annotates": []}},
         {"train": (1, 1), "test": (2, 0)}),
-    "lists of file names": (
-        {**photos("JPEGImages/{}.jpg", *"abc"), "Annotations/a.xml": voc("dog"),
-         "Annotations/b.xml": voc("cat"), "ImageSets/Main/train.txt": "a.jpg\nb.jpg\n",
-         "ImageSets/Main/unlabeled.txt": "c.jpg\n"},
-        {"train": "Main/train", "unlabeled": {"ids": "Main/unlabeled", "annotates": []}},
-        {"train": (2, 2), "unlabeled": (1, 0)}),
 }  # fmt: skip
 
 
@@ -65,6 +59,10 @@ def test_lists_of_images_that_are_not_here_are_told(lay):
     assert card["splits"].keys() == {"train", "half", "unlabeled"}
     told = "list ImageSets/Main/val.txt is passed over: of its 3 lines, 1 name images that are here"
     assert told in notes
+    files["ImageSets/Main/val.txt"] = "c.jpg\nb.jpg\n"
+    _, notes = find_cards(lay(files))
+    told = "val.txt is passed over: of its 2 lines, 0 name images that are here; ids have no exten"
+    assert any(told in note for note in notes)
 
 
 COCO = {

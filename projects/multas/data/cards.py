@@ -13,10 +13,10 @@ from multas.data.card import UNLABELED, Card, read_card
 from multas.data.chosen_classes import choose_names, choose_records
 from multas.data.formats import DataFormat, Source
 from multas.data.image_files import read_ids, remark_dark
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.data.same_images import find_copies, opened_files
 from multas.util.annotation import MASKS
-from multas.util.image_suffixes import IMAGE_SUFFIXES
 
 
 def register_card(card: str | os.PathLike | dict) -> list[str]:

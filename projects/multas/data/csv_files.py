@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.util.errors import UserError
 from multas.util.files import read_text
-from multas.util.image_suffixes import IMAGE_SUFFIXES
 
 _IMAGE = (
     "filename", "file", "image", "imagename", "imagefile", "imagefilename", "imageid", "imagepath",

@@ -12,11 +12,11 @@ from detectron2.utils.file_io import PathManager
 from PIL import Image, UnidentifiedImageError
 
 from multas.data.csv_files import image_names, read_csv
+from multas.data.image_names import IMAGE_SUFFIXES, without_suffix
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.data.json_files import read_coco_ids
 from multas.util.files import refuse_pipe
 from multas.util.id_lists import read_id_list
-from multas.util.image_suffixes import IMAGE_SUFFIXES, without_suffix
 from multas.util.names import is_plain
 
 # Pillow converts them to RGB, 16-bit colours by their high byte.

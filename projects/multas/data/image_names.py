@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from multas.util.image_suffixes import without_suffix
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
 class Match(NamedTuple):
@@ -58,6 +58,12 @@ class ImageNames:
             is_clear = all(f"/{longest}".endswith(f"/{path}") for path in paths.values())
             ids |= {n: image_id for n, path in paths.items() if is_clear or path == image_id}
         return ids
+
+
+def without_suffix(path: str) -> str:
+    """A path without the extension of an image; dots in names stay."""
+    suffix = next((s for s in IMAGE_SUFFIXES if path.lower().endswith(s)), "")
+    return path[: len(path) - len(suffix)] if suffix else path
 
 
 def _end(image_id: str) -> str:

@@ -4,7 +4,6 @@ import os
 import re
 
 from multas.util.files import read_text
-from multas.util.image_suffixes import without_suffix
 
 _FLAGGED = re.compile(r"(.*\S)\s+(?:-1|0|1)")
 
@@ -12,9 +11,8 @@ _FLAGGED = re.compile(r"(.*\S)\s+(?:-1|0|1)")
 def read_id_list(path: str | os.PathLike) -> list[tuple[int, str]]:
     """The number and the id of each line that is not empty; an id may have spaces.
 
-    VOC's lists by class have -1, 0 or 1 behind the id, others the extension of an image. Such an
-    end is cut where all lines have one, and the ids are as many without it: "scan 0" and "scan 1"
-    stay.
+    VOC's lists by class have -1, 0 or 1 behind the id. This word is cut where all lines have it,
+    and the ids are as many without it: "scan 0" and "scan 1" stay.
 
     Raises:
         OSError: if the file is missing or unreadable.
@@ -23,12 +21,10 @@ def read_id_list(path: str | os.PathLike) -> list[tuple[int, str]]:
     lines = enumerate(read_text(path).split("\n"), start=1)
     numbered = [(number, line.strip()) for number, line in lines if line.strip()]
     flagged = [(n, m[1]) for n, line in numbered if (m := _FLAGGED.fullmatch(line))]
-    ids = flagged if _are_as_many(flagged, numbered) else numbered
-    plain = [(n, s) for n, i in ids if (s := without_suffix(i)) not in ("", i)]
-    return plain if _are_as_many(plain, ids) else ids
+    is_by_class = len(flagged) == len(numbered) and _number(flagged) == _number(numbered)
+    return flagged if is_by_class else numbered
 
 
-def _are_as_many(lines: list[tuple[int, str]], before: list[tuple[int, str]]) -> bool:
-    """Whether no line has been lost, and no two ids have become one."""
-    different = ({image_id for _, image_id in own} for own in (lines, before))
-    return len(lines) == len(before) and len(set(map(len, different))) == 1
+def _number(lines: list[tuple[int, str]]) -> int:
+    """Of different ids."""
+    return len({image_id for _, image_id in lines})

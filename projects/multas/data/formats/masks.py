@@ -18,10 +18,10 @@ from multas.data.formats.mask_files import (
     read_mask,
 )
 from multas.data.image_files import index_images, load_images
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.issues import DatasetError, DatasetIssues
 from multas.util.annotation import MASKS
 from multas.util.errors import UserError
-from multas.util.image_suffixes import IMAGE_SUFFIXES
 
 NO_MASK = "no mask"
 _COLOR = re.compile("#?[0-9a-fA-F]{6}")

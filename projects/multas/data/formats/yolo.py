@@ -12,11 +12,11 @@ from typing import Any
 from multas.data.formats.base import DATA_FORMAT_REGISTRY, DataFormat, Loaded, Source
 from multas.data.formats.yolo_labels import CLASS_FILES, listed_names, read_labels
 from multas.data.image_files import index_images, select_images
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.issues import DatasetError, DatasetIssues, unread
 from multas.util.annotation import BOXES
 from multas.util.errors import UserError
 from multas.util.files import read_text
-from multas.util.image_suffixes import IMAGE_SUFFIXES
 
 _NO_LABELS = "no label file"
 LABEL_FOLDERS = {"images": "labels", "Images": "Labels"}  # by the folders of their images

@@ -9,11 +9,11 @@ from typing import Any
 from multas.data.csv_boxes import box_rows, has_boxes
 from multas.data.csv_files import SPLIT_COLUMNS, image_names, label_rows, plain
 from multas.data.formats.csv import ANY_OBJECT, class_names
+from multas.data.image_names import without_suffix
 from multas.data.looking.csv_tables import Table
 from multas.data.looking.inventory import Inventory, Reading, join, parent, split_names
 from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
-from multas.util.image_suffixes import without_suffix
 
 _OFTEN = 1.2  # rows for each image of a table of classes; some may be lost, or named twice
 _COVERED = 0.5  # of the images of a folder, where names might be those of others by chance

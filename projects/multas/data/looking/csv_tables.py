@@ -7,11 +7,10 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from multas.data.csv_files import CsvFile, image_names, read_csv
-from multas.data.image_names import ImageNames, Match
+from multas.data.image_names import ImageNames, Match, without_suffix
 from multas.data.looking.inventory import Inventory, join, parent
 from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
-from multas.util.image_suffixes import without_suffix
 
 _TRIED = 100  # images of a file, by which their folder is found
 _FOLDERS = 8  # that are tried

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from multas.data.formats.yolo import LABEL_FOLDERS
+from multas.data.image_names import IMAGE_SUFFIXES, without_suffix
 from multas.data.looking.roles import role_of
 from multas.util.errors import UserError
 from multas.util.files import read_text
 from multas.util.id_lists import read_id_list
-from multas.util.image_suffixes import IMAGE_SUFFIXES
 from multas.util.yaml_files import parse_yaml
 
 _TEXTS = (".json", ".xml", ".txt", ".csv", ".names", ".labels", ".yaml", ".yml", ".gif")
@@ -200,6 +200,8 @@ def find_lists(
                 lists[_name_of_list(last, stem, lists)] = (key, ids)
             elif last:
                 of = f"of its {len(ids)} lines, {here} name images that are here"
+                if any(without_suffix(i) in known for i in ids if i not in known):
+                    of += "; ids have no extension"
                 notes.append(f"list {join(place, name)} is passed over: {of}")
     return lists
 

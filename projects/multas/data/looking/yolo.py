@@ -8,6 +8,7 @@ from typing import Any
 
 from multas.data.formats.yolo import label_file
 from multas.data.formats.yolo_labels import CLASS_FILES, parse_line
+from multas.data.image_names import IMAGE_SUFFIXES
 from multas.data.looking.inventory import (
     Inventory,
     Reading,
@@ -19,7 +20,6 @@ from multas.data.looking.inventory import (
 from multas.data.yolo_yaml import card_of_yolo_yaml, is_yolo_yaml, yolo_names
 from multas.util.errors import UserError
 from multas.util.files import read_text
-from multas.util.image_suffixes import IMAGE_SUFFIXES
 
 _TRIED = 20  # label files that are opened to know what they are
 _ANY = 10**6  # a number of classes that is not known yet
